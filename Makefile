@@ -1,0 +1,60 @@
+# Two commands do everything on a new machine: `make image` and `make boot`. Each target sets up what it needs itself.
+#   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   build/ with the image
+#   make test | check | bench | deps | clean
+
+VENV := .venv
+PY := $(VENV)/bin/python
+CARGO := $(firstword $(shell command -v cargo 2>/dev/null) cargo)
+CARGO_FLAGS := --quiet --locked --manifest-path vector_boot/Cargo.toml
+EXECUTABLE := vector_boot/target/release/vector_boot
+OPTIONS = $(if $(MODEL),--model $(MODEL)) $(if $(TYPE),--type $(TYPE))
+FUZZ_SECONDS ?= 20
+
+.PHONY: image test unit check fuzz bench deps clean
+.DEFAULT_GOAL := image
+
+deps:
+	@sh builder/install_deps.sh
+
+$(VENV)/.ready: requirements.lock pyproject.toml | deps
+	@echo "setting up $(VENV)"
+	@python3 -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.lock | $(VENV)/.ready
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
+
+image: deps $(VENV)/.ready
+	@$(PY) -m builder build $(OPTIONS)
+
+# Unit tests of both languages, then a short fuzz of every parser.
+unit: deps $(VENV)/.ready
+	@$(CARGO) test $(CARGO_FLAGS) --features standalone
+	@$(PY) -m builder build --model tiny --output build/test >/dev/null
+	@$(PY) -m pytest tests/unit
+
+fuzz: deps
+	@for target in $$(ls vector_boot/fuzz/fuzz_targets | sed 's/\.rs$$//'); do \
+		vector_boot/fuzz/run.sh $$target $(FUZZ_SECONDS) >build/fuzz-$$target.log 2>&1 || { cat build/fuzz-$$target.log; exit 1; }; \
+		echo "fuzz $$target: $$(sed -n 's/^stat::number_of_executed_units: *//p' build/fuzz-$$target.log) inputs, no finding"; \
+	done
+
+test: fuzz unit
+
+check: deps $(VENV)/.ready
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --quiet --check .
+	@$(VENV)/bin/mypy --no-error-summary
+	@$(CARGO) fmt --manifest-path vector_boot/Cargo.toml --check
+	@$(CARGO) clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	@$(CARGO) clippy $(CARGO_FLAGS) --all-targets --features standalone -- -D warnings
+	@echo "check: clean"
+
+bench: deps $(VENV)/.ready $(VENV)/.bench
+	@$(PY) -m tests.bench
+
+clean:
+	rm -rf build dist vector_boot/target vector_boot/fuzz/target $(VENV)

@@ -1,0 +1,11 @@
+//! `vector_boot`: a GGUF model that is a machine.
+//!
+//! One library, two faces. With `ffi` (default) it is a C library for Python; with `standalone` it is the executable
+//! that runs as PID 1 of the appliance, as its worker, and as `vector_boot check` and `--listen` on a workstation.
+//! The modules here are pure (bytes and memory) and shared by both faces; `ffi` and `standalone` are thin.
+
+pub mod gguf;
+pub mod rts;
+
+#[cfg(feature = "standalone")]
+pub mod standalone;

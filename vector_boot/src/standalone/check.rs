@@ -1,0 +1,158 @@
+//! `vector_boot check`: judges a GGUF or RTS file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::container_file::ContainerFile;
+use crate::gguf::{self, Gguf};
+use crate::rts::{self, Header};
+
+/// What an accepted file holds.
+pub struct Summary {
+    /// Length of the file in bytes.
+    pub bytes: u64,
+    /// The container around the model, if it is an RTS image.
+    pub rts: Option<RtsSummary>,
+    /// The model.
+    pub gguf: GgufSummary,
+}
+
+/// The header of an accepted RTS image.
+pub struct RtsSummary {
+    /// The fields.
+    pub header: Header,
+    /// Whether the signature was checked with a key.
+    pub signature_verified: bool,
+}
+
+/// The model of an accepted file.
+pub struct GgufSummary {
+    /// Version of the format.
+    pub version: u32,
+    /// Alignment of the data.
+    pub alignment: u32,
+    /// Number of metadata entries.
+    pub metadata: usize,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Where the data section starts, from the start of the GGUF.
+    pub data_offset: u64,
+    /// Bytes of the data section.
+    pub data_bytes: u64,
+    /// `general.architecture`.
+    pub architecture: Option<String>,
+    /// `general.name`.
+    pub name: Option<String>,
+    /// Elements of all tensors.
+    pub parameters: u128,
+    /// Number of tensors of each type.
+    pub types: BTreeMap<&'static str, usize>,
+}
+
+/// Why a file is refused.
+pub enum Refusal {
+    /// It could not be read.
+    Unreadable(std::io::Error),
+    /// The key file is no key.
+    Key(String),
+    /// The GGUF breaks a rule.
+    Gguf(gguf::Error),
+    /// The RTS container breaks a rule.
+    Rts(rts::Error),
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Self {
+        Refusal::Unreadable(error)
+    }
+}
+
+impl From<rts::Error> for Refusal {
+    fn from(error: rts::Error) -> Self {
+        Refusal::Rts(error)
+    }
+}
+
+/// Judges the file at `path`; with `key`, the signature of an RTS image too.
+///
+/// # Errors
+/// The first reason to refuse it.
+pub fn check(path: &Path, key: Option<&Path>) -> Result<Summary, Refusal> {
+    let key = key.map(read_key).transpose()?;
+    let file = ContainerFile::open(path)?;
+    let start = file.read(0, rts::HEADER_BYTES)?;
+    if start.starts_with(b"RTS") || path.extension().is_some_and(|extension| extension == "rts") {
+        return check_rts(&file, &start, key);
+    }
+    if key.is_some() {
+        return Err(Refusal::Key("a GGUF file carries no signature: leave --key away".into()));
+    }
+    let gguf = file.with_gguf(0, file.len, summarise)?.map_err(Refusal::Gguf)?;
+    Ok(Summary { bytes: file.len, rts: None, gguf })
+}
+
+fn check_rts(file: &ContainerFile, start: &[u8], key: Option<[u8; 32]>) -> Result<Summary, Refusal> {
+    let header = Header::parse(start, file.len, file.container)?;
+    rts::check_elf(&file.read(rts::HEADER_BYTES, header.binary_size.min(16))?)?;
+    let gguf = file.with_gguf(header.tensor_offset, header.tensor_size, summarise)?.map_err(|error| {
+        let found = format!("refused by {} at {}", error.rule, error.field);
+        rts::Error::new(
+            "tensor_section",
+            header.tensor_offset + error.offset,
+            found,
+            format!("an acceptable GGUF: {}", error.fault),
+        )
+    })?;
+    if let Some(key) = key {
+        header.verify_signature(&key)?;
+    }
+    if header.binary_sha256.is_some() {
+        let computed = file.sha256(rts::HEADER_BYTES, header.binary_size)?;
+        rts::check_digest("binary_sha256", 40, header.binary_sha256, computed)?;
+    }
+    if header.tensor_sha256.is_some() {
+        let computed = file.sha256(header.tensor_offset, header.tensor_size)?;
+        rts::check_digest("tensor_sha256", 72, header.tensor_sha256, computed)?;
+    }
+    Ok(Summary { bytes: file.len, rts: Some(RtsSummary { header, signature_verified: key.is_some() }), gguf })
+}
+
+fn summarise(gguf: &Gguf<'_>) -> GgufSummary {
+    let mut types = BTreeMap::new();
+    for tensor in &gguf.tensors {
+        *types.entry(tensor.tensor_type.name()).or_default() += 1;
+    }
+    GgufSummary {
+        version: gguf.version,
+        alignment: gguf.alignment,
+        metadata: gguf.metadata.len(),
+        tensors: gguf.tensors.len(),
+        data_offset: gguf.data_offset,
+        data_bytes: gguf.file_len.saturating_sub(gguf.data_offset),
+        architecture: gguf.text("general.architecture").map(str::to_string),
+        name: gguf.text("general.name").map(str::to_string),
+        parameters: gguf.tensors.iter().map(|tensor| u128::from(tensor.elements())).sum(),
+        types,
+    }
+}
+
+/// A public key: 32 raw bytes, or 64 hexadecimal digits with or without a line end.
+fn read_key(path: &Path) -> Result<[u8; 32], Refusal> {
+    let refuse =
+        || Refusal::Key(format!("{}: not an Ed25519 public key of 32 raw bytes or 64 hex digits", path.display()));
+    let file = ContainerFile::open(path).map_err(|error| Refusal::Key(format!("{}: {error}", path.display())))?;
+    let bytes = file.read(0, 128).map_err(|_| refuse())?;
+    if let Ok(raw) = <[u8; 32]>::try_from(bytes.as_slice()) {
+        return Ok(raw);
+    }
+    let digits = bytes.trim_ascii_end();
+    let mut key = [0; 32];
+    if digits.len() != 64 {
+        return Err(refuse());
+    }
+    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |d: u8| char::from(d).to_digit(16).ok_or_else(refuse);
+        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    }
+    Ok(key)
+}

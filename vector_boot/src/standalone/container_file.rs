@@ -1,0 +1,91 @@
+//! Reads container files from disk in bounded pieces: no mapping, so a file that shrinks is an error and no SIGBUS.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::gguf::{self, Gguf, Stop, METADATA_LIMIT};
+use crate::rts::Container;
+
+const FIRST_WINDOW: u64 = 256 << 10;
+const HASH_CHUNK: usize = 256 << 10;
+
+/// An open regular file or block device of known length.
+pub struct ContainerFile {
+    file: File,
+    /// Bytes in the file or on the device.
+    pub len: u64,
+    /// Which of the two it is.
+    pub container: Container,
+}
+
+impl ContainerFile {
+    /// Opens a regular file or a block device.
+    ///
+    /// # Errors
+    /// If it cannot be opened or is anything else.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let kind = std::fs::metadata(path)?.file_type(); // before opening: a FIFO would block
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(io::Error::other("neither a regular file nor a block device"));
+        }
+        let mut file = File::open(path)?;
+        let len = file.seek(SeekFrom::End(0))?;
+        let container = if kind.is_file() { Container::File } else { Container::BlockDevice };
+        Ok(ContainerFile { file, len, container })
+    }
+
+    /// Up to `count` bytes from `offset`; fewer at the end of the file.
+    ///
+    /// # Errors
+    /// If reading fails.
+    pub fn read(&self, offset: u64, count: u64) -> io::Result<Vec<u8>> {
+        let count = count.min(self.len.saturating_sub(offset));
+        let mut bytes = vec![0; count as usize];
+        self.file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    /// SHA-256 of `count` bytes from `offset`.
+    ///
+    /// # Errors
+    /// If reading fails.
+    pub fn sha256(&self, mut offset: u64, count: u64) -> io::Result<[u8; 32]> {
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; HASH_CHUNK.min(count as usize)];
+        let end = offset + count;
+        while offset < end {
+            let chunk = &mut buffer[..HASH_CHUNK.min((end - offset) as usize)];
+            self.file.read_exact_at(chunk, offset)?;
+            hash.update(&*chunk);
+            offset += chunk.len() as u64;
+        }
+        Ok(hash.finalize().into())
+    }
+
+    /// Parses the GGUF of `len` bytes at `offset` and hands it to `use_it`. Only its metadata is read.
+    ///
+    /// # Errors
+    /// If reading fails; the inner result is the parser's refusal.
+    pub fn with_gguf<T>(
+        &self,
+        offset: u64,
+        len: u64,
+        use_it: impl FnOnce(&Gguf<'_>) -> T,
+    ) -> io::Result<Result<T, gguf::Error>> {
+        let mut window = FIRST_WINDOW;
+        loop {
+            let head = self.read(offset, window.min(len))?;
+            match Gguf::parse_head(&head, len) {
+                Ok(gguf) => return Ok(Ok(use_it(&gguf))),
+                Err(Stop::Invalid(error)) => return Ok(Err(error)),
+                Err(Stop::HeadTooShort) if window < METADATA_LIMIT => window = (window * 4).min(METADATA_LIMIT),
+                // Unreachable: within the limit the parser refuses before it asks for more.
+                Err(Stop::HeadTooShort) => return Err(io::Error::other("the metadata does not end")),
+            }
+        }
+    }
+}

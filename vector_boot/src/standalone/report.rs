@@ -1,0 +1,147 @@
+//! The words of `vector_boot check`, for people and as JSON.
+//!
+//! JSON, accepted: `{"ok": true, "file", "kind": "gguf" | "rts", "bytes", "rts"?: {"binary_size", "tensor_offset",
+//! "tensor_size", "binary_sha256", "tensor_sha256", "key_id", "security_version", "signature_verified", "bootable"},
+//! "gguf": {"version", "alignment", "metadata", "tensors", "data_offset", "data_bytes", "architecture", "name",
+//! "parameters", "types": {type: count}}}`; absent texts and digests are null.
+//! JSON, refused: `{"ok": false, "file", "rule", "field", "offset", "text"}`; rule, field and offset are null when the
+//! file could not be read at all.
+
+use std::fmt::Write;
+
+use super::check::{GgufSummary, Refusal, RtsSummary, Summary};
+use crate::rts::hex;
+
+/// Escapes what would break a line.
+pub fn one_line(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// The one line of a refusal, with its line end.
+pub fn refusal_text(file: &str, refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Unreadable(error) => format!("{file}: {error}\n"),
+        Refusal::Key(text) => format!("{file}: {text}\n"),
+        Refusal::Gguf(error) => format!("{file}: {error}\n"),
+        Refusal::Rts(error) => format!("{file}: {error}\n"),
+    }
+}
+
+/// The JSON object of a refusal, with its line end.
+pub fn refusal_json(file: &str, refusal: &Refusal) -> String {
+    let (rule, field, offset, text) = match refusal {
+        Refusal::Unreadable(error) => (None, None, None, error.to_string()),
+        Refusal::Key(text) => (None, None, None, text.clone()),
+        Refusal::Gguf(e) => (Some(e.rule.to_string()), Some(e.field.to_string()), Some(e.offset), e.fault.to_string()),
+        Refusal::Rts(e) => {
+            let text = format!("is {}, expected {}", e.value, e.expected);
+            (Some("RTS".to_string()), Some(e.field.to_string()), Some(e.offset), text)
+        }
+    };
+    let offset = offset.map_or_else(|| "null".to_string(), |offset| offset.to_string());
+    format!(
+        "{{\"ok\": false, \"file\": {}, \"rule\": {}, \"field\": {}, \"offset\": {offset}, \"text\": {}}}\n",
+        string(file),
+        optional(rule.as_deref()),
+        optional(field.as_deref()),
+        string(&text),
+    )
+}
+
+/// The summary for people.
+pub fn summary_text(file: &str, summary: &Summary) -> String {
+    let GgufSummary { version, alignment, metadata, tensors, parameters, architecture, name, types, .. } =
+        &summary.gguf;
+    let mut text = format!("{file}: ok, {} bytes\n", summary.bytes);
+    if let Some(RtsSummary { header, signature_verified }) = &summary.rts {
+        let digests = match (header.binary_sha256.is_some(), header.tensor_sha256.is_some()) {
+            (true, true) => "digests verified",
+            (false, false) => "no digests",
+            _ => "one digest verified, one absent",
+        };
+        let signature = match (header.key_id, signature_verified) {
+            (None, _) => "unsigned".to_string(),
+            (Some(_), true) => "signature verified".to_string(),
+            (Some(id), false) => format!("signed by key {}, not verified (no --key)", hex(&id[..8])),
+        };
+        let bootable = if header.is_bootable() { "bootable" } else { "not bootable (512 + N is no multiple of 4096)" };
+        let _ = writeln!(
+            text,
+            "  RTS 1: binary {} bytes, model {} bytes at {}, {digests}, {signature}, security version {}, {bootable}",
+            header.binary_size, header.tensor_size, header.tensor_offset, header.security_version,
+        );
+    }
+    let types: Vec<String> = types.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let _ = writeln!(
+        text,
+        "  GGUF {version}: {} ({}), {parameters} parameters in {tensors} tensors ({}), {metadata} keys, alignment {alignment}",
+        one_line(name.as_deref().unwrap_or("no name")),
+        one_line(architecture.as_deref().unwrap_or("no architecture")),
+        types.join(", "),
+    );
+    text
+}
+
+/// The summary as one JSON object.
+pub fn summary_json(file: &str, summary: &Summary) -> String {
+    let kind = if summary.rts.is_some() { "rts" } else { "gguf" };
+    let mut json =
+        format!("{{\"ok\": true, \"file\": {}, \"kind\": \"{kind}\", \"bytes\": {}", string(file), summary.bytes);
+    if let Some(RtsSummary { header, signature_verified }) = &summary.rts {
+        let digest = |digest: Option<[u8; 32]>| optional(digest.map(|d| hex(&d)).as_deref());
+        let _ = write!(
+            json,
+            ", \"rts\": {{\"binary_size\": {}, \"tensor_offset\": {}, \"tensor_size\": {}, \"binary_sha256\": {}, \
+             \"tensor_sha256\": {}, \"key_id\": {}, \"security_version\": {}, \"signature_verified\": {signature_verified}, \
+             \"bootable\": {}}}",
+            header.binary_size,
+            header.tensor_offset,
+            header.tensor_size,
+            digest(header.binary_sha256),
+            digest(header.tensor_sha256),
+            digest(header.key_id),
+            header.security_version,
+            header.is_bootable(),
+        );
+    }
+    let gguf = &summary.gguf;
+    let types: Vec<String> = gguf.types.iter().map(|(name, count)| format!("\"{name}\": {count}")).collect();
+    let _ = writeln!(
+        json,
+        ", \"gguf\": {{\"version\": {}, \"alignment\": {}, \"metadata\": {}, \"tensors\": {}, \"data_offset\": {}, \
+         \"data_bytes\": {}, \"architecture\": {}, \"name\": {}, \"parameters\": {}, \"types\": {{{}}}}}}}",
+        gguf.version,
+        gguf.alignment,
+        gguf.metadata,
+        gguf.tensors,
+        gguf.data_offset,
+        gguf.data_bytes,
+        optional(gguf.architecture.as_deref()),
+        optional(gguf.name.as_deref()),
+        gguf.parameters,
+        types.join(", "),
+    );
+    json
+}
+
+fn optional(text: Option<&str>) -> String {
+    text.map_or_else(|| "null".to_string(), string)
+}
+
+/// A JSON string literal.
+fn string(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    json.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            c if c.is_control() => {
+                let _ = write!(json, "\\u{:04x}", c as u32); // control characters lie below U+0100
+            }
+            c => json.push(c),
+        }
+    }
+    json.push('"');
+    json
+}
