@@ -5,7 +5,13 @@
 //! The modules here are pure (bytes and memory) and shared by both faces; `ffi` and `standalone` are thin.
 
 pub mod gguf;
+pub mod hw_mmio;
+pub mod machine;
+pub mod protocol;
 pub mod rts;
+pub mod sys;
+pub mod tensor;
+pub mod vitals;
 
 #[cfg(feature = "standalone")]
 pub mod standalone;

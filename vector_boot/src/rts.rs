@@ -113,8 +113,17 @@ impl Header {
             let found = self.key_id.map_or_else(|| "all zero (unsigned)".to_string(), |id| hex(&id));
             return Err(Error::new("key_id", 104, found, format!("{}, the id of the given key", hex(&id))));
         }
-        if self.binary_sha256.is_none() || self.tensor_sha256.is_none() {
-            return Err(Error::new("sha256", 40, "all zero (absent)", "both digests in a signed image"));
+        for (field, offset, digest) in
+            [("binary_sha256", 40, self.binary_sha256), ("tensor_sha256", 72, self.tensor_sha256)]
+        {
+            if digest.is_none() {
+                return Err(Error::new(
+                    field,
+                    offset,
+                    "all zero (absent)",
+                    "a digest, for the signature covers the header alone",
+                ));
+            }
         }
         let valid = VerifyingKey::from_bytes(public_key)
             .and_then(|key| key.verify_strict(&self.signed, &Signature::from_bytes(&self.signature)));
@@ -153,7 +162,7 @@ pub fn check_elf(section_start: &[u8]) -> Result<(), Error> {
         return Ok(());
     }
     let found = hex(&section_start[..section_start.len().min(4)]);
-    Err(Error::new("binary_section", HEADER_BYTES, format!("\"{found}\""), expected))
+    Err(Error::new("binary", HEADER_BYTES, format!("\"{found}\""), expected))
 }
 
 fn check_fixed_fields(head: &[u8; 512]) -> Result<(), Error> {
@@ -173,44 +182,40 @@ fn check_fixed_fields(head: &[u8; 512]) -> Result<(), Error> {
 
 fn check_sections(head: &[u8; 512], len: u64, container: Container) -> Result<(u64, u64), Error> {
     let (binary_size, tensor_offset, tensor_size) = (u64_at(head, 16), u64_at(head, 24), u64_at(head, 32));
-    let Some(binary_end) = HEADER_BYTES.checked_add(binary_size).filter(|end| *end <= len) else {
-        return Err(Error::new(
-            "binary_size",
-            16,
-            binary_size.to_string(),
-            format!("a section inside the {len} bytes"),
-        ));
+    let leaves = |field, offset, size: u64| {
+        Err(Error::new(field, offset, size.to_string(), format!("a section inside the {len} bytes")))
     };
+    let Some(binary_end) = HEADER_BYTES.checked_add(binary_size) else { return leaves("binary_size", 16, binary_size) };
     if tensor_offset != binary_end {
         let expected = format!("{binary_end}, the end of the binary section");
         return Err(Error::new("tensor_offset", 24, tensor_offset.to_string(), expected));
     }
-    let Some(end) = tensor_offset.checked_add(tensor_size).filter(|end| *end <= len) else {
-        return Err(Error::new(
-            "tensor_size",
-            32,
-            tensor_size.to_string(),
-            format!("a section inside the {len} bytes"),
-        ));
-    };
+    let Some(end) = tensor_offset.checked_add(tensor_size) else { return leaves("tensor_size", 32, tensor_size) };
+    if binary_end > len {
+        return leaves("binary_size", 16, binary_size);
+    }
+    if end > len {
+        return leaves("tensor_size", 32, tensor_size);
+    }
     if container == Container::File && end != len {
-        return Err(Error::new("trailing_bytes", end, format!("{} bytes", len - end), "the end of the file"));
+        return Err(Error::new("trailing", end, format!("{} bytes", len - end), "the end of the file"));
     }
     Ok((binary_size, tensor_size))
 }
 
 fn check_unused(head: &[u8; 512]) -> Result<(), Error> {
-    if let Some(at) = (208..512).find(|at| head[*at] != 0) {
-        return Err(Error::new("reserved", at as u64, head[at].to_string(), "0"));
-    }
     let signed = array::<32>(head, 104) != ABSENT;
     let has_signature = head[144..208].iter().any(|byte| *byte != 0);
     match (signed, has_signature) {
         (false, true) => {
-            Err(Error::new("signature", 144, "present", "all zero, for the key id is all zero (unsigned)"))
+            return Err(Error::new("signature", 144, "present", "all zero, for the key id is all zero (unsigned)"));
         }
-        (true, false) => Err(Error::new("signature", 144, "all zero", "a signature, for a key id is given")),
-        _ => Ok(()),
+        (true, false) => return Err(Error::new("signature", 144, "all zero", "a signature, for a key id is given")),
+        _ => (),
+    }
+    match (208..512).find(|at| head[*at] != 0) {
+        Some(at) => Err(Error::new("reserved", at as u64, head[at].to_string(), "0")),
+        None => Ok(()),
     }
 }
 
@@ -228,6 +233,3 @@ fn u64_at(head: &[u8; 512], at: usize) -> u64 {
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -81,7 +81,7 @@ fn a_refusal_is_one_line_of_the_fixed_form() {
     image[last - 20] = 1;
     let (code, _, err) = check(&[&folder.file("a.rts", &image)]);
     assert_eq!(code, 1);
-    assert!(err.contains(": RTS: tensor_section: offset "), "{err}");
+    assert!(err.contains(": RTS: tensors: offset "), "{err}");
 }
 
 #[test]

@@ -63,6 +63,9 @@ static LAYOUTS: [Option<Layout>; 43] = [
 pub struct TensorType(u8);
 
 impl TensorType {
+    /// Signed bytes.
+    pub const BYTE: TensorType = TensorType(24);
+
     /// The type with this id, or `None` for an unknown or removed one.
     pub fn from_id(id: u32) -> Option<Self> {
         let index = usize::try_from(id).ok()?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::container_file::ContainerFile;
+use super::container_file::{ContainerFile, ReadAt};
 use crate::gguf::{self, Gguf};
 use crate::rts::{self, Header};
 
@@ -80,9 +80,8 @@ impl From<rts::Error> for Refusal {
 pub fn check(path: &Path, key: Option<&Path>) -> Result<Summary, Refusal> {
     let key = key.map(read_key).transpose()?;
     let file = ContainerFile::open(path)?;
-    let start = file.read(0, rts::HEADER_BYTES)?;
-    if start.starts_with(b"RTS") || path.extension().is_some_and(|extension| extension == "rts") {
-        return check_rts(&file, &start, key);
+    if file.read(0, 3)? == b"RTS" || path.extension().is_some_and(|extension| extension == "rts") {
+        return check_rts(&file, key);
     }
     if key.is_some() {
         return Err(Refusal::Key("a GGUF file carries no signature: leave --key away".into()));
@@ -91,21 +90,17 @@ pub fn check(path: &Path, key: Option<&Path>) -> Result<Summary, Refusal> {
     Ok(Summary { bytes: file.len, rts: None, gguf })
 }
 
-fn check_rts(file: &ContainerFile, start: &[u8], key: Option<[u8; 32]>) -> Result<Summary, Refusal> {
-    let header = Header::parse(start, file.len, file.container)?;
-    rts::check_elf(&file.read(rts::HEADER_BYTES, header.binary_size.min(16))?)?;
-    let gguf = file.with_gguf(header.tensor_offset, header.tensor_size, summarise)?.map_err(|error| {
-        let found = format!("refused by {} at {}", error.rule, error.field);
-        rts::Error::new(
-            "tensor_section",
-            header.tensor_offset + error.offset,
-            found,
-            format!("an acceptable GGUF: {}", error.fault),
-        )
-    })?;
+fn check_rts<R: ReadAt>(file: &ContainerFile<R>, key: Option<[u8; 32]>) -> Result<Summary, Refusal> {
+    let header = Header::parse(&file.read(0, rts::HEADER_BYTES)?, file.len, file.container)?;
     if let Some(key) = key {
         header.verify_signature(&key)?;
     }
+    rts::check_elf(&file.read(rts::HEADER_BYTES, header.binary_size.min(16))?)?;
+    let gguf = file.with_gguf(header.tensor_offset, header.tensor_size, summarise)?.map_err(|error| {
+        let found = format!("refused by {} at {}", error.rule, error.field);
+        let expected = format!("an acceptable GGUF: {}", error.fault);
+        rts::Error::new("tensors", header.tensor_offset + error.offset, found, expected)
+    })?;
     if header.binary_sha256.is_some() {
         let computed = file.sha256(rts::HEADER_BYTES, header.binary_size)?;
         rts::check_digest("binary_sha256", 40, header.binary_sha256, computed)?;
@@ -156,3 +151,6 @@ fn read_key(path: &Path) -> Result<[u8; 32], Refusal> {
     }
     Ok(key)
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,16 +13,31 @@ use crate::rts::Container;
 const FIRST_WINDOW: u64 = 256 << 10;
 const HASH_CHUNK: usize = 256 << 10;
 
+/// Something whose bytes can be read from any offset.
+pub trait ReadAt {
+    /// Fills `bytes` from `offset`.
+    ///
+    /// # Errors
+    /// If reading fails or the end comes first.
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl ReadAt for File {
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, bytes, offset)
+    }
+}
+
 /// An open regular file or block device of known length.
-pub struct ContainerFile {
-    file: File,
+pub struct ContainerFile<R = File> {
+    pub(super) source: R,
     /// Bytes in the file or on the device.
     pub len: u64,
     /// Which of the two it is.
     pub container: Container,
 }
 
-impl ContainerFile {
+impl ContainerFile<File> {
     /// Opens a regular file or a block device.
     ///
     /// # Errors
@@ -35,9 +50,11 @@ impl ContainerFile {
         let mut file = File::open(path)?;
         let len = file.seek(SeekFrom::End(0))?;
         let container = if kind.is_file() { Container::File } else { Container::BlockDevice };
-        Ok(ContainerFile { file, len, container })
+        Ok(ContainerFile { source: file, len, container })
     }
+}
 
+impl<R: ReadAt> ContainerFile<R> {
     /// Up to `count` bytes from `offset`; fewer at the end of the file.
     ///
     /// # Errors
@@ -45,7 +62,7 @@ impl ContainerFile {
     pub fn read(&self, offset: u64, count: u64) -> io::Result<Vec<u8>> {
         let count = count.min(self.len.saturating_sub(offset));
         let mut bytes = vec![0; count as usize];
-        self.file.read_exact_at(&mut bytes, offset)?;
+        self.source.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
     }
 
@@ -59,7 +76,7 @@ impl ContainerFile {
         let end = offset + count;
         while offset < end {
             let chunk = &mut buffer[..HASH_CHUNK.min((end - offset) as usize)];
-            self.file.read_exact_at(chunk, offset)?;
+            self.source.read_exact_at(chunk, offset)?;
             hash.update(&*chunk);
             offset += chunk.len() as u64;
         }

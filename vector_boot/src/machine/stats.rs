@@ -1,0 +1,64 @@
+//! The answer to `stats`.
+
+use serde_json::{json, Map, Value};
+
+use super::Machine;
+use crate::hw_mmio::{word, State};
+use crate::vitals::PHASES;
+
+/// Processor features the kernels choose by; the ones this CPU has are reported.
+const FEATURES: [(&str, fn() -> bool); 6] = [
+    ("avx2", || std::arch::is_x86_feature_detected!("avx2")),
+    ("fma", || std::arch::is_x86_feature_detected!("fma")),
+    ("f16c", || std::arch::is_x86_feature_detected!("f16c")),
+    ("avx512f", || std::arch::is_x86_feature_detected!("avx512f")),
+    ("avx512bw", || std::arch::is_x86_feature_detected!("avx512bw")),
+    ("avx512vnni", || std::arch::is_x86_feature_detected!("avx512vnni")),
+];
+
+impl Machine {
+    pub(super) fn stats(&self) -> Value {
+        let (page, vitals) = (self.page(), self.vitals());
+        let (supervisor_kib, worker_kib) = vitals.memory_kib();
+        let kib = |kib: u32| u64::from(kib) * 1024;
+        let phases: Map<String, Value> = (0..PHASES.len())
+            .filter_map(|phase| Some((PHASES[phase].to_string(), vitals.phase_us(phase)?.into())))
+            .collect();
+        let features: Vec<&str> = FEATURES.iter().filter(|(_, has)| has()).map(|(name, _)| *name).collect();
+        let slot = [Value::Null, "A".into(), "B".into()].into_iter().nth(page.get(word::SLOT) as usize);
+        json!({
+            "uptime_us": crate::sys::monotonic_us().saturating_sub(vitals.start_us()),
+            "heartbeats": page.get_wide(word::BEATS),
+            "heartbeat_period_ms": page.get(word::PERIOD_MS),
+            "heartbeat_late_us": {
+                "p50": vitals.lateness_us(500),
+                "p99": vitals.lateness_us(990),
+                "p999": vitals.lateness_us(999),
+                "max": page.get(word::WORST_LATENESS_US),
+            },
+            "generation": self.generation(),
+            "pixels_processed": page.get_wide(word::PIXELS_PROCESSED),
+            "interrupts": page.get_wide(word::INTERRUPTS),
+            "mutations": {
+                "accepted": page.get(word::MUTATIONS_ACCEPTED),
+                "refused": page.get(word::MUTATIONS_REFUSED),
+                "rolled_back": 0,
+            },
+            "energy": page.get(word::ENERGY),
+            "worker": {
+                "pid": page.get(word::WORKER_PID),
+                "restarts": page.get(word::WORKER_RESTARTS),
+                "anon_bytes": kib(worker_kib),
+            },
+            "supervisor": {"pid": vitals.supervisor_pid(), "anon_bytes": kib(supervisor_kib)},
+            "memory": {
+                "total_bytes": kib(page.get(word::MEMORY_TOTAL_KIB)),
+                "available_bytes": kib(page.get(word::MEMORY_AVAILABLE_KIB)),
+            },
+            "phases": phases,
+            "cpu_features": features,
+            "slot": slot.unwrap_or(Value::Null),
+            "state": if page.get(word::STATE) == State::Emergency as u32 { "emergency" } else { "beating" },
+        })
+    }
+}

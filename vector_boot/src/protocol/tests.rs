@@ -1,0 +1,186 @@
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+/// Feeds the stream in pieces of the given lengths (the last one repeats), all at time 0.
+fn read(stream: &[u8], pieces: &[usize]) -> Vec<Incoming> {
+    let mut framer = Framer::default();
+    let mut incoming = Vec::new();
+    let mut lengths = pieces.iter().copied().chain(std::iter::repeat(pieces.last().copied().unwrap_or(1).max(1)));
+    let mut rest = stream;
+    while !rest.is_empty() {
+        let (piece, tail) = rest.split_at(lengths.next().unwrap().clamp(1, rest.len()));
+        rest = tail;
+        let mut piece = piece;
+        while let Some(item) = framer.next(&mut piece, 0) {
+            incoming.push(item);
+        }
+    }
+    incoming
+}
+
+fn request(id: u32, blob: &[u8]) -> Vec<u8> {
+    let mut line = json!({"jsonrpc": "2.0", "id": id, "method": "m", "params": {}});
+    if !blob.is_empty() {
+        line["blob"] = json!({"bytes": blob.len(), "crc32c": format!("{:08x}", crc32c::crc32c(blob))});
+    }
+    [line.to_string().as_bytes(), b"\n", blob].concat()
+}
+
+fn code(incoming: &Incoming) -> i64 {
+    match incoming {
+        Incoming::Refused(failure) => failure.code,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn blob(incoming: &Incoming) -> &Blob {
+    match incoming {
+        Incoming::Message(message) => &message.blob,
+        other => panic!("no message: {other:?}"),
+    }
+}
+
+#[test]
+fn crc32c_is_castagnoli() {
+    assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
+}
+
+#[test]
+fn garbage_and_batches_are_refused_and_the_next_line_is_read() {
+    let stream = [&b"nonsense\n[1]\n7\n\xc3\x28\n\n"[..], &request(1, b"")].concat();
+    let incoming = read(&stream, &[1000]);
+    assert_eq!(incoming[..5].iter().map(code).collect::<Vec<_>>(), [-32700, -32600, -32600, -32700, -32700]);
+    assert_eq!(blob(&incoming[5]), &Blob::None);
+}
+
+#[test]
+fn a_line_may_have_65536_bytes_and_no_more() {
+    let pad = |len: usize| [&b"{\"a\": \""[..], &vec![b'x'; len - 10], b"\"}\n"].concat();
+    let fits = pad(LINE_LIMIT);
+    assert_eq!(fits.len(), LINE_LIMIT);
+    assert!(matches!(read(&fits, &[4096])[..], [Incoming::Message(_)]));
+    let stream = [&pad(LINE_LIMIT + 1)[..], &request(1, b"")].concat();
+    for piece in [1, 1000, 1 << 20] {
+        let incoming = read(&stream, &[piece]);
+        assert_eq!(incoming.len(), 2);
+        assert_eq!(code(&incoming[0]), -32700);
+        assert_eq!(blob(&incoming[1]), &Blob::None);
+    }
+}
+
+#[test]
+fn a_byte_ff_drops_the_line_but_is_data_inside_a_blob() {
+    let stream = [&b"{\"half\": \xff"[..], &request(1, &[0xff; 5])].concat();
+    let incoming = read(&stream, &[3]);
+    assert_eq!(incoming[0], Incoming::Resync);
+    assert_eq!(blob(&incoming[1]), &Blob::Bytes(vec![0xff; 5]));
+}
+
+#[test]
+fn a_wrong_checksum_is_told_and_the_blob_consumed() {
+    let mut stream = request(1, b"hello");
+    *stream.last_mut().unwrap() ^= 1;
+    stream.extend(request(2, b""));
+    let incoming = read(&stream, &[7]);
+    assert_eq!((blob(&incoming[0]), blob(&incoming[1])), (&Blob::ChecksumWrong, &Blob::None));
+}
+
+#[test]
+fn malformed_announcements_are_no_requests() {
+    for announced in [
+        json!(1),
+        json!({"bytes": 0, "crc32c": "00000000"}),
+        json!({"bytes": 1}),
+        json!({"bytes": 1, "crc32c": "xyz"}),
+        json!({"upload": "abc"}),
+        json!({"bytes": -1, "crc32c": "00000000"}),
+        json!({"bytes": 1, "crc32c": "0000000G"}),
+    ] {
+        let line = json!({"jsonrpc": "2.0", "id": 1, "method": "m", "blob": announced}).to_string() + "\n";
+        assert_eq!(code(&read(line.as_bytes(), &[100])[0]), -32600, "{announced}");
+    }
+}
+
+#[test]
+fn a_stalled_blob_is_given_up_after_two_seconds() {
+    let stream = request(1, b"hello");
+    let mut framer = Framer::default();
+    assert_eq!(framer.next(&mut &stream[..stream.len() - 1], 100), None);
+    assert_eq!(framer.deadline_ms(), Some(2100));
+    assert_eq!(framer.tick(2099), None);
+    assert_eq!(blob(&framer.tick(2100).unwrap()), &Blob::Stalled);
+    assert_eq!(blob(&framer.next(&mut &request(2, b"")[..], 2101).unwrap()), &Blob::None);
+}
+
+#[test]
+fn an_oversized_blob_is_refused_and_all_is_discarded_until_silence() {
+    let line =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "m", "blob": {"bytes": BLOB_LIMIT + 1, "crc32c": "00000000"}});
+    let line = line.to_string() + "\n";
+    let mut framer = Framer::default();
+    assert_eq!(blob(&framer.next(&mut line.as_bytes(), 0).unwrap()), &Blob::TooLarge);
+    assert_eq!(framer.next(&mut &request(2, b"")[..], 200), None);
+    assert_eq!(framer.next(&mut &request(3, b"")[..], 449), None);
+    assert_eq!(framer.deadline_ms(), Some(699));
+    assert_eq!(blob(&framer.next(&mut &request(4, b"")[..], 700).unwrap()), &Blob::None);
+}
+
+#[test]
+fn envelopes_are_judged() {
+    let open = |value: serde_json::Value| {
+        let serde_json::Value::Object(members) = value else { unreachable!() };
+        Envelope::open(Message { members, blob: Blob::None })
+    };
+    let good = json!({"jsonrpc": "2.0", "id": "a", "method": "stats"});
+    assert!(matches!(open(good), Ok(Envelope::Request(request)) if request.method == "stats"));
+    assert_eq!(open(json!({"jsonrpc": "2.0", "method": "bye"})), Ok(Envelope::Bye));
+    for (bad, id, code) in [
+        (json!({"jsonrpc": "2.0", "method": "stats"}), json!(null), -32600),
+        (json!({"jsonrpc": "2.0", "id": 1.5, "method": "stats"}), json!(null), -32600),
+        (json!({"jsonrpc": "2.0", "id": null, "method": "stats"}), json!(null), -32600),
+        (json!({"jsonrpc": "1.0", "id": 3, "method": "stats"}), json!(3), -32600),
+        (json!({"jsonrpc": "2.0", "id": 3, "method": 4}), json!(3), -32600),
+        (json!({"jsonrpc": "2.0", "id": 3, "method": "stats", "parms": {}}), json!(3), -32600),
+        (json!({"jsonrpc": "2.0", "id": 3, "method": "stats", "params": [1]}), json!(3), -32602),
+    ] {
+        let (got, failure) = open(bad.clone()).expect_err(&bad.to_string());
+        assert_eq!((got, failure.code), (id, code), "{bad}");
+    }
+}
+
+#[test]
+fn an_answer_too_long_for_a_line_becomes_a_refusal() {
+    let reply = Reply::from(json!("x".repeat(LINE_LIMIT)));
+    let bytes = reply.to_bytes(&json!(1));
+    assert!(bytes.len() < LINE_LIMIT && String::from_utf8(bytes).unwrap().contains("-32603"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn how_the_stream_is_cut_changes_nothing(
+        blobs in vec(vec(any::<u8>(), 0..40), 1..6),
+        noise in prop_oneof![Just(vec![]), Just(vec![0xff]), Just(b"x\n".to_vec())],
+        pieces in vec(1usize..60, 1..20),
+    ) {
+        let mut stream = Vec::new();
+        for (id, blob) in (0..).zip(&blobs) {
+            stream.extend_from_slice(&noise);
+            stream.extend(request(id, blob));
+        }
+        prop_assert_eq!(read(&stream, &pieces), read(&stream, &[usize::MAX]));
+    }
+
+    #[test]
+    fn any_bytes_are_survived(bytes in vec(any::<u8>(), 0..600), pieces in vec(1usize..60, 1..9)) {
+        for item in read(&bytes, &pieces) {
+            if let Incoming::Message(message) = item {
+                let _ = Envelope::open(message);
+            }
+        }
+    }
+}

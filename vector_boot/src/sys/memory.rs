@@ -1,0 +1,125 @@
+//! Mappings: the model's private one and the page shared by supervisor and worker.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicU32;
+
+use super::check;
+
+/// A private mapping: writes copy single pages and never reach the file.
+pub struct Mapping {
+    start: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone; `&self` gives read access only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of a file from `offset`, a multiple of the page size. Costs nothing until pages are touched.
+    ///
+    /// # Errors
+    /// Whatever mmap(2) says; `len` 0 is refused.
+    pub fn private(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        Self::map(file.as_raw_fd(), offset, len, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+    }
+
+    /// `len` zero bytes; pages cost memory once written.
+    ///
+    /// # Errors
+    /// Whatever mmap(2) says; `len` 0 is refused.
+    pub fn zeroed(len: usize) -> io::Result<Self> {
+        Self::map(-1, 0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+    }
+
+    fn map(fd: i32, offset: u64, len: usize, flags: i32) -> io::Result<Self> {
+        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours.
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapping { start: start.cast(), len })
+    }
+
+    /// The mapped bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: start..start+len is mapped readable until drop, and only `&mut self` could write it.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+
+    /// The mapped bytes, to change in this process only.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: unmaps what `map` mapped; no borrow outlives self.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// Words shared between processes through a memfd.
+pub struct SharedWords {
+    start: *const AtomicU32,
+    words: usize,
+}
+
+// SAFETY: all access goes through atomics.
+unsafe impl Send for SharedWords {}
+// SAFETY: as above.
+unsafe impl Sync for SharedWords {}
+
+impl SharedWords {
+    /// Creates a memfd of `words` zero words that can neither grow nor shrink, and maps it.
+    ///
+    /// # Errors
+    /// Whatever memfd_create(2), ftruncate(2), fcntl(2) or mmap(2) say.
+    pub fn create(name: &std::ffi::CStr, words: usize) -> io::Result<(Self, OwnedFd)> {
+        // SAFETY: `name` is a NUL-terminated string.
+        let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) })?;
+        // SAFETY: the descriptor is new and owned by nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let len = libc::off_t::try_from(words * 4).map_err(io::Error::other)?;
+        // SAFETY: plain calls on a descriptor we own.
+        check(unsafe { libc::ftruncate(fd.as_raw_fd(), len) })?;
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: as above.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+        Ok((Self::attach(&fd, words)?, fd))
+    }
+
+    /// Maps the memfd another process created with the same number of words.
+    ///
+    /// # Errors
+    /// Whatever mmap(2) says.
+    pub fn attach(fd: &OwnedFd, words: usize) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a fresh shared mapping; its size is sealed, so no access can fault.
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), words * 4, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(SharedWords { start: start.cast(), words })
+    }
+
+    /// The words.
+    pub fn words(&self) -> &[AtomicU32] {
+        // SAFETY: mapped, page-aligned, of sealed size; atomics may be shared between processes.
+        unsafe { std::slice::from_raw_parts(self.start, self.words) }
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        // SAFETY: unmaps what `attach` mapped.
+        unsafe { libc::munmap(self.start.cast_mut().cast(), self.words * 4) };
+    }
+}

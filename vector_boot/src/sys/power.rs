@@ -1,0 +1,89 @@
+//! What only PID 1 does: mounts, modules, devices and the power switch.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::check;
+
+/// Mounts a virtual file system; one that is mounted already is success.
+///
+/// # Errors
+/// Whatever mount(2) says, EBUSY excepted.
+pub fn mount(kind: &CStr, target: &CStr, flags: u64, data: &CStr) -> io::Result<()> {
+    // SAFETY: all pointers are NUL-terminated strings.
+    let result = unsafe { libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) };
+    match check(result) {
+        Err(error) if error.raw_os_error() != Some(libc::EBUSY) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Remounts the root file system read-only.
+///
+/// # Errors
+/// Whatever mount(2) says.
+pub fn remount_root_read_only() -> io::Result<()> {
+    let flags = libc::MS_REMOUNT | libc::MS_RDONLY | libc::MS_NOSUID;
+    // SAFETY: all pointers are NUL-terminated strings or null where the call allows it.
+    let result = unsafe { libc::mount(c"rootfs".as_ptr(), c"/".as_ptr(), std::ptr::null(), flags, std::ptr::null()) };
+    check(result).map(|_| ())
+}
+
+/// Loads a kernel module from its open file; one that is loaded already is success.
+///
+/// # Errors
+/// Whatever finit_module(2) says, EEXIST excepted.
+pub fn load_module(file: &File) -> io::Result<()> {
+    // SAFETY: a live descriptor and an empty parameter string.
+    let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
+    let error = io::Error::last_os_error();
+    if result < 0 && error.raw_os_error() != Some(libc::EEXIST) {
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Ctrl-Alt-Del becomes a signal to this process instead of a reboot.
+pub fn catch_ctrl_alt_del() {
+    // SAFETY: plain call.
+    unsafe { libc::reboot(libc::RB_DISABLE_CAD) };
+}
+
+/// Writes out what is dirty.
+pub fn sync() {
+    // SAFETY: plain call.
+    unsafe { libc::sync() };
+}
+
+/// Ends the machine. Returns only if the kernel refuses.
+pub fn end_machine(reboot: bool) -> io::Error {
+    let command = if reboot { libc::RB_AUTOBOOT } else { libc::RB_POWER_OFF };
+    // SAFETY: plain call.
+    unsafe { libc::reboot(command) };
+    io::Error::last_os_error()
+}
+
+/// Sets the timeout of a hardware watchdog, in seconds.
+///
+/// # Errors
+/// If the device does not know the request.
+pub fn set_watchdog_timeout(watchdog: &File, seconds: i32) -> io::Result<()> {
+    const WDIOC_SETTIMEOUT: libc::c_ulong = 0xC004_5706;
+    let mut seconds = seconds;
+    // SAFETY: the request reads and writes one int.
+    check(unsafe { libc::ioctl(watchdog.as_raw_fd(), WDIOC_SETTIMEOUT, &mut seconds) }).map(|_| ())
+}
+
+/// Bytes of a block device.
+///
+/// # Errors
+/// If it is none.
+pub fn device_bytes(device: &OwnedFd) -> io::Result<u64> {
+    const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+    let mut bytes = 0u64;
+    // SAFETY: the request writes one u64.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), BLKGETSIZE64, &mut bytes) })?;
+    Ok(bytes)
+}

@@ -1,0 +1,124 @@
+//! Starting, reaping and ending processes.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use super::{check, sandbox, signal};
+
+/// First descriptor number that inherited descriptors get in a child; 0 to 2 are the standard ones.
+pub const FIRST_INHERITED: RawFd = 3;
+
+/// Starts `command` with `fds` as descriptors 3, 4, ... and nothing else open, signals reset.
+/// With `user`, it runs under that uid and gid, without capabilities.
+///
+/// # Errors
+/// Whatever fork(2), exec(2) or the steps between them say.
+pub fn spawn(command: &mut Command, fds: &[BorrowedFd<'_>], user: Option<u32>) -> io::Result<Child> {
+    // Copies far above the targets, so that dup2 in the child overwrites none it still needs.
+    let copies = fds.iter().map(|fd| duplicate_above(*fd, 100)).collect::<io::Result<Vec<_>>>()?;
+    let sources: Vec<RawFd> = copies.iter().map(AsRawFd::as_raw_fd).collect();
+    // SAFETY: between fork and exec only async-signal-safe calls are made, and nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            for (target, source) in (FIRST_INHERITED..).zip(&sources) {
+                check(libc::dup2(*source, target))?;
+            }
+            let above = FIRST_INHERITED as u32 + sources.len() as u32;
+            libc::syscall(libc::SYS_close_range, above, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            signal::reset();
+            if let Some(id) = user {
+                sandbox::become_user(id)?;
+            }
+            Ok(())
+        });
+    }
+    command.spawn()
+}
+
+fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: plain call; the new descriptor is owned by nobody else.
+    unsafe { check(libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest)).map(|fd| OwnedFd::from_raw_fd(fd)) }
+}
+
+/// Takes ownership of a descriptor the parent placed at `fd`, and closes it on exec.
+///
+/// # Errors
+/// If nothing is open there.
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl proves that it is open; the parent gave it to us and nothing else in this process owns it.
+    unsafe {
+        check(libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Makes a descriptor non-blocking.
+///
+/// # Errors
+/// Whatever fcntl(2) says.
+pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: plain calls on a borrowed descriptor.
+    unsafe {
+        let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
+        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK))?;
+    }
+    Ok(())
+}
+
+/// One child that has ended.
+pub struct Ended {
+    /// Its process id.
+    pub pid: u32,
+    /// The signal that killed it, if one did.
+    pub signal: Option<i32>,
+    /// Its exit status otherwise.
+    pub status: i32,
+}
+
+/// Reaps one child that has ended, orphans included; `None` when there is none now.
+pub fn reap() -> Option<Ended> {
+    let mut status = 0;
+    // SAFETY: `status` is a live integer.
+    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::__WALL) };
+    let pid = u32::try_from(pid).ok().filter(|pid| *pid > 0)?;
+    let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+    Some(Ended { pid, signal, status: libc::WEXITSTATUS(status) })
+}
+
+/// Sends a signal; a process that is gone already is no failure.
+pub fn kill(pid: u32, signal: i32) {
+    if let Ok(pid) = libc::pid_t::try_from(pid) {
+        // SAFETY: plain call; pid is positive, so it names one process.
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// Orphans below this process become its children, as they do for PID 1.
+pub fn adopt_orphans() {
+    // SAFETY: plain call.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+}
+
+/// Starts `count` children that end at once, without waiting for any: for the test of reaping.
+///
+/// # Errors
+/// If a fork fails.
+pub fn leave_orphans(count: u32) -> io::Result<()> {
+    for _ in 0..count {
+        // SAFETY: this process has one thread, and the child only exits.
+        unsafe {
+            if check(libc::fork())? == 0 {
+                libc::_exit(0);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Number of this process.
+pub fn own_pid() -> u32 {
+    std::process::id()
+}

@@ -1,0 +1,184 @@
+//! What supervisor and worker tell each other about themselves, in shared words behind the device page.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use crate::hw_mmio;
+
+/// Phases of a start, in order.
+pub const PHASES: [&str; 6] = ["start", "mounts", "runtime", "tensors", "evolution", "heartbeat"];
+
+const BUCKETS: usize = 480;
+const PHASE_WORDS: usize = BUCKETS;
+const SUPERVISOR_PID: usize = PHASE_WORDS + 2 * PHASES.len();
+const SUPERVISOR_ANON_KIB: usize = SUPERVISOR_PID + 1;
+const WORKER_ANON_KIB: usize = SUPERVISOR_PID + 2;
+const WORKER_PROGRESS: usize = SUPERVISOR_PID + 3;
+const START_US: usize = SUPERVISOR_PID + 4;
+
+/// Words to share: the device page, and one page of vitals.
+pub const SHARED_WORDS: usize = 2 * hw_mmio::WORDS;
+
+/// A view of the vitals.
+#[derive(Clone, Copy)]
+pub struct Vitals<'a>(&'a [AtomicU32]);
+
+impl<'a> Vitals<'a> {
+    /// The vitals in memory of [`SHARED_WORDS`] words.
+    pub fn new(words: &'a [AtomicU32]) -> Self {
+        Vitals(words.get(hw_mmio::WORDS..).unwrap_or(&[]))
+    }
+
+    fn get(&self, at: usize) -> u32 {
+        self.0.get(at).map_or(0, |cell| cell.load(Relaxed))
+    }
+
+    fn set(&self, at: usize, value: u32) {
+        if let Some(cell) = self.0.get(at) {
+            cell.store(value, Relaxed);
+        }
+    }
+
+    fn wide(&self, at: usize) -> u64 {
+        u64::from(self.get(at)) | u64::from(self.get(at + 1)) << 32
+    }
+
+    fn set_wide(&self, at: usize, value: u64) {
+        self.set(at, value as u32);
+        self.set(at + 1, (value >> 32) as u32);
+    }
+
+    /// Counts one beat that came `late_us` microseconds late.
+    pub fn count_beat(&self, late_us: u32) {
+        let at = bucket(late_us);
+        self.set(at, self.get(at).saturating_add(1));
+    }
+
+    /// The lateness in microseconds that a share of `per_mille` of all beats did not pass, within 6 %.
+    pub fn lateness_us(&self, per_mille: u32) -> u32 {
+        let total: u64 = (0..BUCKETS).map(|at| u64::from(self.get(at))).sum();
+        let wanted = (total * u64::from(per_mille)).div_ceil(1000);
+        let mut seen = 0;
+        (0..BUCKETS)
+            .find(|at| {
+                seen += u64::from(self.get(*at));
+                seen >= wanted
+            })
+            .map_or(0, upper_edge)
+    }
+
+    /// Notes when a phase was reached, in microseconds from the start of the process.
+    pub fn reach_phase(&self, phase: usize, us: u64) {
+        self.set_wide(PHASE_WORDS + 2 * phase.min(PHASES.len() - 1), us + 1);
+    }
+
+    /// When a phase was reached; `None` if it was not.
+    pub fn phase_us(&self, phase: usize) -> Option<u64> {
+        self.wide(PHASE_WORDS + 2 * phase.min(PHASES.len() - 1)).checked_sub(1)
+    }
+
+    /// Notes the supervisor's process id and when it started, in microseconds of the monotonic clock.
+    pub fn start(&self, pid: u32, monotonic_us: u64) {
+        self.set(SUPERVISOR_PID, pid);
+        self.set_wide(START_US, monotonic_us);
+    }
+
+    /// The supervisor's process id.
+    pub fn supervisor_pid(&self) -> u32 {
+        self.get(SUPERVISOR_PID)
+    }
+
+    /// When the supervisor started, in microseconds of the monotonic clock.
+    pub fn start_us(&self) -> u64 {
+        self.wide(START_US)
+    }
+
+    /// Notes the anonymous and shared memory of supervisor and worker, in KiB.
+    pub fn set_memory_kib(&self, supervisor: u32, worker: u32) {
+        self.set(SUPERVISOR_ANON_KIB, supervisor);
+        self.set(WORKER_ANON_KIB, worker);
+    }
+
+    /// The memory last noted, supervisor and worker, in KiB.
+    pub fn memory_kib(&self) -> (u32, u32) {
+        (self.get(SUPERVISOR_ANON_KIB), self.get(WORKER_ANON_KIB))
+    }
+
+    /// The worker's loop went round once more: it is alive.
+    pub fn make_progress(&self) {
+        self.set(WORKER_PROGRESS, self.get(WORKER_PROGRESS).wrapping_add(1));
+    }
+
+    /// A number that changes while the worker is alive.
+    pub fn progress(&self) -> u32 {
+        self.get(WORKER_PROGRESS)
+    }
+}
+
+/// Buckets of 1 µs up to 16 µs, then 16 to each power of two.
+fn bucket(value: u32) -> usize {
+    if value < 16 {
+        return value as usize;
+    }
+    let shift = 27 - value.leading_zeros(); // leaves 5 bits, the first of them set
+    (16 * shift + (value >> shift)) as usize
+}
+
+fn upper_edge(bucket: usize) -> u32 {
+    let bucket = bucket as u64;
+    if bucket < 32 {
+        return bucket as u32;
+    }
+    let shift = bucket / 16 - 1;
+    (((bucket % 16 + 17) << shift) - 1).min(u64::from(u32::MAX)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared() -> Vec<AtomicU32> {
+        (0..SHARED_WORDS).map(|_| AtomicU32::new(0)).collect()
+    }
+
+    #[test]
+    fn buckets_are_ordered_and_hold_their_values() {
+        let mut last = 0;
+        for exponent in 0..32 {
+            for value in [1u32 << exponent, (1 << exponent) + ((1 << exponent) / 3)] {
+                let at = bucket(value);
+                assert!(at >= last && at < BUCKETS, "{value} in {at}");
+                assert!(
+                    upper_edge(at) >= value && u64::from(upper_edge(at)) <= u64::from(value) * 17 / 16 + 1,
+                    "{value}"
+                );
+                last = at;
+            }
+        }
+        assert!(bucket(u32::MAX) < BUCKETS);
+    }
+
+    #[test]
+    fn percentiles_count_every_beat() {
+        let words = shared();
+        let vitals = Vitals::new(&words);
+        assert_eq!(vitals.lateness_us(500), 0);
+        (0..990).for_each(|_| vitals.count_beat(10));
+        (0..10).for_each(|_| vitals.count_beat(5000));
+        assert_eq!((vitals.lateness_us(500), vitals.lateness_us(990)), (10, 10));
+        assert!((5000..5400).contains(&vitals.lateness_us(999)));
+    }
+
+    #[test]
+    fn phases_and_page_do_not_overlap() {
+        let words = shared();
+        let (vitals, page) = (Vitals::new(&words), hw_mmio::Page::new(&words));
+        page.initialise();
+        vitals.reach_phase(0, 0);
+        vitals.reach_phase(5, 1 << 40);
+        vitals.start(7, 1 << 41);
+        assert_eq!((vitals.phase_us(0), vitals.phase_us(1), vitals.phase_us(5)), (Some(0), None, Some(1 << 40)));
+        assert_eq!((vitals.supervisor_pid(), vitals.start_us()), (7, 1 << 41));
+        assert_eq!(page.get(hw_mmio::word::MAGIC), 0x5642_4F54);
+        assert_eq!(page.bytes(0..8), [0x54, 0x4F, 0x42, 0x56, 1, 0, 0, 0]);
+    }
+}
