@@ -61,36 +61,30 @@ impl Machine {
         protocol::greeting(&self.build, self.generation())
     }
 
-    /// Refuses what an emergency does not allow.
+    /// Methods that [`Machine::answer`] knows.
+    pub const METHODS: [&'static str; 6] = ["hello", "stats", "tensors", "read", "digest", "interrupt"];
+
+    /// Answers a request about the model or the machine.
     ///
     /// # Errors
-    /// 1016 with the reason.
-    pub fn admit(&self, method: &str) -> Result<(), Failure> {
-        match &self.emergency {
-            Some(why) if !protocol::EMERGENCY_METHODS.contains(&method) => {
-                Err(Failure::new(1016, format!("the machine is in emergency mode: {why}")))
-            }
-            _ => Ok(()),
+    /// The refusal, codes in the order of the protocol.
+    pub fn answer(&self, request: &Request, received: Instant) -> Result<Reply, Failure> {
+        let params = request.params.clone();
+        match request.method.as_str() {
+            "hello" => self.hello(params),
+            "stats" => params.finish().map(|()| self.stats().into()),
+            "tensors" => self.tensors(params),
+            "read" => self.read(params),
+            "digest" => self.digest(params),
+            "interrupt" => self.interrupt(params, received),
+            method => Err(Failure::new(-32601, format!("there is no method {method:?}"))),
         }
     }
 
-    /// Answers a request about the model or the machine; `None` if the method is not one of these.
-    pub fn answer(&self, request: &Request, received: Instant) -> Option<Result<Reply, Failure>> {
-        let params = request.params.clone();
-        Some(match request.method.as_str() {
-            "hello" => self.hello(params),
-            "stats" => params.finish().map(|()| self.stats().into()),
-            "tensors" => self.admitted(&request.method).and_then(|store| self.tensors(store, params)),
-            "read" => self.admitted(&request.method).and_then(|store| self.read(store, params)),
-            "digest" => self.admitted(&request.method).and_then(|store| self.digest(store, params)),
-            "interrupt" => self.interrupt(params, received),
-            _ => return None,
-        })
-    }
-
-    fn admitted(&self, method: &str) -> Result<&Store, Failure> {
-        self.admit(method)?;
-        self.store.as_deref().ok_or_else(|| Failure::new(1016, "no model is loaded"))
+    /// The tensors, unless an emergency keeps them away.
+    fn store(&self) -> Result<&Store, Failure> {
+        let why = || self.emergency.as_deref().unwrap_or("no model is loaded");
+        self.store.as_deref().ok_or_else(|| Failure::new(1016, format!("the machine is in emergency mode: {}", why())))
     }
 
     fn hello(&self, mut params: Params) -> Result<Reply, Failure> {
@@ -123,7 +117,7 @@ impl Machine {
         .into())
     }
 
-    fn tensors(&self, store: &Store, mut params: Params) -> Result<Reply, Failure> {
+    fn tensors(&self, mut params: Params) -> Result<Reply, Failure> {
         let prefix = params.text("prefix")?.unwrap_or_default();
         let cursor = params.text("cursor")?.unwrap_or_default();
         params.finish()?;
@@ -131,7 +125,7 @@ impl Machine {
         let first = if cursor.is_empty() { 0 } else { cursor.parse::<usize>().map_err(|_| refused())? };
         let mut page = Vec::new();
         let mut bytes = LINE_MARGIN;
-        let all = store.tensors();
+        let all = self.store()?.tensors();
         for (index, tensor) in all.iter().enumerate().skip(first).filter(|(_, t)| t.name.starts_with(&prefix)) {
             let row = describe(tensor);
             bytes += row.to_string().len() + 1;
@@ -143,7 +137,7 @@ impl Machine {
         Ok(json!({"tensors": page, "next": null}).into())
     }
 
-    fn read(&self, store: &Store, mut params: Params) -> Result<Reply, Failure> {
+    fn read(&self, mut params: Params) -> Result<Reply, Failure> {
         let name = required("tensor", params.text("tensor")?)?;
         let offset = params.integer("offset")?.unwrap_or(0);
         let bytes = required("bytes", params.integer("bytes")?)?;
@@ -154,6 +148,7 @@ impl Machine {
         if bytes > protocol::BLOB_LIMIT as u64 {
             return Err(Failure::new(1012, format!("{bytes} bytes do not fit a blob: read at most 1048576 at once")));
         }
+        let store = self.store()?;
         let tensor = find(store, &name)?;
         if offset + bytes > tensor.bytes {
             let text = format!("bytes {offset} to {} lie outside {name:?}, which has {}", offset + bytes, tensor.bytes);
@@ -165,9 +160,10 @@ impl Machine {
         Ok(Reply { result, blob })
     }
 
-    fn digest(&self, store: &Store, mut params: Params) -> Result<Reply, Failure> {
+    fn digest(&self, mut params: Params) -> Result<Reply, Failure> {
         let names = params.texts("tensors", NAMES_LIMIT)?;
         params.finish()?;
+        let store = self.store()?;
         let tensors: Vec<&Tensor> = match &names {
             Some(names) => names.iter().map(|name| find(store, name)).collect::<Result<_, _>>()?,
             None => store.in_name_order().take(NAMES_LIMIT).collect(),
@@ -180,10 +176,10 @@ impl Machine {
     }
 
     fn interrupt(&self, mut params: Params, received: Instant) -> Result<Reply, Failure> {
-        self.admit("interrupt")?;
         let vector = params.integer("vector")?.unwrap_or(255);
         params.finish()?;
         let vector = u8::try_from(vector).map_err(|_| Failure::new(-32602, "parameter \"vector\" must be 0 to 255"))?;
+        self.store()?;
         self.take_interrupt(vector);
         let latency = u64::try_from(received.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(json!({"acknowledged": true, "vector": vector, "latency_us": latency}).into())

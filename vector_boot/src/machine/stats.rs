@@ -6,15 +6,18 @@ use super::Machine;
 use crate::hw_mmio::{word, State};
 use crate::vitals::PHASES;
 
-/// Processor features the kernels choose by; the ones this CPU has are reported.
-const FEATURES: [(&str, fn() -> bool); 6] = [
-    ("avx2", || std::arch::is_x86_feature_detected!("avx2")),
-    ("fma", || std::arch::is_x86_feature_detected!("fma")),
-    ("f16c", || std::arch::is_x86_feature_detected!("f16c")),
-    ("avx512f", || std::arch::is_x86_feature_detected!("avx512f")),
-    ("avx512bw", || std::arch::is_x86_feature_detected!("avx512bw")),
-    ("avx512vnni", || std::arch::is_x86_feature_detected!("avx512vnni")),
-];
+/// The processor features that the kernels choose by, as far as this CPU has them.
+fn cpu_features() -> Vec<&'static str> {
+    let found = [
+        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+        ("fma", std::arch::is_x86_feature_detected!("fma")),
+        ("f16c", std::arch::is_x86_feature_detected!("f16c")),
+        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ("avx512bw", std::arch::is_x86_feature_detected!("avx512bw")),
+        ("avx512vnni", std::arch::is_x86_feature_detected!("avx512vnni")),
+    ];
+    found.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
+}
 
 impl Machine {
     pub(super) fn stats(&self) -> Value {
@@ -24,7 +27,6 @@ impl Machine {
         let phases: Map<String, Value> = (0..PHASES.len())
             .filter_map(|phase| Some((PHASES[phase].to_string(), vitals.phase_us(phase)?.into())))
             .collect();
-        let features: Vec<&str> = FEATURES.iter().filter(|(_, has)| has()).map(|(name, _)| *name).collect();
         let slot = [Value::Null, "A".into(), "B".into()].into_iter().nth(page.get(word::SLOT) as usize);
         json!({
             "uptime_us": crate::sys::monotonic_us().saturating_sub(vitals.start_us()),
@@ -56,7 +58,7 @@ impl Machine {
                 "available_bytes": kib(page.get(word::MEMORY_AVAILABLE_KIB)),
             },
             "phases": phases,
-            "cpu_features": features,
+            "cpu_features": cpu_features(),
             "slot": slot.unwrap_or(Value::Null),
             "state": if page.get(word::STATE) == State::Emergency as u32 { "emergency" } else { "beating" },
         })

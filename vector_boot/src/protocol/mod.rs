@@ -23,8 +23,5 @@ pub const OUTSTANDING_LIMIT: usize = 64;
 /// Version of the protocol.
 pub const VERSION: u32 = 1;
 
-/// Methods answered while the machine is in emergency mode.
-pub const EMERGENCY_METHODS: [&str; 7] = ["hello", "stats", "history", "subscribe", "upload", "reload", "shutdown"];
-
 #[cfg(test)]
 mod tests;

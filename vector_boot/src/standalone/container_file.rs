@@ -47,9 +47,17 @@ impl ContainerFile<File> {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::other("neither a regular file nor a block device"));
         }
-        let mut file = File::open(path)?;
+        Self::from_open(File::open(path)?)
+    }
+
+    /// Takes a regular file or a block device that is open already.
+    ///
+    /// # Errors
+    /// If its length cannot be told.
+    pub fn from_open(mut file: File) -> io::Result<Self> {
         let len = file.seek(SeekFrom::End(0))?;
-        let container = if kind.is_file() { Container::File } else { Container::BlockDevice };
+        let is_file = file.metadata()?.file_type().is_file();
+        let container = if is_file { Container::File } else { Container::BlockDevice };
         Ok(ContainerFile { source: file, len, container })
     }
 }

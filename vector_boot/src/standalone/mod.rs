@@ -2,34 +2,74 @@
 
 mod check;
 mod container_file;
+pub mod control;
 mod report;
+pub mod supervisor;
+pub mod worker;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::sys;
+
 const USAGE: &str = "usage: vector_boot check [--json] [--key PUBLIC_KEY] FILE
+       vector_boot --listen SOCKET --tensors FILE [--heartbeat-ms N] [--fault]
        vector_boot --version
 
 check FILE: judges a GGUF or RTS file by the rules R1 to R24 and RTS. Exit 0 and a summary, or exit 1 and one line
             FILE: RULE: FIELD: offset N: text
   --json    the summary or the refusal as one JSON object on stdout
   --key     also verify an RTS signature: a file with the Ed25519 public key, 32 raw bytes or 64 hex digits
+
+--listen SOCKET: the machine as an ordinary program, serving the GGUF or RTS file at a Unix socket
+  --heartbeat-ms  period of the heartbeat, 10 to 10000 (100)
+  --fault         serve the requests that make the worker crash, for tests
 ";
+
+const COMMANDS: [&str; 4] = ["check", "--listen", "--version", "--help"];
 
 /// The model that `VECTOR_BOOT_MODEL` named at build time; empty if none was embedded.
 pub static EMBEDDED_MODEL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/embedded_model.gguf"));
 
-/// Runs the command line (without the program's name). Exit codes: 0, 1 failure, 2 usage.
+/// Runs the command line (without the program's name). Exit codes: 0, 1 failure, 2 usage. As PID 1 it never returns.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    // The kernel hands /init the words of its command line that it does not know; in a container, PID 1 gets ours.
+    let is_ours = |arg: &OsString| COMMANDS.iter().any(|command| arg == command);
+    if sys::process::own_pid() == 1 && !args.iter().any(is_ours) {
+        supervisor::appliance::main();
+    }
     let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
     match words.as_slice() {
         ["--version"] => print(&format!("vector_boot {}\n", env!("CARGO_PKG_VERSION")), ExitCode::SUCCESS),
         ["--help" | "-h"] => print(USAGE, ExitCode::SUCCESS),
         ["check", rest @ ..] => run_check(rest, &args[1..]),
+        ["--worker", rest @ ..] => worker::main(rest),
+        ["--probe", what] => finish(supervisor::probe::main(*what == "image").map_err(|error| error.to_string())),
+        ["--leave-orphans", count] => finish(leave_orphans(count)),
+        _ if words.contains(&"--listen") => match supervisor::listen::Settings::parse(&args) {
+            Some(settings) => finish(supervisor::listen::run(&settings)),
+            None => usage(),
+        },
         _ => usage(),
     }
+}
+
+/// Exit code 0, or one line on stderr and 1.
+fn finish(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            complain(&format!("vector_boot: {}\n", report::one_line(&why)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn leave_orphans(count: &str) -> Result<(), String> {
+    let count = count.parse().map_err(|_| format!("{count:?} is no number"))?;
+    sys::process::leave_orphans(count).map_err(|error| error.to_string())
 }
 
 fn run_check(words: &[&str], args: &[OsString]) -> ExitCode {

@@ -1,0 +1,148 @@
+//! Messages between supervisor and worker: fixed size, one struct a packet.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::sys::message;
+
+/// Bytes of every message.
+pub const MESSAGE_BYTES: usize = 256;
+const TEXT_BYTES: usize = MESSAGE_BYTES - 16;
+
+/// What supervisor and worker tell each other.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Control {
+    /// To the worker: a beat, and how late it was.
+    Beat {
+        /// Number of the beat.
+        beats: u64,
+        /// Its lateness in microseconds.
+        late_us: u32,
+    },
+    /// To the supervisor: the runtime is initialised.
+    RuntimeReady,
+    /// To the supervisor: the tensors are loaded, this many.
+    TensorsReady {
+        /// How many.
+        tensors: u64,
+    },
+    /// To the supervisor: the model cannot be served.
+    Failed {
+        /// Why, in one line.
+        text: String,
+    },
+    /// To the supervisor: end the machine.
+    Shutdown {
+        /// Start it again afterwards.
+        reboot: bool,
+    },
+    /// To the supervisor: leave this many orphans, for the test of reaping.
+    Orphans {
+        /// How many.
+        count: u64,
+    },
+}
+
+impl Control {
+    fn encode(&self) -> [u8; MESSAGE_BYTES] {
+        let (kind, number, small, text) = match self {
+            Control::Beat { beats, late_us } => (1, *beats, *late_us, ""),
+            Control::RuntimeReady => (2, 0, 0, ""),
+            Control::TensorsReady { tensors } => (3, *tensors, 0, ""),
+            Control::Failed { text } => (4, 0, 0, text.as_str()),
+            Control::Shutdown { reboot } => (5, u64::from(*reboot), 0, ""),
+            Control::Orphans { count } => (6, *count, 0, ""),
+        };
+        let mut bytes = [0; MESSAGE_BYTES];
+        bytes[0] = kind;
+        bytes[4..8].copy_from_slice(&small.to_le_bytes());
+        bytes[8..16].copy_from_slice(&number.to_le_bytes());
+        write_text(&mut bytes[16..], text);
+        bytes
+    }
+
+    fn decode(bytes: &[u8; MESSAGE_BYTES]) -> Option<Self> {
+        let number = u64::from_le_bytes(*bytes[8..].first_chunk()?);
+        Some(match bytes[0] {
+            1 => Control::Beat { beats: number, late_us: u32::from_le_bytes(*bytes[4..].first_chunk()?) },
+            2 => Control::RuntimeReady,
+            3 => Control::TensorsReady { tensors: number },
+            4 => Control::Failed { text: read_text(&bytes[16..]) },
+            5 => Control::Shutdown { reboot: number != 0 },
+            6 => Control::Orphans { count: number },
+            _ => return None,
+        })
+    }
+
+    /// Sends without waiting.
+    ///
+    /// # Errors
+    /// If the other end is full or gone.
+    pub fn send(&self, socket: &OwnedFd) -> io::Result<()> {
+        message::send(socket, &self.encode())
+    }
+
+    /// The next message, if one has arrived. Anything malformed is passed over.
+    ///
+    /// # Errors
+    /// WouldBlock when there is none, UnexpectedEof when the other end has closed.
+    pub fn receive(socket: &OwnedFd) -> io::Result<Self> {
+        loop {
+            let mut bytes = [0; MESSAGE_BYTES];
+            match message::receive(socket, &mut bytes)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                MESSAGE_BYTES => {
+                    if let Some(control) = Control::decode(&bytes) {
+                        return Ok(control);
+                    }
+                }
+                _ => (),
+            }
+        }
+    }
+}
+
+/// Puts as much of a text as fits into `bytes`, printable ASCII only, zero-padded.
+pub fn write_text(bytes: &mut [u8], text: &str) {
+    for (place, c) in bytes.iter_mut().zip(text.chars()) {
+        *place = if c == ' ' || c.is_ascii_graphic() { c as u8 } else { b'?' };
+    }
+}
+
+/// Reads such a text; what is not printable ASCII is replaced, so that a hostile sender cannot forge console lines.
+pub fn read_text(bytes: &[u8]) -> String {
+    let text = bytes.iter().take(TEXT_BYTES).take_while(|byte| **byte != 0);
+    text.map(|byte| if *byte == b' ' || byte.is_ascii_graphic() { char::from(*byte) } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_and_in_order() {
+        let (a, b) = message::pair().unwrap();
+        let sent = [
+            Control::Beat { beats: 1 << 40, late_us: 7 },
+            Control::Failed { text: "why".repeat(70) },
+            Control::Shutdown { reboot: true },
+            Control::Orphans { count: 1000 },
+        ];
+        sent.iter().for_each(|control| control.send(&a).unwrap());
+        for control in &sent {
+            assert_eq!(&Control::receive(&b).unwrap(), control);
+        }
+        assert_eq!(Control::receive(&b).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(a);
+        assert_eq!(Control::receive(&b).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn texts_cannot_forge_lines() {
+        let mut bytes = [0; TEXT_BYTES];
+        write_text(&mut bytes, "a\nvector_boot: phase=heartbeat\u{1b}[2J");
+        assert_eq!(read_text(&bytes), "a?vector_boot: phase=heartbeat?[2J");
+        bytes[1] = b'\n';
+        assert!(!read_text(&bytes).contains('\n'));
+    }
+}

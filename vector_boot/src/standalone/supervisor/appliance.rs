@@ -1,0 +1,149 @@
+//! The supervisor as PID 1 of the appliance: from the kernel's hand-over to the power switch.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use super::cmdline::{self, OnFail, Settings};
+use super::devices::{self, PowerButton, Watchdog};
+use super::worker_process::{Endowment, WorkerProcess};
+use super::{console, probe, setup, share, End, Parts, Supervisor};
+use crate::hw_mmio::{word, Page};
+use crate::rts::hex;
+use crate::standalone::worker::Options;
+use crate::standalone::EMBEDDED_MODEL;
+use crate::sys::signal::Signals;
+use crate::sys::{self, power};
+use crate::vitals::Vitals;
+
+const SYNC_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs the machine. Never returns: PID 1 must not exit.
+pub fn main() -> ! {
+    let mut on_fail = OnFail::PowerOff;
+    // A panic anywhere below is a failure like any other: told, then onfail.
+    let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&mut on_fail)))
+        .unwrap_or_else(|_| Err("the supervisor panicked".into()));
+    let end = end.unwrap_or_else(|why| {
+        console::say(&format!("FAILED: {why}"));
+        match on_fail {
+            OnFail::PowerOff => End::PowerOff,
+            OnFail::Reboot => End::Reboot,
+            OnFail::Hold => {
+                console::say("holding, as vector_boot.onfail=hold asks");
+                hold()
+            }
+        }
+    });
+    end_machine(end)
+}
+
+fn run(on_fail: &mut OnFail) -> Result<End, String> {
+    let start_us = sys::monotonic_us();
+    let signals = Signals::take().map_err(|error| format!("cannot take signals: {error}"))?;
+    let mounted = setup::mount_all();
+    console::open();
+    console::say_phase("start", 0);
+    mounted?;
+    let (settings, complaints) = cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    *on_fail = settings.on_fail;
+    complaints.iter().for_each(|complaint| console::say(complaint));
+    setup::check_archive()?;
+    setup::load_modules();
+    setup::set_switches();
+    let (shared, shared_fd) = share(settings.period, start_us)?;
+    Page::new(shared.words()).set(word::SLOT, settings.slot);
+    let mounts_us = sys::monotonic_us() - start_us;
+    Vitals::new(shared.words()).reach_phase(1, mounts_us);
+    console::say_phase("mounts", mounts_us);
+    let worker = endow(&settings, shared_fd)?;
+    let mut supervisor = Supervisor::new(Parts {
+        signals,
+        period: settings.period,
+        shared,
+        worker: WorkerProcess::new(worker),
+        power_button: PowerButton::find(),
+        watchdog: Watchdog::arm(),
+        appliance: true,
+    });
+    if let Err(why) = supervisor.bring_up() {
+        supervisor.enter_emergency(&why)?;
+    }
+    let end = supervisor.beat();
+    console::say("stopping");
+    supervisor.stop();
+    Ok(end)
+}
+
+/// Finds the model and the port, and has the image judged.
+fn endow(settings: &Settings, shared: OwnedFd) -> Result<Endowment, String> {
+    let model = devices::rts_disk();
+    let embedded = model.is_none() && !EMBEDDED_MODEL.is_empty();
+    if model.is_none() && !embedded {
+        let disks = devices::describe_disks();
+        return Err(format!("no RTS image: no disk has the serial number vb-rts; there are {disks}"));
+    }
+    let port = match devices::evolution_port() {
+        Some(port) => port,
+        None => {
+            console::say("no evolution port: this machine cannot be reached, it only beats");
+            devices::unreachable_port().map_err(|error| format!("no socket: {error}"))?
+        }
+    };
+    let listens = is_socket(&port);
+    let answer = probe::ask(model.as_ref().map(AsFd::as_fd), true)?;
+    let options = Options {
+        build: hex(&answer.executable[..6]),
+        listens,
+        embedded,
+        fault: settings.fault,
+        appliance: true,
+        emergency: emergency(&answer),
+    };
+    if let Some(why) = &options.emergency {
+        console::say(&format!("EMERGENCY: {why}"));
+    }
+    Ok(Endowment { options, shared, port, model })
+}
+
+fn is_socket(fd: &OwnedFd) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let file = fd.try_clone().map(File::from);
+    file.and_then(|file| file.metadata()).is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+/// Why the image may not be served, if so: it is refused, or it was built with another executable than this one.
+fn emergency(answer: &probe::Answer) -> Option<String> {
+    if answer.refusal.is_some() {
+        return answer.refusal.clone();
+    }
+    let recorded = answer.binary.filter(|binary| *binary != answer.executable)?;
+    let (own, recorded) = (hex(&answer.executable[..6]), hex(&recorded[..6]));
+    Some(format!("this executable ({own}...) is not the one in the RTS image ({recorded}...)"))
+}
+
+/// Stays, so that somebody can look at the console.
+fn hold() -> ! {
+    loop {
+        while sys::process::reap().is_some() {}
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Writes out what is dirty and switches off.
+fn end_machine(end: End) -> ! {
+    let (done, synced) = channel();
+    let syncing = std::thread::Builder::new().spawn(move || {
+        power::sync();
+        let _ = done.send(());
+    });
+    if syncing.is_ok() && synced.recv_timeout(SYNC_LIMIT).is_err() {
+        console::say("syncing takes too long: it is not waited for");
+    }
+    let _ = power::remount_root_read_only();
+    console::say(if end == End::Reboot { "rebooting" } else { "powering off" });
+    let error = power::end_machine(end == End::Reboot);
+    console::say(&format!("the kernel refuses to end the machine: {error}"));
+    hold()
+}

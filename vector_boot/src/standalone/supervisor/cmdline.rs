@@ -1,0 +1,100 @@
+//! What the kernel command line asks of the machine.
+
+use std::time::Duration;
+
+/// What to do when the machine cannot start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum OnFail {
+    PowerOff,
+    Reboot,
+    Hold,
+}
+
+/// The settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Time between beats.
+    pub period: Duration,
+    /// What to do when the machine cannot start.
+    pub on_fail: OnFail,
+    /// Whether mutations cost energy.
+    pub energy: bool,
+    /// 0 none, 1 A, 2 B.
+    pub slot: u32,
+    /// Whether `fault` requests are served.
+    pub fault: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { period: Duration::from_millis(100), on_fail: OnFail::PowerOff, energy: true, slot: 0, fault: false }
+    }
+}
+
+const PREFIX: &str = "vector_boot.";
+
+/// Reads the settings; what cannot be understood keeps its default and is told in a complaint.
+pub fn parse(line: &str) -> (Settings, Vec<String>) {
+    let mut settings = Settings::default();
+    let mut complaints = Vec::new();
+    for word in line.split_ascii_whitespace() {
+        let Some(setting) = word.strip_prefix(PREFIX) else { continue };
+        let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+        if let Err(expected) = settings.set(key, value) {
+            complaints.push(format!("ignored on the kernel command line: {word:?}, expected {expected}"));
+        }
+    }
+    (settings, complaints)
+}
+
+impl Settings {
+    fn set(&mut self, key: &str, value: &str) -> Result<(), &'static str> {
+        match (key, value) {
+            ("heartbeat_ms", value) => match value.parse() {
+                Ok(ms) if (10..=10_000).contains(&ms) => self.period = Duration::from_millis(ms),
+                _ => return Err("heartbeat_ms of 10 to 10000"),
+            },
+            ("onfail", "poweroff") => self.on_fail = OnFail::PowerOff,
+            ("onfail", "reboot") => self.on_fail = OnFail::Reboot,
+            ("onfail", "hold") => self.on_fail = OnFail::Hold,
+            ("onfail", _) => return Err("onfail=poweroff, reboot or hold"),
+            ("energy", "on") => self.energy = true,
+            ("energy", "off") => self.energy = false,
+            ("energy", _) => return Err("energy=on or off"),
+            ("slot", "") => self.slot = 0,
+            ("slot", "A") => self.slot = 1,
+            ("slot", "B") => self.slot = 2,
+            ("slot", _) => return Err("slot=A or B"),
+            ("fault", "0") => self.fault = false,
+            ("fault", "1") => self.fault = true,
+            ("fault", _) => return Err("fault=0 or 1"),
+            _ => return Err("heartbeat_ms, onfail, energy, slot or fault"),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_understood() {
+        let line = "console=ttyS0 vector_boot.heartbeat_ms=250 vector_boot.onfail=hold vector_boot.energy=off \
+                    vector_boot.slot=B vector_boot.fault=1\n";
+        let expected =
+            Settings { period: Duration::from_millis(250), on_fail: OnFail::Hold, energy: false, slot: 2, fault: true };
+        assert_eq!(parse(line), (expected, vec![]));
+    }
+
+    #[test]
+    fn nonsense_keeps_the_default_and_is_told() {
+        for word in
+            ["heartbeat_ms=9", "heartbeat_ms=10001", "heartbeat_ms=x", "onfail=", "energy=1", "slot=C", "fault", "x=1"]
+        {
+            let (settings, complaints) = parse(&format!("vector_boot.{word}"));
+            assert_eq!((settings, complaints.len()), (Settings::default(), 1), "{word}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Finds the machine's devices by what the kernel tells in /sys: the port by name, disks by serial number.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::sys::power;
+
+const PORT_NAME: &str = "org.vectorland.evolution.0";
+const RTS_SERIAL: &str = "vb-rts";
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const WATCHDOG_SECONDS: i32 = 30;
+
+/// Tries again and again until something is found or the time is over.
+fn wait_for<T>(timeout: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Entries of a folder in /sys whose file `attribute` holds `value`.
+fn entries_with(folder: &str, attribute: &str, value: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return vec![] };
+    let holds = |path: &PathBuf| fs::read_to_string(path.join(attribute)).is_ok_and(|text| text.trim() == value);
+    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(holds).collect();
+    found.sort();
+    found
+}
+
+fn open_device(path: &Path, write: bool) -> Option<File> {
+    let node = PathBuf::from("/dev").join(path.file_name()?);
+    OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(node).ok()
+}
+
+/// Opens the evolution port. Its name appears after its node, so this may take a moment.
+pub fn evolution_port() -> Option<OwnedFd> {
+    let any_port = || fs::read_dir("/sys/class/virtio-ports").ok()?.next().map(|_| ());
+    wait_for(Duration::from_secs(1), any_port)?;
+    let named =
+        || entries_with("/sys/class/virtio-ports", "name", PORT_NAME).first().and_then(|path| open_device(path, true));
+    wait_for(Duration::from_secs(5), named).map(OwnedFd::from)
+}
+
+/// Stands in for the port on a machine that has none: a socket that nobody finds.
+///
+/// # Errors
+/// If not even that can be made.
+pub fn unreachable_port() -> std::io::Result<OwnedFd> {
+    let address = SocketAddr::from_abstract_name(PORT_NAME)?;
+    UnixListener::bind_addr(&address).map(OwnedFd::from)
+}
+
+/// Opens the disk that carries the RTS image.
+pub fn rts_disk() -> Option<File> {
+    let disk = || entries_with("/sys/block", "serial", RTS_SERIAL).first().and_then(|path| open_device(path, false));
+    wait_for(Duration::from_secs(3), disk)
+}
+
+/// The disks there are, for the sentence that says that none is ours.
+pub fn describe_disks() -> String {
+    let Ok(entries) = fs::read_dir("/sys/block") else { return "no disks at all".into() };
+    let mut disks: Vec<String> = entries
+        .flatten()
+        .map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let serial = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+            format!("{name} (serial \"{}\")", serial.trim())
+        })
+        .filter(|disk| !disk.starts_with("loop") && !disk.starts_with("ram"))
+        .collect();
+    disks.sort();
+    if disks.is_empty() {
+        "no disks at all".into()
+    } else {
+        disks.join(", ")
+    }
+}
+
+/// The ACPI power button.
+pub struct PowerButton(File);
+
+impl PowerButton {
+    /// Finds it among the input devices.
+    pub fn find() -> Option<Self> {
+        let inputs = fs::read_dir("/sys/class/input").ok()?;
+        let mut buttons: Vec<PathBuf> = inputs
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let is_event = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("event"));
+                let name = fs::read_to_string(path.join("device/name")).unwrap_or_default();
+                is_event && name.trim() == "Power Button"
+            })
+            .collect();
+        buttons.sort();
+        let name = buttons.first()?.file_name()?.to_owned();
+        let node = PathBuf::from("/dev/input").join(name);
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(node).ok().map(PowerButton)
+    }
+
+    /// To wait on.
+    pub fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Whether it was pressed since the last look.
+    pub fn was_pressed(&self) -> bool {
+        const EVENT_BYTES: usize = 24; // two u64 of time, u16 type, u16 code, i32 value
+        let mut pressed = false;
+        let mut event = [0u8; EVENT_BYTES];
+        while matches!((&self.0).read(&mut event), Ok(EVENT_BYTES)) {
+            let field = |at: usize| u16::from_le_bytes([event[at], event[at + 1]]);
+            let (kind, code, value) = (field(16), field(18), event[20]);
+            pressed |= (kind, code, value) == (1, 116, 1); // EV_KEY, KEY_POWER, down
+        }
+        pressed
+    }
+}
+
+/// A watchdog that restarts the machine when the heartbeat stops.
+pub struct Watchdog(File);
+
+impl Watchdog {
+    /// Arms the first one there is.
+    pub fn arm() -> Option<Self> {
+        let file = OpenOptions::new().write(true).open("/dev/watchdog").ok()?;
+        let _ = power::set_watchdog_timeout(&file, WATCHDOG_SECONDS);
+        Some(Watchdog(file))
+    }
+
+    /// Tells it that the heart beats.
+    pub fn kick(&mut self) {
+        let _ = self.0.write(b"k");
+    }
+
+    /// Lets it rest: the machine stops in order.
+    pub fn disarm(&mut self) {
+        let _ = self.0.write(b"V"); // the magic close
+    }
+}

@@ -1,0 +1,251 @@
+//! The supervisor: it beats, starts and reaps, and ends the machine in order. As PID 1 it never exits.
+//!
+//! It parses nothing from outside: images are judged by a short-lived child, requests by the worker, and both answer
+//! in messages of fixed size.
+
+pub mod appliance;
+mod cmdline;
+mod console;
+mod devices;
+mod heartbeat;
+pub mod listen;
+mod metabolism;
+pub mod probe;
+mod setup;
+mod worker_process;
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use crate::hw_mmio::{word, Page, State};
+use crate::standalone::control::Control;
+use crate::sys::memory::SharedWords;
+use crate::sys::ready::{wait, Interest};
+use crate::sys::signal::Signals;
+use crate::sys::{self, process};
+use crate::vitals::{Vitals, PHASES, SHARED_WORDS};
+use heartbeat::Heartbeat;
+use worker_process::WorkerProcess;
+
+/// How the machine is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Power off.
+    PowerOff,
+    /// Start again.
+    Reboot,
+}
+
+/// What a supervisor needs to run.
+pub struct Parts {
+    signals: Signals,
+    period: Duration,
+    shared: SharedWords,
+    worker: WorkerProcess,
+    power_button: Option<devices::PowerButton>,
+    watchdog: Option<devices::Watchdog>,
+    appliance: bool,
+}
+
+/// The running supervisor.
+pub struct Supervisor {
+    parts: Parts,
+    end: Option<End>,
+    failure: Option<String>,
+    entered: usize,
+}
+
+/// The worker must have loaded its model within this time.
+const LOAD_DEADLINE: Duration = Duration::from_secs(30);
+
+impl Supervisor {
+    /// Takes over. Nothing beats yet.
+    pub fn new(parts: Parts) -> Self {
+        Supervisor { parts, end: None, failure: None, entered: 1 }
+    }
+
+    fn page(&self) -> Page<'_> {
+        Page::new(self.parts.shared.words())
+    }
+
+    fn vitals(&self) -> Vitals<'_> {
+        Vitals::new(self.parts.shared.words())
+    }
+
+    /// Starts the worker and waits until it serves its model.
+    ///
+    /// # Errors
+    /// One sentence that says why it does not.
+    pub fn bring_up(&mut self) -> Result<(), String> {
+        self.parts.worker.start()?;
+        self.note_worker();
+        let deadline = Instant::now() + LOAD_DEADLINE;
+        while self.entered < 3 && self.end.is_none() {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return Err("the worker did not load the model within 30 s".into());
+            };
+            self.listen(left.min(Duration::from_millis(100)));
+            if let Some(why) = self.failure.take() {
+                return Err(why);
+            }
+            if let Some(how) = self.parts.worker.reap_all() {
+                return Err(format!("the worker {how} while it loaded the model"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Beats until the machine is to end.
+    pub fn beat(&mut self) -> End {
+        console::say("Entering Heartbeat Loop");
+        self.enter_phase(4);
+        let state = if self.parts.worker.is_emergency() { State::Emergency } else { State::Beating };
+        self.page().set(word::STATE, state as u32);
+        let mut heartbeat = Heartbeat::start(self.parts.period);
+        loop {
+            if let Some(end) = self.end {
+                return end;
+            }
+            match heartbeat.due() {
+                Err(left) => self.listen(left),
+                Ok(late_us) => self.one_beat(&heartbeat, late_us),
+            }
+        }
+    }
+
+    fn one_beat(&mut self, heartbeat: &Heartbeat, late_us: u32) {
+        let page = self.page();
+        page.set_wide(word::BEATS, heartbeat.beats());
+        page.set(word::LATENESS_US, late_us);
+        page.set(word::WORST_LATENESS_US, page.get(word::WORST_LATENESS_US).max(late_us));
+        let uptime_us = sys::monotonic_us().saturating_sub(self.vitals().start_us());
+        page.set(word::UPTIME_S, (uptime_us / 1_000_000) as u32);
+        self.vitals().count_beat(late_us);
+        if heartbeat.beats() == 1 {
+            self.enter_phase(5);
+        }
+        self.parts.worker.send(&Control::Beat { beats: heartbeat.beats(), late_us });
+        let pid = self.parts.worker.pid();
+        if metabolism::is_due(heartbeat.beats()) {
+            metabolism::measure(self.page(), self.vitals(), pid);
+        }
+        self.keep_worker_alive();
+        if let Some(watchdog) = &mut self.parts.watchdog {
+            watchdog.kick();
+        }
+    }
+
+    fn keep_worker_alive(&mut self) {
+        let progress = self.vitals().progress();
+        if let Some(how) = self.parts.worker.reap_all() {
+            console::say(&format!("the worker {how}; it is started again"));
+        }
+        self.parts.worker.end_if_stuck(progress);
+        if self.parts.worker.restart_if_due() {
+            self.note_worker();
+        }
+    }
+
+    fn note_worker(&self) {
+        let page = self.page();
+        page.set(word::WORKER_PID, self.parts.worker.pid());
+        page.set(word::WORKER_RESTARTS, self.parts.worker.restarts());
+    }
+
+    fn enter_phase(&mut self, phase: usize) {
+        let us = sys::monotonic_us().saturating_sub(self.vitals().start_us());
+        self.vitals().reach_phase(phase, us);
+        console::say_phase(PHASES[phase], us);
+    }
+
+    /// Waits for signals, the worker and the power button, and acts on what comes.
+    fn listen(&mut self, timeout: Duration) {
+        let mut interests = vec![Interest::read(self.parts.signals.fd())];
+        interests.extend(self.parts.worker.control().map(|socket: &OwnedFd| Interest::read(socket.as_raw_fd())));
+        interests.extend(self.parts.power_button.as_ref().map(|button| Interest::read(button.fd())));
+        if wait(&mut interests, timeout).is_err() {
+            std::thread::sleep(timeout.min(Duration::from_millis(10)));
+        }
+        while let Some(signal) = self.parts.signals.next() {
+            self.hear_signal(signal);
+        }
+        while let Some(control) = self.parts.worker.receive() {
+            self.hear_worker(control);
+        }
+        if self.parts.power_button.as_ref().is_some_and(devices::PowerButton::was_pressed) {
+            console::say("the power button was pressed");
+            self.end = Some(End::PowerOff);
+        }
+    }
+
+    fn hear_signal(&mut self, signal: i32) {
+        match signal {
+            libc::SIGCHLD => {
+                if let Some(how) = self.parts.worker.reap_all() {
+                    console::say(&format!("the worker {how}; it is started again"));
+                    if self.parts.worker.restart_if_due() {
+                        self.note_worker();
+                    }
+                }
+            }
+            libc::SIGINT if self.parts.appliance => self.end = Some(End::Reboot), // Ctrl-Alt-Del
+            libc::SIGINT | libc::SIGTERM | libc::SIGUSR2 | libc::SIGPWR => self.end = Some(End::PowerOff),
+            _ => (),
+        }
+    }
+
+    fn hear_worker(&mut self, control: Control) {
+        match control {
+            Control::RuntimeReady if self.entered == 1 => {
+                console::say("Neural Runtime initialized");
+                self.enter_phase(2);
+                self.entered = 2;
+            }
+            Control::TensorsReady { tensors } if self.entered == 2 => {
+                console::say(&format!("GGUF tensors loaded: {tensors}"));
+                self.enter_phase(3);
+                self.entered = 3;
+            }
+            Control::Failed { text } => self.failure = Some(text),
+            Control::Shutdown { reboot } => self.end = Some(if reboot { End::Reboot } else { End::PowerOff }),
+            Control::Orphans { count } => self.parts.worker.leave_orphans(count),
+            _ => (),
+        }
+    }
+
+    /// Serves on without a model, for the reason given.
+    ///
+    /// # Errors
+    /// If even such a worker cannot be started.
+    pub fn enter_emergency(&mut self, why: &str) -> Result<(), String> {
+        console::say(&format!("EMERGENCY: {why}"));
+        self.parts.worker.set_emergency(why);
+        self.parts.worker.end();
+        self.parts.worker.start()?;
+        self.note_worker();
+        Ok(())
+    }
+
+    /// Ends the worker in order. The power is the caller's.
+    pub fn stop(&mut self) {
+        self.page().set(word::STATE, State::Stopping as u32);
+        self.parts.worker.end();
+        if let Some(watchdog) = &mut self.parts.watchdog {
+            watchdog.disarm();
+        }
+    }
+}
+
+/// Shared words with an initialised device page.
+fn share(period: Duration, start_us: u64) -> Result<(SharedWords, OwnedFd), String> {
+    let (shared, fd) =
+        SharedWords::create(c"hw.mmio", SHARED_WORDS).map_err(|error| format!("no shared memory: {error}"))?;
+    let page = Page::new(shared.words());
+    page.initialise();
+    page.set(word::PERIOD_MS, u32::try_from(period.as_millis()).unwrap_or(u32::MAX));
+    page.set(word::ENERGY, 1000);
+    let vitals = Vitals::new(shared.words());
+    vitals.start(process::own_pid(), start_us);
+    vitals.reach_phase(0, 0);
+    Ok((shared, fd))
+}

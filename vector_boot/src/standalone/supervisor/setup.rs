@@ -1,0 +1,95 @@
+//! What PID 1 sets up before anything else: file systems, modules, the kernel's switches.
+
+use std::ffi::CStr;
+use std::fs::{self, File};
+use std::path::Path;
+
+use super::console;
+use crate::sys::power;
+
+struct Mount {
+    kind: &'static CStr,
+    target: &'static CStr,
+    flags: u64,
+    data: &'static CStr,
+    required: bool,
+}
+
+const QUIET: u64 = libc::MS_NOSUID | libc::MS_NOEXEC;
+
+/// In this order. Without a required one the machine cannot run.
+const MOUNTS: [Mount; 4] = [
+    Mount { kind: c"devtmpfs", target: c"/dev", flags: QUIET, data: c"mode=0755", required: true },
+    Mount { kind: c"proc", target: c"/proc", flags: QUIET | libc::MS_NODEV, data: c"", required: true },
+    Mount { kind: c"sysfs", target: c"/sys", flags: QUIET | libc::MS_NODEV, data: c"", required: true },
+    Mount {
+        kind: c"tmpfs",
+        target: c"/run",
+        flags: QUIET | libc::MS_NODEV,
+        data: c"mode=0755,size=1m",
+        required: false,
+    },
+];
+
+/// Kernel switches that make the sealed machine harder to open. Missing ones are passed over.
+const SWITCHES: [(&str, &str); 6] = [
+    ("/proc/self/oom_score_adj", "-1000"),
+    ("/proc/sys/kernel/core_pattern", ""),
+    ("/proc/sys/kernel/kptr_restrict", "2"),
+    ("/proc/sys/kernel/dmesg_restrict", "1"),
+    ("/proc/sys/kernel/unprivileged_bpf_disabled", "1"),
+    ("/proc/sys/kernel/modules_disabled", "1"),
+];
+
+/// The last file of the archive: without it the archive was cut.
+const SENTINEL: &str = "/etc/vector_boot.complete";
+const MODULE_LIST: &str = "/lib/modules/modules.load";
+
+/// Mounts what the machine needs.
+///
+/// # Errors
+/// One sentence naming the required file system that failed.
+pub fn mount_all() -> Result<(), String> {
+    for Mount { kind, target, flags, data, required } in MOUNTS {
+        if let Err(error) = power::mount(kind, target, flags, data) {
+            let text = format!("cannot mount {} on {}: {error}", kind.to_string_lossy(), target.to_string_lossy());
+            if required {
+                return Err(text);
+            }
+            console::say(&text);
+        }
+    }
+    Ok(())
+}
+
+/// Proves that the kernel unpacked the whole archive.
+///
+/// # Errors
+/// One sentence if it did not.
+pub fn check_archive() -> Result<(), String> {
+    match Path::new(SENTINEL).exists() {
+        true => Ok(()),
+        false => Err("the initramfs is incomplete: the machine has too little memory".into()),
+    }
+}
+
+/// Loads the modules of the list, in its order. One that fails is told; what misses it will say so.
+pub fn load_modules() {
+    for line in fs::read_to_string(MODULE_LIST).unwrap_or_default().lines() {
+        let path = line.trim();
+        if path.is_empty() || path.starts_with('#') {
+            continue;
+        }
+        if let Err(error) = File::open(path).and_then(|file| power::load_module(&file)) {
+            console::say(&format!("module {path} is not loaded: {error}"));
+        }
+    }
+}
+
+/// Sets the kernel's switches; modules can no longer be loaded afterwards.
+pub fn set_switches() {
+    for (path, value) in SWITCHES {
+        let _ = fs::write(path, value);
+    }
+    power::catch_ctrl_alt_del();
+}

@@ -1,0 +1,201 @@
+//! The worker as a child process: started, watched, started again.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::console;
+use crate::standalone::control::Control;
+use crate::standalone::worker::Options;
+use crate::sys::{message, process};
+
+/// The worker's uid and gid in the appliance.
+pub const WORKER_USER: u32 = 1000;
+/// A worker that makes no progress for this long is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// Time between the request to end and the end by force.
+const GRACE: Duration = Duration::from_secs(3);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+const MOST_ORPHANS: u64 = 10_000;
+
+/// What every worker gets.
+pub struct Endowment {
+    /// What it is told on its command line.
+    pub options: Options,
+    /// The shared words.
+    pub shared: OwnedFd,
+    /// The evolution port, or the listening socket.
+    pub port: OwnedFd,
+    /// The model's file or device.
+    pub model: Option<File>,
+}
+
+/// The worker.
+pub struct WorkerProcess {
+    endowment: Endowment,
+    running: Option<Running>,
+    starts: u32,
+    failures: u32,
+    next_start: Instant,
+}
+
+struct Running {
+    pid: u32,
+    control: OwnedFd,
+    since: Instant,
+    progress: u32,
+    progress_at: Instant,
+}
+
+impl WorkerProcess {
+    /// A worker not started yet.
+    pub fn new(endowment: Endowment) -> Self {
+        WorkerProcess { endowment, running: None, starts: 0, failures: 0, next_start: Instant::now() }
+    }
+
+    /// Its process id, 0 while it does not run.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().map_or(0, |running| running.pid)
+    }
+
+    /// How often it was started again.
+    pub fn restarts(&self) -> u32 {
+        self.starts.saturating_sub(1)
+    }
+
+    /// Whether it serves without a model.
+    pub fn is_emergency(&self) -> bool {
+        self.endowment.options.emergency.is_some()
+    }
+
+    /// From the next start on it serves without a model.
+    pub fn set_emergency(&mut self, why: &str) {
+        self.endowment.options.emergency = Some(why.to_string());
+        self.endowment.model = None;
+    }
+
+    /// The supervisor's end of the control socket.
+    pub fn control(&self) -> Option<&OwnedFd> {
+        self.running.as_ref().map(|running| &running.control)
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// One sentence if that is impossible.
+    pub fn start(&mut self) -> Result<(), String> {
+        self.spawn().map_err(|error| format!("the worker cannot be started: {error}"))
+    }
+
+    fn spawn(&mut self) -> io::Result<()> {
+        let (ours, theirs) = message::pair()?;
+        let Endowment { options, shared, port, model } = &self.endowment;
+        let mut fds: Vec<BorrowedFd<'_>> = vec![theirs.as_fd(), shared.as_fd(), port.as_fd()];
+        fds.extend(model.as_ref().map(|file| file.as_fd()));
+        let user = options.appliance.then_some(WORKER_USER);
+        let child = process::spawn(own_executable().args(options.words()), &fds, user)?;
+        if options.appliance {
+            let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "500");
+        }
+        let now = Instant::now();
+        self.starts += 1;
+        self.running = Some(Running { pid: child.id(), control: ours, since: now, progress: 0, progress_at: now });
+        Ok(())
+    }
+
+    /// Reaps every child that has ended, orphans included. Tells how the worker died, if it was among them.
+    pub fn reap_all(&mut self) -> Option<String> {
+        let mut death = None;
+        while let Some(ended) = process::reap() {
+            if self.running.as_ref().is_some_and(|running| running.pid == ended.pid) {
+                death = Some(match ended.signal {
+                    Some(signal) => format!("was killed by signal {signal}"),
+                    None => format!("exited with status {}", ended.status),
+                });
+                self.bury();
+            }
+        }
+        death
+    }
+
+    /// Decides when to start the next one: at once after a good life, later and later after short ones.
+    fn bury(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        let lived = running.since.elapsed();
+        self.failures = if lived > Duration::from_secs(1) { 0 } else { (self.failures + 1).min(6) };
+        let delay = match self.failures {
+            0 => Duration::ZERO,
+            failures => LONGEST_BACKOFF.min(Duration::from_millis(50 << failures)),
+        };
+        self.next_start = Instant::now() + delay;
+    }
+
+    /// Starts a dead worker again if its time has come.
+    pub fn restart_if_due(&mut self) -> bool {
+        if self.running.is_some() || Instant::now() < self.next_start {
+            return false;
+        }
+        if let Err(why) = self.start() {
+            console::say(&why);
+            self.next_start = Instant::now() + LONGEST_BACKOFF;
+            return false;
+        }
+        true
+    }
+
+    /// Kills a worker whose loop has stood still for too long.
+    pub fn end_if_stuck(&mut self, progress: u32) {
+        let Some(running) = &mut self.running else { return };
+        if running.progress != progress {
+            (running.progress, running.progress_at) = (progress, Instant::now());
+        } else if running.progress_at.elapsed() > STUCK_AFTER {
+            console::say("the worker makes no progress and is killed");
+            process::kill(running.pid, libc::SIGKILL);
+            running.progress_at = Instant::now();
+        }
+    }
+
+    /// Sends it a message; one that cannot be delivered is dropped.
+    pub fn send(&self, control: &Control) {
+        if let Some(socket) = self.control() {
+            let _ = control.send(socket);
+        }
+    }
+
+    /// Its next message, if any.
+    pub fn receive(&self) -> Option<Control> {
+        Control::receive(self.control()?).ok()
+    }
+
+    /// Ends it: asked first, forced after three seconds.
+    pub fn end(&mut self) {
+        let deadline = Instant::now() + GRACE;
+        process::kill(self.pid(), libc::SIGTERM);
+        while self.running.is_some() && Instant::now() < deadline {
+            if self.reap_all().is_none() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        process::kill(self.pid(), libc::SIGKILL);
+        self.reap_all();
+        self.running = None;
+    }
+
+    /// Makes a short-lived child leave orphans behind.
+    pub fn leave_orphans(&mut self, count: u64) {
+        let mut command = own_executable();
+        command.args(["--leave-orphans", &count.min(MOST_ORPHANS).to_string()]);
+        if let Err(error) = process::spawn(&mut command, &[], None) {
+            console::say(&format!("no orphans: {error}"));
+        }
+    }
+}
+
+/// This executable again, with nothing to read and errors on the console.
+pub fn own_executable() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).env_clear();
+    command
+}

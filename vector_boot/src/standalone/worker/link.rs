@@ -1,0 +1,146 @@
+//! The byte stream to the host: the virtio-serial port, or the one client of a listening socket.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::protocol::Failure;
+use crate::sys::process::set_nonblocking;
+use crate::sys::ready::{wait, Interest};
+
+/// What happened to the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A host is there now.
+    Connected,
+    /// The host has gone.
+    Disconnected,
+}
+
+enum End {
+    /// The port's device node; it tells by hanging up whether a host is connected.
+    Port {
+        file: File,
+        connected: bool,
+    },
+    Socket {
+        listener: UnixListener,
+        client: Option<UnixStream>,
+    },
+}
+
+/// The end of the evolution port that the worker owns. Never blocks.
+pub struct Link(End);
+
+impl Link {
+    /// Takes over an open port, or a listening socket.
+    ///
+    /// # Errors
+    /// If it cannot be made non-blocking.
+    pub fn new(fd: OwnedFd, listens: bool) -> io::Result<Self> {
+        set_nonblocking(&fd)?;
+        Ok(Link(match listens {
+            true => End::Socket { listener: UnixListener::from(fd), client: None },
+            false => End::Port { file: File::from(fd), connected: false },
+        }))
+    }
+
+    /// Whether a host is connected.
+    pub fn is_connected(&self) -> bool {
+        match &self.0 {
+            End::Port { connected, .. } => *connected,
+            End::Socket { client, .. } => client.is_some(),
+        }
+    }
+
+    /// What to wait for. A port without host is always ready and never useful: it is looked at on each beat instead.
+    pub fn interests(&self, read: bool, write: bool) -> Vec<Interest> {
+        let stream = |fd: RawFd| Interest::read_write(fd, read, write);
+        match &self.0 {
+            End::Port { file, connected: true } => vec![stream(file.as_raw_fd())],
+            End::Port { .. } => vec![],
+            End::Socket { listener, client: None } => vec![Interest::read(listener.as_raw_fd())],
+            End::Socket { listener, client: Some(client) } => {
+                vec![Interest::read(listener.as_raw_fd()), stream(client.as_raw_fd())]
+            }
+        }
+    }
+
+    /// Looks whether the host came or went.
+    pub fn poll_connection(&mut self) -> Option<Change> {
+        match &mut self.0 {
+            End::Port { file, connected } => {
+                let mut look = [Interest::read_write(file.as_raw_fd(), false, false)];
+                let now = wait(&mut look, Duration::ZERO).is_ok() && !look[0].hung_up();
+                let changed = now != *connected;
+                *connected = now;
+                changed.then_some(if now { Change::Connected } else { Change::Disconnected })
+            }
+            End::Socket { listener, client } => accept(listener, client),
+        }
+    }
+
+    /// Reads what is there: `Ok(0)` for nothing now.
+    ///
+    /// # Errors
+    /// If the host has gone.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (result, end_is_gone) = match &mut self.0 {
+            End::Port { file, .. } => (file.read(buffer), false), // 0: no host, which poll_connection tells
+            End::Socket { client: Some(client), .. } => (client.read(buffer), true),
+            End::Socket { .. } => return Ok(0),
+        };
+        match result {
+            Ok(0) if end_is_gone => Err(ErrorKind::UnexpectedEof.into()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+            other => other,
+        }
+    }
+
+    /// Writes as much as is taken now: `Ok(0)` for nothing.
+    ///
+    /// # Errors
+    /// If the host has gone.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = match &mut self.0 {
+            End::Port { file, .. } => file.write(bytes),
+            End::Socket { client: Some(client), .. } => client.write(bytes),
+            End::Socket { .. } => return Ok(0),
+        };
+        match result {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+            other => other,
+        }
+    }
+
+    /// Forgets a client whose connection failed.
+    pub fn disconnect(&mut self) {
+        match &mut self.0 {
+            End::Port { connected, .. } => *connected = false,
+            End::Socket { client, .. } => *client = None,
+        }
+    }
+}
+
+/// Takes the first client; tells any other that the machine is busy.
+fn accept(listener: &UnixListener, client: &mut Option<UnixStream>) -> Option<Change> {
+    let mut change = None;
+    while let Ok((mut stream, _)) = listener.accept() {
+        if stream.set_nonblocking(true).is_err() {
+            continue;
+        }
+        if client.is_none() {
+            *client = Some(stream);
+            change = Some(Change::Connected);
+        } else {
+            let busy = Failure::new(1017, "another client is connected: one at a time");
+            let busy = busy.with(serde_json::json!({"retry_ms": 1000}));
+            let _ = stream.write(&busy.to_bytes(&Value::Null));
+        }
+    }
+    change
+}
