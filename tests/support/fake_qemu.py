@@ -27,10 +27,10 @@ GREETING = {"vector_boot": {"version": "0.0.0", "protocol": 1, "build": "0" * 12
 
 
 def install(folder: Path, scenario: str) -> str:
-    """Write a program that runs this file as QEMU in `scenario`; its path."""
+    """Write a program that runs this file as QEMU in `scenario`; its path. Beside it, `pid` names its last process."""
     program = folder / "fake-qemu"
     run = shlex.join([sys.executable, "-I", "-S", __file__, scenario])
-    program.write_text(f'#!/bin/sh\nexec {run} "$@"\n')
+    program.write_text(f'#!/bin/sh\necho $$ > {shlex.quote(str(folder / "pid"))}\nexec {run} "$@"\n')
     program.chmod(0o755)
     return str(program)
 
@@ -101,7 +101,7 @@ class Fake:
         for name, listener in self.listeners.items():
             if ready is listener and name not in self.connections:
                 self.connections[name] = listener.accept()[0]
-                if name == "qmp":
+                if name == "qmp" and self.scenario != "silent-qmp":
                     self.send(
                         "qmp",
                         {
@@ -111,7 +111,7 @@ class Fake:
                             }
                         },
                     )
-                elif self.greets:
+                elif name == "evolution" and self.greets:
                     self.send(name, GREETING)
         for name, connection in list(self.connections.items()):
             if ready is connection:
@@ -130,7 +130,7 @@ class Fake:
 
     def monitor(self, request: dict[str, Any]) -> None:
         command = request["execute"]
-        if self.scenario == "deaf" and command != "qmp_capabilities":
+        if self.scenario in ("deaf", "no-quit") and command != "qmp_capabilities":
             return
         if command == "fail":
             self.send("qmp", {"id": request.get("id"), "error": {"class": "GenericError", "desc": "not today"}})

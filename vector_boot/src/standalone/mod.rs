@@ -47,6 +47,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         ["check", rest @ ..] => run_check(rest, &args[1..]),
         ["--worker", rest @ ..] => worker::main(rest),
         ["--probe", what] => finish(supervisor::probe::main(*what == "image").map_err(|error| error.to_string())),
+        ["--late-setup"] => {
+            supervisor::setup::late_main();
+            ExitCode::SUCCESS
+        }
         ["--leave-orphans", count] => finish(leave_orphans(count)),
         _ if words.contains(&"--listen") => match supervisor::listen::Settings::parse(&args) {
             Some(settings) => finish(supervisor::listen::run(&settings)),

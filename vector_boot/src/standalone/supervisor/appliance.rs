@@ -6,9 +6,10 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::cmdline::{self, OnFail, Settings};
-use super::devices::{self, PowerButton, Watchdog};
+use super::devices;
+use super::probe::{Answer, Probe};
 use super::worker_process::{Endowment, WorkerProcess};
-use super::{console, probe, setup, share, End, Parts, Supervisor};
+use super::{console, setup, share, End, Parts, Supervisor};
 use crate::hw_mmio::{word, Page};
 use crate::rts::hex;
 use crate::standalone::worker::Options;
@@ -50,25 +51,24 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     *on_fail = settings.on_fail;
     complaints.iter().for_each(|complaint| console::say(complaint));
     setup::check_archive()?;
-    setup::load_modules();
+    let executable = Probe::start(None, true)?; // it hashes while modules load
+    setup::load_modules(setup::Modules::Early);
     setup::set_switches();
     let (shared, shared_fd) = share(settings.period, start_us)?;
     Page::new(shared.words()).set(word::SLOT, settings.slot);
     let mounts_us = sys::monotonic_us() - start_us;
     Vitals::new(shared.words()).reach_phase(1, mounts_us);
     console::say_phase("mounts", mounts_us);
-    let worker = endow(&settings, shared_fd)?;
+    let worker = endow(&settings, shared_fd, executable)?;
     let mut supervisor = Supervisor::new(Parts {
         signals,
         period: settings.period,
         shared,
         worker: WorkerProcess::new(worker),
-        power_button: PowerButton::find(),
-        watchdog: Watchdog::arm(),
         appliance: true,
     });
-    if let Err(why) = supervisor.bring_up() {
-        supervisor.enter_emergency(&why)?;
+    if let Err(trouble) = supervisor.bring_up() {
+        supervisor.enter_emergency(&trouble)?;
     }
     let end = supervisor.beat();
     console::say("stopping");
@@ -77,13 +77,14 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
 }
 
 /// Finds the model and the port, and has the image judged.
-fn endow(settings: &Settings, shared: OwnedFd) -> Result<Endowment, String> {
+fn endow(settings: &Settings, shared: OwnedFd, executable: Probe) -> Result<Endowment, String> {
     let model = devices::rts_disk();
     let embedded = model.is_none() && !EMBEDDED_MODEL.is_empty();
     if model.is_none() && !embedded {
         let disks = devices::describe_disks();
         return Err(format!("no RTS image: no disk has the serial number vb-rts; there are {disks}"));
     }
+    let image = model.as_ref().map(|image| Probe::start(Some(image.as_fd()), true)).transpose()?;
     let port = match devices::evolution_port() {
         Some(port) => port,
         None => {
@@ -92,18 +93,16 @@ fn endow(settings: &Settings, shared: OwnedFd) -> Result<Endowment, String> {
         }
     };
     let listens = is_socket(&port);
-    let answer = probe::ask(model.as_ref().map(AsFd::as_fd), true)?;
+    let executable = executable.executable()?;
+    let image = image.map(Probe::finish).transpose()?;
     let options = Options {
-        build: hex(&answer.executable[..6]),
+        build: hex(&executable[..6]),
         listens,
         embedded,
         fault: settings.fault,
         appliance: true,
-        emergency: emergency(&answer),
+        emergency: image.and_then(|image| emergency(&executable, image)),
     };
-    if let Some(why) = &options.emergency {
-        console::say(&format!("EMERGENCY: {why}"));
-    }
     Ok(Endowment { options, shared, port, model })
 }
 
@@ -114,12 +113,12 @@ fn is_socket(fd: &OwnedFd) -> bool {
 }
 
 /// Why the image may not be served, if so: it is refused, or it was built with another executable than this one.
-fn emergency(answer: &probe::Answer) -> Option<String> {
-    if answer.refusal.is_some() {
-        return answer.refusal.clone();
-    }
-    let recorded = answer.binary.filter(|binary| *binary != answer.executable)?;
-    let (own, recorded) = (hex(&answer.executable[..6]), hex(&recorded[..6]));
+fn emergency(executable: &[u8; 32], image: Answer) -> Option<String> {
+    let recorded = match image {
+        Answer::Refused(why) => return Some(why),
+        Answer::Sha256(recorded) => recorded.filter(|recorded| recorded != executable)?,
+    };
+    let (own, recorded) = (hex(&executable[..6]), hex(&recorded[..6]));
     Some(format!("this executable ({own}...) is not the one in the RTS image ({recorded}...)"))
 }
 

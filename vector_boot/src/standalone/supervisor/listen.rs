@@ -9,8 +9,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::probe::Probe;
 use super::worker_process::{Endowment, WorkerProcess};
-use super::{console, probe, share, Parts, Supervisor};
+use super::{console, share, Parts, Supervisor};
 use crate::rts::hex;
 use crate::standalone::worker::Options;
 use crate::sys::signal::Signals;
@@ -72,24 +73,21 @@ pub fn run(settings: &Settings) -> Result<(), String> {
     let model = open_model(&settings.tensors).map_err(|error| format!("{tensors}: {error}"))?;
     let (shared, shared_fd) = share(settings.period, start_us)?;
     console::say_phase("start", 0);
-    let answer = probe::ask(None, false)?;
+    let executable = Probe::start(None, false)?.executable()?;
     let (listener, _socket_file) = listen(&settings.socket)?;
-    let options =
-        Options { build: hex(&answer.executable[..6]), listens: true, fault: settings.fault, ..Options::default() };
+    let options = Options { build: hex(&executable[..6]), listens: true, fault: settings.fault, ..Options::default() };
     let endowment = Endowment { options, shared: shared_fd, port: OwnedFd::from(listener), model: Some(model) };
     let mut supervisor = Supervisor::new(Parts {
         signals,
         period: settings.period,
         shared,
         worker: WorkerProcess::new(endowment),
-        power_button: None,
-        watchdog: None,
         appliance: false,
     });
     supervisor.enter_phase(1);
-    if let Err(why) = supervisor.bring_up() {
+    if let Err(trouble) = supervisor.bring_up() {
         supervisor.stop();
-        return Err(format!("{tensors}: {why}"));
+        return Err(format!("{tensors}: {}", trouble.why()));
     }
     supervisor.beat();
     supervisor.stop();

@@ -11,7 +11,7 @@ mod heartbeat;
 pub mod listen;
 mod metabolism;
 pub mod probe;
-mod setup;
+pub mod setup;
 mod worker_process;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -42,14 +42,33 @@ pub struct Parts {
     period: Duration,
     shared: SharedWords,
     worker: WorkerProcess,
-    power_button: Option<devices::PowerButton>,
-    watchdog: Option<devices::Watchdog>,
     appliance: bool,
+}
+
+/// Why the worker does not serve a model.
+pub enum Trouble {
+    /// It runs, and says that the model cannot be served.
+    Model(String),
+    /// It died, or never became ready.
+    Worker(String),
+}
+
+impl Trouble {
+    /// One sentence.
+    pub fn why(&self) -> &str {
+        match self {
+            Trouble::Model(why) | Trouble::Worker(why) => why,
+        }
+    }
 }
 
 /// The running supervisor.
 pub struct Supervisor {
     parts: Parts,
+    /// The child that loads the late modules, while it runs.
+    late_setup: Option<u32>,
+    power_button: Option<devices::PowerButton>,
+    watchdog: Option<devices::Watchdog>,
     end: Option<End>,
     failure: Option<String>,
     entered: usize,
@@ -61,7 +80,7 @@ const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 impl Supervisor {
     /// Takes over. Nothing beats yet.
     pub fn new(parts: Parts) -> Self {
-        Supervisor { parts, end: None, failure: None, entered: 1 }
+        Supervisor { parts, late_setup: None, power_button: None, watchdog: None, end: None, failure: None, entered: 1 }
     }
 
     fn page(&self) -> Page<'_> {
@@ -75,21 +94,21 @@ impl Supervisor {
     /// Starts the worker and waits until it serves its model.
     ///
     /// # Errors
-    /// One sentence that says why it does not.
-    pub fn bring_up(&mut self) -> Result<(), String> {
-        self.parts.worker.start()?;
+    /// Why it does not.
+    pub fn bring_up(&mut self) -> Result<(), Trouble> {
+        self.parts.worker.start().map_err(Trouble::Worker)?;
         self.note_worker();
         let deadline = Instant::now() + LOAD_DEADLINE;
         while self.entered < 3 && self.end.is_none() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                return Err("the worker did not load the model within 30 s".into());
+                return Err(Trouble::Worker("the worker did not load the model within 30 s".into()));
             };
             self.listen(left.min(Duration::from_millis(100)));
             if let Some(why) = self.failure.take() {
-                return Err(why);
+                return Err(Trouble::Model(why));
             }
-            if let Some(how) = self.parts.worker.reap_all() {
-                return Err(format!("the worker {how} while it loaded the model"));
+            if let Some(how) = self.reap() {
+                return Err(Trouble::Worker(format!("the worker {how} while it loaded the model")));
             }
         }
         Ok(())
@@ -123,6 +142,7 @@ impl Supervisor {
         self.vitals().count_beat(late_us);
         if heartbeat.beats() == 1 {
             self.enter_phase(5);
+            self.start_late_setup();
         }
         self.parts.worker.send(&Control::Beat { beats: heartbeat.beats(), late_us });
         let pid = self.parts.worker.pid();
@@ -134,19 +154,44 @@ impl Supervisor {
             console::say(&format!("EMERGENCY: {why}")); // a later worker could not load what the first one could
             self.page().set(word::STATE, State::Emergency as u32);
         }
-        if let Some(watchdog) = &mut self.parts.watchdog {
+        if let Some(watchdog) = &mut self.watchdog {
             watchdog.kick();
         }
     }
 
     fn keep_worker_alive(&mut self) {
         let progress = self.vitals().progress();
-        if let Some(how) = self.parts.worker.reap_all() {
+        if let Some(how) = self.reap() {
             console::say(&format!("the worker {how}; it is started again"));
         }
         self.parts.worker.end_if_stuck(progress);
         if self.parts.worker.restart_if_due() {
             self.note_worker();
+        }
+    }
+
+    /// Reaps every child that has ended, orphans included. Tells how the worker died, if it was among them.
+    fn reap(&mut self) -> Option<String> {
+        let mut death = None;
+        while let Some(ended) = process::reap() {
+            if self.late_setup == Some(ended.pid) {
+                self.late_setup = None;
+                self.power_button = devices::PowerButton::find();
+                self.watchdog = devices::Watchdog::arm();
+            }
+            death = self.parts.worker.note_end(&ended).or(death);
+        }
+        death
+    }
+
+    /// Has a child load the modules that the first beat did not need.
+    fn start_late_setup(&mut self) {
+        if !self.parts.appliance {
+            return;
+        }
+        match process::spawn(worker_process::own_executable().arg("--late-setup"), &[], None) {
+            Ok(child) => self.late_setup = Some(child.id()),
+            Err(error) => console::say(&format!("the late modules are not loaded: {error}")),
         }
     }
 
@@ -166,7 +211,7 @@ impl Supervisor {
     fn listen(&mut self, timeout: Duration) {
         let mut interests = vec![Interest::read(self.parts.signals.fd())];
         interests.extend(self.parts.worker.control().map(|socket: &OwnedFd| Interest::read(socket.as_raw_fd())));
-        interests.extend(self.parts.power_button.as_ref().map(|button| Interest::read(button.fd())));
+        interests.extend(self.power_button.as_ref().map(|button| Interest::read(button.fd())));
         if wait(&mut interests, timeout).is_err() {
             std::thread::sleep(timeout.min(Duration::from_millis(10)));
         }
@@ -176,7 +221,7 @@ impl Supervisor {
         while let Some(control) = self.parts.worker.receive() {
             self.hear_worker(control);
         }
-        if self.parts.power_button.as_ref().is_some_and(devices::PowerButton::was_pressed) {
+        if self.power_button.as_ref().is_some_and(devices::PowerButton::was_pressed) {
             console::say("the power button was pressed");
             self.end = Some(End::PowerOff);
         }
@@ -185,7 +230,7 @@ impl Supervisor {
     fn hear_signal(&mut self, signal: i32) {
         match signal {
             libc::SIGCHLD => {
-                if let Some(how) = self.parts.worker.reap_all() {
+                if let Some(how) = self.reap() {
                     console::say(&format!("the worker {how}; it is started again"));
                     if self.parts.worker.restart_if_due() {
                         self.note_worker();
@@ -221,12 +266,14 @@ impl Supervisor {
     ///
     /// # Errors
     /// If even such a worker cannot be started.
-    pub fn enter_emergency(&mut self, why: &str) -> Result<(), String> {
-        console::say(&format!("EMERGENCY: {why}"));
-        self.parts.worker.set_emergency(why);
-        self.parts.worker.end();
-        self.parts.worker.start()?;
-        self.note_worker();
+    pub fn enter_emergency(&mut self, trouble: &Trouble) -> Result<(), String> {
+        console::say(&format!("EMERGENCY: {}", trouble.why()));
+        self.parts.worker.set_emergency(trouble.why());
+        if matches!(trouble, Trouble::Worker(_)) {
+            self.parts.worker.end();
+            self.parts.worker.start()?;
+            self.note_worker();
+        }
         Ok(())
     }
 
@@ -234,7 +281,7 @@ impl Supervisor {
     pub fn stop(&mut self) {
         self.page().set(word::STATE, State::Stopping as u32);
         self.parts.worker.end();
-        if let Some(watchdog) = &mut self.parts.watchdog {
+        if let Some(watchdog) = &mut self.watchdog {
             watchdog.disarm();
         }
     }

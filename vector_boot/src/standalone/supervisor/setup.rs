@@ -2,7 +2,6 @@
 
 use std::ffi::CStr;
 use std::fs::{self, File};
-use std::path::Path;
 
 use super::console;
 use crate::sys::power;
@@ -32,18 +31,29 @@ const MOUNTS: [Mount; 4] = [
 ];
 
 /// Kernel switches that make the sealed machine harder to open. Missing ones are passed over.
-const SWITCHES: [(&str, &str); 6] = [
+const SWITCHES: [(&str, &str); 5] = [
     ("/proc/self/oom_score_adj", "-1000"),
     ("/proc/sys/kernel/core_pattern", ""),
     ("/proc/sys/kernel/kptr_restrict", "2"),
     ("/proc/sys/kernel/dmesg_restrict", "1"),
     ("/proc/sys/kernel/unprivileged_bpf_disabled", "1"),
-    ("/proc/sys/kernel/modules_disabled", "1"),
 ];
 
-/// The last file of the archive: without it the archive was cut.
+/// The last file of the archive (64 digits and a line end): missing or short, the archive was cut.
 const SENTINEL: &str = "/etc/vector_boot.complete";
+const SENTINEL_BYTES: u64 = 65;
 const MODULE_LIST: &str = "/lib/modules/modules.load";
+/// This line of the list parts what the first beat needs from what can wait for it.
+const LATE_MARK: &str = "# late";
+
+/// Which part of the module list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Modules {
+    /// What the first beat needs.
+    Early,
+    /// The rest.
+    Late,
+}
 
 /// Mounts what the machine needs.
 ///
@@ -67,16 +77,17 @@ pub fn mount_all() -> Result<(), String> {
 /// # Errors
 /// One sentence if it did not.
 pub fn check_archive() -> Result<(), String> {
-    match Path::new(SENTINEL).exists() {
-        true => Ok(()),
-        false => Err("the initramfs is incomplete: the machine has too little memory".into()),
+    match fs::metadata(SENTINEL) {
+        Ok(file) if file.len() == SENTINEL_BYTES => Ok(()),
+        _ => Err("the initramfs is incomplete: the machine has too little memory".into()),
     }
 }
 
-/// Loads the modules of the list, in its order. One that fails is told; what misses it will say so.
-pub fn load_modules() {
-    for line in fs::read_to_string(MODULE_LIST).unwrap_or_default().lines() {
-        let path = line.trim();
+/// Loads one part of the list, in its order. A module that fails is told; what misses it will say so.
+pub fn load_modules(part: Modules) {
+    let list = fs::read_to_string(MODULE_LIST).unwrap_or_default();
+    let (early, late) = list.split_once(LATE_MARK).unwrap_or((&list, ""));
+    for path in if part == Modules::Early { early } else { late }.lines().map(str::trim) {
         if path.is_empty() || path.starts_with('#') {
             continue;
         }
@@ -86,7 +97,14 @@ pub fn load_modules() {
     }
 }
 
-/// Sets the kernel's switches; modules can no longer be loaded afterwards.
+/// The child that loads the late modules, so that no beat waits for them; then none can be loaded any more.
+pub fn late_main() {
+    console::open();
+    load_modules(Modules::Late);
+    let _ = fs::write("/proc/sys/kernel/modules_disabled", "1");
+}
+
+/// Sets the kernel's switches.
 pub fn set_switches() {
     for (path, value) in SWITCHES {
         let _ = fs::write(path, value);

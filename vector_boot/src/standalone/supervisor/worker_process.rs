@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::console;
 use crate::standalone::control::Control;
 use crate::standalone::worker::Options;
-use crate::sys::{message, process};
+use crate::sys::message;
+use crate::sys::process::{self, Ended};
 
 /// The worker's uid and gid in the appliance.
 pub const WORKER_USER: u32 = 1000;
@@ -105,19 +106,20 @@ impl WorkerProcess {
         Ok(())
     }
 
-    /// Reaps every child that has ended, orphans included. Tells how the worker died, if it was among them.
-    pub fn reap_all(&mut self) -> Option<String> {
-        let mut death = None;
+    /// Takes note of a child that was reaped. Tells how it died if it was the worker.
+    pub fn note_end(&mut self, ended: &Ended) -> Option<String> {
+        self.running.as_ref().filter(|running| running.pid == ended.pid)?;
+        self.bury();
+        Some(match ended.signal {
+            Some(signal) => format!("was killed by signal {signal}"),
+            None => format!("exited with status {}", ended.status),
+        })
+    }
+
+    fn reap_all(&mut self) {
         while let Some(ended) = process::reap() {
-            if self.running.as_ref().is_some_and(|running| running.pid == ended.pid) {
-                death = Some(match ended.signal {
-                    Some(signal) => format!("was killed by signal {signal}"),
-                    None => format!("exited with status {}", ended.status),
-                });
-                self.bury();
-            }
+            self.note_end(&ended);
         }
-        death
     }
 
     /// Decides when to start the next one: at once after a good life, later and later after short ones.
@@ -174,9 +176,8 @@ impl WorkerProcess {
         let deadline = Instant::now() + GRACE;
         process::kill(self.pid(), libc::SIGTERM);
         while self.running.is_some() && Instant::now() < deadline {
-            if self.reap_all().is_none() {
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            self.reap_all();
+            std::thread::sleep(Duration::from_millis(2));
         }
         process::kill(self.pid(), libc::SIGKILL);
         self.reap_all();

@@ -1,0 +1,155 @@
+"""Which accelerator a machine runs under: KVM where it has proved to run a guest, else emulation (TCG).
+
+`/dev/kvm` may exist, open, create a VM and still never run a guest, so the only evidence is a guest that ran: a ROM of
+a few instructions whose exit code QEMU hands back. The verdict is kept for this host boot and this QEMU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from qemu.atomic import write_atomically
+from qemu.process import spawn
+from vboot_errors import BootError, InputError, ToolError
+
+QEMU = "qemu-system-x86_64"
+AccelName: TypeAlias = Literal["kvm", "tcg"]
+
+_KVM = Path("/dev/kvm")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_PROBE_SECONDS = 5.0
+_PROOF = 0x2A
+_TCG_SCALE = 6.0
+
+
+@dataclass(frozen=True)
+class Accel:
+    """An accelerator that works here, and why it was chosen, for people."""
+
+    name: AccelName
+    reason: str
+
+    @property
+    def scale(self) -> float:
+        """What every deadline is multiplied by: 1 under KVM, 6 under emulation."""
+        return 1.0 if self.name == "kvm" else _TCG_SCALE
+
+
+def select(wanted: str, *, qemu: str = QEMU, cache: Path | None = None) -> Accel:
+    """`auto`: the best that works; `tcg`: emulation, nothing probed; `kvm`: KVM or a BootError that says why not."""
+    if wanted == "tcg":
+        return Accel("tcg", "emulation was asked for")
+    if wanted not in ("auto", "kvm"):
+        raise InputError(f"accelerator {wanted!r} is unknown", remedy="use auto, kvm or tcg")
+    found = probe(qemu, cache=cache)
+    if wanted == "kvm" and found.name != "kvm":
+        raise BootError(f"KVM was asked for, but {found.reason}", phase="spawn", remedy="use auto or tcg")
+    return found
+
+
+def probe(
+    qemu: str = QEMU, *, cache: Path | None = None, device: Path | None = None, seconds: float = _PROBE_SECONDS
+) -> Accel:
+    """KVM if a guest ran under it, else TCG with the reason. Takes up to `seconds` the first time after a host boot.
+
+    `cache` is the file that remembers (default: accel.json in the user's cache folder); it may not be writable.
+    Raises ToolError when `qemu` cannot be run at all.
+    """
+    refusal = _cannot_open(device or _KVM)
+    if refusal:
+        return Accel("tcg", refusal)
+    cache = cache or _default_cache()
+    key = f"{_BOOT_ID.read_text().strip()} {qemu} {qemu_version(qemu)}"
+    reason = _remembered(cache, key)
+    if reason is None:
+        reason = _run_guest(qemu, seconds)
+        with contextlib.suppress(OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(cache, json.dumps({"key": key, "kvm_fault": reason}).encode() + b"\n")
+    return Accel("tcg", reason) if reason else Accel("kvm", "a test guest ran under KVM")
+
+
+def qemu_version(qemu: str = QEMU) -> str:
+    """The first line of `qemu --version`. Raises ToolError when it cannot be run."""
+    command = [qemu, "--version"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=30, check=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ToolError(
+            f"{qemu} does not run ({error})", command=command, remedy="install QEMU (Debian: qemu-system-x86)"
+        ) from error
+    return done.stdout.decode("utf-8", "replace").partition("\n")[0].strip()
+
+
+def parse_verdict(data: bytes, *, key: str) -> str | None:
+    """What a cache file remembers for `key`: the fault of KVM, "" when it works, None when the file does not say."""
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.get("key") != key:
+        return None
+    fault = record.get("kvm_fault")
+    return fault if isinstance(fault, str) else None
+
+
+def debug_exit_rom(value: int) -> bytes:
+    """A 64 KiB ROM whose reset vector writes `value` to the isa-debug-exit port 0xf4 and halts.
+
+    QEMU then exits with status `value << 1 | 1`, which nothing but a running vCPU can bring about.
+    """
+    # mov al, value; out 0xf4, al; hlt; jmp to the hlt. The CPU starts 16 bytes below the end.
+    code = bytes([0xB0, value, 0xE6, 0xF4, 0xF4, 0xEB, 0xFD])
+    return bytes(0x10000 - 16) + code.ljust(16, b"\0")
+
+
+def _cannot_open(device: Path) -> str | None:
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return f"this host has no {device}"
+    except PermissionError:
+        return f"{device} may not be opened by this user (the group kvm may)"
+    except OSError as error:
+        return f"{device} cannot be opened ({error.strerror})"
+    return None
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "vector_boot" / "accel.json"
+
+
+def _remembered(cache: Path, key: str) -> str | None:
+    try:
+        return parse_verdict(cache.read_bytes(), key=key)
+    except OSError:
+        return None
+
+
+def _run_guest(qemu: str, seconds: float) -> str:
+    """Run the ROM under KVM; "" when it ran, else why KVM is of no use, in words."""
+    with tempfile.TemporaryDirectory(prefix="vboot-probe-") as folder:
+        rom, log = Path(folder, "probe.rom"), Path(folder, "qemu.log")
+        rom.write_bytes(debug_exit_rom(_PROOF))
+        command = [qemu, "-machine", "q35", "-accel", "kvm", "-cpu", "max", "-m", "16M", "-display", "none"]
+        command += ["-nodefaults", "-no-user-config", "-bios", str(rom)]
+        command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+        process = spawn(command, log=log)
+        try:
+            ended = process.wait(seconds)
+        finally:
+            process.kill()
+        if not ended:
+            return f"/dev/kvm opens, but a test guest did not run within {seconds:g} s"
+        if process.status == (_PROOF << 1 | 1):
+            return ""
+        lines = log.read_text("utf-8", "replace").strip().splitlines()
+        return f"QEMU could not use KVM ({lines[-1] if lines else f'exit status {process.status}'})"

@@ -1,0 +1,144 @@
+"""The run folder: everything one machine leaves behind, so that a failure can be understood after the fact.
+
+`console.log` (from its first byte), `qemu.log`, `channel.jsonl` (the evolution port, both directions), `command.txt`
+(can be run again), `machine.json` (how to reach the machine) and `verdict.json` (how it ended).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from qemu.atomic import write_atomically
+from qemu.spec import Endpoints
+from vboot_errors import InputError
+
+_SOCKET_PATH_LIMIT = 107
+"""The longest Unix socket path: 108 bytes with the closing zero."""
+_SOCKETS_ELSEWHERE = "sockets"
+_ARTEFACTS = ("console.log", "qemu.log", "channel.jsonl", "command.txt", "machine.json", "verdict.json")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run. `sockets` is the folder itself, or a short one elsewhere when its path is too long."""
+
+    path: Path
+    sockets: Path
+
+    @property
+    def console(self) -> Path:
+        """The serial console, raw."""
+        return self.path / "console.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        """What QEMU itself said."""
+        return self.path / "qemu.log"
+
+    @property
+    def channel(self) -> Path:
+        """The evolution port's transcript."""
+        return self.path / "channel.jsonl"
+
+    @property
+    def command(self) -> Path:
+        """The QEMU command, quoted for a shell."""
+        return self.path / "command.txt"
+
+    @property
+    def machine(self) -> Path:
+        """How to reach the machine."""
+        return self.path / "machine.json"
+
+    @property
+    def verdict(self) -> Path:
+        """How the run ended."""
+        return self.path / "verdict.json"
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The console and the two sockets, as the command line needs them."""
+        return Endpoints(self.console, self.sockets / "evolution.sock", self.sockets / "qmp.sock")
+
+    def write_json(self, path: Path, value: object) -> None:
+        """Write one of the JSON artefacts whole or not at all."""
+        write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
+
+    def remove_sockets(self) -> None:
+        """Remove the sockets, and the folder elsewhere that held them."""
+        for path in (self.endpoints.evolution, self.endpoints.qmp):
+            path.unlink(missing_ok=True)
+        if self.sockets != self.path:
+            shutil.rmtree(self.sockets, ignore_errors=True)
+            (self.path / _SOCKETS_ELSEWHERE).unlink(missing_ok=True)
+
+
+def create_run_folder(run: Path | None = None, *, base: Path = Path("build/run")) -> RunFolder:
+    """Make `run`, or a new folder `base/<UTC time>-<pid>`, ready for one machine.
+
+    A folder that held an earlier run is used again, its artefacts removed: a wait must never read an old console.
+    Raises InputError when `run` holds anything else, or cannot be made.
+    """
+    try:
+        path = _make_new(base) if run is None else _make_given(run)
+        return RunFolder(path, _make_sockets_folder(path))
+    except OSError as error:
+        raise InputError(
+            f"the run folder {run or base} cannot be made ({error.strerror})", remedy="name another one"
+        ) from error
+
+
+def open_run_folder(run: Path) -> RunFolder:
+    """The folder of a machine that was started before. Raises InputError when `run` is not one."""
+    path = run.absolute()
+    if not (path / "machine.json").is_file():
+        raise InputError(f"{run} is not the run folder of a machine", remedy="give the folder that boot printed")
+    elsewhere = path / _SOCKETS_ELSEWHERE
+    return RunFolder(path, elsewhere.readlink() if elsewhere.is_symlink() else path)
+
+
+def _make_new(base: Path) -> Path:
+    base.mkdir(parents=True, exist_ok=True)
+    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"
+    number = 1
+    while True:
+        path = base.absolute() / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+def _make_given(run: Path) -> Path:
+    path = run.absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    held = {entry.name for entry in path.iterdir()}
+    if held and "command.txt" not in held:
+        raise InputError(f"the run folder {run} holds other files", remedy="name an empty folder or an earlier run")
+    if _SOCKETS_ELSEWHERE in held:
+        RunFolder(path, (path / _SOCKETS_ELSEWHERE).readlink()).remove_sockets()
+    for name in (*_ARTEFACTS, "evolution.sock", "qmp.sock"):
+        (path / name).unlink(missing_ok=True)
+    return path
+
+
+def _make_sockets_folder(path: Path) -> Path:
+    if len(os.fsencode(path / "evolution.sock")) <= _SOCKET_PATH_LIMIT:
+        return path
+    short = Path(tempfile.mkdtemp(prefix="vboot-"))
+    if len(os.fsencode(short / "evolution.sock")) > _SOCKET_PATH_LIMIT:
+        short.rmdir()
+        raise InputError(
+            f"no folder with a path short enough for Unix sockets: {path} and {short} are too long",
+            remedy="give a shorter run folder, or set TMPDIR to a shorter one",
+        )
+    (path / _SOCKETS_ELSEWHERE).symlink_to(short)
+    return short

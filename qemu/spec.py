@@ -1,0 +1,152 @@
+"""What a machine is made of, and the QEMU command line that makes it. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qemu.accel import QEMU, AccelName
+from vboot_errors import InputError
+
+EVOLUTION_PORT = "org.vectorland.evolution.0"
+"""The name under which the guest finds the evolution port."""
+
+WATCHDOG_ACTIONS = ("reset", "shutdown", "poweroff", "pause", "none", "inject-nmi", "debug")
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One virtio-blk disk. The guest finds it by `serial` (at most 20 bytes; "" for none)."""
+
+    path: Path
+    serial: str
+    read_only: bool
+    format: Literal["raw", "qcow2"] = "raw"
+
+    def __post_init__(self) -> None:
+        if len(self.serial.encode()) > 20:
+            raise InputError(f"disk serial {self.serial!r} is longer than the 20 bytes virtio-blk has")
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """A machine: what it boots (`kernel` directly, or a disk through `firmware`), its disks and its size.
+
+    `firmware_vars` is this machine's own, writable copy of the firmware's variables; with it `firmware` is flash,
+    without it a plain ROM. `watchdog` adds an i6300esb and is what QEMU does when it fires. `extra` is raw QEMU
+    arguments.
+    """
+
+    kernel: Path | None = None
+    initramfs: Path | None = None
+    append: str = ""
+    disks: tuple[Disk, ...] = ()
+    memory_mib: int = 512
+    cpus: int = 2
+    firmware: Path | None = None
+    firmware_vars: Path | None = None
+    watchdog: str | None = None
+    extra: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kernel is None and self.firmware is None:
+            raise InputError("the machine has neither a kernel nor firmware to boot", remedy="name one of them")
+        if self.kernel is None and (self.initramfs is not None or self.append):
+            raise InputError("an initramfs and a kernel command line need a kernel", remedy="name the kernel")
+        if self.firmware_vars is not None and self.firmware is None:
+            raise InputError("firmware variables need their firmware", remedy="name the firmware")
+        if self.memory_mib < 1 or self.cpus < 1:
+            raise InputError(f"a machine cannot have {self.memory_mib} MiB of memory and {self.cpus} CPUs")
+        if self.watchdog is not None and self.watchdog not in WATCHDOG_ACTIONS:
+            known = ", ".join(WATCHDOG_ACTIONS)
+            raise InputError(f"watchdog action {self.watchdog!r} is unknown", remedy=f"use one of {known}")
+
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file the machine is made from."""
+        named = (self.kernel, self.initramfs, self.firmware, self.firmware_vars)
+        return tuple(path for path in named if path is not None) + tuple(disk.path for disk in self.disks)
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where a machine meets the host: the console's log file, and the two Unix sockets."""
+
+    console: Path
+    evolution: Path
+    qmp: Path
+
+
+def command(spec: MachineSpec, paths: Endpoints, accel: AccelName, *, qemu: str = QEMU) -> list[str]:
+    """The argument vector that runs `spec`. All paths come out absolute, so it can be run again from anywhere."""
+    argv = [qemu, "-name", "vector_boot", "-machine", "q35", "-accel", accel, "-cpu", "max"]
+    argv += ["-m", f"{spec.memory_mib}M", "-smp", str(spec.cpus)]
+    argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    return [*argv, *_boot(spec), *_ports(paths), *_disks(spec), *_guards(spec), *spec.extra]
+
+
+def _boot(spec: MachineSpec) -> list[str]:
+    argv: list[str] = []
+    if spec.firmware is not None and spec.firmware_vars is not None:
+        for unit, path, read_only in ((0, spec.firmware, "on"), (1, spec.firmware_vars, "off")):
+            argv += ["-drive", f"if=pflash,unit={unit},format=raw,readonly={read_only},file={_option(path)}"]
+    elif spec.firmware is not None:
+        argv += ["-bios", str(spec.firmware.absolute())]
+    if spec.kernel is not None:
+        argv += ["-kernel", str(spec.kernel.absolute())]
+        if spec.initramfs is not None:
+            argv += ["-initrd", str(spec.initramfs.absolute())]
+        if spec.append:
+            argv += ["-append", spec.append]
+    return argv
+
+
+def _ports(paths: Endpoints) -> list[str]:
+    # The file is opened before the CPU starts, so it holds the console from its first byte. QMP comes last: when it
+    # answers, the other two exist.
+    return [
+        "-chardev",
+        f"file,id=console,path={_option(paths.console)}",
+        "-serial",
+        "chardev:console",
+        "-chardev",
+        f"socket,id=evolution,path={_option(paths.evolution)},server=on,wait=off",
+        "-device",
+        "virtio-serial-pci,id=ports",
+        # Port 0 belongs to a console and is refused.
+        "-device",
+        f"virtserialport,bus=ports.0,nr=1,chardev=evolution,name={EVOLUTION_PORT}",
+        "-chardev",
+        f"socket,id=qmp,path={_option(paths.qmp)},server=on,wait=off",
+        "-mon",
+        "chardev=qmp,mode=control",
+    ]
+
+
+def _disks(spec: MachineSpec) -> list[str]:
+    argv: list[str] = []
+    for number, disk in enumerate(spec.disks):
+        node = f"disk{number}"
+        storage = {"driver": "file", "filename": str(disk.path.absolute()), "auto-read-only": False}
+        # JSON, because a path may hold commas.
+        argv += [
+            "-blockdev",
+            json.dumps({"driver": disk.format, "node-name": node, "read-only": disk.read_only, "file": storage}),
+        ]
+        serial = f",serial={disk.serial.replace(',', ',,')}" if disk.serial else ""
+        argv += ["-device", f"virtio-blk-pci,drive={node}{serial}"]
+    return argv
+
+
+def _guards(spec: MachineSpec) -> list[str]:
+    # A guest without entropy blocks in getrandom; a guest that panics tells QEMU so.
+    argv = ["-device", "virtio-rng-pci", "-device", "pvpanic-pci"]
+    if spec.watchdog is not None:
+        argv += ["-device", "i6300esb", "-action", f"watchdog={spec.watchdog}"]
+    return argv
+
+
+def _option(path: Path) -> str:
+    """A path inside a comma-separated option: commas are doubled."""
+    return str(path.absolute()).replace(",", ",,")

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from qemu.spec import Disk, Endpoints, MachineSpec, command
+from vboot_errors import InputError
+
+PATHS = Endpoints(Path("/run/a,b/console.log"), Path("/run/a,b/evolution.sock"), Path("/run/a,b/qmp.sock"))
+DIRECT = MachineSpec(
+    kernel=Path("/img/vmlinuz"),
+    initramfs=Path("/img/initramfs.cpio"),
+    append="console=ttyS0 panic=-1",
+    disks=(Disk(Path("/img/a,b.rts"), "vb-rts", True), Disk(Path("/img/state.qcow2"), "vb-state", False, "qcow2")),
+    memory_mib=384,
+)
+
+
+def pairs(argv: list[str]) -> list[tuple[str, str]]:
+    return list(itertools.pairwise(argv))
+
+
+def test_direct_boot_names_kernel_initramfs_and_command_line() -> None:
+    argv = command(DIRECT, PATHS, "tcg", qemu="/opt/qemu")
+    assert argv[0] == "/opt/qemu"
+    for pair in [
+        ("-kernel", "/img/vmlinuz"),
+        ("-initrd", "/img/initramfs.cpio"),
+        ("-append", "console=ttyS0 panic=-1"),
+        ("-machine", "q35"),
+        ("-accel", "tcg"),
+        ("-cpu", "max"),
+        ("-m", "384M"),
+        ("-smp", "2"),
+        ("-display", "none"),
+    ]:
+        assert pair in pairs(argv)
+    assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(argv)
+    assert "-bios" not in argv
+
+
+def test_ports_are_named_and_commas_in_paths_doubled() -> None:
+    argv = command(DIRECT, PATHS, "kvm")
+    assert ("-chardev", "file,id=console,path=/run/a,,b/console.log") in pairs(argv)
+    assert ("-chardev", "socket,id=evolution,path=/run/a,,b/evolution.sock,server=on,wait=off") in pairs(argv)
+    assert ("-chardev", "socket,id=qmp,path=/run/a,,b/qmp.sock,server=on,wait=off") in pairs(argv)
+    assert ("-mon", "chardev=qmp,mode=control") in pairs(argv)
+    port = "virtserialport,bus=ports.0,nr=1,chardev=evolution,name=org.vectorland.evolution.0"
+    assert ("-device", port) in pairs(argv)
+
+
+def test_disks_carry_serial_format_and_protection() -> None:
+    argv = command(DIRECT, PATHS, "tcg")
+    disks = [json.loads(value) for option, value in pairs(argv) if option == "-blockdev"]
+    assert [(disk["driver"], disk["read-only"], disk["file"]["filename"]) for disk in disks] == [
+        ("raw", True, "/img/a,b.rts"),
+        ("qcow2", False, "/img/state.qcow2"),
+    ]
+    assert ("-device", "virtio-blk-pci,drive=disk0,serial=vb-rts") in pairs(argv)
+    assert ("-device", "virtio-blk-pci,drive=disk1,serial=vb-state") in pairs(argv)
+
+
+def test_firmware_is_a_rom_alone_and_flash_with_its_variables() -> None:
+    rom = MachineSpec(firmware=Path("/fw/OVMF.fd"))
+    assert ("-bios", "/fw/OVMF.fd") in pairs(command(rom, PATHS, "tcg"))
+    flash = MachineSpec(firmware=Path("/fw/CODE.fd"), firmware_vars=Path("/fw/VARS.fd"))
+    argv = command(flash, PATHS, "tcg")
+    assert ("-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/fw/CODE.fd") in pairs(argv)
+    assert ("-drive", "if=pflash,unit=1,format=raw,readonly=off,file=/fw/VARS.fd") in pairs(argv)
+    assert "-bios" not in argv
+
+
+def test_watchdog_and_extra_arguments_are_there_only_on_request() -> None:
+    plain = command(DIRECT, PATHS, "tcg")
+    assert "i6300esb" not in plain
+    spec = MachineSpec(kernel=Path("/k"), watchdog="poweroff", extra=("-snapshot",))
+    argv = command(spec, PATHS, "tcg")
+    assert ("-device", "i6300esb") in pairs(argv)
+    assert ("-action", "watchdog=poweroff") in pairs(argv)
+    assert argv[-1] == "-snapshot"
+
+
+def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = command(MachineSpec(kernel=Path("k")), Endpoints(Path("c"), Path("e"), Path("q")), "tcg")
+    assert ("-kernel", f"{tmp_path}/k") in pairs(argv)
+    assert ("-chardev", f"file,id=console,path={tmp_path}/c") in pairs(argv)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({}, "neither a kernel nor firmware"),
+        ({"firmware": Path("f"), "append": "quiet"}, "need a kernel"),
+        ({"kernel": Path("k"), "firmware_vars": Path("v")}, "need their firmware"),
+        ({"kernel": Path("k"), "memory_mib": 0}, "0 MiB"),
+        ({"kernel": Path("k"), "watchdog": "bark"}, "bark"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(options: dict[str, object], word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        MachineSpec(**options)  # type: ignore[arg-type]
+
+
+def test_a_serial_that_virtio_would_cut_is_refused() -> None:
+    with pytest.raises(InputError, match="20 bytes"):
+        Disk(Path("d"), "x" * 21, True)
