@@ -97,6 +97,16 @@ pub fn kill(pid: u32, signal: i32) {
     }
 }
 
+/// Runs before every ordinary process that is ready: the heartbeat waits for nobody's turn. Children are ordinary.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn become_realtime() -> io::Result<()> {
+    let priority = libc::sched_param { sched_priority: 50 };
+    // SAFETY: plain call on this process; `priority` is live.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &priority) }).map(|_| ())
+}
+
 /// Orphans below this process become its children, as they do for PID 1.
 pub fn adopt_orphans() {
     // SAFETY: plain call.

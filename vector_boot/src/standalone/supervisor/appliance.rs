@@ -70,6 +70,9 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     if let Err(trouble) = supervisor.bring_up() {
         supervisor.enter_emergency(&trouble)?;
     }
+    if let Err(error) = sys::process::become_realtime() {
+        console::say(&format!("beats take their turn with everything else: {error}"));
+    }
     let end = supervisor.beat();
     console::say("stopping");
     supervisor.stop();

@@ -1,0 +1,94 @@
+"""The steps that make the image bootable: the kernel, and the initramfs in which the executable is PID 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import initramfs
+from builder.cache import Progress
+from builder.settings import KernelSettings
+from builder.steps import Context, Facts, Step
+from image.atomic import atomic_write
+from vboot_errors import InputError
+
+if TYPE_CHECKING:
+    from builder.kernel import Kernel
+
+VMLINUZ_NAME = "vmlinuz"
+INITRAMFS_NAME = "initramfs.cpio"
+
+
+def kernel_step(kernel: KernelSettings, output: Path) -> Step:
+    """The kernel, its configuration checked: Debian's, or a file of the user's."""
+    given = tuple(path for path in (_own_kernel(kernel), kernel.config) if path)
+
+    def run(context: Context) -> Facts:
+        found = _find(kernel, context.progress)
+        with atomic_write(output) as file:
+            file.write(found.vmlinuz.read_bytes())
+        return {"release": found.release, "package": found.package, "sha256": found.sha256}
+
+    return Step(name="kernel", run=run, inputs=given, parameters=_parameters(kernel), outputs=(output,))
+
+
+def initramfs_step(kernel: KernelSettings, *, rts: Path, vmlinuz: Path, output: Path) -> Step:
+    """The archive: `/init` is the RTS image's binary section to the byte, which PID 1 compares at boot."""
+    modules = tuple(sorted(path for path in kernel.modules.rglob("*.ko*"))) if kernel.modules else ()
+
+    def run(context: Context) -> Facts:
+        from image.rts import HEADER_SIZE, parse_header
+        from initramfs.build import build_initramfs
+        from initramfs.memory import MemoryNeed
+        from initramfs.module_files import load_modules
+
+        found = _find(kernel, context.progress)
+        with rts.open("rb") as file:
+            header = parse_header(file.read(HEADER_SIZE), file_size=rts.stat().st_size)
+            init = file.read(header.binary_size)
+        loaded = load_modules(found.modules, release=found.release, config=found.config)
+        archive = build_initramfs(init=init, modules=loaded, release=found.release)
+        with atomic_write(output) as target:
+            target.write(archive)
+        need = MemoryNeed(kernel_bytes=found.init_size, initramfs_bytes=len(archive), weights_bytes=header.tensor_size)
+        return {"modules": len(loaded), "memory_mib": need.mib}
+
+    return Step(
+        name="initramfs",
+        run=run,
+        inputs=(rts, vmlinuz, *modules, *_sources()),
+        parameters=_parameters(kernel),
+        outputs=(output,),
+    )
+
+
+def _find(kernel: KernelSettings, progress: Progress) -> Kernel:
+    from builder.kernel import debian_kernel, kernel_from_path
+    from image.minilm import user_cache
+
+    own = _own_kernel(kernel)
+    if own is None:
+        return debian_kernel(user_cache() / "kernels", progress=progress)
+    return kernel_from_path(own, config=kernel.config, modules=kernel.modules)
+
+
+def _own_kernel(kernel: KernelSettings) -> Path | None:
+    if kernel.source == "debian":
+        return None
+    path = Path(kernel.source)
+    if not path.is_file():
+        raise InputError(
+            f"kernel.source = {kernel.source!r} is neither debian nor a file",
+            remedy="use debian or the path of a bzImage",
+        )
+    return path
+
+
+def _parameters(kernel: KernelSettings) -> dict[str, object]:
+    return {"source": kernel.source, "modules": str(kernel.modules or "")}
+
+
+def _sources() -> tuple[Path, ...]:
+    """The code that writes the archive: when it changes, what it wrote is no longer what it would write."""
+    folder = Path(initramfs.__file__).parent
+    return tuple(sorted(path for path in folder.rglob("*") if path.suffix in {".py", ".j2"}))

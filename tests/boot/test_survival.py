@@ -1,0 +1,148 @@
+"""What kills the worker does not kill the machine; what is wrong with the image ends in one clear sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qemu.expect import EvolutionPort, machine_port
+from qemu.launch import start
+from qemu.machine import Machine
+from qemu.spec import MachineSpec
+from tests.boot.conftest import Image
+from tests.boot.test_machine import error, result
+from vboot_errors import BootError
+
+
+@contextmanager
+def running(spec: MachineSpec) -> Iterator[tuple[Machine, EvolutionPort]]:
+    with start(spec) as machine, machine_port(machine) as port:
+        port.greet()
+        yield machine, port
+
+
+def failed(spec: MachineSpec) -> str:
+    """Boot a machine that cannot start, and return what it says before it switches itself off."""
+    with start(spec) as machine:
+        machine.wait_exit()
+        said = machine.console.read_text(errors="replace")
+    assert "Kernel panic" not in said
+    lines = [line for line in said.splitlines() if "vector_boot: FAILED: " in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def altered(image: Image, target: Path, edit: Any) -> Path:
+    shutil.copy(image.rts, target)
+    with target.open("r+b") as file:
+        edit(file)
+    return target
+
+
+def test_the_worker_may_die_of_anything(tiny: Image) -> None:
+    with running(tiny.spec(append="vector_boot.fault=1")) as (machine, port):
+        model = result(port, "digest")["model"]
+        for number, (what, sign) in enumerate(
+            [("segv", "signal 11"), ("abort", "signal 6"), ("oom", "signal 9"), ("hang", "no progress")], start=1
+        ):
+            seen = machine.console.stat().st_size
+            result(port, "fault", what=what)
+            machine.wait_for_console(f"{sign}[^\n]*\n", start=seen)
+            port.resync()
+            worker = result(port, "stats")["worker"]
+            assert worker["restarts"] == number
+        assert result(port, "digest")["model"] == model
+        # A machine that did not reap would have no process number left for a worker after these.
+        for _ in range(5):
+            result(port, "fault", what="orphans", count=1000)
+            time.sleep(1.0)
+        seen = machine.console.stat().st_size
+        result(port, "fault", what="segv")
+        machine.wait_for_console("signal 11[^\n]*\n", start=seen)
+        port.resync()
+        stats = result(port, "stats")
+        assert stats["worker"]["restarts"] == 5
+        # Not a beat lost: as many as periods have passed, but for the time before the first.
+        missing = stats["uptime_us"] / 100_000 - stats["heartbeats"] - stats["phases"]["heartbeat"] / 100_000
+        assert abs(missing) < 2.5
+        # The ACPI power button ends it in order.
+        machine.powerdown()
+        machine.wait_exit()
+        said = machine.console.read_text(errors="replace")
+        assert "the power button was pressed" in said
+        assert said.rstrip().endswith("Power down") or "vector_boot: powering off" in said
+
+
+def test_it_boots_without_a_console(tiny: Image) -> None:
+    spec = tiny.spec()
+    silent = MachineSpec(**{**vars(spec), "append": "console=null panic=-1 vector_boot.heartbeat_ms=50"})
+    with running(silent) as (machine, port):
+        assert result(port, "stats")["heartbeat_period_ms"] == 50
+        port.shutdown()
+        machine.wait_exit()
+
+
+def test_a_missing_image_is_named(tiny: Image) -> None:
+    assert "no disk has the serial number vb-rts" in failed(tiny.spec(disks=()))
+
+
+def emergency(spec: MachineSpec, *, why: str) -> None:
+    """The machine beats on without a model and says why; only what an emergency allows is answered."""
+    with running(spec) as (machine, port):
+        hello = result(port, "hello", protocol=1, client="test")
+        assert why in hello["emergency"]
+        assert error(port, "read", tensor="hw.mmio", bytes=4) == 1016
+        assert error(port, "digest") == 1016
+        first = result(port, "stats")
+        assert first["state"] == "emergency"
+        time.sleep(0.5)
+        assert result(port, "stats")["heartbeats"] > first["heartbeats"]
+        assert result(port, "subscribe", events=[]) == {"subscribed": []}
+        port.shutdown()
+        machine.wait_exit()
+        assert why in machine.console.read_text(errors="replace")
+
+
+def test_a_truncated_image_is_an_emergency(tiny: Image, tmp_path: Path) -> None:
+    rts = altered(tiny, tmp_path / "cut.rts", lambda file: file.truncate(tiny.rts.stat().st_size - 4096))
+    emergency(tiny.spec_with(rts), why="the image is refused: RTS: tensor_size")
+
+
+def test_a_wrong_model_is_an_emergency(tiny: Image, tmp_path: Path) -> None:
+    header = tiny.rts.read_bytes()[:512]
+    tensors = int.from_bytes(header[24:32], "big")
+
+    def break_version(file: Any) -> None:
+        file.seek(tensors + 4)
+        file.write(b"\x09")
+
+    rts = altered(tiny, tmp_path / "model.rts", break_version)
+    emergency(tiny.spec_with(rts), why="the model is refused: R2: version")
+
+
+def test_another_executable_is_an_emergency(tiny: Image, tmp_path: Path) -> None:
+    def exchange(file: Any) -> None:
+        header = file.read(512)
+        size = int.from_bytes(header[16:24], "big")
+        binary = bytearray(file.read(size))
+        binary[-1] ^= 1  # in the padding: it would even run
+        file.seek(512)
+        file.write(binary)
+        file.seek(40)
+        file.write(hashlib.sha256(binary).digest())
+
+    rts = altered(tiny, tmp_path / "other.rts", exchange)
+    emergency(tiny.spec_with(rts), why="is not the one in the RTS image")
+
+
+@pytest.mark.parametrize("memory_mib", [48, 72])
+def test_too_little_memory_is_told_and_nothing_hangs(tiny: Image, memory_mib: int) -> None:
+    with pytest.raises(BootError, match="the guest died|QEMU ended"), running(tiny.spec(memory_mib=memory_mib)):
+        pass
