@@ -23,10 +23,6 @@ $(VENV)/.ready: requirements.lock pyproject.toml | deps
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.bench: requirements-bench.lock | $(VENV)/.ready
-	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
-	@touch $@
-
 image: deps $(VENV)/.ready
 	@$(PY) -m builder build $(OPTIONS)
 
@@ -53,7 +49,7 @@ check: deps $(VENV)/.ready
 	@$(CARGO) clippy $(CARGO_FLAGS) --all-targets --features standalone -- -D warnings
 	@echo "check: clean"
 
-bench: deps $(VENV)/.ready $(VENV)/.bench
+bench: deps $(VENV)/.ready
 	@$(PY) -m tests.bench
 
 clean:

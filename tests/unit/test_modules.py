@@ -65,6 +65,12 @@ def test_dependencies_come_first_and_the_wanted_order_is_kept() -> None:
     ]  # fmt: skip
 
 
+def test_late_drivers_go_last_with_what_only_they_need() -> None:
+    depends = {"shared": [], "a": ["own", "shared"], "own": [], "b": ["shared"]}
+    wanted = [Wanted("a", "A", True, "", late=True), Wanted("b", "B", True, "")]
+    assert chosen(depends, wanted=wanted, config={}) == ["shared", "b", "own", "a"]
+
+
 def test_nothing_is_loaded_that_is_built_in() -> None:
     assert chosen(DEPENDS, config=dict.fromkeys(ALL_MODULES, "y")) == []
     built_in = {"VIRTIO_PCI": "y", "VIRTIO_BLK": "y", "VIRTIO_CONSOLE": "y", "HW_RANDOM_VIRTIO": "y"}

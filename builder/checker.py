@@ -1,0 +1,79 @@
+"""Asking the Rust reader (`vector_boot check`) to judge a file, before any Python parser trusts it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from builder.tools import Completed, capture, ending
+from vboot_errors import InputError, ToolError
+
+# Hashing runs at 50 MB/s and better; the constant covers a slow start.
+START_TIMEOUT_S = 60.0
+SLOWEST_BYTES_PER_S = 20e6
+
+
+class CheckError(InputError):
+    """The Rust reader refuses a file.
+
+    Attributes: rule ("R1" to "R24" or "RTS"), field, offset (byte); None where the file could not be read at all.
+    """
+
+    def __init__(self, report: Mapping[str, Any], *, file: Path) -> None:
+        self.rule: str | None = report.get("rule")
+        self.field: str | None = report.get("field")
+        self.offset: int | None = report.get("offset")
+        place = f"{self.rule}: {self.field}: offset {self.offset}: " if self.rule else ""
+        remedy = "get a sound copy of the file" if self.rule else "check the path or the key"
+        super().__init__(f"{file}: {place}{report.get('text', 'refused')}", remedy=remedy)
+
+
+def check_file(executable: Path, file: Path, *, public_key: bytes | None = None) -> dict[str, Any]:
+    """Judge a GGUF or RTS file and return the report of `vector_boot check --json`.
+
+    `public_key` (32 raw bytes, Ed25519) also verifies the signature of an RTS file. Raises CheckError if the file is
+    refused, ToolError if the executable itself fails, InputError if there is no such file.
+    """
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}", remedy="check the path") from error
+    with _key_file(public_key) as key:
+        # Absolute, so that no file name is taken for an option.
+        command = [str(executable.absolute()), "check", "--json", *key, str(file.absolute())]
+        timeout_s = START_TIMEOUT_S + size / SLOWEST_BYTES_PER_S
+        completed = capture(command, phase=f"checking {file.name}", timeout_s=timeout_s, remedy="run `vboot build`")
+    report = _report(command, completed)
+    if not report["ok"]:
+        raise CheckError(report, file=file)
+    return report
+
+
+def _report(command: list[str], completed: Completed) -> dict[str, Any]:
+    try:
+        report = json.loads(completed.stdout)
+        if isinstance(report, dict) and report["ok"] is (completed.returncode == 0):
+            return report
+    except (ValueError, KeyError):
+        pass  # told below: what it printed is no report
+    raise ToolError(
+        f"vector_boot check ended with {ending(completed.returncode)} and no report",
+        command=command, returncode=completed.returncode, stderr=completed.stderr,
+        remedy="rebuild the executable with `vboot build`",
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _key_file(public_key: bytes | None) -> Iterator[list[str]]:
+    """The option that hands over a key; the executable reads keys from files only."""
+    if public_key is None:
+        yield []
+        return
+    with tempfile.NamedTemporaryFile(prefix="vboot-key-") as file:
+        file.write(public_key)
+        file.flush()
+        yield ["--key", file.name]

@@ -1,0 +1,44 @@
+"""The flags that override `appliance.toml`, made from the table of settings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+
+from builder.config import load_config
+from builder.settings import SETTINGS, Config, Setting, Value
+from vboot_errors import InputError
+
+
+def add_settings(parser: argparse.ArgumentParser, *, verb: str) -> None:
+    """Add a flag for every setting that the verb takes."""
+    group = parser.add_argument_group("settings, which overrule appliance.toml")
+    for setting in SETTINGS:
+        if verb in setting.verbs:
+            group.add_argument(
+                setting.flag, dest=setting.name, type=_accept(setting), default=argparse.SUPPRESS,
+                metavar=setting.metavar, help=_help(setting),
+            )  # fmt: skip
+
+
+def read_config(arguments: argparse.Namespace) -> Config:
+    """Resolve the settings of a parsed command line, its environment and its appliance.toml. Raises InputError."""
+    names = {setting.name for setting in SETTINGS}
+    flags = {name: value for name, value in vars(arguments).items() if name in names}
+    return load_config(flags=flags, environment=os.environ, file=arguments.config)
+
+
+def _accept(setting: Setting) -> Callable[[str], Value]:
+    def accept(text: str) -> Value:
+        try:
+            return setting.from_text(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return accept
+
+
+def _help(setting: Setting) -> str:
+    default = "" if setting.default in (None, "") else f", default {setting.default}"
+    return f"{setting.help} ([{setting.section}] {setting.key}{default})".replace("%", "%%")

@@ -1,0 +1,130 @@
+"""Looking at the host: what the build, the boot and the tests need, and what of it is there."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from builder.executable import CRATE, find_toolchain, minimum_rust
+from builder.tools import capture
+from qemu.accel import probe
+from vboot_errors import VbootError
+
+MINIMUM_PYTHON = (3, 11)
+# Model, image and cargo's target folder together, with as much again to spare.
+MINIMUM_FREE_BYTES = 2 << 30
+QUERY_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class HostTool:
+    """One line of host_tools.txt: a command, or patterns of a file, and the Debian package that brings it."""
+
+    probe: str
+    package: str
+    needed_by: str
+    purpose: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One thing looked at. `found` is its version, path or amount; None if it is missing, and `remedy` says what to do.
+
+    `needed_by` is build, boot or tests.
+    """
+
+    name: str
+    found: str | None
+    needed_by: str
+    purpose: str
+    remedy: str
+
+
+def examine_host(folder: Path) -> list[Diagnosis]:
+    """Look at everything; `folder` is where the image will be written."""
+    return [_python(), *_rust(), *map(_host_tool, host_tools()), *_debian(), _disk(folder), _accelerator()]
+
+
+def can_build(diagnoses: list[Diagnosis]) -> bool:
+    """Whether all that the build needs is there."""
+    return all(diagnosis.found is not None for diagnosis in diagnoses if diagnosis.needed_by == "build")
+
+
+def host_tools() -> list[HostTool]:
+    """The table that install_deps.sh reads too."""
+    return parse_host_tools(files("builder").joinpath("host_tools.txt").read_text(encoding="utf-8"))
+
+
+def parse_host_tools(text: str) -> list[HostTool]:
+    """Rows of four fields between "|"; lines that are empty or begin with "#" are none."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [HostTool(*line.split("|")) for line in lines]
+
+
+def _python() -> Diagnosis:
+    found = platform.python_version() if sys.version_info >= MINIMUM_PYTHON else None
+    return Diagnosis("python", found, "build", "the builder", "install Python 3.11 or newer")
+
+
+def _rust() -> list[Diagnosis]:
+    remedy = "run `make deps`, or install Rust from https://rustup.rs"
+    try:
+        minimum = ".".join(map(str, minimum_rust()))
+        toolchain = find_toolchain()
+    except VbootError as error:
+        return [Diagnosis(name, None, "build", "the Rust crate", str(error)) for name in ("cargo", "rustc")]
+    cargo = _version_of(str(toolchain.cargo))
+    return [
+        Diagnosis("cargo", cargo, "build", f"the Rust crate in {CRATE.name}/", remedy),
+        Diagnosis("rustc", toolchain.version, "build", f"{minimum} or newer", remedy),
+    ]
+
+
+def _host_tool(tool: HostTool) -> Diagnosis:
+    remedy = f"run `make deps`, or install Debian's package {tool.package}"
+    if tool.probe.startswith("/"):
+        matches = (path for pattern in tool.probe.split() for path in Path("/").glob(pattern.removeprefix("/")))
+        found = next(map(str, matches), None)
+        return Diagnosis(tool.package, found, tool.needed_by, tool.purpose, remedy)
+    path = shutil.which(tool.probe)
+    return Diagnosis(tool.probe, _version_of(path) if path else None, tool.needed_by, tool.purpose, remedy)
+
+
+def _debian() -> list[Diagnosis]:
+    remedy = "use Debian or a derivative, or give a kernel of yours with --kernel"
+    return [
+        Diagnosis(name, _version_of(path) if (path := shutil.which(name)) else None, "build", purpose, remedy)
+        for name, purpose in (("dpkg-deb", "unpacking Debian's kernel"), ("apt-get", "fetching Debian's kernel"))
+    ]
+
+
+def _disk(folder: Path) -> Diagnosis:
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(existing).free
+    amount = f"{free / 2**30:.1f} GiB free"
+    return Diagnosis(
+        "disk space", amount if free >= MINIMUM_FREE_BYTES else None, "build", f"{MINIMUM_FREE_BYTES >> 30} GiB",
+        f"{amount} at {existing}: make room, or write elsewhere with --output",
+    )  # fmt: skip
+
+
+def _accelerator() -> Diagnosis:
+    try:
+        accel = probe()
+    except VbootError as error:
+        return Diagnosis("accelerator", None, "boot", "running the machine", str(error))
+    return Diagnosis("accelerator", f"{accel.name}: {accel.reason}", "boot", "running the machine", "")
+
+
+def _version_of(path: str) -> str | None:
+    """The first line a program prints about itself; None if it does not run."""
+    try:
+        answer = capture([path, "--version"], phase=f"asking {path} for its version", timeout_s=QUERY_TIMEOUT_S)
+    except VbootError:
+        return None
+    lines = (answer.stdout or answer.stderr).splitlines()
+    return lines[0].strip() if answer.returncode == 0 and lines else None

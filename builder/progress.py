@@ -1,0 +1,146 @@
+"""Showing a build to a person: live bars on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+UPDATES_PER_SECOND = 10
+# Without a terminal a line now and then shows that a long phase is alive, without flooding a log.
+PLAIN_INTERVAL_S = 5.0
+# A phase that counts and ends sooner needs no line of its own.
+PATIENCE_S = 1.0
+
+
+class Reporter(Protocol):
+    """Receives the events of a build, step by step. `total` 0 means unknown."""
+
+    def start(self, step: str, reason: str) -> None:
+        """The step runs now, for this reason."""
+
+    def progress(self, step: str, phase: str, done: int, total: int) -> None:
+        """The step is in this phase; may come thousands of times a second, also before `start`."""
+
+    def skip(self, step: str, reason: str) -> None:
+        """The step has nothing to do."""
+
+    def done(self, step: str, seconds: float) -> None:
+        """The step has finished."""
+
+    def fail(self, step: str, error: str) -> None:
+        """The step has failed; the error itself is raised to the caller."""
+
+
+class PlainReporter:
+    """One line per event. A phase gets one when it begins, or later if it counts, then one every few seconds."""
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._phase = ("", "")
+        self._next_line = 0.0
+
+    def start(self, step: str, reason: str) -> None:
+        """Print that and why the step runs."""
+        self._print(f"{step}: running, {reason}")
+
+    def progress(self, step: str, phase: str, done: int, total: int) -> None:
+        """Print a new phase, or the state of a long one."""
+        now = self._clock()
+        if (step, phase) != self._phase:
+            self._phase = (step, phase)
+            # One that does not count may never be heard of again, so it is named at once.
+            self._next_line = now + PATIENCE_S if total else now
+        if now >= self._next_line:
+            self._next_line = now + PLAIN_INTERVAL_S
+            self._print(f"{step}: {phase} {100 * done // total}%" if total else f"{step}: {phase}")
+
+    def skip(self, step: str, reason: str) -> None:
+        """Print that and why the step is skipped."""
+        self._print(f"{step}: skipped, {reason}")
+
+    def done(self, step: str, seconds: float) -> None:
+        """Print how long the step took."""
+        self._print(f"{step}: done in {seconds:.1f} s")
+
+    def fail(self, step: str, error: str) -> None:
+        """Print that the step failed; what and why follows from the command line."""
+        self._print(f"{step}: failed")
+
+    def _print(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+class TerminalReporter:
+    """A bar under the finished lines, redrawn at most ten times a second by rich."""
+
+    def __init__(self, stream: TextIO) -> None:
+        # Imported here: rich costs 80 ms that a build with nothing to draw does without.
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._console = Console(file=stream, force_terminal=True, highlight=False)
+        self._make_bars: Callable[[], Bars] = lambda: Progress(
+            SpinnerColumn("line"),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[amount]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            refresh_per_second=UPDATES_PER_SECOND,
+            transient=True,
+        )
+        self._bars: Bars | None = None
+        self._task: TaskID | None = None
+        self._description = ""
+
+    def start(self, step: str, reason: str) -> None:
+        """Show the step and why it runs."""
+        self._update(f"{step}: {reason}", 0, 0)
+
+    def progress(self, step: str, phase: str, done: int, total: int) -> None:
+        """Move the bar; without a total it pulses."""
+        self._update(f"{step}: {phase}", done, total)
+
+    def skip(self, step: str, reason: str) -> None:
+        """Leave a line for the skipped step."""
+        self._finish(f"{step}: skipped, {reason}")
+
+    def done(self, step: str, seconds: float) -> None:
+        """Leave a line for the finished step."""
+        self._finish(f"{step}: done in {seconds:.1f} s")
+
+    def fail(self, step: str, error: str) -> None:
+        """Leave a line for the failed step; what and why follows from the command line."""
+        self._finish(f"{step}: failed")
+
+    def _update(self, description: str, done: int, total: int) -> None:
+        if self._bars is None:
+            self._bars = self._make_bars()
+            self._bars.start()
+        # A task's total cannot be taken back, so each phase is a task of its own.
+        if self._task is None or description != self._description:
+            if self._task is not None:
+                self._bars.remove_task(self._task)
+            self._task = self._bars.add_task(description, total=total or None, amount="")
+            self._description = description
+        self._bars.update(self._task, completed=done, amount=f"{100 * done // total}%" if total else "")
+
+    def _finish(self, line: str) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = self._task = None
+        self._console.print(line, markup=False)
+
+
+def make_reporter(stream: TextIO, *, dumb: bool = False) -> Reporter:
+    """The reporter that suits the stream; `dumb` forces plain lines (TERM=dumb, --json)."""
+    if stream.isatty() and not dumb:
+        return TerminalReporter(stream)
+    return PlainReporter(stream)

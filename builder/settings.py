@@ -1,0 +1,209 @@
+"""Every key of `appliance.toml`, declared once: SETTINGS makes the TOML reader, the flags and their help."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vboot_errors import InputError
+
+Value = str | int | Path | None
+Kind = Literal["text", "integer", "path", "name or path"]
+WeightType = Literal["F16", "F32", "Q8_0"]
+
+U64_MAX = 2**64 - 1
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: quoted, cut when long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key: where it stands in `appliance.toml`, which flag overrides it, and which values are good.
+
+    `choices` are the only values a text may have; for a "name or path" they are the names that are not paths.
+    `verbs` are the commands that take the flag. `environment` names a variable that beats the file, not the flag.
+    """
+
+    section: str
+    key: str
+    kind: Kind
+    default: Value
+    flag: str
+    verbs: tuple[str, ...]
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: int = 0
+    maximum: int = U64_MAX
+    environment: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The dotted TOML key, as errors print it."""
+        return f"{self.section}.{self.key}"
+
+    @property
+    def metavar(self) -> str:
+        """What the help shows in place of a value."""
+        if self.kind == "integer":
+            return "N"
+        names = "|".join(self.choices)
+        if self.kind == "name or path":
+            return f"{names}|PATH"
+        return names or ("PATH" if self.kind == "path" else "TEXT")
+
+    def from_toml(self, value: object, *, folder: Path) -> Value:
+        """Accept a TOML value; relative paths start at `folder`, where the file stands. Raises InputError."""
+        if self.kind == "integer":
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise self._wrong(value, "must be a whole number")
+            return self._in_range(value)
+        if not isinstance(value, str):
+            raise self._wrong(value, "must be a string")
+        accepted = self._accept_text(value)
+        is_path = self.kind == "path" or (self.kind == "name or path" and value not in self.choices)
+        if not is_path:
+            return accepted
+        return folder / value if self.kind == "path" else str(folder / value)
+
+    def from_text(self, text: str) -> Value:
+        """Accept a flag's or an environment variable's text; relative paths stay as they are. Raises InputError."""
+        if self.kind != "integer":
+            return self._accept_text(text)
+        # Not int() alone: it also takes "1_000", " 7 " and other scripts' digits.
+        if not (text.isascii() and text.removeprefix("-").isdigit()) or len(text) > 20:
+            raise self._wrong(text, f"must be a whole number from {self.minimum} to {self.maximum}")
+        return self._in_range(int(text))
+
+    def _in_range(self, value: int) -> int:
+        if not self.minimum <= value <= self.maximum:
+            raise self._wrong(value, f"is not from {self.minimum} to {self.maximum}")
+        return value
+
+    def _accept_text(self, text: str) -> str | Path:
+        if not text.isprintable():
+            raise self._wrong(text, "has characters that cannot be printed")
+        if self.kind == "text":
+            if self.choices and text not in self.choices:
+                nearest = difflib.get_close_matches(text, self.choices, n=1)
+                hint = f", did you mean {nearest[0]}?" if nearest else ""
+                raise self._wrong(text, f"is not one of {', '.join(self.choices)}{hint}")
+            return text
+        if not text:
+            raise self._wrong(text, "is empty")
+        return Path(text) if self.kind == "path" else text
+
+    def _wrong(self, value: object, why: str) -> InputError:
+        return InputError(f"{self.name} = {shown(value)} {why}")
+
+
+BUILD = ("build",)
+IMAGE = ("build", "compose")
+MACHINE = ("boot",)
+RUNTIME = ("build", "boot")
+
+# fmt: off
+SETTINGS: tuple[Setting, ...] = (
+    Setting("model", "source", "name or path", "minilm", "--model", IMAGE,
+            "the model the machine is: minilm (sentence embeddings), tiny (for tests) or a GGUF file of yours",
+            choices=("minilm", "tiny"), environment="MODEL"),
+    Setting("model", "type", "text", None, "--type", IMAGE,
+            "type of the weights: F16 unless given; a GGUF file of yours is left as it is",
+            choices=("F16", "F32", "Q8_0")),
+
+    Setting("image", "output", "path", Path("build"), "--output", BUILD,
+            "folder the image is written to"),
+    Setting("image", "security_version", "integer", 0, "--security-version", BUILD,
+            "rollback protection: a machine refuses an image with a lower number than it has seen"),
+    Setting("image", "signing_key", "path", None, "--signing-key", BUILD,
+            "Ed25519 private key (PEM) that signs the image; unsigned without it"),
+
+    Setting("machine", "memory_mib", "integer", 0, "--memory", MACHINE,
+            "memory in MiB; 0 computes what the machine needs", maximum=2**20),
+    Setting("machine", "accel", "text", "auto", "--accel", MACHINE,
+            "QEMU accelerator; auto uses KVM where a guest really runs under it", choices=("auto", "kvm", "tcg")),
+    Setting("machine", "cpus", "integer", 2, "--cpus", MACHINE,
+            "number of processors", minimum=1, maximum=64),
+    Setting("machine", "append", "text", "", "--append", MACHINE,
+            "words added to the kernel command line"),
+
+    Setting("kernel", "source", "name or path", "debian", "--kernel", BUILD,
+            "Debian's cloud kernel, or a bzImage of yours", choices=("debian",)),
+    Setting("kernel", "config", "path", None, "--kernel-config", BUILD,
+            "configuration of a kernel of yours"),
+    Setting("kernel", "modules", "path", None, "--kernel-modules", BUILD,
+            "lib/modules/RELEASE folder of a kernel of yours"),
+
+    Setting("runtime", "heartbeat_ms", "integer", 100, "--heartbeat-ms", RUNTIME,
+            "milliseconds between two heartbeats", minimum=10, maximum=10_000),
+    Setting("runtime", "onfail", "text", "poweroff", "--onfail", RUNTIME,
+            "what the machine does when it cannot start", choices=("poweroff", "reboot", "hold")),
+    Setting("runtime", "energy", "text", "on", "--energy", RUNTIME,
+            "whether mutations draw on a budget", choices=("on", "off")),
+    Setting("runtime", "fault", "integer", 0, "--fault", RUNTIME,
+            "1 lets clients inject faults for tests, in unsigned images only", maximum=1),
+)
+"""The table, in the order in which the file and the help show it."""
+# fmt: on
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """[model]: what the machine is. `type` None is F16, or a GGUF file left as it is."""
+
+    source: str
+    type: WeightType | None
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """[image]: what is written, and how it is signed."""
+
+    output: Path
+    security_version: int
+    signing_key: Path | None
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """[machine]: the virtual machine that boots the image; `memory_mib` 0 is computed."""
+
+    memory_mib: int
+    accel: str
+    cpus: int
+    append: str
+
+
+@dataclass(frozen=True)
+class KernelSettings:
+    """[kernel]: which kernel carries the machine."""
+
+    source: str
+    config: Path | None
+    modules: Path | None
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """[runtime]: how the machine behaves; these become words of the kernel command line."""
+
+    heartbeat_ms: int
+    onfail: str
+    energy: str
+    fault: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings, resolved; one attribute per section of `appliance.toml`."""
+
+    model: ModelSettings
+    image: ImageSettings
+    machine: MachineSettings
+    kernel: KernelSettings
+    runtime: RuntimeSettings
