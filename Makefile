@@ -1,6 +1,7 @@
 # Two commands do everything on a new machine: `make image` and `make boot`. Each target sets up what it needs itself.
-#   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   build/ with the image
-#   make test | check | bench | deps | clean
+#   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   the image, in build/
+#   make boot                                                      the image, running, with a prompt
+#   make test | check | bench | fuzz | deps | clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -8,9 +9,9 @@ CARGO := $(firstword $(shell command -v cargo 2>/dev/null) cargo)
 CARGO_FLAGS := --quiet --locked --manifest-path vector_boot/Cargo.toml
 EXECUTABLE := vector_boot/target/release/vector_boot
 OPTIONS = $(if $(MODEL),--model $(MODEL)) $(if $(TYPE),--type $(TYPE))
-FUZZ_SECONDS ?= 20
+FUZZ_SECONDS ?= 15
 
-.PHONY: image test unit check fuzz bench deps clean
+.PHONY: image boot test check fuzz bench deps clean
 .DEFAULT_GOAL := image
 
 deps:
@@ -26,19 +27,20 @@ $(VENV)/.ready: requirements.lock pyproject.toml | deps
 image: deps $(VENV)/.ready
 	@$(PY) -m builder build $(OPTIONS)
 
-# Unit tests of both languages, then a short fuzz of every parser.
-unit: deps $(VENV)/.ready
-	@$(CARGO) test $(CARGO_FLAGS) --features standalone
-	@$(PY) -m builder build --model tiny --output build/test >/dev/null
-	@$(PY) -m pytest tests/unit
+boot: deps $(VENV)/.ready
+	@$(PY) -m builder boot $(OPTIONS)
 
+test: deps $(VENV)/.ready fuzz
+	@$(CARGO) test $(CARGO_FLAGS) --features standalone
+	@$(PY) -m pytest tests/unit tests/e2e tests/boot
+
+# A short, coverage-guided fuzz of every parser; a finding is left in vector_boot/fuzz/artifacts.
 fuzz: deps
+	@mkdir -p build
 	@for target in $$(ls vector_boot/fuzz/fuzz_targets | sed 's/\.rs$$//'); do \
 		vector_boot/fuzz/run.sh $$target $(FUZZ_SECONDS) >build/fuzz-$$target.log 2>&1 || { cat build/fuzz-$$target.log; exit 1; }; \
 		echo "fuzz $$target: $$(sed -n 's/^stat::number_of_executed_units: *//p' build/fuzz-$$target.log) inputs, no finding"; \
 	done
-
-test: fuzz unit
 
 check: deps $(VENV)/.ready
 	@$(VENV)/bin/ruff check --quiet .

@@ -25,7 +25,13 @@ class ToolError(VbootError):
     """
 
     def __init__(
-        self, what: str, *, command: list[str], returncode: int | None = None, stderr: str = "", remedy: str | None = None
+        self,
+        what: str,
+        *,
+        command: list[str],
+        returncode: int | None = None,
+        stderr: str = "",
+        remedy: str | None = None,
     ) -> None:
         super().__init__(what, remedy=remedy)
         self.command = command

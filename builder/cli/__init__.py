@@ -23,6 +23,9 @@ from vboot_errors import VbootError
 
 VERBS: Mapping[str, str] = {
     "build": "build the image: executable, model, container, manifest",
+    "boot": "boot the image in QEMU and open a prompt on it",
+    "shell": "open a prompt on a running machine",
+    "stop": "end a running machine in order",
     "compose": "make vectorland.gguf: a model plus the tensors of the machine",
     "inspect": "show what an RTS or GGUF file holds",
     "verify": "check an RTS or GGUF file with both readers",
@@ -75,7 +78,9 @@ def _run(words: Sequence[str]) -> int:
     as_json = "--json" in words
     try:
         answer = _answer(words)
-        print(json.dumps(answer.data, indent=2) if as_json else answer.text)
+        # A verb that has printed as it went has nothing left to say.
+        if answer.data or answer.text:
+            print(json.dumps(answer.data, indent=2) if as_json else answer.text)
     except SystemExit as finished:  # --help, --version, SIGTERM
         return int(finished.code or 0)
     except BrokenPipeError:

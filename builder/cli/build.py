@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,24 +11,57 @@ from typing import Any
 
 from builder.cache import open_cache
 from builder.cli.answer import Answer, columns, human_bytes
-from builder.cli.progress import stderr_reporter
+from builder.cli.progress import reported, stderr_reporter
 from builder.cli.settings_flags import add_settings, read_config
 from builder.pipeline import StepResult
 from builder.pipeline import run as run_steps
 from builder.plan import plan_build
+from builder.reproducible import build_again, compare
+from builder.settings import SETTINGS, Config
 from builder.steps import Step
+
+VERB = "build"
+OUTPUT = "image.output"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and why, and do nothing")
-    add_settings(parser, verb="build")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--dry-run", action="store_true", help="say what would be done and why, and do nothing")
+    only.add_argument(
+        "--check-reproducible", action="store_true", help="build once more, from nothing and elsewhere, and compare"
+    )
+    add_settings(parser, verb=VERB)
 
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Build what has changed."""
     config = read_config(arguments)
-    return run_plan(plan_build(config), folder=config.image.output, dry_run=arguments.dry_run)
+    answer = run_plan(plan_build(config), folder=config.image.output, dry_run=arguments.dry_run)
+    return _checked(answer, config) if arguments.check_reproducible else answer
+
+
+def _checked(answer: Answer, config: Config) -> Answer:
+    """Build a second time and add what differs to the answer."""
+    with tempfile.TemporaryDirectory(prefix="vboot-") as folder, reported("second build") as progress:
+        second = build_again(_words(config), folder=Path(folder), progress=progress)
+        different = compare(config.image.output, second)
+    rows = [{"file": pair.name, "first": pair.first, "second": pair.second} for pair in different]
+    said = [f"{pair.name} differs: {pair.first[:16]}... and {pair.second[:16]}..." for pair in different]
+    text = "\n".join([answer.text, *(said or ["reproducible: the second build gave the same bytes"])])
+    return Answer({**answer.data, "reproducible": not rows, "differences": rows}, text, exit_code=1 if rows else 0)
+
+
+def _words(config: Config) -> list[str]:
+    """The settings of a build as flags that mean the same in any folder, the output apart."""
+    words: list[str] = []
+    for setting in SETTINGS:
+        value = getattr(getattr(config, setting.section), setting.key)
+        if VERB not in setting.verbs or setting.name == OUTPUT or value is None:
+            continue
+        named_file = isinstance(value, Path) or (isinstance(value, str) and Path(value).is_file())
+        words += [setting.flag, str(Path(value).resolve() if named_file else value)]
+    return words
 
 
 def run_plan(steps: Sequence[Step], *, folder: Path, dry_run: bool) -> Answer:

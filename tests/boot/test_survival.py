@@ -144,5 +144,5 @@ def test_another_executable_is_an_emergency(tiny: Image, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("memory_mib", [48, 72])
 def test_too_little_memory_is_told_and_nothing_hangs(tiny: Image, memory_mib: int) -> None:
-    with pytest.raises(BootError, match="the guest died|QEMU ended"), running(tiny.spec(memory_mib=memory_mib)):
+    with pytest.raises(BootError, match=r"the guest died|QEMU ended"), running(tiny.spec(memory_mib=memory_mib)):
         pass

@@ -81,6 +81,14 @@ impl Machine {
         }
     }
 
+    /// Refuses what needs the model while there is none.
+    ///
+    /// # Errors
+    /// 1016 with the reason of the emergency.
+    pub fn require_model(&self) -> Result<(), Failure> {
+        self.store().map(|_| ())
+    }
+
     /// The tensors, unless an emergency keeps them away.
     fn store(&self) -> Result<&Store, Failure> {
         let why = || self.emergency.as_deref().unwrap_or("no model is loaded");

@@ -12,6 +12,17 @@ use crate::protocol::Failure;
 use crate::sys::process::set_nonblocking;
 use crate::sys::ready::{wait, Interest};
 
+/// What reading gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Got {
+    /// This many bytes.
+    Bytes(usize),
+    /// Nothing now.
+    Nothing,
+    /// Nothing ever again: the host has closed its side, but may still read.
+    End,
+}
+
 /// What happened to the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -84,20 +95,21 @@ impl Link {
         }
     }
 
-    /// Reads what is there: `Ok(0)` for nothing now.
+    /// Reads what is there.
     ///
     /// # Errors
     /// If the host has gone.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (result, end_is_gone) = match &mut self.0 {
-            End::Port { file, .. } => (file.read(buffer), false), // 0: no host, which poll_connection tells
-            End::Socket { client: Some(client), .. } => (client.read(buffer), true),
-            End::Socket { .. } => return Ok(0),
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Got> {
+        let (result, at_end) = match &mut self.0 {
+            End::Port { file, .. } => (file.read(buffer), Got::Nothing), // no host, which poll_connection tells
+            End::Socket { client: Some(client), .. } => (client.read(buffer), Got::End),
+            End::Socket { .. } => return Ok(Got::Nothing),
         };
         match result {
-            Ok(0) if end_is_gone => Err(ErrorKind::UnexpectedEof.into()),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
-            other => other,
+            Ok(0) => Ok(at_end),
+            Ok(count) => Ok(Got::Bytes(count)),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(Got::Nothing),
+            Err(error) => Err(error),
         }
     }
 

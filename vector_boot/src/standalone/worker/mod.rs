@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::control::Control;
 use crate::machine::Machine;
 use crate::sys::memory::SharedWords;
-use crate::sys::{process, sandbox};
+use crate::sys::{process, sandbox, signal};
 use crate::vitals::SHARED_WORDS;
 use link::Link;
 pub use options::Options;
@@ -42,6 +42,7 @@ fn start(words: &[&str]) -> Result<(), String> {
     let options = Options::parse(words)?;
     let inherit =
         |fd: i32| process::inherited(fd).map_err(|error| format!("descriptor {fd} was not handed over: {error}"));
+    signal::die_of_faults();
     sandbox::bind_to_parent().map_err(|error| format!("cannot bind to the supervisor: {error}"))?;
     let control = inherit(CONTROL)?;
     let shared = inherit(SHARED)?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
-use super::link::{Change, Link};
+use super::link::{Change, Got, Link};
 use super::options::Options;
 use crate::machine::Machine;
 use crate::protocol::{self, required, Blob, Envelope, Failure, Framer, Incoming, Reply, Request, OUTSTANDING_LIMIT};
@@ -52,6 +52,8 @@ pub struct Service {
     /// Connection the running job belongs to; an answer for an older one is dropped.
     running: Option<u64>,
     connection: u64,
+    /// The host has closed its side: what it asked is answered, then the connection ends.
+    input_ended: bool,
     stopping: Option<Stopping>,
     crash: Option<String>,
     started: Instant,
@@ -102,6 +104,7 @@ impl Service {
             wake,
             running: None,
             connection: 0,
+            input_ended: false,
             stopping: None,
             crash: None,
             started: Instant::now(),
@@ -125,6 +128,7 @@ impl Service {
             self.read();
             self.work();
             self.write();
+            self.end_answered_connection();
             self.fulfil_crash();
             self.advance_stop();
         }
@@ -142,7 +146,7 @@ impl Service {
     }
 
     fn may_read(&self) -> bool {
-        self.queue.len() < OUTSTANDING_LIMIT && self.outbox.len() < OUTBOX_LIMIT
+        !self.input_ended && self.queue.len() < OUTSTANDING_LIMIT && self.outbox.len() < OUTBOX_LIMIT
     }
 
     /// Takes the supervisor's messages; false when it is gone.
@@ -193,14 +197,23 @@ impl Service {
         self.queue.clear();
         self.outbox.clear();
         self.subscriptions.clear();
+        self.input_ended = false;
+    }
+
+    fn end_answered_connection(&mut self) {
+        if self.input_ended && self.queue.is_empty() && self.running.is_none() && self.outbox.is_empty() {
+            self.link.disconnect();
+            self.forget_connection();
+        }
     }
 
     fn read(&mut self) {
         let mut chunk = [0; 4096];
         while self.link.is_connected() && self.may_read() && self.inbox.len() < CHUNK {
             match self.link.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(count) => self.inbox.extend_from_slice(&chunk[..count]),
+                Ok(Got::Nothing) => break,
+                Ok(Got::End) => self.input_ended = true,
+                Ok(Got::Bytes(count)) => self.inbox.extend_from_slice(&chunk[..count]),
                 Err(_) => {
                     self.link.disconnect();
                     self.forget_connection();
@@ -214,7 +227,7 @@ impl Service {
         let now = self.now_ms();
         let inbox = std::mem::take(&mut self.inbox);
         let mut rest = &inbox[..];
-        while self.may_read() {
+        while self.queue.len() < OUTSTANDING_LIMIT && self.outbox.len() < OUTBOX_LIMIT {
             let Some(incoming) = self.framer.next(&mut rest, now) else { break };
             match incoming {
                 Incoming::Resync => self.outbox.extend(self.machine.greeting()),
@@ -310,6 +323,7 @@ impl Service {
         if !self.fault_allowed {
             return Err(Failure::new(-32601, "fault requests are switched off on this machine"));
         }
+        self.machine.require_model()?;
         match what.as_str() {
             "orphans" => Control::Orphans { count }.send(&self.control).map_err(|_| Failure::new(1017, "busy"))?,
             "segv" | "abort" | "hang" | "oom" => self.crash = Some(what),
