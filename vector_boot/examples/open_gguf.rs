@@ -4,17 +4,24 @@
 //! what the machine does before it maps a model: open the file, read its head in growing windows, judge it by the
 //! rules R1 to R24, and give everything back.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::Instant;
 
-use vector_boot::gguf::{Gguf, Stop, METADATA_LIMIT};
+use vector_boot::standalone::container_file::ContainerFile;
 
-/// The first window of `standalone::container_file`, whose loop this is.
-const FIRST_WINDOW: u64 = 256 << 10;
+fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
-fn main() -> io::Result<()> {
+fn serve() -> io::Result<()> {
     let mut answers = io::stdout().lock();
     for path in io::stdin().lines() {
         let path = path?;
@@ -28,17 +35,7 @@ fn main() -> io::Result<()> {
 
 /// The number of tensors in the file.
 fn open(path: &str) -> io::Result<usize> {
-    let file = File::open(path)?;
-    let len = file.metadata()?.len();
-    let mut window = FIRST_WINDOW;
-    loop {
-        let mut head = vec![0; window.min(len) as usize];
-        file.read_exact_at(&mut head, 0)?;
-        match Gguf::parse_head(&head, len) {
-            Ok(gguf) => return Ok(gguf.tensors.len()),
-            Err(Stop::HeadTooShort) if window < METADATA_LIMIT => window = (window * 4).min(METADATA_LIMIT),
-            Err(Stop::HeadTooShort) => return Err(io::Error::other(format!("{path}: the metadata does not end"))),
-            Err(Stop::Invalid(error)) => return Err(io::Error::other(format!("{path}: {error}"))),
-        }
-    }
+    let file = ContainerFile::open(Path::new(path))?;
+    let verdict = file.with_gguf(0, file.len, |gguf| gguf.tensors.len())?;
+    verdict.map_err(|error| io::Error::other(format!("{path}: {error}")))
 }

@@ -1,7 +1,7 @@
 //! The executable's face: its command line.
 
 mod check;
-mod container_file;
+pub mod container_file;
 pub mod control;
 mod report;
 pub mod supervisor;

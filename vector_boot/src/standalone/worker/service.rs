@@ -193,9 +193,9 @@ impl Service {
     fn forget_connection(&mut self) {
         self.connection += 1;
         self.framer = Framer::default();
-        self.inbox.clear();
-        self.queue.clear();
-        self.outbox.clear();
+        self.inbox = Vec::new(); // and not cleared: what a flood made large is given back
+        self.queue = VecDeque::new();
+        self.outbox = VecDeque::new();
         self.subscriptions.clear();
         self.input_ended = false;
     }
