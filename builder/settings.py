@@ -102,8 +102,9 @@ class Setting:
         return InputError(f"{self.name} = {shown(value)} {why}")
 
 
-BUILD = ("build",)
-IMAGE = ("build", "compose")
+# `boot` builds first, so it takes what `build` takes.
+BUILD = ("build", "boot")
+IMAGE = ("build", "compose", "boot")
 MACHINE = ("boot",)
 RUNTIME = ("build", "boot")
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from builder.executable import build_executable
 from image.compose import compose
+from image.rts_file import write_rts
 from qemu.expect import EvolutionPort
 
 HELLO = {"protocol": 1, "client": "test"}
@@ -242,3 +244,13 @@ def test_a_bad_model_is_one_line_and_exit_1(executable: Path, tmp_path: Path, co
     assert str(path) in said
     assert why in said
     assert not machine.path.exists()
+
+
+def test_a_signed_image_serves_no_faults(executable: Path, model: Path, tmp_path: Path) -> None:
+    image = tmp_path / "signed.rts"
+    write_rts(image, binary=executable, tensors=model, signing_key=Ed25519PrivateKey.generate())
+    with listening(executable, image, tmp_path, "--fault") as machine:
+        port = machine.connect()
+        assert code(port, "fault", {"what": "segv"}) == -32601
+        assert result(port, "tensors", prefix="token_embd")["tensors"]
+        port.close()

@@ -21,7 +21,7 @@ impl Mapping {
     /// Maps `len` bytes of a file from `offset`, a multiple of the page size. Costs nothing until pages are touched.
     ///
     /// # Errors
-    /// Whatever mmap(2) says; `len` 0 is refused.
+    /// Whatever mmap(2) says.
     pub fn private(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
         Self::map(file.as_raw_fd(), offset, len, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
     }
@@ -29,16 +29,17 @@ impl Mapping {
     /// `len` zero bytes; pages cost memory once written.
     ///
     /// # Errors
-    /// Whatever mmap(2) says; `len` 0 is refused.
+    /// Whatever mmap(2) says.
     pub fn zeroed(len: usize) -> io::Result<Self> {
         Self::map(-1, 0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
     }
 
     fn map(fd: i32, offset: u64, len: usize, flags: i32) -> io::Result<Self> {
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours.
-        let start =
-            unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset) };
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours. No bytes are one
+        // mapped byte that nobody sees, for mmap refuses a length of 0.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len.max(1), protection, flags, fd, offset) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -61,7 +62,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: unmaps what `map` mapped; no borrow outlives self.
-        unsafe { libc::munmap(self.start.cast(), self.len) };
+        unsafe { libc::munmap(self.start.cast(), self.len.max(1)) };
     }
 }
 

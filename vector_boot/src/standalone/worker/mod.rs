@@ -50,22 +50,24 @@ fn start(words: &[&str]) -> Result<(), String> {
     let link = Link::new(inherit(PORT)?, options.listens).map_err(|error| format!("the port fails: {error}"))?;
     let _ = Control::RuntimeReady.send(&control);
     let model = load(&options, &control);
-    let machine = Machine::new(model, Arc::new(shared), &options.build);
-    let service = service::Service::start(machine, link, control, &options).map_err(|error| error.to_string())?;
+    let fault_allowed = options.fault && !model.as_ref().is_ok_and(|model| model.signed);
+    let machine = Machine::new(model.map(|model| model.store), Arc::new(shared), &options.build);
+    let service = service::Service::start(machine, link, control, fault_allowed, options.appliance)
+        .map_err(|error| error.to_string())?;
     sandbox::restrict_syscalls().map_err(|error| format!("cannot restrict system calls: {error}"))?;
     service.run();
     Ok(())
 }
 
 /// Loads the model and reports how that went.
-fn load(options: &Options, control: &OwnedFd) -> Result<crate::tensor::Store, String> {
+fn load(options: &Options, control: &OwnedFd) -> Result<model::Model, String> {
     let model = match &options.emergency {
         Some(why) => Err(why.clone()),
         None if options.embedded => model::embedded(),
         None => process::inherited(MODEL).map_err(|error| error.to_string()).and_then(|fd| model::open(File::from(fd))),
     };
     let report = match &model {
-        Ok(store) => Control::TensorsReady { tensors: store.tensors().len() as u64 },
+        Ok(model) => Control::TensorsReady { tensors: model.store.tensors().len() as u64 },
         Err(text) => Control::Failed { text: text.clone() },
     };
     let _ = report.send(control);

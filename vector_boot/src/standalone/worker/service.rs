@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use serde_json::{json, Value};
 
 use super::link::{Change, Got, Link};
-use super::options::Options;
 use crate::machine::Machine;
 use crate::protocol::{self, required, Blob, Envelope, Failure, Framer, Incoming, Reply, Request, OUTSTANDING_LIMIT};
 use crate::standalone::control::Control;
@@ -70,7 +69,13 @@ impl Service {
     ///
     /// # Errors
     /// If the thread or its wake-up cannot be made.
-    pub fn start(machine: Machine, link: Link, control: OwnedFd, options: &Options) -> io::Result<Self> {
+    pub fn start(
+        machine: Machine,
+        link: Link,
+        control: OwnedFd,
+        fault_allowed: bool,
+        appliance: bool,
+    ) -> io::Result<Self> {
         let (wake, waker) = message::pair()?;
         let (jobs, todo) = channel::<(Request, Instant)>();
         let (done, answers) = channel();
@@ -97,8 +102,8 @@ impl Service {
             queue: VecDeque::new(),
             outbox: VecDeque::new(),
             subscriptions: Vec::new(),
-            fault_allowed: options.fault,
-            appliance: options.appliance,
+            fault_allowed,
+            appliance,
             jobs,
             answers,
             wake,
