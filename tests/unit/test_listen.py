@@ -187,7 +187,8 @@ def test_a_worker_that_is_killed_comes_back(machine: Listening, number: signal.S
     port.close()
 
 
-def test_a_forbidden_system_call_ends_the_worker_alone(machine: Listening) -> None:
+def test_the_worker_has_given_up_its_rights(machine: Listening) -> None:
+    machine.connect().close()
     (worker,) = children(machine.process.pid)
     status = Path(f"/proc/{worker}/status").read_text()
     fields = dict(entry.split(":\t", 1) for entry in status.splitlines() if ":\t" in entry)
