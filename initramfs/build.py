@@ -54,8 +54,10 @@ def build_initramfs(
             *extra,
         ]
     )
-    digest = hashlib.sha256(b"".join(newc.entries(tree))).hexdigest()
-    return newc.archive([*tree, newc.file(SENTINEL, f"{digest}\n".encode())])
+    digest = hashlib.sha256()
+    for piece in newc.pieces(tree):
+        digest.update(piece)
+    return newc.archive([*tree, newc.file(SENTINEL, f"{digest.hexdigest()}\n".encode())])
 
 
 def modules_load(modules: Sequence[Module], *, release: str = "") -> str:

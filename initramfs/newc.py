@@ -94,11 +94,12 @@ def with_parents(records: Iterable[Record]) -> list[Record]:
     return tree
 
 
-def entries(records: Sequence[Record]) -> Iterator[bytes]:
-    """Encode records, whose parents are present, one aligned piece each; the trailer is not among them."""
+def pieces(records: Sequence[Record]) -> Iterator[bytes]:
+    """Encode records, whose parents are present, without copying their data; the trailer is not among the pieces."""
     for number, record in enumerate(records, start=1):
-        name = record.name.encode()
-        yield _aligned(_header(record, inode=number) + name + b"\0", 4) + _aligned(record.data, 4)
+        yield _aligned(_header(record, inode=number) + record.name.encode() + b"\0", 4)
+        yield record.data
+        yield bytes(-len(record.data) % 4)
 
 
 def archive(records: Iterable[Record]) -> bytes:
@@ -107,7 +108,8 @@ def archive(records: Iterable[Record]) -> bytes:
     Raises:
         InputError: as `with_parents`.
     """
-    return _aligned(b"".join(entries(with_parents(records))) + _TRAILER, ARCHIVE_ALIGNMENT)
+    parts = [*pieces(with_parents(records)), _TRAILER]
+    return b"".join([*parts, bytes(-sum(map(len, parts)) % ARCHIVE_ALIGNMENT)])
 
 
 def read(data: bytes) -> list[Record]:
