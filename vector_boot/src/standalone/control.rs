@@ -7,7 +7,10 @@ use crate::sys::message;
 
 /// Bytes of every message.
 pub const MESSAGE_BYTES: usize = 256;
-const TEXT_BYTES: usize = MESSAGE_BYTES - 16;
+/// Where the digest and the text of a message start.
+const DIGEST: usize = 16;
+const TEXT: usize = DIGEST + 32;
+const TEXT_BYTES: usize = MESSAGE_BYTES - TEXT;
 
 /// What supervisor and worker tell each other.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,10 +24,19 @@ pub enum Control {
     },
     /// To the supervisor: the runtime is initialised.
     RuntimeReady,
-    /// To the supervisor: the tensors are loaded, this many.
+    /// To the supervisor: the tensors are loaded.
     TensorsReady {
         /// How many.
         tensors: u64,
+        /// SHA-256 of the executable that the image was built with, if the model came in an image that records it.
+        binary: Option<[u8; 32]>,
+    },
+    /// To the worker, once it has reported on its model: serve.
+    Serve {
+        /// SHA-256 of the running executable.
+        executable: [u8; 32],
+        /// Why the model must not be used, if so.
+        emergency: Option<String>,
     },
     /// To the supervisor: the model cannot be served.
     Failed {
@@ -45,31 +57,41 @@ pub enum Control {
 
 impl Control {
     fn encode(&self) -> [u8; MESSAGE_BYTES] {
-        let (kind, number, small, text) = match self {
-            Control::Beat { beats, late_us } => (1, *beats, *late_us, ""),
-            Control::RuntimeReady => (2, 0, 0, ""),
-            Control::TensorsReady { tensors } => (3, *tensors, 0, ""),
-            Control::Failed { text } => (4, 0, 0, text.as_str()),
-            Control::Shutdown { reboot } => (5, u64::from(*reboot), 0, ""),
-            Control::Orphans { count } => (6, *count, 0, ""),
+        const NONE: (u32, [u8; 32], &str) = (0, [0; 32], "");
+        let (kind, number, (small, digest, text)) = match self {
+            Control::Beat { beats, late_us } => (1, *beats, (*late_us, [0; 32], "")),
+            Control::RuntimeReady => (2, 0, NONE),
+            Control::TensorsReady { tensors, binary } => {
+                (3, *tensors, (u32::from(binary.is_some()), binary.unwrap_or_default(), ""))
+            }
+            Control::Failed { text } => (4, 0, (0, [0; 32], text.as_str())),
+            Control::Shutdown { reboot } => (5, u64::from(*reboot), NONE),
+            Control::Orphans { count } => (6, *count, NONE),
+            Control::Serve { executable, emergency } => {
+                (7, 0, (u32::from(emergency.is_some()), *executable, emergency.as_deref().unwrap_or_default()))
+            }
         };
         let mut bytes = [0; MESSAGE_BYTES];
         bytes[0] = kind;
         bytes[4..8].copy_from_slice(&small.to_le_bytes());
         bytes[8..16].copy_from_slice(&number.to_le_bytes());
-        write_text(&mut bytes[16..], text);
+        bytes[DIGEST..TEXT].copy_from_slice(&digest);
+        write_text(&mut bytes[TEXT..], text);
         bytes
     }
 
     fn decode(bytes: &[u8; MESSAGE_BYTES]) -> Option<Self> {
+        let small = u32::from_le_bytes(*bytes[4..].first_chunk()?);
         let number = u64::from_le_bytes(*bytes[8..].first_chunk()?);
+        let digest = *bytes[DIGEST..].first_chunk()?;
         Some(match bytes[0] {
-            1 => Control::Beat { beats: number, late_us: u32::from_le_bytes(*bytes[4..].first_chunk()?) },
+            1 => Control::Beat { beats: number, late_us: small },
             2 => Control::RuntimeReady,
-            3 => Control::TensorsReady { tensors: number },
-            4 => Control::Failed { text: read_text(&bytes[16..]) },
+            3 => Control::TensorsReady { tensors: number, binary: (small != 0).then_some(digest) },
+            4 => Control::Failed { text: read_text(&bytes[TEXT..]) },
             5 => Control::Shutdown { reboot: number != 0 },
             6 => Control::Orphans { count: number },
+            7 => Control::Serve { executable: digest, emergency: (small != 0).then(|| read_text(&bytes[TEXT..])) },
             _ => return None,
         })
     }
@@ -124,7 +146,10 @@ mod tests {
         let (a, b) = message::pair().unwrap();
         let sent = [
             Control::Beat { beats: 1 << 40, late_us: 7 },
-            Control::Failed { text: "why".repeat(70) },
+            Control::Failed { text: "why".repeat(69) },
+            Control::TensorsReady { tensors: 7, binary: Some([9; 32]) },
+            Control::Serve { executable: [8; 32], emergency: Some("why".into()) },
+            Control::Serve { executable: [8; 32], emergency: None },
             Control::Shutdown { reboot: true },
             Control::Orphans { count: 1000 },
         ];

@@ -46,7 +46,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         ["--help" | "-h"] => print(USAGE, ExitCode::SUCCESS),
         ["check", rest @ ..] => run_check(rest, &args[1..]),
         ["--worker", rest @ ..] => worker::main(rest),
-        ["--probe", what] => finish(supervisor::probe::main(*what == "image").map_err(|error| error.to_string())),
+        ["--hash-executable"] => finish(supervisor::probe::main().map_err(|error| error.to_string())),
         ["--late-setup"] => {
             supervisor::setup::late_main();
             ExitCode::SUCCESS

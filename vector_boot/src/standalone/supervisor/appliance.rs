@@ -1,17 +1,16 @@
 //! The supervisor as PID 1 of the appliance: from the kernel's hand-over to the power switch.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::cmdline::{self, OnFail, Settings};
 use super::devices;
-use super::probe::{Answer, Probe};
+use super::probe::Probe;
 use super::worker_process::{Endowment, WorkerProcess};
 use super::{console, setup, share, End, Parts, Supervisor};
 use crate::hw_mmio::{word, Page};
-use crate::rts::hex;
 use crate::standalone::worker::Options;
 use crate::standalone::EMBEDDED_MODEL;
 use crate::sys::signal::Signals;
@@ -51,7 +50,7 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     *on_fail = settings.on_fail;
     complaints.iter().for_each(|complaint| console::say(complaint));
     setup::check_archive()?;
-    let executable = Probe::start(None, true)?; // it hashes while modules load
+    let executable = Probe::start(true)?; // it hashes while modules load
     setup::load_modules(setup::Modules::Early);
     setup::set_switches();
     let (shared, shared_fd) = share(settings.period, start_us)?;
@@ -59,12 +58,13 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     let mounts_us = sys::monotonic_us() - start_us;
     Vitals::new(shared.words()).reach_phase(1, mounts_us);
     console::say_phase("mounts", mounts_us);
-    let worker = endow(&settings, shared_fd, executable)?;
+    let worker = endow(&settings, shared_fd)?;
     let mut supervisor = Supervisor::new(Parts {
         signals,
         period: settings.period,
         shared,
         worker: WorkerProcess::new(worker),
+        executable,
         appliance: true,
     });
     if let Err(trouble) = supervisor.bring_up() {
@@ -79,15 +79,14 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     Ok(end)
 }
 
-/// Finds the model and the port, and has the image judged.
-fn endow(settings: &Settings, shared: OwnedFd, executable: Probe) -> Result<Endowment, String> {
+/// Finds the model and the port.
+fn endow(settings: &Settings, shared: OwnedFd) -> Result<Endowment, String> {
     let model = devices::rts_disk();
     let embedded = model.is_none() && !EMBEDDED_MODEL.is_empty();
     if model.is_none() && !embedded {
         let disks = devices::describe_disks();
         return Err(format!("no RTS image: no disk has the serial number vb-rts; there are {disks}"));
     }
-    let image = model.as_ref().map(|image| Probe::start(Some(image.as_fd()), true)).transpose()?;
     let port = match devices::evolution_port() {
         Some(port) => port,
         None => {
@@ -96,16 +95,7 @@ fn endow(settings: &Settings, shared: OwnedFd, executable: Probe) -> Result<Endo
         }
     };
     let listens = is_socket(&port);
-    let executable = executable.executable()?;
-    let image = image.map(Probe::finish).transpose()?;
-    let options = Options {
-        build: hex(&executable[..6]),
-        listens,
-        embedded,
-        fault: settings.fault,
-        appliance: true,
-        emergency: image.and_then(|image| emergency(&executable, image)),
-    };
+    let options = Options { listens, embedded, fault: settings.fault, appliance: true, without_model: false };
     Ok(Endowment { options, shared, port, model })
 }
 
@@ -113,16 +103,6 @@ fn is_socket(fd: &OwnedFd) -> bool {
     use std::os::unix::fs::FileTypeExt;
     let file = fd.try_clone().map(File::from);
     file.and_then(|file| file.metadata()).is_ok_and(|metadata| metadata.file_type().is_socket())
-}
-
-/// Why the image may not be served, if so: it is refused, or it was built with another executable than this one.
-fn emergency(executable: &[u8; 32], image: Answer) -> Option<String> {
-    let recorded = match image {
-        Answer::Refused(why) => return Some(why),
-        Answer::Sha256(recorded) => recorded.filter(|recorded| recorded != executable)?,
-    };
-    let (own, recorded) = (hex(&executable[..6]), hex(&recorded[..6]));
-    Some(format!("this executable ({own}...) is not the one in the RTS image ({recorded}...)"))
 }
 
 /// Stays, so that somebody can look at the console.

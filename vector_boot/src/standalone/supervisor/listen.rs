@@ -12,7 +12,6 @@ use std::time::Duration;
 use super::probe::Probe;
 use super::worker_process::{Endowment, WorkerProcess};
 use super::{console, share, Parts, Supervisor};
-use crate::rts::hex;
 use crate::standalone::worker::Options;
 use crate::sys::signal::Signals;
 use crate::sys::{self, process};
@@ -73,15 +72,16 @@ pub fn run(settings: &Settings) -> Result<(), String> {
     let model = open_model(&settings.tensors).map_err(|error| format!("{tensors}: {error}"))?;
     let (shared, shared_fd) = share(settings.period, start_us)?;
     console::say_phase("start", 0);
-    let executable = Probe::start(None, false)?.executable()?;
+    let executable = Probe::start(false)?;
     let (listener, _socket_file) = listen(&settings.socket)?;
-    let options = Options { build: hex(&executable[..6]), listens: true, fault: settings.fault, ..Options::default() };
+    let options = Options { listens: true, fault: settings.fault, ..Options::default() };
     let endowment = Endowment { options, shared: shared_fd, port: OwnedFd::from(listener), model: Some(model) };
     let mut supervisor = Supervisor::new(Parts {
         signals,
         period: settings.period,
         shared,
         worker: WorkerProcess::new(endowment),
+        executable,
         appliance: false,
     });
     supervisor.enter_phase(1);

@@ -18,6 +18,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::hw_mmio::{word, Page, State};
+use crate::rts::hex;
 use crate::standalone::control::Control;
 use crate::sys::memory::SharedWords;
 use crate::sys::ready::{wait, Interest};
@@ -25,6 +26,7 @@ use crate::sys::signal::Signals;
 use crate::sys::{self, process};
 use crate::vitals::{Vitals, PHASES, SHARED_WORDS};
 use heartbeat::Heartbeat;
+use probe::Probe;
 use worker_process::WorkerProcess;
 
 /// How the machine is to end.
@@ -42,6 +44,8 @@ pub struct Parts {
     period: Duration,
     shared: SharedWords,
     worker: WorkerProcess,
+    /// Hashes the executable meanwhile.
+    executable: Probe,
     appliance: bool,
 }
 
@@ -64,13 +68,22 @@ impl Trouble {
 
 /// The running supervisor.
 pub struct Supervisor {
-    parts: Parts,
+    signals: Signals,
+    period: Duration,
+    shared: SharedWords,
+    worker: WorkerProcess,
+    appliance: bool,
+    /// The child that hashes the executable, until its answer is needed.
+    probe: Option<Probe>,
+    /// SHA-256 of the executable, once it is known.
+    executable: [u8; 32],
+    /// Why no model is served, if so.
+    emergency: Option<String>,
     /// The child that loads the late modules, while it runs.
     late_setup: Option<u32>,
     power_button: Option<devices::PowerButton>,
     watchdog: Option<devices::Watchdog>,
     end: Option<End>,
-    failure: Option<String>,
     entered: usize,
 }
 
@@ -80,15 +93,30 @@ const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 impl Supervisor {
     /// Takes over. Nothing beats yet.
     pub fn new(parts: Parts) -> Self {
-        Supervisor { parts, late_setup: None, power_button: None, watchdog: None, end: None, failure: None, entered: 1 }
+        let Parts { signals, period, shared, worker, executable, appliance } = parts;
+        Supervisor {
+            signals,
+            period,
+            shared,
+            worker,
+            appliance,
+            probe: Some(executable),
+            executable: [0; 32],
+            emergency: None,
+            late_setup: None,
+            power_button: None,
+            watchdog: None,
+            end: None,
+            entered: 1,
+        }
     }
 
     fn page(&self) -> Page<'_> {
-        Page::new(self.parts.shared.words())
+        Page::new(self.shared.words())
     }
 
     fn vitals(&self) -> Vitals<'_> {
-        Vitals::new(self.parts.shared.words())
+        Vitals::new(self.shared.words())
     }
 
     /// Starts the worker and waits until it serves its model.
@@ -96,31 +124,54 @@ impl Supervisor {
     /// # Errors
     /// Why it does not.
     pub fn bring_up(&mut self) -> Result<(), Trouble> {
-        self.parts.worker.start().map_err(Trouble::Worker)?;
+        self.worker.start().map_err(Trouble::Worker)?;
         self.note_worker();
         let deadline = Instant::now() + LOAD_DEADLINE;
-        while self.entered < 3 && self.end.is_none() {
+        while self.entered < 3 && self.emergency.is_none() && self.end.is_none() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return Err(Trouble::Worker("the worker did not load the model within 30 s".into()));
             };
             self.listen(left.min(Duration::from_millis(100)));
-            if let Some(why) = self.failure.take() {
-                return Err(Trouble::Model(why));
-            }
             if let Some(how) = self.reap() {
                 return Err(Trouble::Worker(format!("the worker {how} while it loaded the model")));
             }
         }
-        Ok(())
+        match self.emergency.clone() {
+            Some(why) => Err(Trouble::Model(why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets a worker serve that has reported on its model: with it, unless it is refused, or its image was built with
+    /// another executable than this one.
+    fn let_serve(&mut self, report: Result<Option<[u8; 32]>, String>) {
+        if let Some(probe) = self.probe.take() {
+            match probe.finish() {
+                Ok(digest) => self.executable = digest,
+                Err(why) => console::say(&why), // the build is told as zeros, and no image fits it
+            }
+        }
+        let own = self.executable;
+        let trouble = match report {
+            Err(why) => Some(why),
+            // Outside the appliance any executable may serve any image.
+            Ok(recorded) => recorded.filter(|recorded| self.appliance && *recorded != own).map(|recorded| {
+                let (own, recorded) = (hex(&own[..6]), hex(&recorded[..6]));
+                format!("this executable ({own}...) is not the one in the RTS image ({recorded}...)")
+            }),
+        };
+        if let Some(why) = trouble.filter(|_| self.emergency.is_none()) {
+            console::say(&format!("EMERGENCY: {why}"));
+            self.emergency = Some(why);
+        }
+        self.worker.send(&Control::Serve { executable: own, emergency: self.emergency.clone() });
     }
 
     /// Beats until the machine is to end.
     pub fn beat(&mut self) -> End {
         console::say("Entering Heartbeat Loop");
         self.enter_phase(4);
-        let state = if self.parts.worker.is_emergency() { State::Emergency } else { State::Beating };
-        self.page().set(word::STATE, state as u32);
-        let mut heartbeat = Heartbeat::start(self.parts.period);
+        let mut heartbeat = Heartbeat::start(self.period);
         loop {
             if let Some(end) = self.end {
                 return end;
@@ -139,21 +190,19 @@ impl Supervisor {
         page.set(word::WORST_LATENESS_US, page.get(word::WORST_LATENESS_US).max(late_us));
         let uptime_us = sys::monotonic_us().saturating_sub(self.vitals().start_us());
         page.set(word::UPTIME_S, (uptime_us / 1_000_000) as u32);
+        let state = if self.emergency.is_some() { State::Emergency } else { State::Beating };
+        page.set(word::STATE, state as u32);
         self.vitals().count_beat(late_us);
         if heartbeat.beats() == 1 {
             self.enter_phase(5);
             self.start_late_setup();
         }
-        self.parts.worker.send(&Control::Beat { beats: heartbeat.beats(), late_us });
-        let pid = self.parts.worker.pid();
+        self.worker.send(&Control::Beat { beats: heartbeat.beats(), late_us });
+        let pid = self.worker.pid();
         if metabolism::is_due(heartbeat.beats()) {
             metabolism::measure(self.page(), self.vitals(), pid);
         }
         self.keep_worker_alive();
-        if let Some(why) = self.failure.take() {
-            console::say(&format!("EMERGENCY: {why}")); // a later worker could not load what the first one could
-            self.page().set(word::STATE, State::Emergency as u32);
-        }
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.kick();
         }
@@ -164,8 +213,8 @@ impl Supervisor {
         if let Some(how) = self.reap() {
             console::say(&format!("the worker {how}; it is started again"));
         }
-        self.parts.worker.end_if_stuck(progress);
-        if self.parts.worker.restart_if_due() {
+        self.worker.end_if_stuck(progress);
+        if self.worker.restart_if_due() {
             self.note_worker();
         }
     }
@@ -179,14 +228,14 @@ impl Supervisor {
                 self.power_button = devices::PowerButton::find();
                 self.watchdog = devices::Watchdog::arm();
             }
-            death = self.parts.worker.note_end(&ended).or(death);
+            death = self.worker.note_end(&ended).or(death);
         }
         death
     }
 
     /// Has a child load the modules that the first beat did not need.
     fn start_late_setup(&mut self) {
-        if !self.parts.appliance {
+        if !self.appliance {
             return;
         }
         match process::spawn(worker_process::own_executable().arg("--late-setup"), &[], None) {
@@ -197,8 +246,8 @@ impl Supervisor {
 
     fn note_worker(&self) {
         let page = self.page();
-        page.set(word::WORKER_PID, self.parts.worker.pid());
-        page.set(word::WORKER_RESTARTS, self.parts.worker.restarts());
+        page.set(word::WORKER_PID, self.worker.pid());
+        page.set(word::WORKER_RESTARTS, self.worker.restarts());
     }
 
     fn enter_phase(&mut self, phase: usize) {
@@ -209,16 +258,16 @@ impl Supervisor {
 
     /// Waits for signals, the worker and the power button, and acts on what comes.
     fn listen(&mut self, timeout: Duration) {
-        let mut interests = vec![Interest::read(self.parts.signals.fd())];
-        interests.extend(self.parts.worker.control().map(|socket: &OwnedFd| Interest::read(socket.as_raw_fd())));
+        let mut interests = vec![Interest::read(self.signals.fd())];
+        interests.extend(self.worker.control().map(|socket: &OwnedFd| Interest::read(socket.as_raw_fd())));
         interests.extend(self.power_button.as_ref().map(|button| Interest::read(button.fd())));
         if wait(&mut interests, timeout).is_err() {
             std::thread::sleep(timeout.min(Duration::from_millis(10)));
         }
-        while let Some(signal) = self.parts.signals.next() {
+        while let Some(signal) = self.signals.next() {
             self.hear_signal(signal);
         }
-        while let Some(control) = self.parts.worker.receive() {
+        while let Some(control) = self.worker.receive() {
             self.hear_worker(control);
         }
         if self.power_button.as_ref().is_some_and(devices::PowerButton::was_pressed) {
@@ -232,12 +281,12 @@ impl Supervisor {
             libc::SIGCHLD => {
                 if let Some(how) = self.reap() {
                     console::say(&format!("the worker {how}; it is started again"));
-                    if self.parts.worker.restart_if_due() {
+                    if self.worker.restart_if_due() {
                         self.note_worker();
                     }
                 }
             }
-            libc::SIGINT if self.parts.appliance => self.end = Some(End::Reboot), // Ctrl-Alt-Del
+            libc::SIGINT if self.appliance => self.end = Some(End::Reboot), // Ctrl-Alt-Del
             libc::SIGINT | libc::SIGTERM | libc::SIGUSR2 | libc::SIGPWR => self.end = Some(End::PowerOff),
             _ => (),
         }
@@ -250,28 +299,32 @@ impl Supervisor {
                 self.enter_phase(2);
                 self.entered = 2;
             }
-            Control::TensorsReady { tensors } if self.entered == 2 => {
-                console::say(&format!("GGUF tensors loaded: {tensors}"));
-                self.enter_phase(3);
-                self.entered = 3;
+            Control::TensorsReady { tensors, binary } => {
+                self.let_serve(Ok(binary));
+                if self.entered == 2 && self.emergency.is_none() {
+                    console::say(&format!("GGUF tensors loaded: {tensors}"));
+                    self.enter_phase(3);
+                    self.entered = 3;
+                }
             }
-            Control::Failed { text } => self.failure = Some(text),
+            Control::Failed { text } => self.let_serve(Err(text)),
             Control::Shutdown { reboot } => self.end = Some(if reboot { End::Reboot } else { End::PowerOff }),
-            Control::Orphans { count } => self.parts.worker.leave_orphans(count),
+            Control::Orphans { count } => self.worker.leave_orphans(count),
             _ => (),
         }
     }
 
-    /// Serves on without a model, for the reason given.
+    /// Serves on without a model.
     ///
     /// # Errors
     /// If even such a worker cannot be started.
     pub fn enter_emergency(&mut self, trouble: &Trouble) -> Result<(), String> {
-        console::say(&format!("EMERGENCY: {}", trouble.why()));
-        self.parts.worker.set_emergency(trouble.why());
-        if matches!(trouble, Trouble::Worker(_)) {
-            self.parts.worker.end();
-            self.parts.worker.start()?;
+        if let Trouble::Worker(why) = trouble {
+            console::say(&format!("EMERGENCY: {why}"));
+            self.emergency = Some(why.clone());
+            self.worker.take_model_away();
+            self.worker.end();
+            self.worker.start()?;
             self.note_worker();
         }
         Ok(())
@@ -280,7 +333,7 @@ impl Supervisor {
     /// Ends the worker in order. The power is the caller's.
     pub fn stop(&mut self) {
         self.page().set(word::STATE, State::Stopping as u32);
-        self.parts.worker.end();
+        self.worker.end();
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.disarm();
         }

@@ -66,14 +66,9 @@ impl WorkerProcess {
         self.starts.saturating_sub(1)
     }
 
-    /// Whether it serves without a model.
-    pub fn is_emergency(&self) -> bool {
-        self.endowment.options.emergency.is_some()
-    }
-
     /// From the next start on it serves without a model.
-    pub fn set_emergency(&mut self, why: &str) {
-        self.endowment.options.emergency = Some(why.to_string());
+    pub fn take_model_away(&mut self) {
+        self.endowment.options.without_model = true;
         self.endowment.model = None;
     }
 

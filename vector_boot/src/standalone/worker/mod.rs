@@ -9,16 +9,21 @@ mod options;
 mod service;
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::control::Control;
 use crate::machine::Machine;
+use crate::rts::hex;
 use crate::sys::memory::SharedWords;
+use crate::sys::ready::{wait, Interest};
 use crate::sys::{process, sandbox, signal};
-use crate::vitals::SHARED_WORDS;
+use crate::vitals::{Vitals, SHARED_WORDS};
 use link::Link;
+use model::Model;
 pub use options::Options;
 
 /// Descriptors the supervisor hands over, in order.
@@ -49,9 +54,15 @@ fn start(words: &[&str]) -> Result<(), String> {
     let shared = SharedWords::attach(&shared, SHARED_WORDS).map_err(|error| format!("no shared words: {error}"))?;
     let link = Link::new(inherit(PORT)?, options.listens).map_err(|error| format!("the port fails: {error}"))?;
     let _ = Control::RuntimeReady.send(&control);
+    let shared = Arc::new(shared);
     let model = load(&options, &control);
+    let Some((executable, emergency)) = wait_for_leave(&control, Vitals::new(shared.words())) else { return Ok(()) };
     let fault_allowed = options.fault && !model.as_ref().is_ok_and(|model| model.signed);
-    let machine = Machine::new(model.map(|model| model.store), Arc::new(shared), &options.build);
+    let model = match emergency {
+        Some(why) => Err(why),
+        None => model.map(|model| model.store),
+    };
+    let machine = Machine::new(model, shared, &hex(&executable[..6]));
     let service = service::Service::start(machine, link, control, fault_allowed, options.appliance)
         .map_err(|error| error.to_string())?;
     sandbox::restrict_syscalls().map_err(|error| format!("cannot restrict system calls: {error}"))?;
@@ -60,16 +71,30 @@ fn start(words: &[&str]) -> Result<(), String> {
 }
 
 /// Loads the model and reports how that went.
-fn load(options: &Options, control: &OwnedFd) -> Result<model::Model, String> {
-    let model = match &options.emergency {
-        Some(why) => Err(why.clone()),
-        None if options.embedded => model::embedded(),
-        None => process::inherited(MODEL).map_err(|error| error.to_string()).and_then(|fd| model::open(File::from(fd))),
+fn load(options: &Options, control: &OwnedFd) -> Result<Model, String> {
+    let model = match options {
+        Options { without_model: true, .. } => Err("the worker dies of its model".to_string()),
+        Options { embedded: true, .. } => model::embedded(),
+        _ => process::inherited(MODEL).map_err(|error| error.to_string()).and_then(|fd| model::open(File::from(fd))),
     };
     let report = match &model {
-        Ok(model) => Control::TensorsReady { tensors: model.store.tensors().len() as u64 },
+        Ok(model) => Control::TensorsReady { tensors: model.store.tensors().len() as u64, binary: model.binary_sha256 },
         Err(text) => Control::Failed { text: text.clone() },
     };
     let _ = report.send(control);
     model
+}
+
+/// Waits until the supervisor lets this worker serve; `None` when it has gone.
+fn wait_for_leave(control: &OwnedFd, vitals: Vitals<'_>) -> Option<([u8; 32], Option<String>)> {
+    loop {
+        vitals.make_progress();
+        let _ = wait(&mut [Interest::read(control.as_raw_fd())], Duration::from_millis(100));
+        match Control::receive(control) {
+            Ok(Control::Serve { executable, emergency }) => return Some((executable, emergency)),
+            Ok(_) => (),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => (),
+            Err(_) => return None,
+        }
+    }
 }

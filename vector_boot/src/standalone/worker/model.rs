@@ -15,6 +15,8 @@ pub struct Model {
     pub store: Store,
     /// Whether its image is signed: such a machine serves no faults.
     pub signed: bool,
+    /// SHA-256 of the executable its image was built with, if it came in an image that records it.
+    pub binary_sha256: Option<[u8; 32]>,
 }
 
 /// Maps the model of an open file.
@@ -30,7 +32,11 @@ pub fn open(file: File) -> Result<Model, String> {
     let mapping = Mapping::private(file.source.as_fd(), offset, len);
     let mapping = mapping.map_err(|error| format!("the model cannot be mapped: {error}"))?;
     let store = Store::load(mapping).map_err(|error| error.to_string())?;
-    Ok(Model { store, signed: header.is_some_and(|header| header.key_id.is_some()) })
+    Ok(Model {
+        store,
+        signed: header.as_ref().is_some_and(|header| header.key_id.is_some()),
+        binary_sha256: header.and_then(|header| header.binary_sha256),
+    })
 }
 
 /// The model inside the executable.
@@ -41,7 +47,7 @@ pub fn embedded() -> Result<Model, String> {
     let mut memory = Mapping::zeroed(EMBEDDED_MODEL.len()).map_err(|error| format!("no model is embedded: {error}"))?;
     memory.bytes_mut().copy_from_slice(EMBEDDED_MODEL);
     let store = Store::load(memory).map_err(|error| error.to_string())?;
-    Ok(Model { store, signed: false })
+    Ok(Model { store, signed: false, binary_sha256: None })
 }
 
 fn image(file: &ContainerFile, start: &[u8]) -> Result<Header, String> {

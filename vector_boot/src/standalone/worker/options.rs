@@ -3,8 +3,6 @@
 /// Settings of one worker.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Options {
-    /// First 12 hex digits of the executable's SHA-256.
-    pub build: String,
     /// Whether the port is a listening socket.
     pub listens: bool,
     /// Whether the model is the one inside the executable.
@@ -13,24 +11,22 @@ pub struct Options {
     pub fault: bool,
     /// Whether this is the appliance, where the whole machine's memory is ours.
     pub appliance: bool,
-    /// Why no model may be loaded, if so.
-    pub emergency: Option<String>,
+    /// Whether to serve without a model: the last worker died of it.
+    pub without_model: bool,
 }
 
 impl Options {
     /// The words for [`Options::parse`].
     pub fn words(&self) -> Vec<String> {
-        let mut words = vec!["--worker".to_string(), "--build".to_string(), self.build.clone()];
+        let mut words = vec!["--worker".to_string()];
         let flags = [
             (self.listens, "--listens"),
             (self.embedded, "--embedded"),
             (self.fault, "--fault"),
             (self.appliance, "--appliance"),
+            (self.without_model, "--without-model"),
         ];
         words.extend(flags.iter().filter(|(set, _)| *set).map(|(_, word)| (*word).to_string()));
-        if let Some(why) = &self.emergency {
-            words.extend(["--emergency".to_string(), why.clone()]);
-        }
         words
     }
 
@@ -40,12 +36,9 @@ impl Options {
     /// If one is unknown.
     pub fn parse(words: &[&str]) -> Result<Self, String> {
         let mut options = Options::default();
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
-            let mut value = || words.next().map(|value| (*value).to_string()).ok_or(format!("{word} needs a value"));
+        for word in words {
             match *word {
-                "--build" => options.build = value()?,
-                "--emergency" => options.emergency = Some(value()?),
+                "--without-model" => options.without_model = true,
                 "--listens" => options.listens = true,
                 "--embedded" => options.embedded = true,
                 "--fault" => options.fault = true,
@@ -63,17 +56,10 @@ mod tests {
 
     #[test]
     fn what_the_supervisor_says_arrives() {
-        let options = Options {
-            build: "0123456789ab".into(),
-            listens: true,
-            embedded: false,
-            fault: true,
-            appliance: true,
-            emergency: Some("a reason with spaces".into()),
-        };
+        let options = Options { listens: true, embedded: false, fault: true, appliance: true, without_model: true };
         let words = options.words();
         let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
         assert_eq!(Options::parse(&words), Ok(options));
-        assert!(Options::parse(&["--frob"]).is_err() && Options::parse(&["--build"]).is_err());
+        assert!(Options::parse(&["--frob"]).is_err());
     }
 }
