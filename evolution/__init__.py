@@ -1,0 +1,1 @@
+"""The Python side of a running machine; `evolution.client.connect` is the way in."""

@@ -1,0 +1,213 @@
+"""The client of a running machine.
+
+    with connect(Path("build/run/.../evolution.sock")) as machine:
+        print(machine.stats().heartbeats)
+        weights = machine.read("blk.0.attn_q.weight")
+
+Every method waits at most `timeout` seconds, those given to `connect` unless it has its own. It raises Refused for an
+error of the machine's, LinkLost when the machine is gone, TimedOut, or ProtocolBroken.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from evolution.decoding import decode
+from evolution.errors import MachineError, ProtocolBroken, Refused
+from evolution.framing import BLOB_LIMIT
+from evolution.link import Link, SocketLink
+from evolution.messages import (
+    Digest,
+    Event,
+    Hello,
+    Interrupt,
+    Piece,
+    Stats,
+    TensorBytes,
+    TensorInfo,
+    TensorPage,
+)
+from evolution.session import PROTOCOL, Reply, Session
+from vboot_errors import InputError
+
+TIMEOUT_S = 10.0
+_DIGEST_SECONDS = 600.0
+"""An emulated machine hashes about 50 MB a second."""
+_GENERATIONS_TRIED = 3
+_WRONG_PARAMS = -32602
+
+
+def connect(
+    path: Path, *, timeout: float = TIMEOUT_S, client: str = "vboot", check: Callable[[], None] = lambda: None
+) -> Machine:
+    """The machine behind a Unix socket, once it has answered hello.
+
+    `check` is called about ten times a second in every wait; what it raises ends the wait. Raises LinkLost when nobody
+    listens there, TimedOut when nobody answers, Refused when another client is served or the protocol is another.
+    """
+    return Machine(lambda deadline: SocketLink(path, deadline), timeout=timeout, client=client, check=check)
+
+
+class Machine:
+    """A running machine, reached through the links that `open_link` makes. Not for two threads at once."""
+
+    def __init__(
+        self,
+        open_link: Callable[[float], Link],
+        *,
+        timeout: float = TIMEOUT_S,
+        client: str = "vboot",
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.timeout = timeout
+        """Seconds that a request may take."""
+        self._client = client
+        self._session = Session(open_link, client=client, check=check)
+        try:
+            self._session.establish(self._deadline(None))
+        except BaseException:
+            self._session.close()
+            raise
+
+    @property
+    def greeted(self) -> Hello:
+        """What the machine said of itself when it was last connected to; `hello` asks again."""
+        assert self._session.hello is not None, "set by establish"
+        return self._session.hello
+
+    def request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        blob: bytes | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Reply:
+        """Any request of the protocol and its reply."""
+        return self._session.request(method, params or {}, blob, self._deadline(timeout))
+
+    def hello(self) -> Hello:
+        """Who the machine is."""
+        return decode(Hello, self.request("hello", {"protocol": PROTOCOL, "client": self._client}).result, name="hello")
+
+    def stats(self) -> Stats:
+        """How the machine is."""
+        return decode(Stats, self.request("stats").result, name="stats")
+
+    def tensors(self, prefix: str = "") -> tuple[TensorInfo, ...]:
+        """All tensors whose names start with `prefix`, in the model's order."""
+        found: list[TensorInfo] = []
+        seen: set[str] = set()
+        cursor: str | None = ""
+        while cursor is not None:
+            seen.add(cursor)
+            reply = self.request("tensors", {"prefix": prefix, **({"cursor": cursor} if cursor else {})})
+            page = decode(TensorPage, reply.result, name="tensors")
+            found += page.tensors
+            cursor = page.next
+            if cursor in seen:
+                raise ProtocolBroken("the machine's list of tensors does not end", remedy="report this bug")
+        return tuple(found)
+
+    def tensor(self, name: str) -> TensorInfo:
+        """One tensor's description. Raises InputError when the model has none of that name."""
+        for info in self.tensors(name):
+            if info.name == name:
+                return info
+        raise InputError(f"there is no tensor {name!r}", remedy="see `tensors` for those there are")
+
+    def read(self, tensor: str, *, offset: int = 0, size: int | None = None) -> TensorBytes:
+        """`size` bytes of a tensor from byte `offset` (None: up to its end), all of the same generation.
+
+        Raises MachineError when the weights change too often for a large range to be read in one state.
+        """
+        if size is None:
+            size = self.tensor(tensor).bytes - offset
+        for _ in range(_GENERATIONS_TRIED):
+            pieces = list(self._read_pieces(tensor, offset, size))
+            generations = {generation for generation, _ in pieces}
+            if len(generations) == 1:
+                return TensorBytes(tensor, offset, b"".join(data for _, data in pieces), generations.pop())
+        raise MachineError(f"{tensor!r} kept changing while it was read", remedy="read a smaller range")
+
+    def digest(self, tensors: Sequence[str] | None = None, *, timeout: float = _DIGEST_SECONDS) -> Digest:
+        """SHA-256 of the model and of these tensors (None: of the first 256). It takes as long as hashing takes."""
+        params = {} if tensors is None else {"tensors": list(tensors)}
+        return decode(Digest, self.request("digest", params, timeout=timeout).result, name="digest")
+
+    def interrupt(self, vector: int = 255) -> Interrupt:
+        """Raise a neural interrupt; the runtime takes it now, not at the next beat."""
+        return decode(Interrupt, self.request("interrupt", {"vector": vector}).result, name="interrupt")
+
+    def subscribe(self, kinds: Sequence[str], *, on_event: Callable[[Event], None] | None = None) -> None:
+        """Have these kinds of events sent from now on, and only these; they survive a restart of the runtime.
+
+        `on_event` gets each while any method here waits; without it they are kept for `events`.
+        """
+        self._session.on_event = on_event
+        self._session.subscribe(tuple(kinds), self._deadline(None))
+
+    def events(self, *, timeout: float) -> Iterator[Event]:
+        """The events subscribed to, as they come, for `timeout` seconds."""
+        deadline = self._deadline(timeout)
+        while (event := self._session.next_event(deadline)) is not None:
+            yield event
+
+    def shutdown(self, *, reboot: bool = False) -> None:
+        """Have the machine end in order: it powers off (or starts again) as soon as we have taken note, and we have."""
+        self.request("shutdown", {"reboot": reboot})
+        self._session.notify("bye", self._deadline(None))
+
+    def wait_until_gone(self, *, timeout: float) -> bool:
+        """Wait for a machine that is to end; whether it has within `timeout` seconds."""
+        deadline = self._deadline(timeout)
+        while self.is_alive():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def allows_faults(self) -> bool:
+        """Whether `fault` is served here."""
+        try:
+            self.request("fault", {"what": ""})
+        except Refused as refusal:
+            return refusal.code == _WRONG_PARAMS
+        return True
+
+    def fault(self, what: str, *, count: int = 1) -> None:
+        """Make the machine suffer one of `messages.FAULTS`, for tests."""
+        self.request("fault", {"what": what, "count": count})
+
+    def is_alive(self) -> bool:
+        """Whether the machine is still there, as far as can be told without asking it."""
+        return self._session.is_alive()
+
+    def close(self) -> None:
+        """Disconnect; the machine runs on."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_pieces(self, tensor: str, offset: int, size: int) -> Iterator[tuple[int, bytes]]:
+        """Generation and bytes of each blob that makes up the range."""
+        for start in range(offset, offset + max(1, size), BLOB_LIMIT):
+            want = min(BLOB_LIMIT, offset + size - start)
+            reply = self.request("read", {"tensor": tensor, "offset": start, "bytes": want})
+            piece = decode(Piece, reply.result, name="read")
+            if reply.blob is None or len(reply.blob) != want:
+                raise ProtocolBroken(f"the machine did not send the {want} bytes asked for", remedy="report this bug")
+            yield piece.generation, reply.blob
+
+    def _deadline(self, timeout: float | None) -> float:
+        return time.monotonic() + (self.timeout if timeout is None else timeout)

@@ -1,0 +1,68 @@
+"""Turns JSON of the machine's into frozen dataclasses, checking every member. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from evolution.errors import ProtocolBroken, printable
+
+T = TypeVar("T")
+
+
+def decode(kind: type[T], value: object, *, name: str) -> T:
+    """The dataclass `kind` from a JSON object with a member for each of its fields; `name` says what this is in errors.
+
+    Fields may be bool, int, float, str, None, unions of these, tuples, mappings from text, and such dataclasses.
+    Members without a field are passed over: a newer machine may say more. Raises ProtocolBroken.
+    """
+    decoded: T = _decode(kind, value, name)
+    return decoded
+
+
+def _decode(kind: Any, value: object, name: str) -> Any:
+    origin = get_origin(kind)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        members = _expect(dict, value, name)
+        return kind(
+            **{
+                field: _decode(hint, members.get(field), f"{name}.{field}")
+                for field, (hint, required) in _fields(kind).items()
+                if required or field in members
+            }
+        )
+    if origin is types.UnionType:
+        return None if value is None else _decode(_without_none(kind), value, name)
+    if origin is tuple:
+        item = get_args(kind)[0]
+        return tuple(_decode(item, each, f"{name}[{n}]") for n, each in enumerate(_expect(list, value, name)))
+    if origin is Mapping:
+        item = get_args(kind)[1]
+        return {key: _decode(item, each, f"{name}.{key}") for key, each in _expect(dict, value, name).items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    return _expect(kind, value, name)
+
+
+def _expect(kind: type[Any], value: object, name: str) -> Any:
+    # Not isinstance: bool is an int in Python, never in JSON.
+    if type(value) is not kind:
+        names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", int: "an integer"}
+        found = "missing" if value is None else f"{value!r:.40}"
+        raise ProtocolBroken(f"{printable(name)} in the machine's answer is {found}, not {names.get(kind, kind)}")
+    return value
+
+
+def _without_none(union: Any) -> Any:
+    (kind,) = (kind for kind in get_args(union) if kind is not types.NoneType)
+    return kind
+
+
+@cache
+def _fields(kind: type[Any]) -> dict[str, tuple[Any, bool]]:
+    """Type of each field, and whether it has no default."""
+    hints = get_type_hints(kind)
+    return {field.name: (hints[field.name], field.default is dataclasses.MISSING) for field in dataclasses.fields(kind)}

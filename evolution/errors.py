@@ -1,0 +1,41 @@
+"""What can go wrong between a client and a running machine: a MachineError, named after what happened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vboot_errors import VbootError
+
+
+class MachineError(VbootError):
+    """The running machine could not do, or did not do, what was asked of it."""
+
+
+class Refused(MachineError):  # noqa: N818
+    """The machine answered a request with an error.
+
+    Attributes: `code` of the protocol's table, `message` as the machine sent it, `data` (a JSON value, or None).
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(f"the machine refuses: {printable(message)} (code {code})")
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class LinkLost(MachineError):  # noqa: N818
+    """The connection is gone: the machine has ended, or its runtime was started anew during a request."""
+
+
+class TimedOut(MachineError):  # noqa: N818
+    """The machine did not answer, or did not take what was sent, before the deadline."""
+
+
+class ProtocolBroken(MachineError):  # noqa: N818
+    """What the machine sent is not what the protocol allows."""
+
+
+def printable(text: str) -> str:
+    """A text of the machine's, safe on a terminal: what cannot be printed, such as an escape sequence, is spelt out."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,142 @@
+"""Lines and blobs of the evolution protocol, seen from the client. Pure: bytes in, messages out, and back.
+
+A message is one JSON object in a line of at most 65,536 bytes, its newline included. A member `blob` announces how many
+raw bytes follow the line, and their CRC-32C.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from evolution.crc32c import crc32c
+from vboot_errors import InputError
+
+LINE_LIMIT = 65_536
+BLOB_LIMIT = 1_048_576
+RESYNC = b"\xff"
+"""Outside a blob: the appliance drops the line in progress and greets again."""
+
+_HEX8 = re.compile(r"[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One JSON object that arrived, and the raw bytes that came with it (their CRC was right)."""
+
+    members: Mapping[str, Any]
+    blob: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """Bytes that are no message, and why. What follows may be, or may be the rest of a blob."""
+
+    why: str
+
+
+Incoming: TypeAlias = Message | Spoilt
+
+
+class Reader:
+    """Cuts what arrives, in pieces of any size, into messages. Never raises, never keeps more than line and blob."""
+
+    def __init__(self) -> None:
+        self._line = bytearray()
+        self._skipping = False
+        self._announced: tuple[dict[str, Any], int, int] | None = None
+        self._blob = bytearray()
+
+    @property
+    def in_blob(self) -> bool:
+        """Whether announced raw bytes are still to come."""
+        return self._announced is not None
+
+    def feed(self, data: bytes) -> Iterator[Incoming]:
+        """Take all of `data` in and yield what it completes. Run the iterator to its end before the next call."""
+        position = 0
+        while position < len(data):
+            if self._announced is None:
+                position, incoming = self._take_line(data, position)
+            else:
+                position, incoming = self._take_blob(data, position, *self._announced)
+            if incoming is not None:
+                yield incoming
+
+    def _take_line(self, data: bytes, position: int) -> tuple[int, Incoming | None]:
+        newline = data.find(b"\n", position)
+        end = len(data) if newline < 0 else newline + 1
+        if self._skipping or len(self._line) + end - position > LINE_LIMIT:
+            told, self._skipping = self._skipping, newline < 0
+            self._line.clear()
+            return end, None if told else Spoilt(f"a line of more than {LINE_LIMIT} bytes")
+        self._line += data[position:end]
+        if newline < 0:
+            return end, None
+        line = bytes(self._line)
+        self._line.clear()
+        return end, self._finish_line(line)
+
+    def _finish_line(self, line: bytes) -> Incoming | None:
+        try:
+            members = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            return Spoilt(f"a line that is not JSON: {line[:60]!r}")
+        if not isinstance(members, dict):
+            return Spoilt(f"a line that is not a JSON object: {line[:60]!r}")
+        if "blob" not in members:
+            return Message(members)
+        announced = _announcement(members.pop("blob"))
+        if announced is None:
+            return Spoilt("a blob whose announcement is not {bytes: 1 to 1048576, crc32c: 8 hex}")
+        self._announced = (members, *announced)
+        return None
+
+    def _take_blob(
+        self, data: bytes, position: int, members: dict[str, Any], size: int, crc: int
+    ) -> tuple[int, Incoming | None]:
+        end = min(len(data), position + size - len(self._blob))
+        self._blob += data[position:end]
+        if len(self._blob) < size:
+            return end, None
+        blob = bytes(self._blob)
+        self._blob.clear()
+        self._announced = None
+        if crc32c(blob) != crc:
+            return end, Spoilt(f"a blob of {size} bytes whose CRC-32C is not the announced one")
+        return end, Message(members, blob)
+
+
+def encode(members: Mapping[str, Any], blob: bytes | None = None) -> bytes:
+    """The bytes of a message: its line, and the blob behind it. Raises InputError for one that breaks a limit."""
+    if blob is not None:
+        if not 1 <= len(blob) <= BLOB_LIMIT:
+            raise InputError(f"a blob of {len(blob)} bytes cannot be sent", remedy=f"send 1 to {BLOB_LIMIT} bytes")
+        members = {**members, "blob": {"bytes": len(blob), "crc32c": f"{crc32c(blob):08x}"}}
+    line = _dump(members) + b"\n"
+    if len(line) > LINE_LIMIT:
+        raise InputError(f"a request of {len(line)} bytes does not fit a line of {LINE_LIMIT}", remedy="ask for less")
+    return line + (blob or b"")
+
+
+def _dump(members: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(members, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"a request cannot be written as JSON ({error})", remedy="use JSON values only") from error
+
+
+def _announcement(blob: object) -> tuple[int, int] | None:
+    """Size and CRC-32C of the bytes that follow; None if the member does not say both as it should."""
+    if not isinstance(blob, dict) or blob.keys() != {"bytes", "crc32c"}:
+        return None
+    size, crc = blob["bytes"], blob["crc32c"]
+    # bool is an int in Python, never in the protocol.
+    if type(size) is not int or not 1 <= size <= BLOB_LIMIT:
+        return None
+    if not isinstance(crc, str) or not _HEX8.fullmatch(crc):
+        return None
+    return size, int(crc, 16)

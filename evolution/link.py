@@ -1,0 +1,104 @@
+"""The byte stream to a machine. Every call has a deadline: a time of the monotonic clock, in seconds."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from pathlib import Path
+from typing import Protocol
+
+from evolution.errors import LinkLost, TimedOut
+from vboot_errors import InputError
+
+_PIECE = 1 << 18
+_RETRY_SECONDS = 0.05
+
+
+class Link(Protocol):
+    """What carries the protocol: a socket here, a runtime in this process elsewhere."""
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send whole messages (or the byte that asks for a greeting). Raises LinkLost, TimedOut."""
+
+    def receive(self, deadline: float) -> bytes:
+        """The next bytes as soon as there are some; b"" at the deadline. Raises LinkLost once the machine is gone."""
+
+    def close(self) -> None:
+        """Disconnect. Closing twice is fine."""
+
+
+class SocketLink:
+    """The Unix stream socket of a machine: QEMU's end of the virtio-serial port, or `vector_boot --listen`."""
+
+    def __init__(self, path: Path, deadline: float) -> None:
+        """Connect. Raises LinkLost when nobody listens, TimedOut when others queue there, InputError for a bad path."""
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._connect(deadline)
+        except BaseException:
+            self._socket.close()
+            raise
+        self._socket.setblocking(False)
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send everything; what the kernel took is not yet delivered. Raises LinkLost, TimedOut."""
+        left = memoryview(data)
+        while left:
+            if not self._wait(select.POLLOUT, deadline):
+                taken = len(data) - len(left)
+                raise TimedOut(f"the machine took {taken} of {len(data)} bytes before the deadline", remedy="try again")
+            try:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._lost() from error
+
+    def receive(self, deadline: float) -> bytes:
+        """Up to 256 KiB of what has arrived; b"" at the deadline. Raises LinkLost."""
+        while self._wait(select.POLLIN, deadline):
+            try:
+                data = self._socket.recv(_PIECE)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._lost() from error
+            if not data:
+                raise self._lost()
+            return data
+        return b""
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._socket.close()
+
+    def _connect(self, deadline: float) -> None:
+        # Its queue of connections being full, a listening socket answers EAGAIN; there is nothing to poll for.
+        self._socket.setblocking(False)
+        while True:
+            try:
+                return self._socket.connect(str(self.path))
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    what = f"the machine at {self.path} takes no connection, others wait for it too"
+                    raise TimedOut(what, remedy="end the other client") from error
+                time.sleep(_RETRY_SECONDS)
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                raise LinkLost(f"no machine listens at {self.path}", remedy="start it, or name another") from error
+            except OSError as error:
+                what = f"{self.path} cannot be connected to ({error.strerror or error})"
+                raise InputError(what, remedy="give the run folder or the evolution socket of a machine") from error
+
+    def _wait(self, event: int, deadline: float) -> bool:
+        poller = select.poll()
+        try:
+            poller.register(self._socket, event)
+        except ValueError as error:  # closed on our side
+            raise self._lost() from error
+        # At least one look, so that a deadline of now means what is there already.
+        return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+    def _lost(self) -> LinkLost:
+        return LinkLost(f"the machine at {self.path} closed the connection")

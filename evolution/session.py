@@ -1,0 +1,298 @@
+"""One conversation with a machine: requests and their replies, events in between, restarts survived.
+
+The worker of a machine may die and be started again at any moment. On a socket of its own the connection then closes;
+on a virtio-serial port it stays, half a message may be left on it, and the new worker greets. Either way the line is
+brought in order again (a byte 0xFF, then `hello` with a fresh id, everything before its reply ignored), and a request
+that may be repeated is.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from evolution.decoding import decode
+from evolution.errors import LinkLost, MachineError, ProtocolBroken, Refused, TimedOut
+from evolution.framing import RESYNC, Incoming, Message, Reader, Spoilt, encode
+from evolution.link import Link
+from evolution.messages import Event, Hello, parse_event
+
+PROTOCOL = 1
+IDEMPOTENT = frozenset({"hello", "stats", "tensors", "read", "digest", "subscribe"})
+"""Methods that change nothing when they are done twice."""
+
+_BUSY = 1017
+_ATTEMPTS = 3
+_EVENTS_KEPT = 1024
+_SLICE_SECONDS = 0.1
+_HELLO_AGAIN_SECONDS = 2.5
+_CONNECT_AGAIN_SECONDS = 0.2
+_BLOB_STALL_SECONDS = 2.0
+_RECOVERY_SECONDS = 10.0
+"""For the line to be brought in order while events are waited for."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a request was answered: the members of `result`, and the raw bytes if there are any."""
+
+    result: Mapping[str, Any]
+    blob: bytes | None = None
+
+
+class Session:
+    """Sends requests and finds their replies. Not for two threads at once.
+
+    `open_link` makes a connection before the deadline it is given. `check` is called about ten times a second in every
+    wait; what it raises ends the wait. Deadlines are times of the monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self, open_link: Callable[[float], Link], *, client: str, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.hello: Hello | None = None
+        """What the machine said when the line was last brought in order."""
+        self.on_event: Callable[[Event], None] | None = None
+        """Gets each event as it is read; without it the newest 1024 are kept for `next_event`."""
+        self._open_link = open_link
+        self._client = client
+        self._check = check
+        self._link: Link | None = None
+        self._reader = Reader()
+        self._inbox: deque[Incoming] = deque()
+        self._events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
+        self._in_order = False
+        self._hellos: set[str] = set()
+        self._subscribed: tuple[str, ...] = ()
+
+    def establish(self, deadline: float) -> None:
+        """Connect if need be and bring the line in order. Raises LinkLost when nobody is there, TimedOut, Refused."""
+        while not self._in_order:
+            self.hello = self._greet(deadline)
+            self._in_order = True
+            if self._subscribed:
+                # A runtime that dies again has put the line out of order again.
+                with suppress(LinkLost, ProtocolBroken):
+                    self._exchange("subscribe", {"events": list(self._subscribed)}, None, deadline)
+
+    def request(self, method: str, params: Mapping[str, Any], blob: bytes | None, deadline: float) -> Reply:
+        """The reply to a request; one of `IDEMPOTENT` is repeated when the machine's runtime was started anew.
+
+        Raises Refused for an error reply; LinkLost, TimedOut or ProtocolBroken when there is none.
+        """
+        attempts = _ATTEMPTS if method in IDEMPOTENT else 1
+        while True:
+            # What came meanwhile may tell that the runtime is another one: better known before than after.
+            self._catch_up()
+            self.establish(deadline)
+            try:
+                return self._exchange(method, params, blob, deadline)
+            except (LinkLost, ProtocolBroken) as error:
+                attempts -= 1
+                if attempts <= 0:
+                    raise _uncertain(method, error) from error
+
+    def subscribe(self, kinds: tuple[str, ...], deadline: float) -> None:
+        """Have these kinds of events sent from now on, also by a runtime that is started anew."""
+        self.request("subscribe", {"events": list(kinds)}, None, deadline)
+        self._subscribed = kinds
+
+    def next_event(self, deadline: float) -> Event | None:
+        """The next kept event; None at the deadline. Raises LinkLost, TimedOut."""
+        while not self._events:
+            if time.monotonic() >= deadline:
+                return None
+            self.establish(time.monotonic() + _RECOVERY_SECONDS)
+            with suppress(LinkLost, ProtocolBroken):
+                incoming = self._wait(deadline)
+                if incoming is not None:
+                    self._handle(incoming, None)
+        return self._events.popleft()
+
+    def notify(self, method: str, deadline: float) -> None:
+        """Send a notification, which is not answered. Raises LinkLost, TimedOut."""
+        self._send(encode({"jsonrpc": "2.0", "method": method}), deadline)
+
+    def is_alive(self) -> bool:
+        """Whether somebody is there, as far as can be told without asking. Takes in what has arrived."""
+        self._catch_up()
+        if self._link is None:
+            try:
+                self._link = self._open_link(time.monotonic())
+            except TimedOut:
+                return True
+            except LinkLost:
+                return False
+        return True
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._in_order = False
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _greet(self, deadline: float) -> Hello:
+        """Bring the line in order, on a new connection if there is none."""
+        while True:
+            if self._link is None:
+                self._link = self._open_link(deadline)
+            try:
+                return self._say_hello(deadline)
+            except (LinkLost, Refused) as error:
+                # Only one client is served, and that the last one has left may not have been noticed yet.
+                busy = isinstance(error, LinkLost) or error.code == _BUSY
+                if not busy or time.monotonic() + _CONNECT_AGAIN_SECONDS > deadline:
+                    raise
+                self.close()
+                time.sleep(_CONNECT_AGAIN_SECONDS)
+
+    def _say_hello(self, deadline: float) -> Hello:
+        self._hellos.clear()
+        while time.monotonic() < deadline:
+            # What is half read may be the rest of anything.
+            self._reader = Reader()
+            self._inbox.clear()
+            ident = secrets.token_hex(8)
+            self._hellos.add(ident)
+            # A machine that is busy says so and closes: what it said is to be read although sending fails.
+            with suppress(LinkLost):
+                request = _request(ident, "hello", {"protocol": PROTOCOL, "client": self._client})
+                self._connected().send(RESYNC + encode(request), deadline)
+            reply = self._hello_reply(min(deadline, time.monotonic() + _HELLO_AGAIN_SECONDS))
+            if reply is not None:
+                return decode(Hello, reply.result, name="hello")
+        remedy = "end another client of it if there is one, else look at its console"
+        raise TimedOut("the machine does not answer hello", remedy=remedy)
+
+    def _hello_reply(self, deadline: float) -> Reply | None:
+        """The reply to any hello that was sent on this line, everything before it ignored; None at the deadline."""
+        while (incoming := self._wait(deadline)) is not None:
+            if isinstance(incoming, Spoilt):
+                continue
+            ident = incoming.members.get("id")
+            if isinstance(ident, str) and ident in self._hellos:
+                self._hellos.discard(ident)
+                return _reply(incoming)
+            if _refusal_code(incoming) == _BUSY:
+                return _reply(incoming)
+        return None
+
+    def _exchange(self, method: str, params: Mapping[str, Any], blob: bytes | None, deadline: float) -> Reply:
+        ident = secrets.token_hex(8)
+        data = encode(_request(ident, method, params), blob)
+        # Left so by whatever ends the sending early, Ctrl-C included: half a message may be on the line.
+        self._in_order = False
+        self._send(data, deadline)
+        self._in_order = True
+        while (incoming := self._wait(deadline)) is not None:
+            reply = self._handle(incoming, ident)
+            if reply is not None:
+                return reply
+        self._in_order = False
+        raise TimedOut(f"the machine did not answer {method} in time", remedy="try again, or allow more time")
+
+    def _handle(self, incoming: Incoming, awaited: str | None) -> Reply | None:
+        """Deal with what arrived on a line in order: the reply to the request `awaited`, or None for anything else."""
+        if isinstance(incoming, Spoilt):
+            self._in_order = False
+            raise ProtocolBroken(f"the machine sent {incoming.why}", remedy="report this bug")
+        members = incoming.members
+        if members.get("method") == "event":
+            self._deliver(parse_event(members.get("params")))
+        elif "vector_boot" in members:
+            # Each byte 0xFF that we sent brings a greeting, the late ones after we had the reply to a hello.
+            if not self._hellos:
+                self._in_order = False
+                raise LinkLost("the machine's runtime was started anew", remedy="try again")
+        elif members.get("id") in self._hellos:
+            self._hellos.discard(members["id"])
+        elif awaited is not None and (members.get("id") == awaited or _refusal_code(incoming) is not None):
+            self._hellos.clear()  # answers come in order: what was not answered before never will be
+            return _reply(incoming)
+        return None
+
+    def _deliver(self, event: Event | None) -> None:
+        if event is not None and self.on_event is not None:
+            self.on_event(event)
+        elif event is not None:
+            self._events.append(event)
+
+    def _catch_up(self) -> None:
+        """Take in what has arrived, without waiting."""
+        with suppress(LinkLost, ProtocolBroken):
+            if self._link is not None:
+                self._fill(0.0)
+            while self._in_order and self._inbox:
+                self._handle(self._inbox.popleft(), None)
+
+    def _wait(self, deadline: float) -> Incoming | None:
+        """The next thing that arrives; None at the deadline. Raises LinkLost, and what `check` raises."""
+        quiet_since = time.monotonic()
+        while not self._inbox:
+            self._check()
+            now = time.monotonic()
+            if self._fill(min(deadline, now + _SLICE_SECONDS)):
+                quiet_since = now
+            elif self._reader.in_blob and now - quiet_since > _BLOB_STALL_SECONDS:
+                self._reader = Reader()
+                return Spoilt("only a part of a blob")
+            if not self._inbox and now >= deadline:
+                return None
+        return self._inbox.popleft()
+
+    def _fill(self, deadline: float) -> bool:
+        """Put what arrives into the inbox; whether anything did. Raises LinkLost."""
+        try:
+            data = self._connected().receive(deadline)
+        except LinkLost:
+            self.close()
+            raise
+        self._inbox.extend(self._reader.feed(data))
+        return bool(data)
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        try:
+            self._connected().send(data, deadline)
+        except LinkLost:
+            self.close()
+            raise
+
+    def _connected(self) -> Link:
+        if self._link is None:
+            raise LinkLost("the connection to the machine is closed", remedy="connect again")
+        return self._link
+
+
+def _request(ident: str, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": ident, "method": method, "params": params}
+
+
+def _refusal_code(message: Message) -> int | None:
+    """The code of an error that names no request: the machine could not read one, or will not serve this line."""
+    error = message.members.get("error")
+    code = error.get("code") if message.members.get("id") is None and isinstance(error, dict) else None
+    return code if type(code) is int else None
+
+
+def _reply(message: Message) -> Reply:
+    """The result in a reply. Raises Refused for an error, ProtocolBroken when it is neither."""
+    result, error = message.members.get("result"), message.members.get("error")
+    if isinstance(result, dict) and error is None:
+        return Reply(result, message.blob)
+    if isinstance(error, dict) and type(error.get("code")) is int and isinstance(error.get("message"), str):
+        raise Refused(error["code"], error["message"], error.get("data"))
+    raise ProtocolBroken("the machine's answer has neither a result nor an error", remedy="report this bug")
+
+
+def _uncertain(method: str, error: MachineError) -> MachineError:
+    """The error as its caller should see it: what was repeated did not help, the rest may have been done."""
+    if method in IDEMPOTENT:
+        return error
+    what = f"{error.what} while {method} was under way: it may or may not have been done"
+    return type(error)(what, remedy="look before you repeat it")

@@ -1,0 +1,210 @@
+"""The language of the interactive prompt: its verbs, how a line is read, what completes it. Pure.
+
+A line is a verb and its words, quoted as a POSIX shell quotes; `--json` may stand anywhere, `#` starts a comment line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from evolution.errors import printable
+from evolution.messages import FAULTS
+from vboot_errors import InputError
+
+Kind = Literal["tensor", "integer", "seconds", "verb", "fault"]
+AS_JSON = "--json"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A word after a verb: its name, what it is, and whether it may be missing or be followed by more of its kind."""
+
+    name: str
+    kind: Kind
+    required: bool = False
+    many: bool = False
+
+    @property
+    def usage(self) -> str:
+        """TENSOR, [OFFSET] or [NAME ...]."""
+        shown = self.name.upper() + (" ..." if self.many else "")
+        return shown if self.required else f"[{shown}]"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command. `fault_only`: for machines that serve fault requests, not shown on others."""
+
+    name: str
+    help: str
+    arguments: tuple[Argument, ...] = ()
+    options: tuple[str, ...] = ()
+    fault_only: bool = False
+
+    @property
+    def usage(self) -> str:
+        """How it is written."""
+        words = [argument.usage for argument in self.arguments] + [f"[{option}]" for option in self.options]
+        return " ".join([self.name, *words]) if self.name != "raw" else "raw {JSON}"
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb("help", "list the commands, or explain one", (Argument("command", "verb"),)),
+    Verb("hello", "who the machine is"),
+    Verb("stats", "how the machine is"),
+    Verb("tensors", "list the tensors, or those whose names start alike", (Argument("prefix", "tensor"),)),
+    Verb(
+        "read",
+        "show elements of a tensor (bytes of one whose type is made of blocks), 16 from the first one on unless told",
+        (Argument("tensor", "tensor", required=True), Argument("offset", "integer"), Argument("count", "integer")),
+    ),
+    Verb("digest", "SHA-256 of the model, and of the tensors named", (Argument("name", "tensor", many=True),)),
+    Verb("interrupt", "raise a neural interrupt: a vector from 0 to 255 (255)", (Argument("vector", "integer"),)),
+    Verb("watch", "show heartbeats as they come, until Ctrl-C or for so long", (Argument("seconds", "seconds"),)),
+    Verb("raw", 'send any request, such as raw {"method": "stats", "params": {}}'),
+    Verb(
+        "fault",
+        f"make the machine suffer: {', '.join(FAULTS)}",
+        (Argument("what", "fault", required=True), Argument("count", "integer")),
+        fault_only=True,
+    ),
+    Verb("shutdown", "end the machine in order: power off, or start again", options=("--reboot",)),
+    Verb("quit", "leave this prompt"),
+)
+"""The commands, in the order in which help lists them."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line that was understood. `values` holds the arguments given by name (a list where there may be many), each
+    option as True, and for `raw` the `request`."""
+
+    verb: str
+    values: Mapping[str, Any]
+    as_json: bool = False
+
+
+def verbs(*, faults: bool) -> tuple[Verb, ...]:
+    """The verbs of a machine that serves fault requests, or does not."""
+    return tuple(verb for verb in VERBS if faults or not verb.fault_only)
+
+
+def parse(line: str, *, faults: bool) -> Command | None:
+    """Read one line; None for one that says nothing. Raises InputError that says how it should be written."""
+    line = line.strip()
+    if not line or line.startswith("#"):
+        return None
+    name, _, rest = line.partition(" ")
+    if name == "raw":
+        return Command("raw", {"request": _parse_request(rest)}, as_json=True)
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise InputError(f"the line cannot be split into words ({error})", remedy="close the quotation") from error
+    as_json = AS_JSON in words
+    words = [word for word in words if word != AS_JSON]
+    if not words:
+        raise InputError(f"{AS_JSON} goes with a command", remedy="`help` lists them")
+    verb = _find(words[0], faults=faults)
+    return Command(verb.name, _parse_words(verb, words[1:]), as_json)
+
+
+def completions(text: str, *, tensors: Callable[[], Sequence[str]], faults: bool) -> tuple[str, ...]:
+    """What the last, perhaps empty word of `text` may become. `tensors` is asked for names when they matter."""
+    *before, word = text.split(" ")
+    before = [each for each in before if each]
+    known = verbs(faults=faults)
+    if not before:
+        return _starting(word, [verb.name for verb in known])
+    verb = next((verb for verb in known if verb.name == before[0]), None)
+    if verb is None or verb.name == "raw":
+        return ()
+    if word.startswith("-"):
+        return _starting(word, [*verb.options, AS_JSON])
+    position = sum(not each.startswith("-") for each in before[1:])
+    argument = _argument_at(verb, position)
+    candidates: Mapping[str, Callable[[], Sequence[str]]] = {
+        "tensor": tensors,
+        "verb": lambda: [verb.name for verb in known],
+        "fault": lambda: FAULTS,
+    }
+    if argument is None or argument.kind not in candidates:
+        return ()
+    return _starting(word, candidates[argument.kind]())
+
+
+def _starting(word: str, candidates: Sequence[str]) -> tuple[str, ...]:
+    return tuple(candidate for candidate in candidates if candidate.startswith(word))
+
+
+def _find(name: str, *, faults: bool) -> Verb:
+    known = {verb.name: verb for verb in verbs(faults=faults)}
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "`help` lists the commands"
+        raise InputError(f"there is no command {printable(name)}", remedy=hint)
+    return known[name]
+
+
+def _parse_words(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    position = 0
+    for word in words:
+        if word in verb.options:
+            values[word.lstrip("-")] = True
+            continue
+        argument = _argument_at(verb, position)
+        if argument is None or word.startswith("--"):
+            raise _misused(verb, f"{verb.name} does not take {printable(word)}")
+        value = _parse_word(verb, argument, word)
+        if argument.many:
+            values.setdefault(argument.name, []).append(value)
+        else:
+            values[argument.name] = value
+        position += 1
+    missing = [argument for argument in verb.arguments[position:] if argument.required]
+    if missing:
+        raise _misused(verb, f"{verb.name} needs {missing[0].name.upper()}")
+    return values
+
+
+def _argument_at(verb: Verb, position: int) -> Argument | None:
+    if position < len(verb.arguments):
+        return verb.arguments[position]
+    return verb.arguments[-1] if verb.arguments and verb.arguments[-1].many else None
+
+
+def _parse_word(verb: Verb, argument: Argument, word: str) -> str | int | float:
+    # Not int() alone: it also takes "1_000", " 7 " and other scripts' digits.
+    if argument.kind == "integer":
+        if not (word.isascii() and word.isdigit()) or len(word) > 15:
+            raise _misused(verb, f"{argument.name.upper()} must be a whole number, not {printable(word)}")
+        return int(word)
+    if argument.kind == "seconds":
+        whole, _, fraction = word.partition(".")
+        if not (word.isascii() and whole.isdigit() and (fraction + "0").isdigit()) or len(word) > 15:
+            raise _misused(verb, f"{argument.name.upper()} must be a number of seconds, not {printable(word)}")
+        return float(word)
+    return word
+
+
+def _misused(verb: Verb, what: str) -> InputError:
+    return InputError(what, remedy=f"write {verb.usage}")
+
+
+def _parse_request(text: str) -> dict[str, Any]:
+    remedy = 'write raw {"method": "stats", "params": {}}'
+    try:
+        request = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"this is not JSON ({error})", remedy=remedy) from error
+    if not isinstance(request, dict) or not isinstance(request.get("method"), str):
+        raise InputError("a request is an object with a method", remedy=remedy)
+    if not isinstance(request.get("params", {}), dict) or request.keys() - {"method", "params"}:
+        raise InputError("a request holds a method and params, an object, and nothing else", remedy=remedy)
+    return request

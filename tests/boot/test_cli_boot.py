@@ -1,0 +1,219 @@
+"""`vboot boot`, `shell` and `stop` on real machines, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pexpect
+import pytest
+
+from evolution.client import connect
+from evolution.messages import HeartbeatEvent
+from qemu.launch import attach
+from tests.boot.conftest import Image
+from vboot_errors import BootError
+
+VBOOT = [sys.executable, "-m", "builder"]
+BOOT_S = 120.0
+
+
+def vboot(*words: str | Path, script: str = "") -> subprocess.CompletedProcess[str]:
+    command = [*VBOOT, *map(str, words)]
+    return subprocess.run(command, input=script, capture_output=True, text=True, timeout=BOOT_S, check=False)
+
+
+@contextmanager
+def detached(image: Path, run: Path, *words: str) -> Iterator[dict[str, Any]]:
+    """A machine that `vboot boot --detach` has left running; its description. It is killed in the end."""
+    booted = vboot("boot", "--image", image, "--run", run, "--detach", "--json", *words)
+    try:
+        yield json.loads(booted.stdout)
+    finally:
+        if is_running(run):
+            with attach(run) as machine:
+                machine.kill()
+
+
+def is_running(run: Path) -> bool:
+    try:
+        attach(run).release()
+    except BootError:
+        return False
+    return True
+
+
+def verdict(run: Path) -> str:
+    return str(json.loads((run / "verdict.json").read_text())["outcome"])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def test_detached_then_reached_then_stopped(tiny: Image, run: Path) -> None:
+    with detached(tiny.folder, run, "--fault", "1") as told:
+        assert list(told) == ["run", "pid", "evolution", "qmp", "console", "accel", "command"]
+        assert told["run"] == str(run)
+        assert "Entering Heartbeat Loop" in Path(told["console"]).read_text(errors="replace")
+
+        with connect(Path(told["evolution"])) as machine:
+            machine.subscribe(["heartbeat"])
+            first = next(machine.events(timeout=10))
+            ring = machine.read("cortex_journal")
+            assert len(ring.data) == 1 << 20
+            # On a virtio-serial port the connection outlives the worker: it greets in the middle of things.
+            for restarts, fault in enumerate(("segv", "abort", "hang"), start=1):
+                machine.fault(fault)
+                assert machine.stats().worker.restarts == restarts
+            last = next(machine.events(timeout=10))
+            assert isinstance(first, HeartbeatEvent)
+            assert isinstance(last, HeartbeatEvent)
+            assert last.beats > first.beats + 50
+            assert machine.read("cortex_journal").data == ring.data
+
+        script = vboot("shell", run, script="hello\nfault segv\nstats --json\n")
+        assert (script.returncode, script.stderr) == (0, "")
+        assert json.loads(script.stdout.splitlines()[-1])["worker"]["restarts"] == 4
+
+        stopped = vboot("stop", run)
+        assert stopped.stdout == f"the machine of {run} has ended: shut down in order\n"
+        assert verdict(run) == "ended"
+        again = vboot("stop", run)
+        assert (again.returncode, again.stdout) == (0, f"the machine of {run} had already ended\n")
+        dead = vboot("shell", run, script="hello\n")
+        assert (dead.returncode, dead.stdout) == (1, "")
+        assert dead.stderr == f"vboot: error: the machine of {run} has ended; see {run}\n"
+
+
+def test_a_port_that_another_client_holds_does_not_keep_stop(tiny: Image, run: Path) -> None:
+    with detached(tiny.folder, run) as told, connect(Path(told["evolution"])) as other:
+        started = time.monotonic()
+        stopped = vboot("stop", run)
+        assert "has ended: by its power button (" in stopped.stdout
+        assert time.monotonic() - started < 30
+        assert other.wait_until_gone(timeout=5)
+    assert "the power button was pressed" in (run / "console.log").read_text(errors="replace")
+
+
+def test_at_a_terminal(tiny: Image, run: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "TERM": "dumb", "XDG_STATE_HOME": str(tmp_path), "INPUTRC": "/dev/null"}
+    words = [*VBOOT[1:], "boot", "--image", str(tiny.folder), "--run", str(run), "--timeout", str(BOOT_S)]
+    terminal: Any = pexpect.spawn(VBOOT[0], words, env=environment, encoding="utf-8", timeout=BOOT_S)
+    try:
+        for text in ("boot: accelerator", "boot: memory", "boot: kernel", "boot: done", "vboot> "):
+            terminal.expect_exact(text)
+        terminal.send("stats\n")
+        terminal.expect(r"heartbeats +\d+, one every 100 ms")
+        terminal.expect_exact("vboot> ")
+        terminal.sendeof()
+        terminal.expect_exact("the machine has ended: shut down in order")
+        terminal.expect(pexpect.EOF)
+        terminal.close()
+        assert terminal.exitstatus == 0
+        assert verdict(run) == "ended"
+    finally:
+        terminal.close(force=True)
+
+
+def test_a_script_on_stdin_then_its_own_shutdown(tiny: Image, run: Path) -> None:
+    done = vboot("boot", "--image", tiny.folder, "--run", run, script="interrupt 9\nnonsense\nshutdown\n")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("vector 9 taken after ")
+    assert lines[1:] == [
+        "the machine powers off",
+        f"the machine has ended: shut down in order; what it left is in {run}",
+    ]
+    assert "error: there is no command nonsense" in done.stderr
+    assert done.returncode == 1
+    assert verdict(run) == "ended"
+
+
+@contextmanager
+def held(image: Path, run: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """`vboot boot --json` with a machine in its hands, and what it told."""
+    command = [*VBOOT, "boot", "--json", "--image", str(image), "--run", str(run)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def end_by(how: str, process: subprocess.Popen[str], told: dict[str, Any]) -> None:
+    if how == "stdin":
+        stdin: IO[str] | None = process.stdin
+        assert stdin is not None
+        stdin.close()
+    elif how == "sigint":
+        process.send_signal(signal.SIGINT)
+    else:
+        with connect(Path(told["evolution"])) as machine:
+            machine.shutdown()
+
+
+@pytest.mark.parametrize("how", ["stdin", "sigint", "itself"])
+def test_held_for_a_script_until_told(tiny: Image, run: Path, how: str) -> None:
+    with held(tiny.folder, run) as (process, told):
+        with attach(run) as machine:  # both sockets are the script's
+            assert machine.qmp("query-status")["status"] == "running"
+        with connect(Path(told["evolution"])) as client:
+            assert client.stats().state == "beating"
+        end_by(how, process, told)
+        assert process.wait(60) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+        assert "vector_boot: powering off" in (run / "console.log").read_text(errors="replace")
+        assert not is_running(run)
+
+
+def test_an_emergency_is_an_error_in_its_own_words(tiny: Image, run: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    shutil.copytree(tiny.folder, image)
+    with (image / "vector_boot.rts").open("r+b") as file:
+        content = file.read()
+        file.seek(int.from_bytes(content[24:32], "big") + 4)  # the GGUF's version
+        file.write(b"\x09")
+    why = "the machine is in emergency mode: the model is refused: R2: version"
+    done = vboot("boot", "--image", image, "--run", run)
+    assert done.returncode == 1
+    assert why in done.stderr.splitlines()[-1]
+    assert done.stderr.endswith(f"; see {run}\n")
+    assert verdict(run) == "ended"
+
+    with detached(image, run) as told:
+        assert why in told["error"]["message"]
+        script = vboot("shell", run, script="stats --json\ntensors\n")
+        assert json.loads(script.stdout)["state"] == "emergency"
+        assert "code 1016" in script.stderr
+        assert "shut down in order" in vboot("stop", run).stdout
+
+
+@pytest.mark.parametrize("onfail", ["poweroff", "hold"])
+def test_a_machine_that_cannot_start_is_told_in_its_own_words(
+    tiny: Image, run: Path, tmp_path: Path, onfail: str
+) -> None:
+    image = tmp_path / "image"
+    shutil.copytree(tiny.folder, image)
+    os.truncate(image / "initramfs.cpio", (image / "initramfs.cpio").stat().st_size - 100_000)
+    done = vboot("boot", "--image", image, "--run", run, "--onfail", onfail, "--memory", "160")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "error: the machine failed: the initramfs is incomplete" in last
+    assert "in phase init under " in last
+    assert "it has 160 MiB of memory and needs " in last
+    assert last.endswith(f"; see {run}")
+    assert not is_running(run)

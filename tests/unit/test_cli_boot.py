@@ -1,0 +1,247 @@
+"""`vboot boot` and `vboot stop` without a real guest: what is asked of QEMU, what is refused, what failing looks like.
+
+The fake QEMU stands in where a machine has to fail on command; tests/boot runs real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.boot_image import command_line, open_image
+from builder.cli.boot_watch import last_words
+from builder.cli.machines import newest_running
+from builder.cli.stop import end_in_order
+from builder.settings import RuntimeSettings
+from image.rts import RtsHeader, pack_header
+from initramfs.memory import MIB, MemoryNeed
+from qemu.accel import Accel
+from qemu.launch import start
+from qemu.machine import Machine
+from qemu.spec import MachineSpec
+from tests.support import fake_qemu
+from tests.support.kernel_files import bzimage
+from tests.support.vboot import Vboot
+from vboot_errors import InputError
+
+FAST = Accel("kvm", "a fake needs no emulation")
+
+
+@pytest.fixture
+def vboot(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Vboot:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MODEL", raising=False)
+    capsys.readouterr()
+    return Vboot(capsys)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """The files of an image, as far as the host looks into them."""
+    folder = tmp_path / "image"
+    folder.mkdir()
+    (folder / "vmlinuz").write_bytes(bzimage(init_size=30 * MIB))
+    (folder / "initramfs.cpio").write_bytes(bytes(2 * MIB))
+    header = RtsHeader(binary_size=4096 - 512, tensor_size=MIB)
+    (folder / "vector_boot.rts").write_bytes(pack_header(header) + bytes(header.total_size - 512))
+    return folder
+
+
+@pytest.fixture
+def install_qemu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Lets the fake be found as QEMU, in the scenario given."""
+
+    def install(scenario: str) -> None:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        Path(fake_qemu.install(folder, scenario)).rename(folder / "qemu-system-x86_64")
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    return install
+
+
+# the image
+
+
+def test_the_command_line_and_its_order() -> None:
+    runtime = RuntimeSettings(heartbeat_ms=50, onfail="hold", energy="off", fault=1)
+    settings = "vector_boot.heartbeat_ms=50 vector_boot.onfail=hold vector_boot.energy=off vector_boot.fault=1"
+    assert command_line(runtime, "") == f"console=ttyS0 panic=-1 quiet {settings}"
+    assert command_line(runtime, " panic=3  x ") == f"console=ttyS0 panic=-1 quiet {settings} panic=3  x"
+
+
+def test_the_memory_is_computed_from_the_files(image: Path) -> None:
+    need = open_image(image).need
+    assert need == MemoryNeed(kernel_bytes=30 * MIB, initramfs_bytes=2 * MIB, weights_bytes=MIB)
+    # What is wrong with the container is for the machine to say.
+    (image / "vector_boot.rts").write_bytes(b"nonsense" * 100)
+    assert open_image(image).need.weights_bytes == 800
+
+
+def test_an_image_that_is_not_whole(image: Path) -> None:
+    (image / "initramfs.cpio").unlink()
+    with pytest.raises(InputError, match=r"holds no image: initramfs\.cpio not there; make one with `vboot build`"):
+        open_image(image)
+    (image / "initramfs.cpio").touch()
+    (image / "vmlinuz").write_bytes(b"no kernel")
+    with pytest.raises(InputError, match="vmlinuz: not a bzImage"):
+        open_image(image)
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--image", "nowhere"], "nowhere is not there; give the folder of an image, or none to build it"),
+        (["--image", "image/vmlinuz"], "booting a disk image through UEFI is not supported yet"),
+        (["--image", "."], "holds no image: vmlinuz, initramfs.cpio, vector_boot.rts not there"),
+        (
+            ["--image", "image", "--state", "s.img"],
+            "no state disk s.img; make one with `truncate -s 64M s.img`",
+        ),
+        (["--image", "image", "--run", "image"], "the run folder image holds other files"),
+    ],
+)
+def test_what_cannot_be_booted(vboot: Vboot, image: Path, words: list[str], message: str) -> None:
+    assert vboot("boot", "--accel", "tcg", *words) == 1
+    assert message in vboot.last_error()
+    assert sorted(path.name for path in image.iterdir()) == ["initramfs.cpio", "vector_boot.rts", "vmlinuz"]
+
+
+def test_wrong_usage(vboot: Vboot) -> None:
+    assert vboot("boot", "--accel", "hvf") == 2
+    assert vboot("boot", "--memory", "much") == 2
+    assert vboot("stop") == 2
+
+
+# machines that fail
+
+
+@pytest.mark.parametrize(
+    ("scenario", "told"),
+    [
+        ("die", "QEMU ended with status 3 (qemu: something broke) in phase kernel under tcg"),
+        (
+            "panic-exit",
+            "the guest died (Kernel panic - not syncing: Attempted to kill init!) in phase kernel under tcg",
+        ),
+        ("no-greeting", "the machine did not answer hello within 0.5 s in phase ready under tcg"),
+        ("well", "hello.version in the machine's answer is missing, not a string in phase ready under tcg"),
+    ],
+)
+def test_a_machine_that_does_not_come_up(
+    vboot: Vboot, install_qemu: Callable[[str], None], image: Path, scenario: str, told: str
+) -> None:
+    install_qemu(scenario)
+    started = time.monotonic()
+    words = ["boot", "--image", str(image), "--accel", "tcg", "--run", "run", "--timeout", "0.5"]
+    error = vboot.json(*words, code=1)["error"]
+    assert time.monotonic() - started < 5
+    assert error["type"] == "BootError"
+    assert error["message"] == f"{told}; see {Path('run').absolute()}"
+    assert f"in phase {error['phase']} under" in told
+    assert error["message"] in vboot.last_error()
+    assert error["artefacts"] == str(Path("run").absolute())
+    assert json.loads(Path("run/verdict.json").read_text())["outcome"] in ("died", "panic", "timeout", "failed")
+    assert not is_running(Path("run"))
+
+
+def test_too_little_memory_is_part_of_the_story(vboot: Vboot, install_qemu: Callable[[str], None], image: Path) -> None:
+    install_qemu("die")
+    assert vboot("boot", "--image", str(image), "--accel", "tcg", "--run", "run", "--memory", "32") == 1
+    assert "it has 32 MiB of memory and needs 192; see" in vboot.last_error()
+    assert "boot: memory 32 MiB, as asked; the image needs 192 MiB" in vboot.err
+    assert " -m 32M " in Path("run/command.txt").read_text()
+
+
+def test_what_is_asked_of_qemu(vboot: Vboot, install_qemu: Callable[[str], None], image: Path) -> None:
+    install_qemu("die")
+    Path("state.img").write_bytes(bytes(4096))
+    words = ["--image", str(image), "--accel", "tcg", "--run", "run", "--state", "state.img", "--append", "extra=1"]
+    assert vboot("boot", *words, "--cpus", "3", "--heartbeat-ms", "20") == 1
+    command = Path("run/command.txt").read_text()
+    assert f"-kernel {image}/vmlinuz -initrd {image}/initramfs.cpio" in command
+    assert "'console=ttyS0 panic=-1 quiet vector_boot.heartbeat_ms=20 " in command
+    assert "vector_boot.fault=0 extra=1'" in command
+    assert "-m 192M -smp 3" in command
+    assert '"read-only": true' in command.partition("serial=vb-rts")[0]
+    assert '"read-only": false' in command.partition("serial=vb-rts")[2]
+    assert "serial=vb-state" in command
+    assert "boot: accelerator tcg: emulation was asked for" in vboot.err
+    assert "boot: memory 192 MiB: kernel 46.0 MiB" in vboot.err
+
+
+def test_the_last_words_of_a_console(tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    assert last_words(log) is None
+    for text, words in {
+        b"vector_boot: phase=start t_us=0\n": None,
+        b"vector_boot: FAILED: it is cut": None,
+        b"vector_boot: FAILED: no RTS image\r\nmore\n": "no RTS image",
+        b"vector_boot: EMERGENCY: first\nvector_boot: FAILED: second\x1b[2J\n": "second",
+        b"[ 1.0] Kernel panic - not syncing: why ]\n": "Kernel panic - not syncing: why ]",
+    }.items():
+        log.write_bytes(text)
+        assert last_words(log) == words
+
+
+# stopping
+
+
+@pytest.fixture
+def started(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
+    """A fake machine in the scenario that the test names."""
+    program = fake_qemu.install(tmp_path, request.param)
+    (tmp_path / "kernel").write_bytes(b"")
+    spec = MachineSpec(kernel=tmp_path / "kernel")
+    with start(spec, accel=FAST, run=tmp_path / "run", qemu=program, detach=True) as machine:
+        yield machine
+        machine.kill()
+
+
+@pytest.mark.parametrize(
+    ("started", "how"),
+    [("well", "by its power button"), ("hang", "by ending QEMU"), ("no-quit", "by killing QEMU")],
+    indirect=["started"],
+)
+def test_what_it_takes_to_end_a_machine_is_said(started: Machine, how: str) -> None:
+    # The fake's hello is not ours, so the protocol never ends it.
+    began = time.monotonic()
+    said = end_in_order(started, seconds=0.5)
+    assert said.startswith(f"{how} (")
+    assert time.monotonic() - began < 4
+    assert not is_running(started.run)
+
+
+@pytest.mark.parametrize("started", ["well"], indirect=True)
+def test_stop_and_stop_again(started: Machine, vboot: Vboot) -> None:
+    started.release()
+    assert newest_running(started.run.parent).run == started.run
+    answer = vboot.json("stop", started.run, "--timeout", "0.5")
+    assert answer["run"] == str(started.run)
+    assert answer["how"].startswith("by its power button (")
+    assert vboot("stop", started.run) == 0
+    assert vboot.out == f"the machine of {started.run} had already ended\n"
+    with pytest.raises(InputError, match="no machine runs in"):
+        newest_running(started.run.parent)
+
+
+def test_stop_of_something_else(vboot: Vboot, tmp_path: Path) -> None:
+    assert vboot("stop", tmp_path) == 1
+    assert "is not the run folder of a machine" in vboot.last_error()
+
+
+def is_running(run: Path) -> bool:
+    pid = json.loads((run / "machine.json").read_text())["pid"]
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

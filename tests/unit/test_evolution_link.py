@@ -1,0 +1,121 @@
+"""The socket to a machine: every call ends by its deadline, and the end of the machine is noticed."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from evolution.errors import LinkLost, TimedOut
+from evolution.link import SocketLink
+from vboot_errors import InputError
+
+
+def soon(seconds: float = 5.0) -> float:
+    return time.monotonic() + seconds
+
+
+@contextmanager
+def listening(path: Path, *, backlog: int = 1) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(backlog)
+        yield listener
+
+
+@contextmanager
+def connected(folder: Path) -> Iterator[tuple[SocketLink, socket.socket]]:
+    with listening(folder / "s") as listener:
+        link = SocketLink(folder / "s", soon())
+        peer, _ = listener.accept()
+        with peer:
+            try:
+                yield link, peer
+            finally:
+                link.close()
+
+
+def test_bytes_go_both_ways(tmp_path: Path) -> None:
+    with connected(tmp_path) as (link, peer):
+        link.send(b"there", soon())
+        assert peer.recv(100) == b"there"
+        peer.sendall(b"and back")
+        assert link.receive(soon()) == b"and back"
+
+
+def test_a_deadline_that_has_passed_still_takes_what_is_there(tmp_path: Path) -> None:
+    with connected(tmp_path) as (link, peer):
+        assert link.receive(0.0) == b""
+        peer.sendall(b"x")
+        assert link.receive(0.0) == b"x"
+
+
+def test_receiving_ends_at_the_deadline(tmp_path: Path) -> None:
+    with connected(tmp_path) as (link, _):
+        started = time.monotonic()
+        assert link.receive(started + 0.1) == b""
+        assert 0.09 < time.monotonic() - started < 1
+
+
+def test_sending_to_one_who_does_not_read_ends_at_the_deadline(tmp_path: Path) -> None:
+    with connected(tmp_path) as (link, _):
+        started = time.monotonic()
+        with pytest.raises(TimedOut, match=r"took \d+ of 8388608 bytes"):
+            link.send(bytes(8 << 20), started + 0.1)
+        assert time.monotonic() - started < 1
+
+
+def test_the_end_of_the_machine_is_noticed(tmp_path: Path) -> None:
+    with connected(tmp_path) as (link, peer):
+        peer.sendall(b"last words")
+        peer.close()
+        assert link.receive(soon()) == b"last words"
+        with pytest.raises(LinkLost, match="closed the connection"):
+            link.receive(soon())
+        with pytest.raises(LinkLost):
+            link.send(b"x", soon())
+
+
+def test_a_closed_link_is_lost(tmp_path: Path) -> None:
+    with connected(tmp_path) as (link, _):
+        link.close()
+        link.close()
+        with pytest.raises(LinkLost):
+            link.receive(soon())
+        with pytest.raises(LinkLost):
+            link.send(b"x", soon())
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(LinkLost, match="no machine listens at"):
+        SocketLink(tmp_path / "nothing", soon())
+    with listening(tmp_path / "s"):
+        pass
+    with pytest.raises(LinkLost, match="no machine listens at"):
+        SocketLink(tmp_path / "s", soon())
+    assert time.monotonic() - started < 1
+
+
+def test_a_queue_that_stays_full(tmp_path: Path) -> None:
+    with listening(tmp_path / "s", backlog=0), socket.socket(socket.AF_UNIX) as first:
+        first.connect(str(tmp_path / "s"))
+        started = time.monotonic()
+        with pytest.raises(TimedOut, match="takes no connection"):
+            SocketLink(tmp_path / "s", started + 0.1)
+        assert time.monotonic() - started < 1
+
+
+def test_paths_that_cannot_be_sockets(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    # A file refuses a connection as a dead socket does.
+    for path in (tmp_path / ("x" * 200), tmp_path / "folder" / ".." / "folder" / ("y" * 120)):
+        with pytest.raises(InputError, match="cannot be connected to"):
+            SocketLink(path, soon())
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(LinkLost):
+        SocketLink(tmp_path / "file", soon())

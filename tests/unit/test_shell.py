@@ -1,0 +1,316 @@
+"""The shell: its answers on a real machine, and what a person at a terminal meets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from builder.cli import main
+from builder.cli.shell_commands import execute
+from evolution.client import connect
+from evolution.shell import VERBS, parse
+from tests.support.local_machine import LocalMachine, local_machine
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMachine]:
+    with local_machine(tmp_path_factory.mktemp("machine"), "--fault", "--heartbeat-ms", "20") as machine:
+        yield machine
+
+
+class Scripted:
+    """Runs `vboot shell` with a script as stdin, and keeps what it printed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capture = capture
+        self.code = 0
+        self.err = ""
+
+    def __call__(self, target: Path, *lines: str, options: Sequence[str] = ()) -> list[str]:
+        self._monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        self._capture.readouterr()
+        self.code = main(["shell", str(target), *options])
+        out, self.err = self._capture.readouterr()
+        return out.splitlines()
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Scripted:
+    return Scripted(monkeypatch, capsys)
+
+
+def test_every_verb_of_the_table_is_carried_out(local: LocalMachine) -> None:
+    examples = {
+        "read": "read hw.mmio",
+        "fault": "fault orphans 1",
+        "raw": 'raw {"method": "stats"}',
+        "help": "help",
+    }
+    elsewhere = {"quit", "watch", "shutdown"}
+    with connect(local.socket) as machine:
+        for verb in VERBS:
+            if verb.name not in elsewhere:
+                command = parse(examples.get(verb.name, verb.name), faults=True)
+                assert command is not None
+                answer = execute(command, machine, faults=True)
+                assert answer.text
+                json.dumps(answer.data, allow_nan=False)
+
+
+def test_a_script_is_answered_line_by_line(shell: Scripted, local: LocalMachine) -> None:
+    script = ["# who", "", "hello", "interrupt 7", "read hw.mmio 0 2", "tensors kernel.7", "quit", "stats"]
+    out = shell(local.socket, *script)
+    assert (shell.code, shell.err) == (0, "")
+    assert out[0] == "version     0.1.0, protocol 1"
+    assert out[5].startswith("vector 7 taken after ")
+    assert out[6:8] == ["hw.mmio, I32 1024, generation 0", "0:  1447186260          1"]
+    assert out[8:] == [
+        "tensor    type  shape  bytes",
+        "kernel.7  I8    4096   4096   protected",
+        "1 tensors, 4.0 KiB",
+    ]
+
+
+def test_values_are_shown_by_type(shell: Scripted, local: LocalMachine) -> None:
+    out = shell(local.socket, "read token_embd.weight 0 3", "read kernel.0 4090", "read token_embd.weight --json")
+    assert out[0].startswith("token_embd.weight, F16 64 x ")
+    assert out[1].split() == ["0:", "0.25", "2.0", "-0.25"]
+    assert out[3].split() == ["4090:", "0", "0", "0", "0", "0", "0"]
+    data = json.loads(out[4])
+    assert (data["type"], data["offset"], data["count"], len(data["values"])) == ("F16", 0, 16, 16)
+    assert data["values"][:3] == [0.25, 2.0, -0.25]
+
+
+def test_json_for_scripts(shell: Scripted, local: LocalMachine) -> None:
+    out = shell(local.socket, "hello", "nonsense", "read nothing", "stats", "interrupt 300", options=["--json"])
+    lines = [json.loads(line) for line in out]
+    assert lines[0]["limits"]["blob"] == 1 << 20
+    assert [line["error"]["type"] for line in (lines[1], lines[2], lines[4])] == ["InputError", "InputError", "Refused"]
+    assert lines[3]["state"] == "beating"
+    assert lines[4]["error"]["code"] == -32602
+    assert shell.code == 1
+
+
+def test_a_script_goes_on_after_an_error_and_fails_in_the_end(shell: Scripted, local: LocalMachine) -> None:
+    out = shell(local.socket, "stats now", "interrupt")
+    assert shell.err == "error: stats does not take now; write stats\n"
+    assert len(out) == 1
+    assert shell.code == 1
+
+
+def test_raw_requests(shell: Scripted, local: LocalMachine) -> None:
+    read = 'raw {"method": "read", "params": {"tensor": "hw.mmio", "bytes": 4}}'
+    out = shell(local.socket, read, 'raw {"method": "x"}')
+    assert json.loads(out[0])["blob"] == "544f4256"
+    assert "code -32601" in shell.err
+
+
+def test_watching_for_a_while(shell: Scripted, local: LocalMachine) -> None:
+    out = shell(local.socket, "watch 0.2", "watch 0.1 --json", "interrupt")
+    beats = [line for line in out if line.startswith("beat ")]
+    assert 3 <= len(beats) <= 12
+    assert set(json.loads(out[len(beats)])) == {"beats", "late_us"}
+    assert out[-1].startswith("vector 255")
+
+
+def test_help(shell: Scripted, local: LocalMachine) -> None:
+    out = shell(local.socket, "help", "help read", "help nonsense")
+    assert [line.split()[0] for line in out[: len(VERBS)]] == [verb.name for verb in VERBS]
+    assert out[-1].startswith("read TENSOR [OFFSET] [COUNT]")
+    assert "there is no command nonsense" in shell.err
+
+
+def test_fault_is_hidden_where_it_is_refused(shell: Scripted, tmp_path: Path) -> None:
+    with local_machine(tmp_path) as strict:
+        out = shell(strict.socket, "help", "fault segv")
+        assert not [line for line in out if line.startswith("fault")]
+        assert "there is no command fault" in shell.err
+
+
+def test_a_worker_that_dies_is_met_again(shell: Scripted, tmp_path: Path) -> None:
+    with local_machine(tmp_path, "--fault") as local:
+        out = shell(local.socket, "fault segv", "stats --json", "fault abort", "stats --json")
+        assert [json.loads(out[line])["worker"]["restarts"] for line in (1, 3)] == [1, 2]
+        assert shell.code == 0
+
+
+def test_shutdown_ends_the_script(shell: Scripted, tmp_path: Path) -> None:
+    with local_machine(tmp_path) as local:
+        assert shell(local.socket, "shutdown", "stats") == ["the machine powers off"]
+        assert (shell.code, shell.err) == (0, "")
+        assert local.process.wait(5)
+        assert shell(local.socket, "stats") == []
+        assert (shell.code, shell.err.count("\n")) == (1, 1)
+        assert "is not there" in shell.err
+
+
+def test_what_is_no_machine(shell: Scripted, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = {"file": "neither a run folder nor a socket", ".": "not the run folder", "x": "not there"}
+    for target, words in told.items():
+        shell(tmp_path / target, "stats")
+        assert shell.code == 1
+        assert words in shell.err
+
+
+def test_no_machine_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "build/run/old").mkdir(parents=True)
+    assert main(["shell"]) == 1
+    assert "no machine runs in build/run; boot one with `vboot boot`" in capsys.readouterr().err
+
+
+def test_a_machine_that_dies_is_told_in_one_sentence(tmp_path: Path) -> None:
+    with local_machine(tmp_path) as local:
+        command = [sys.executable, "-m", "builder", "shell", str(local.socket)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"interrupt\n")
+            process.stdin.flush()
+            assert process.stdout.readline().startswith(b"vector 255")
+            local.process.kill()
+            # Nothing more is typed: the end is noticed while waiting.
+            assert process.wait(10) == 1
+            assert process.stderr is not None
+            assert process.stderr.read() == b"vboot: error: the machine has ended; see its console for why\n"
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_a_script_ends_with_its_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with local_machine(tmp_path) as local:
+
+        class KillingScript:
+            lines = iter(["interrupt\n", "stats\n", "stats\n", "stats\n", ""])
+
+            def isatty(self) -> bool:
+                return False
+
+            def readline(self) -> str:
+                line = next(self.lines)
+                if line == "stats\n":
+                    local.process.kill()
+                return line
+
+        monkeypatch.setattr(sys, "stdin", KillingScript())
+        assert main(["shell", str(local.socket)]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("vector 255 taken")
+    assert err == "vboot: error: the machine has ended; see its console for why\n"
+
+
+# at a terminal
+
+
+class Terminal:
+    """`vboot shell` as a person has it."""
+
+    def __init__(self, target: Path, state: Path) -> None:
+        environment = {
+            **os.environ,
+            "TERM": "dumb",
+            "XDG_STATE_HOME": str(state),
+            "COLUMNS": "200",
+            "INPUTRC": "/dev/null",
+        }
+        self.process: Any = pexpect.spawn(
+            sys.executable, ["-m", "builder", "shell", str(target)], env=environment, encoding="utf-8", timeout=10,
+            dimensions=(40, 200),
+        )  # fmt: skip
+        self.prompt()
+
+    def prompt(self) -> str:
+        self.process.expect_exact("vboot> ")
+        return str(self.process.before)
+
+    def type(self, text: str) -> str:
+        self.process.send(text + "\n")
+        return self.prompt()
+
+    def leave(self) -> int:
+        self.process.sendeof()
+        self.process.expect(pexpect.EOF)
+        self.process.close()
+        return int(self.process.exitstatus)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.process.close(force=True)
+
+
+def test_tab_ctrl_c_and_ctrl_d(local: LocalMachine, tmp_path: Path) -> None:
+    with Terminal(local.socket, tmp_path) as terminal:
+        assert "vector 255 taken" in terminal.type("int\t")
+        assert "hw.mmio, I32" in terminal.type("rea\thw\t")
+        terminal.process.send("watch\n")
+        terminal.process.expect(r"beat \d+")
+        terminal.process.sendintr()
+        terminal.prompt()
+        terminal.process.send("half a line")
+        terminal.process.expect_exact("half a line")  # read, so that the tty does not drop it with the interrupt
+        terminal.process.sendintr()
+        terminal.prompt()
+        assert "no command nonsense" in terminal.type("nonsense")
+        assert terminal.leave() == 0
+        assert "runs on" in terminal.process.before
+
+
+def test_history_is_kept_for_the_next_time(local: LocalMachine, tmp_path: Path) -> None:
+    with Terminal(local.socket, tmp_path) as terminal:
+        terminal.type("interrupt 3")
+        terminal.type("interrupt 4")
+        assert terminal.leave() == 0
+    history = tmp_path / "vector_boot" / "shell_history"
+    assert history.read_text() == "interrupt 3\ninterrupt 4\n"
+    with Terminal(local.socket, tmp_path) as terminal:
+        assert "vector 3 taken" in terminal.type("\x10\x10")  # Ctrl-P: the line before
+        assert terminal.leave() == 0
+    assert history.read_text() == "interrupt 3\ninterrupt 4\ninterrupt 3\n"
+
+
+def test_a_state_folder_that_cannot_be_written_does_no_harm(local: LocalMachine, tmp_path: Path) -> None:
+    (tmp_path / "vector_boot").write_text("in the way")
+    with Terminal(local.socket, tmp_path) as terminal:
+        terminal.type("interrupt")
+        assert terminal.leave() == 0
+
+
+def test_the_prompt_notices_the_end_of_the_machine(tmp_path: Path) -> None:
+    with local_machine(tmp_path) as local, Terminal(local.socket, tmp_path) as terminal:
+        local.process.kill()
+        terminal.process.expect("error: the machine has ended")
+        terminal.process.expect(pexpect.EOF)
+        terminal.process.close()
+        assert terminal.process.exitstatus == 1
+
+
+def test_an_interrupted_request_leaves_the_line_usable(tmp_path: Path) -> None:
+    with local_machine(tmp_path) as local, Terminal(local.socket, tmp_path) as terminal:
+        worker = json.loads(terminal.type("stats --json").splitlines()[-1])["worker"]["pid"]
+        os.kill(worker, signal.SIGSTOP)
+        terminal.process.send("stats\n")
+        time.sleep(0.3)
+        terminal.process.sendintr()
+        assert "beating" not in terminal.prompt()
+        os.kill(worker, signal.SIGCONT)
+        assert "0 restarts" in terminal.type("stats")
+        assert terminal.leave() == 0
