@@ -32,6 +32,7 @@ boot: deps $(VENV)/.ready
 
 test: deps $(VENV)/.ready fuzz
 	@$(CARGO) test $(CARGO_FLAGS) --features standalone
+	@$(PY) -m builder build --model tiny --output build/test/tiny >/dev/null
 	@$(PY) -m pytest tests/unit tests/e2e tests/boot
 
 # A short, coverage-guided fuzz of every parser; a finding is left in vector_boot/fuzz/artifacts.

@@ -38,10 +38,7 @@ def check_file(executable: Path, file: Path, *, public_key: bytes | None = None)
     `public_key` (32 raw bytes, Ed25519) also verifies the signature of an RTS file. Raises CheckError if the file is
     refused, ToolError if the executable itself fails, InputError if there is no such file.
     """
-    try:
-        size = file.stat().st_size
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}", remedy="check the path") from error
+    size = file_size(file)
     with _key_file(public_key) as key:
         # Absolute, so that no file name is taken for an option.
         command = [str(executable.absolute()), "check", "--json", *key, str(file.absolute())]
@@ -51,6 +48,14 @@ def check_file(executable: Path, file: Path, *, public_key: bytes | None = None)
     if not report["ok"]:
         raise CheckError(report, file=file)
     return report
+
+
+def file_size(file: Path) -> int:
+    """Its size in bytes. Raises InputError if there is no such file."""
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}", remedy="check the path") from error
 
 
 def _report(command: list[str], completed: Completed) -> dict[str, Any]:

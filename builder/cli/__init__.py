@@ -31,6 +31,7 @@ VERBS: Mapping[str, str] = {
     "verify": "check an RTS or GGUF file with both readers",
     "extract": "copy the executable or the tensors out of an RTS file",
     "repack": "copy an RTS file with one half replaced",
+    "bench": "measure us beside our peers",
     "doctor": "look for what the build, the boot and the tests need",
 }
 """Every verb and its help. Each is the module `builder.cli.VERB` with `configure(parser)` and `run(arguments)`."""

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Describe a file that the Rust reader accepts; digests are checked on the way."""
-    report = check_file(rust_reader(), arguments.file)
+    report = check_file(rust_reader(arguments.file), arguments.file)
     tensors = _tensors(arguments.file, report)
     shown = [
         {"name": t.name, "type": _type_name(t.type), "shape": list(t.dims), "offset": t.offset, "bytes": t.size}

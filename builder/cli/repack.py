@@ -27,7 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Write the copy; a new GGUF must pass the Rust reader first."""
-    reader = rust_reader()
+    given = [path for path in (arguments.binary, arguments.tensors) if path]
+    reader = rust_reader(arguments.file, *given)
     with reported("repack") as progress:
         header = repack(
             arguments.file,

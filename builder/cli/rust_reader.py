@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from builder.checker import file_size
 from builder.cli.progress import reported
 from builder.executable import CRATE, build_executable, executable_path
 
 
-def rust_reader() -> Path:
-    """The executable, built first if it is not there. Raises ToolError."""
+def rust_reader(*files: Path) -> Path:
+    """The executable, built first if it is not there.
+
+    Raises ToolError if that fails, and InputError for one of `files` that is not there, before anything is built.
+    """
+    for file in files:
+        file_size(file)
     path = executable_path()
     if not path.is_file():
         log = CRATE / "target" / "vboot-cargo.log"

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     """Verify one file; what is wrong with it is raised."""
     file: Path = arguments.file
     key = load_public_key(arguments.key) if arguments.key else None
-    report = check_file(rust_reader(), file, public_key=key.public_bytes_raw() if key else None)
+    report = check_file(rust_reader(file), file, public_key=key.public_bytes_raw() if key else None)
     with reported("verify") as progress:
         if report["kind"] == "rts":
             verify_rts(file, public_key=key, progress=progress)
