@@ -158,7 +158,7 @@ class Machine:
             yield event
 
     def shutdown(self, *, reboot: bool = False) -> None:
-        """Have the machine end in order: it powers off (or starts again) as soon as we have taken note, and we have."""
+        """Have the machine end in order: it powers off (or reboots) as soon as we have taken note, and we have."""
         self.request("shutdown", {"reboot": reboot})
         self._session.notify("bye", self._deadline(None))
 

@@ -73,7 +73,7 @@ VERBS: tuple[Verb, ...] = (
         (Argument("what", "fault", required=True), Argument("count", "integer")),
         fault_only=True,
     ),
-    Verb("shutdown", "end the machine in order: power off, or start again", options=("--reboot",)),
+    Verb("shutdown", "end the machine in order: power off, or reboot", options=("--reboot",)),
     Verb("quit", "leave this prompt"),
 )
 """The commands, in the order in which help lists them."""

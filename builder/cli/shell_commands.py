@@ -162,7 +162,10 @@ def _fault(machine: Machine, values: Mapping[str, Any]) -> Answer:
 def _shutdown(machine: Machine, values: Mapping[str, Any]) -> Answer:
     reboot = values.get("reboot", False)
     machine.shutdown(reboot=reboot)
-    return Answer({"reboot": reboot}, "the machine starts again" if reboot else "the machine powers off")
+    return Answer(
+        {"reboot": reboot},
+        "the machine reboots (one of vboot boot ends: boot it again)" if reboot else "the machine powers off",
+    )
 
 
 _COMMANDS: Mapping[str, Callable[[Machine, Mapping[str, Any]], Answer]] = {

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,46 @@ def test_resync_drops_the_line_in_progress(machine: Listening) -> None:
         assert json.loads(lines.readline())["id"] == 9
 
 
+def test_everything_is_answered_in_order(machine: Listening) -> None:
+    with machine.raw() as stream, stream.makefile("rb") as lines:
+        lines.readline()
+        stream.sendall(line(1, "hello", HELLO) + b"garbage\n" + line(2, "stats", {"x": 1}) + line(3, "interrupt"))
+        assert [json.loads(lines.readline())["id"] for _ in range(4)] == [1, None, 2, 3]
+
+
+def test_a_host_that_reads_late_loses_nothing(machine: Listening) -> None:
+    """While nothing goes out nothing is read, and what waits on the line meanwhile has not stalled."""
+    hidden = line("hidden", "shutdown")
+    blob = {"bytes": len(hidden) * 1000, "crc32c": "00000000"}
+    with machine.raw() as stream, stream.makefile("rb") as lines:
+        lines.readline()
+        for ident in range(8):
+            stream.sendall(line(ident, "read", {"tensor": "cortex_journal", "bytes": 1 << 20}))
+        stream.sendall(line("late", "stats", blob=blob) + hidden * 1000 + line("after", "stats"))
+        time.sleep(2.5)
+        for ident in range(8):
+            answer = json.loads(lines.readline())
+            assert answer["id"] == ident
+            assert len(lines.read(answer["blob"]["bytes"])) == 1 << 20
+        late = json.loads(lines.readline())
+        assert (late["id"], late["error"]["code"]) == ("late", 1011)  # its checksum is wrong; it did not stall
+        assert "CRC" in late["error"]["message"]
+        assert json.loads(lines.readline())["id"] == "after"
+
+
+def test_half_closed_clients_get_every_answer(machine: Listening) -> None:
+    with machine.raw() as stream, stream.makefile("rb") as lines:
+        stream.sendall(line("a", "interrupt") * 300)
+        stream.shutdown(socket.SHUT_WR)
+        assert len(lines.read().splitlines()) == 301
+
+
+def test_the_seat_is_free_as_soon_as_it_is_left(machine: Listening) -> None:
+    for _ in range(100):
+        with machine.raw() as stream, stream.makefile("rb") as lines:
+            assert b"vector_boot" in lines.readline()
+
+
 def test_one_client_at_a_time(machine: Listening) -> None:
     first = machine.connect()
     with machine.raw() as second, second.makefile("rb") as lines:
@@ -194,6 +234,27 @@ def test_the_worker_has_given_up_its_rights(machine: Listening) -> None:
     fields = dict(entry.split(":\t", 1) for entry in status.splitlines() if ":\t" in entry)
     assert fields["NoNewPrivs"] == "1"
     assert fields["Seccomp"] == "2"
+
+
+def test_a_stopped_reader_of_its_lines_does_not_stop_it(executable: Path, model: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    command = [str(executable), "--listen", str(tmp_path / "socket"), "--tensors", str(model)]
+    with subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "socket").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        port = Listening(process, tmp_path / "socket").connect()
+        assert result(port, "stats")["heartbeats"] > 0
+        port.close()
+        process.terminate()
+        assert process.wait(5) == 0
+    os.close(reading)
+    os.close(writing)
 
 
 def test_it_stops_in_order(executable: Path, model: Path, tmp_path: Path) -> None:

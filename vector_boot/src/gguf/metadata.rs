@@ -1,6 +1,7 @@
 //! The key-value part of a GGUF: rules R4 to R12 and R24.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use super::cursor::{Cursor, Stop};
 use super::error::{excerpt, Error, Fault, Field, Rule};
@@ -115,6 +116,20 @@ impl Value<'_> {
     }
 }
 
+impl fmt::Display for Value<'_> {
+    /// A number as it is; of what can be long, only the kind and the length.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::F32(v) => write!(f, "{v}"),
+            Value::F64(v) => write!(f, "{v}"),
+            Value::Bool(v) => write!(f, "{v}"),
+            Value::Str(v) => write!(f, "a string of {} bytes", v.len()),
+            Value::Array(v) => write!(f, "an array of {} elements", v.len),
+            integer => write!(f, "{}", integer.integer().unwrap_or_default()),
+        }
+    }
+}
+
 /// One metadata entry.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Entry<'a> {
@@ -137,8 +152,9 @@ pub(super) fn read<'a>(cursor: &mut Cursor<'a>, count: u64) -> Result<Vec<Entry<
             let fault = Fault::Duplicate { name: excerpt(key.as_bytes()) };
             return Err(Error { rule: Rule::R5, field: Field::Metadata(index, "key"), offset, fault }.into());
         }
+        let value_offset = cursor.offset();
         let value = value(cursor, index)?;
-        check_alignment_and_splits(key, &value, index, offset)?;
+        check_alignment_and_splits(key, &value, index, value_offset)?;
         entries.push(Entry { key, value, offset });
     }
     Ok(entries)
@@ -297,7 +313,7 @@ fn check_alignment_and_splits(key: &str, value: &Value<'_>, index: u64, offset: 
     if sound {
         return Ok(());
     }
-    let found = excerpt(format!("{key} = {value:?}").as_bytes());
+    let found = format!("{key} = {value}");
     let field = Field::Metadata(index, "value");
     Err(Error { rule, field, offset, fault: Fault::Bytes { found, expected } })
 }

@@ -52,9 +52,9 @@ pub(super) fn read<'a>(cursor: &mut Cursor<'a>, count: u64, file_len: u64) -> Re
 
 fn entry<'a>(cursor: &mut Cursor<'a>, index: u64, file_len: u64) -> Result<Tensor<'a>, Stop> {
     let name = name(cursor, index)?;
+    let dims_offset = cursor.offset() + 4;
     let (dims, n_dims) = dimensions(cursor, index)?;
-    let type_offset = cursor.offset();
-    let (tensor_type, bytes) = type_and_size(cursor, index, &dims, file_len, type_offset)?;
+    let (tensor_type, bytes) = type_and_size(cursor, index, &dims, file_len, dims_offset)?;
     let entry_offset = cursor.offset();
     let offset = cursor.u64(Rule::R3, Field::Tensor(index, "offset"))?;
     Ok(Tensor { name, dims, n_dims, tensor_type, offset, bytes, entry_offset })
@@ -104,11 +104,13 @@ fn type_and_size(
     index: u64,
     dims: &[u64; 4],
     file_len: u64,
-    offset: u64,
+    dims_offset: u64,
 ) -> Result<(TensorType, u64), Stop> {
     let field = Field::Tensor(index, "type");
+    let type_offset = cursor.offset();
     let id = cursor.u32(Rule::R17, field)?;
     let refuse = |rule, part, found, expected| {
+        let offset = if part == "type" { type_offset } else { dims_offset };
         let fault = Fault::Value { found, expected };
         Stop::from(Error { rule, field: Field::Tensor(index, part), offset, fault })
     };
@@ -117,11 +119,10 @@ fn type_and_size(
     if !dims[0].is_multiple_of(tensor_type.block_elements()) {
         return Err(refuse(Rule::R18, "dimensions", dims[0].into(), "a row of whole blocks of its type"));
     }
-    // Each factor is below 2^63, and the product is kept below it: no step can pass u128.
-    let elements = dims.iter().try_fold(1u128, |all, dim| Some(all * u128::from(*dim)).filter(|n| *n < 1 << 63));
-    let Some(elements) = elements else {
-        return Err(refuse(Rule::R19, "dimensions", u128::from(u64::MAX), "fewer than 2^63 elements"));
-    };
+    let elements = dims.iter().fold(1u128, |all, dim| all.saturating_mul(u128::from(*dim)));
+    if elements >= 1 << 63 {
+        return Err(refuse(Rule::R19, "dimensions", elements, "fewer than 2^63 elements"));
+    }
     let bytes = elements / u128::from(tensor_type.block_elements()) * u128::from(tensor_type.block_bytes());
     match u64::try_from(bytes) {
         Ok(bytes) if bytes <= file_len => Ok((tensor_type, bytes)),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::{json, Map, Value};
 
 use crate::hw_mmio::{word, Page};
-use crate::protocol::{self, required, Failure, Params, Reply, Request};
+use crate::protocol::{self, required, Failure, Reply, Request};
 use crate::rts::hex;
 use crate::sys::memory::SharedWords;
 use crate::tensor::{Store, Tensor};
@@ -61,22 +61,22 @@ impl Machine {
         protocol::greeting(&self.build, self.generation())
     }
 
-    /// Methods that [`Machine::answer`] knows.
-    pub const METHODS: [&'static str; 6] = ["hello", "stats", "tensors", "read", "digest", "interrupt"];
-
     /// Answers a request about the model or the machine.
     ///
     /// # Errors
     /// The refusal, codes in the order of the protocol.
     pub fn answer(&self, request: &Request, received: Instant) -> Result<Reply, Failure> {
-        let params = request.params.clone();
         match request.method.as_str() {
-            "hello" => self.hello(params),
-            "stats" => params.finish().map(|()| self.stats().into()),
-            "tensors" => self.tensors(params),
-            "read" => self.read(params),
-            "digest" => self.digest(params),
-            "interrupt" => self.interrupt(params, received),
+            "hello" => self.hello(request),
+            "stats" => {
+                request.params.clone().finish()?;
+                request.no_blob()?;
+                Ok(self.stats().into())
+            }
+            "tensors" => self.tensors(request),
+            "read" => self.read(request),
+            "digest" => self.digest(request),
+            "interrupt" => self.interrupt(request, received),
             method => Err(Failure::new(-32601, format!("there is no method {method:?}"))),
         }
     }
@@ -95,7 +95,8 @@ impl Machine {
         self.store.as_deref().ok_or_else(|| Failure::new(1016, format!("the machine is in emergency mode: {}", why())))
     }
 
-    fn hello(&self, mut params: Params) -> Result<Reply, Failure> {
+    fn hello(&self, request: &Request) -> Result<Reply, Failure> {
+        let mut params = request.params.clone();
         let version = required("protocol", params.integer("protocol")?)?;
         required("client", params.text("client")?)?;
         params.finish()?;
@@ -105,6 +106,7 @@ impl Machine {
                 format!("protocol {version} is not spoken here: use {}", protocol::VERSION),
             ));
         }
+        request.no_blob()?;
         let generation = self.generation();
         Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -125,12 +127,14 @@ impl Machine {
         .into())
     }
 
-    fn tensors(&self, mut params: Params) -> Result<Reply, Failure> {
+    fn tensors(&self, request: &Request) -> Result<Reply, Failure> {
+        let mut params = request.params.clone();
         let prefix = params.text("prefix")?.unwrap_or_default();
         let cursor = params.text("cursor")?.unwrap_or_default();
         params.finish()?;
         let refused = || Failure::new(-32602, "parameter \"cursor\" must be the \"next\" of an answer");
         let first = if cursor.is_empty() { 0 } else { cursor.parse::<usize>().map_err(|_| refused())? };
+        request.no_blob()?;
         let mut page = Vec::new();
         let mut bytes = LINE_MARGIN;
         let all = self.store()?.tensors();
@@ -145,7 +149,8 @@ impl Machine {
         Ok(json!({"tensors": page, "next": null}).into())
     }
 
-    fn read(&self, mut params: Params) -> Result<Reply, Failure> {
+    fn read(&self, request: &Request) -> Result<Reply, Failure> {
+        let mut params = request.params.clone();
         let name = required("tensor", params.text("tensor")?)?;
         let offset = params.integer("offset")?.unwrap_or(0);
         let bytes = required("bytes", params.integer("bytes")?)?;
@@ -153,6 +158,7 @@ impl Machine {
         if bytes == 0 {
             return Err(Failure::new(-32602, "parameter \"bytes\" must be at least 1"));
         }
+        request.no_blob()?;
         if bytes > protocol::BLOB_LIMIT as u64 {
             return Err(Failure::new(1012, format!("{bytes} bytes do not fit a blob: read at most 1048576 at once")));
         }
@@ -168,9 +174,11 @@ impl Machine {
         Ok(Reply { result, blob })
     }
 
-    fn digest(&self, mut params: Params) -> Result<Reply, Failure> {
+    fn digest(&self, request: &Request) -> Result<Reply, Failure> {
+        let mut params = request.params.clone();
         let names = params.texts("tensors", NAMES_LIMIT)?;
         params.finish()?;
+        request.no_blob()?;
         let store = self.store()?;
         let tensors: Vec<&Tensor> = match &names {
             Some(names) => names.iter().map(|name| find(store, name)).collect::<Result<_, _>>()?,
@@ -183,10 +191,12 @@ impl Machine {
         Ok(json!({"generation": self.generation(), "model": model, "sha256": digests}).into())
     }
 
-    fn interrupt(&self, mut params: Params, received: Instant) -> Result<Reply, Failure> {
+    fn interrupt(&self, request: &Request, received: Instant) -> Result<Reply, Failure> {
+        let mut params = request.params.clone();
         let vector = params.integer("vector")?.unwrap_or(255);
         params.finish()?;
         let vector = u8::try_from(vector).map_err(|_| Failure::new(-32602, "parameter \"vector\" must be 0 to 255"))?;
+        request.no_blob()?;
         self.store()?;
         self.take_interrupt(vector);
         let latency = u64::try_from(received.elapsed().as_micros()).unwrap_or(u64::MAX);

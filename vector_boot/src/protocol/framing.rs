@@ -26,6 +26,8 @@ pub enum Blob {
     Stalled,
     /// More was announced than a blob may have.
     TooLarge,
+    /// The announcement makes no sense; the bytes it announced, if it said how many, were passed over.
+    Malformed,
 }
 
 /// One JSON object with its blob.
@@ -50,7 +52,7 @@ pub enum Incoming {
 
 enum State {
     Line { dropping: bool },
-    Blob { members: Map<String, Value>, wanted: usize, crc: u32 },
+    Blob { members: Map<String, Value>, wanted: usize, crc: Option<u32> },
     Discarding,
 }
 
@@ -71,8 +73,9 @@ impl Default for Framer {
 impl Framer {
     /// Reads from `input` up to the end of the next item; what it consumed is cut off. `None`: all is consumed.
     pub fn next(&mut self, input: &mut &[u8], now_ms: u64) -> Option<Incoming> {
-        if let Some(late) = self.tick(now_ms) {
-            return Some(late);
+        // Bytes of a blob that are here have not stalled, however late the reader looks: they must never become lines.
+        if matches!(self.state, State::Discarding) {
+            self.tick(now_ms);
         }
         while !input.is_empty() {
             self.last_byte_ms = now_ms;
@@ -113,6 +116,11 @@ impl Framer {
                 None
             }
         }
+    }
+
+    /// Reading was paused by this side until now: the time does not count as silence of the other.
+    pub fn resume(&mut self, now_ms: u64) {
+        self.last_byte_ms = now_ms;
     }
 
     /// When to call [`Framer::tick`], if at all.
@@ -163,51 +171,63 @@ impl Framer {
         let Some(announced) = members.remove("blob") else {
             return Some(Incoming::Message(Message { members, blob: Blob::None }));
         };
-        match announcement(&announced) {
-            Some(Announcement::Upload(id)) => Some(Incoming::Message(Message { members, blob: Blob::Upload(id) })),
-            Some(Announcement::Bytes { count, .. }) if count > BLOB_LIMIT as u64 => {
+        let blob = match announcement(&announced) {
+            Announcement::Upload(id) => Blob::Upload(id),
+            Announcement::Nonsense => Blob::Malformed,
+            Announcement::TooLarge => {
                 self.state = State::Discarding;
-                Some(Incoming::Message(Message { members, blob: Blob::TooLarge }))
+                Blob::TooLarge
             }
-            Some(Announcement::Bytes { count, crc }) => {
-                self.buffer = Vec::with_capacity(count as usize);
-                self.state = State::Blob { members, wanted: count as usize, crc };
-                None
+            Announcement::Bytes { count, crc } => {
+                self.buffer = Vec::with_capacity(count);
+                self.state = State::Blob { members, wanted: count, crc };
+                return None;
             }
-            None => refuse(-32600, "blob must be {bytes: 1 to 1048576, crc32c: 8 hex} or {upload: 32 hex}"),
-        }
+        };
+        Some(Incoming::Message(Message { members, blob }))
     }
 
     fn finish_blob(&mut self, failed: Option<Blob>) -> Option<Incoming> {
         let state = std::mem::replace(&mut self.state, State::Line { dropping: false });
         let bytes = std::mem::take(&mut self.buffer);
         let State::Blob { members, crc, .. } = state else { return None };
-        let blob = failed.unwrap_or_else(|| match crc32c::crc32c(&bytes) == crc {
-            true => Blob::Bytes(bytes),
-            false => Blob::ChecksumWrong,
-        });
+        let blob = match (failed, crc) {
+            (Some(failed), _) => failed,
+            (None, None) => Blob::Malformed,
+            (None, Some(crc)) if crc32c::crc32c(&bytes) == crc => Blob::Bytes(bytes),
+            (None, Some(_)) => Blob::ChecksumWrong,
+        };
         Some(Incoming::Message(Message { members, blob }))
     }
 }
 
 enum Announcement {
-    Bytes { count: u64, crc: u32 },
+    /// So many bytes follow; `crc` is `None` if it is no checksum.
+    Bytes {
+        count: usize,
+        crc: Option<u32>,
+    },
+    TooLarge,
     Upload(String),
+    Nonsense,
 }
 
-fn announcement(blob: &Value) -> Option<Announcement> {
-    let members = blob.as_object()?;
-    let text = |key: &str, digits: usize| {
+fn announcement(blob: &Value) -> Announcement {
+    let Some(members) = blob.as_object() else { return Announcement::Nonsense };
+    let hex = |key: &str, digits: usize| {
         let text = members.get(key)?.as_str()?;
         (text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))).then_some(text)
     };
-    match members.len() {
-        1 => Some(Announcement::Upload(text("upload", 32)?.to_string())),
-        2 => {
-            let count = members.get("bytes")?.as_u64().filter(|count| *count > 0)?;
-            let crc = u32::from_str_radix(text("crc32c", 8)?, 16).ok()?;
-            Some(Announcement::Bytes { count, crc })
+    let Some(bytes) = members.get("bytes") else {
+        let upload = hex("upload", 32).filter(|_| members.len() == 1);
+        return upload.map_or(Announcement::Nonsense, |id| Announcement::Upload(id.to_string()));
+    };
+    match (bytes.as_u64(), bytes.as_f64()) {
+        (Some(count @ 1..), _) if count <= BLOB_LIMIT as u64 => {
+            let crc = hex("crc32c", 8).filter(|_| members.len() == 2);
+            Announcement::Bytes { count: count as usize, crc: crc.and_then(|crc| u32::from_str_radix(crc, 16).ok()) }
         }
-        _ => None,
+        (_, Some(count)) if count > BLOB_LIMIT as f64 => Announcement::TooLarge,
+        _ => Announcement::Nonsense,
     }
 }

@@ -28,9 +28,11 @@ impl Failure {
         self
     }
 
-    /// The line that answers request `id`.
+    /// The line that answers request `id`. The sentence is cut: it may quote what the other side sent.
     pub fn to_bytes(&self, id: &Value) -> Vec<u8> {
-        let mut error = json!({"code": self.code, "message": self.message});
+        const LONGEST: usize = 400;
+        let message: String = self.message.chars().take(LONGEST).collect();
+        let mut error = json!({"code": self.code, "message": message});
         if let Some(data) = &self.data {
             error["data"] = data.clone();
         }
@@ -62,7 +64,7 @@ impl Reply {
         }
         let mut bytes = line(&answer);
         if bytes.len() > LINE_LIMIT {
-            return Failure::new(-32603, "the answer does not fit a line: ask for less").to_bytes(id);
+            return Failure::new(-32602, "the answer does not fit a line: ask for less").to_bytes(id);
         }
         bytes.extend_from_slice(&self.blob);
         bytes

@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use super::{Blob, Failure, Message, Params};
 
+/// Bytes of the longest id: it must fit any answer's line beside what is answered.
+const ID_LIMIT: usize = 256;
+
 /// A well-formed request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -15,6 +18,24 @@ pub struct Request {
     pub params: Params,
     /// What came with it.
     pub blob: Blob,
+}
+
+impl Request {
+    /// Refuses a blob for a method that takes none. Call it when the parameters have been judged.
+    ///
+    /// # Errors
+    /// 1012, 1011 or -32602.
+    pub fn no_blob(&self) -> Result<(), Failure> {
+        match self.blob {
+            Blob::None => Ok(()),
+            Blob::TooLarge => Err(Failure::new(1012, "the blob is larger than 1048576 bytes")),
+            Blob::ChecksumWrong => Err(Failure::new(1011, "the blob's CRC-32C is not the announced one")),
+            Blob::Stalled => Err(Failure::new(1011, "the blob stalled: no byte for two seconds")),
+            Blob::Bytes(_) | Blob::Upload(_) | Blob::Malformed => {
+                Err(Failure::new(-32602, format!("{} takes no blob", self.method)))
+            }
+        }
+    }
 }
 
 /// What a message is.
@@ -35,6 +56,9 @@ impl Envelope {
         let Message { mut members, blob } = message;
         let id = match members.remove("id") {
             None => None,
+            Some(Value::String(id)) if id.len() > ID_LIMIT => {
+                return Err(refuse(None, "the id is longer than 256 bytes"));
+            }
             Some(id) if id.is_string() || id.is_i64() || id.is_u64() => Some(id),
             Some(_) => return Err(refuse(None, "the id must be a string or an integer")),
         };
@@ -44,6 +68,9 @@ impl Envelope {
         let Some(Value::String(method)) = members.remove("method") else {
             return Err(refuse(id, "method must be a string"));
         };
+        if blob == Blob::Malformed {
+            return Err(refuse(id, "blob must be {bytes: 1 to 1048576, crc32c: 8 hex} or {upload: 32 hex}"));
+        }
         let params = members.remove("params").unwrap_or_else(|| Value::Object(serde_json::Map::new()));
         if let Some(unknown) = members.keys().next() {
             let text = format!("unknown member {unknown:?}: a request has jsonrpc, id, method, params, blob");

@@ -89,19 +89,43 @@ fn a_wrong_checksum_is_told_and_the_blob_consumed() {
 }
 
 #[test]
-fn malformed_announcements_are_no_requests() {
-    for announced in [
-        json!(1),
-        json!({"bytes": 0, "crc32c": "00000000"}),
-        json!({"bytes": 1}),
-        json!({"bytes": 1, "crc32c": "xyz"}),
-        json!({"upload": "abc"}),
-        json!({"bytes": -1, "crc32c": "00000000"}),
-        json!({"bytes": 1, "crc32c": "0000000G"}),
+fn malformed_announcements_are_no_requests_but_their_bytes_are_passed_over() {
+    for (announced, follows) in [
+        (json!(1), 0),
+        (json!({"bytes": 0, "crc32c": "00000000"}), 0),
+        (json!({"bytes": -1, "crc32c": "00000000"}), 0),
+        (json!({"upload": "abc"}), 0),
+        (json!({"bytes": 1}), 1),
+        (json!({"bytes": 6, "crc32c": "DEADBEEF"}), 6),
+        (json!({"bytes": 6, "crc32c": "00000000", "more": 1}), 6),
     ] {
-        let line = json!({"jsonrpc": "2.0", "id": 1, "method": "m", "blob": announced}).to_string() + "\n";
-        assert_eq!(code(&read(line.as_bytes(), &[100])[0]), -32600, "{announced}");
+        let line = json!({"jsonrpc": "2.0", "id": 7, "method": "m", "blob": announced}).to_string() + "\n";
+        let stream = [line.as_bytes(), &b"{}\n\xff{}"[..follows], &request(8, b"")].concat();
+        let mut incoming = read(&stream, &[5]);
+        assert_eq!(incoming.len(), 2, "{announced}");
+        let Incoming::Message(message) = incoming.remove(0) else { panic!("{announced}") };
+        let (id, failure) = Envelope::open(message).expect_err("refused");
+        assert_eq!((id, failure.code), (json!(7), -32600), "{announced}");
     }
+    for bytes in [json!(BLOB_LIMIT + 1), json!(18446744073709551616.0), json!(1e300)] {
+        let line = json!({"jsonrpc": "2.0", "id": 1, "method": "m", "blob": {"bytes": bytes}}).to_string() + "\n";
+        assert_eq!(blob(&read(line.as_bytes(), &[100])[0]), &Blob::TooLarge, "{bytes}");
+    }
+}
+
+#[test]
+fn bytes_of_a_blob_never_become_lines_however_late_they_are_read() {
+    let text = b"{\"jsonrpc\": \"2.0\", \"id\": 1, \"method\": \"shutdown\"}\n";
+    let stream = request(1, text);
+    let head = stream.len() - text.len();
+    let mut framer = Framer::default();
+    assert_eq!(framer.next(&mut &stream[..head], 0), None);
+    // This side did not read for three seconds; the bytes were there all the time.
+    assert_eq!(blob(&framer.next(&mut &stream[head..], 3000).unwrap()), &Blob::Bytes(text.to_vec()));
+    assert_eq!(framer.next(&mut &stream[..head], 4000), None);
+    framer.resume(9000);
+    assert_eq!(framer.tick(10_999), None);
+    assert_eq!(blob(&framer.tick(11_000).unwrap()), &Blob::Stalled);
 }
 
 #[test]
@@ -155,7 +179,7 @@ fn envelopes_are_judged() {
 fn an_answer_too_long_for_a_line_becomes_a_refusal() {
     let reply = Reply::from(json!("x".repeat(LINE_LIMIT)));
     let bytes = reply.to_bytes(&json!(1));
-    assert!(bytes.len() < LINE_LIMIT && String::from_utf8(bytes).unwrap().contains("-32603"));
+    assert!(bytes.len() < LINE_LIMIT && String::from_utf8(bytes).unwrap().contains("-32602"));
 }
 
 proptest! {

@@ -104,22 +104,16 @@ impl Control {
         message::send(socket, &self.encode())
     }
 
-    /// The next message, if one has arrived. Anything malformed is passed over.
+    /// The next message, if one has arrived; `None` for one that makes no sense.
     ///
     /// # Errors
     /// WouldBlock when there is none, UnexpectedEof when the other end has closed.
-    pub fn receive(socket: &OwnedFd) -> io::Result<Self> {
-        loop {
-            let mut bytes = [0; MESSAGE_BYTES];
-            match message::receive(socket, &mut bytes)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                MESSAGE_BYTES => {
-                    if let Some(control) = Control::decode(&bytes) {
-                        return Ok(control);
-                    }
-                }
-                _ => (),
-            }
+    pub fn receive(socket: &OwnedFd) -> io::Result<Option<Self>> {
+        let mut bytes = [0; MESSAGE_BYTES];
+        match message::receive(socket, &mut bytes)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            MESSAGE_BYTES => Ok(Control::decode(&bytes)),
+            _ => Ok(None),
         }
     }
 }
@@ -155,7 +149,7 @@ mod tests {
         ];
         sent.iter().for_each(|control| control.send(&a).unwrap());
         for control in &sent {
-            assert_eq!(&Control::receive(&b).unwrap(), control);
+            assert_eq!(Control::receive(&b).unwrap().as_ref(), Some(control));
         }
         assert_eq!(Control::receive(&b).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(a);

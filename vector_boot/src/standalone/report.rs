@@ -12,9 +12,13 @@ use std::fmt::Write;
 use super::check::{GgufSummary, Refusal, RtsSummary, Summary};
 use crate::rts::hex;
 
-/// Escapes what would break a line.
+/// Escapes what would break a line, or turn it around on a terminal.
 pub fn one_line(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    let breaks = |c: char| {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        c.is_control() || turns
+    };
+    text.chars().flat_map(|c| if breaks(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
 }
 
 /// The one line of a refusal, with its line end.

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use super::check;
 
@@ -74,16 +74,4 @@ pub fn set_watchdog_timeout(watchdog: &File, seconds: i32) -> io::Result<()> {
     let mut seconds = seconds;
     // SAFETY: the request reads and writes one int.
     check(unsafe { libc::ioctl(watchdog.as_raw_fd(), WDIOC_SETTIMEOUT, &mut seconds) }).map(|_| ())
-}
-
-/// Bytes of a block device.
-///
-/// # Errors
-/// If it is none.
-pub fn device_bytes(device: &OwnedFd) -> io::Result<u64> {
-    const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
-    let mut bytes = 0u64;
-    // SAFETY: the request writes one u64.
-    check(unsafe { libc::ioctl(device.as_raw_fd(), BLKGETSIZE64, &mut bytes) })?;
-    Ok(bytes)
 }

@@ -19,6 +19,7 @@ pub fn spawn(command: &mut Command, fds: &[BorrowedFd<'_>], user: Option<u32>) -
     // Copies far above the targets, so that dup2 in the child overwrites none it still needs.
     let copies = fds.iter().map(|fd| duplicate_above(*fd, 100)).collect::<io::Result<Vec<_>>>()?;
     let sources: Vec<RawFd> = copies.iter().map(AsRawFd::as_raw_fd).collect();
+    let expendable = own_pid() == 1;
     // SAFETY: between fork and exec only async-signal-safe calls are made, and nothing is allocated.
     unsafe {
         command.pre_exec(move || {
@@ -28,6 +29,9 @@ pub fn spawn(command: &mut Command, fds: &[BorrowedFd<'_>], user: Option<u32>) -
             let above = FIRST_INHERITED as u32 + sources.len() as u32;
             libc::syscall(libc::SYS_close_range, above, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             signal::reset();
+            if expendable {
+                sandbox::be_expendable(); // before the user changes: root alone may write this
+            }
             if let Some(id) = user {
                 sandbox::become_user(id)?;
             }

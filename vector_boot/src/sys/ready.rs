@@ -21,6 +21,11 @@ impl Interest {
         Interest(libc::pollfd { fd, events, revents: 0 })
     }
 
+    /// Something that was waited for has come.
+    pub fn is_ready(&self) -> bool {
+        self.0.revents & self.0.events != 0
+    }
+
     /// The other end is gone, or was never there.
     pub fn hung_up(&self) -> bool {
         self.0.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0

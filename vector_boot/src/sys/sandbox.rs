@@ -39,6 +39,27 @@ pub fn bind_to_parent() -> io::Result<()> {
     Ok(())
 }
 
+/// No core dumps and few descriptors, for this process and all it starts.
+pub fn limit_resources() {
+    for (resource, most) in [(libc::RLIMIT_CORE, 0), (libc::RLIMIT_NOFILE, 256)] {
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: plain call; `limit` is live.
+        unsafe { libc::setrlimit(resource, &limit) };
+    }
+}
+
+/// The out-of-memory killer takes this process before its parent. For use in a new child.
+pub fn be_expendable() {
+    // SAFETY: async-signal-safe calls; the strings are NUL-terminated or have their length given.
+    unsafe {
+        let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if fd >= 0 {
+            libc::write(fd, b"500".as_ptr().cast(), 3);
+            libc::close(fd);
+        }
+    }
+}
+
 /// Limits the address space, for the fault that exhausts memory on a workstation.
 pub fn limit_address_space(bytes: u64) {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };

@@ -139,6 +139,9 @@ fn r12_alignment() {
     }
     refused_entry(Entry::new("general.alignment", 5, &32u32.to_le_bytes()), Rule::R12);
     refused_entry(Entry::array("general.alignment", 4, 1, &32u32.to_le_bytes()), Rule::R12);
+    // However long the value is, the refusal is short.
+    let long = Entry::array("general.alignment", 0, 1 << 20, &vec![0; 1 << 20]);
+    assert!(refused_entry(long, Rule::R12).to_string().contains("an array of 1048576 elements"));
     for alignment in [8u32, 4096] {
         let entries = vec![Entry::u32("general.alignment", alignment)];
         let bytes = File { entries, alignment: alignment.into(), ..File::default() }.bytes();

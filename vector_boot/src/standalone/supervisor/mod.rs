@@ -1,7 +1,7 @@
 //! The supervisor: it beats, starts and reaps, and ends the machine in order. As PID 1 it never exits.
 //!
-//! It parses nothing from outside: images are judged by a short-lived child, requests by the worker, and both answer
-//! in messages of fixed size.
+//! It parses nothing from outside: the worker judges image and requests, a short-lived child hashes the executable, and
+//! both answer in messages of fixed size.
 
 pub mod appliance;
 mod cmdline;
@@ -87,8 +87,8 @@ pub struct Supervisor {
     entered: usize,
 }
 
-/// The worker must have loaded its model within this time.
-const LOAD_DEADLINE: Duration = Duration::from_secs(30);
+/// Messages of the worker taken up in one turn: no flood of them keeps a beat waiting.
+const CONTROL_LIMIT: usize = 64;
 
 impl Supervisor {
     /// Takes over. Nothing beats yet.
@@ -126,7 +126,7 @@ impl Supervisor {
     pub fn bring_up(&mut self) -> Result<(), Trouble> {
         self.worker.start().map_err(Trouble::Worker)?;
         self.note_worker();
-        let deadline = Instant::now() + LOAD_DEADLINE;
+        let deadline = Instant::now() + worker_process::LOAD_DEADLINE;
         while self.entered < 3 && self.emergency.is_none() && self.end.is_none() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return Err(Trouble::Worker("the worker did not load the model within 30 s".into()));
@@ -267,8 +267,12 @@ impl Supervisor {
         while let Some(signal) = self.signals.next() {
             self.hear_signal(signal);
         }
-        while let Some(control) = self.worker.receive() {
-            self.hear_worker(control);
+        for _ in 0..CONTROL_LIMIT {
+            match self.worker.receive() {
+                Ok(Some(control)) => self.hear_worker(control),
+                Ok(None) => (),
+                Err(_) => break,
+            }
         }
         if self.power_button.as_ref().is_some_and(devices::PowerButton::was_pressed) {
             console::say("the power button was pressed");

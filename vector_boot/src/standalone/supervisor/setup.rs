@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 
 use super::console;
-use crate::sys::power;
+use crate::sys::{power, sandbox};
 
 struct Mount {
     kind: &'static CStr,
@@ -33,7 +33,7 @@ const MOUNTS: [Mount; 4] = [
 /// Kernel switches that make the sealed machine harder to open. Missing ones are passed over.
 const SWITCHES: [(&str, &str); 5] = [
     ("/proc/self/oom_score_adj", "-1000"),
-    ("/proc/sys/kernel/core_pattern", ""),
+    ("/proc/sys/kernel/core_pattern", "|/bin/false"),
     ("/proc/sys/kernel/kptr_restrict", "2"),
     ("/proc/sys/kernel/dmesg_restrict", "1"),
     ("/proc/sys/kernel/unprivileged_bpf_disabled", "1"),
@@ -109,5 +109,6 @@ pub fn set_switches() {
     for (path, value) in SWITCHES {
         let _ = fs::write(path, value);
     }
+    sandbox::limit_resources();
     power::catch_ctrl_alt_del();
 }

@@ -16,6 +16,8 @@ use crate::sys::process::{self, Ended};
 pub const WORKER_USER: u32 = 1000;
 /// A worker that makes no progress for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// A worker must have reported on its model within this time.
+pub const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 /// Time between the request to end and the end by force.
 const GRACE: Duration = Duration::from_secs(3);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
@@ -44,7 +46,10 @@ pub struct WorkerProcess {
 
 struct Running {
     pid: u32,
-    control: OwnedFd,
+    /// Our end of the socket; `None` once the worker has closed its own.
+    control: Option<OwnedFd>,
+    /// Whether it has reported on its model; until then it may take long.
+    reported: bool,
     since: Instant,
     progress: u32,
     progress_at: Instant,
@@ -74,7 +79,7 @@ impl WorkerProcess {
 
     /// The supervisor's end of the control socket.
     pub fn control(&self) -> Option<&OwnedFd> {
-        self.running.as_ref().map(|running| &running.control)
+        self.running.as_ref()?.control.as_ref()
     }
 
     /// Starts it.
@@ -92,12 +97,16 @@ impl WorkerProcess {
         fds.extend(model.as_ref().map(|file| file.as_fd()));
         let user = options.appliance.then_some(WORKER_USER);
         let child = process::spawn(own_executable().args(options.words()), &fds, user)?;
-        if options.appliance {
-            let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "500");
-        }
         let now = Instant::now();
         self.starts += 1;
-        self.running = Some(Running { pid: child.id(), control: ours, since: now, progress: 0, progress_at: now });
+        self.running = Some(Running {
+            pid: child.id(),
+            control: Some(ours),
+            reported: false,
+            since: now,
+            progress: 0,
+            progress_at: now,
+        });
         Ok(())
     }
 
@@ -147,7 +156,7 @@ impl WorkerProcess {
         let Some(running) = &mut self.running else { return };
         if running.progress != progress {
             (running.progress, running.progress_at) = (progress, Instant::now());
-        } else if running.progress_at.elapsed() > STUCK_AFTER {
+        } else if running.progress_at.elapsed() > if running.reported { STUCK_AFTER } else { LOAD_DEADLINE } {
             console::say("the worker makes no progress and is killed");
             process::kill(running.pid, libc::SIGKILL);
             running.progress_at = Instant::now();
@@ -162,8 +171,21 @@ impl WorkerProcess {
     }
 
     /// Its next message, if any.
-    pub fn receive(&self) -> Option<Control> {
-        Control::receive(self.control()?).ok()
+    ///
+    /// # Errors
+    /// When there is none now. A worker that closed its end is killed: nothing can be agreed with it any more.
+    pub fn receive(&mut self) -> io::Result<Option<Control>> {
+        let running = self.running.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let received = Control::receive(running.control.as_ref().ok_or(io::ErrorKind::NotConnected)?);
+        match &received {
+            Ok(Some(Control::TensorsReady { .. } | Control::Failed { .. })) => running.reported = true,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                running.control = None;
+                process::kill(running.pid, libc::SIGKILL);
+            }
+            _ => (),
+        }
+        received
     }
 
     /// Ends it: asked first, forced after three seconds.
@@ -179,8 +201,11 @@ impl WorkerProcess {
         self.running = None;
     }
 
-    /// Makes a short-lived child leave orphans behind.
+    /// Makes a short-lived child leave orphans behind, if faults are allowed: the worker asks, it does not command.
     pub fn leave_orphans(&mut self, count: u64) {
+        if !self.endowment.options.fault {
+            return;
+        }
         let mut command = own_executable();
         command.args(["--leave-orphans", &count.min(MOST_ORPHANS).to_string()]);
         if let Err(error) = process::spawn(&mut command, &[], None) {

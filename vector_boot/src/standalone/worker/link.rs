@@ -85,8 +85,7 @@ impl Link {
     pub fn poll_connection(&mut self) -> Option<Change> {
         match &mut self.0 {
             End::Port { file, connected } => {
-                let mut look = [Interest::read_write(file.as_raw_fd(), false, false)];
-                let now = wait(&mut look, Duration::ZERO).is_ok() && !look[0].hung_up();
+                let now = !hung_up(file.as_raw_fd());
                 let changed = now != *connected;
                 *connected = now;
                 changed.then_some(if now { Change::Connected } else { Change::Disconnected })
@@ -129,6 +128,19 @@ impl Link {
         }
     }
 
+    /// Whether this is the virtio-serial port.
+    pub fn is_port(&self) -> bool {
+        matches!(self.0, End::Port { .. })
+    }
+
+    /// Whether the client has closed both its sides.
+    pub fn has_hung_up(&self) -> bool {
+        match &self.0 {
+            End::Socket { client: Some(client), .. } => hung_up(client.as_raw_fd()),
+            _ => false,
+        }
+    }
+
     /// Forgets a client whose connection failed.
     pub fn disconnect(&mut self) {
         match &mut self.0 {
@@ -138,6 +150,11 @@ impl Link {
     }
 }
 
+fn hung_up(fd: RawFd) -> bool {
+    let mut look = [Interest::read_write(fd, false, false)];
+    wait(&mut look, Duration::ZERO).is_ok() && look[0].hung_up()
+}
+
 /// Takes the first client; tells any other that the machine is busy.
 fn accept(listener: &UnixListener, client: &mut Option<UnixStream>) -> Option<Change> {
     let mut change = None;
@@ -145,7 +162,8 @@ fn accept(listener: &UnixListener, client: &mut Option<UnixStream>) -> Option<Ch
         if stream.set_nonblocking(true).is_err() {
             continue;
         }
-        if client.is_none() {
+        // One that has gone since the last look does not keep the seat.
+        if client.as_ref().is_none_or(|client| hung_up(client.as_raw_fd())) {
             *client = Some(stream);
             change = Some(Change::Connected);
         } else {

@@ -3,6 +3,7 @@
 //! It inherits its descriptors from the supervisor: 3 the control socket, 4 the shared words, 5 the port or listening
 //! socket, 6 the model's file if there is one.
 
+mod connection;
 mod link;
 mod model;
 mod options;
@@ -91,7 +92,7 @@ fn wait_for_leave(control: &OwnedFd, vitals: Vitals<'_>) -> Option<([u8; 32], Op
         vitals.make_progress();
         let _ = wait(&mut [Interest::read(control.as_raw_fd())], Duration::from_millis(100));
         match Control::receive(control) {
-            Ok(Control::Serve { executable, emergency }) => return Some((executable, emergency)),
+            Ok(Some(Control::Serve { executable, emergency })) => return Some((executable, emergency)),
             Ok(_) => (),
             Err(error) if error.kind() == ErrorKind::WouldBlock => (),
             Err(_) => return None,
