@@ -57,7 +57,7 @@ def run(setting: Setting) -> Result:
 
     turns = {name: partial(once, name, contender) for name, contender in line.contenders.items()}
     # The first round also brings kernel, archives and disks into the page cache.
-    boots = alternate(turns, rounds=setting.choose(full=5, quick=1), warm_up=setting.choose(full=1, quick=0))
+    boots = alternate(turns, rounds=setting.choose(full=9, quick=1), warm_up=setting.choose(full=1, quick=0))
     cases = _cases(boots, line.contenders)
     versions = {
         "Linux": line.release,
