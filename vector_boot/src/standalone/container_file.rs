@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 use crate::gguf::{self, Gguf, Stop, METADATA_LIMIT};
 use crate::rts::Container;
 
-/// Small, for most files have small heads, and a fresh buffer costs a page fault each 4 KiB.
-const FIRST_WINDOW: u64 = 64 << 10;
+/// What is read of a file's head, window by window, until its metadata ends: most small models need the first alone, a
+/// vocabulary one or two more. A larger first window costs a page fault each 4 KiB, smaller steps a parse each.
+const WINDOWS: [u64; 6] = [16 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, METADATA_LIMIT];
 const HASH_CHUNK: usize = 256 << 10;
 
 /// Something whose bytes can be read from any offset.
@@ -102,16 +103,15 @@ impl<R: ReadAt> ContainerFile<R> {
         len: u64,
         use_it: impl FnOnce(&Gguf<'_>) -> T,
     ) -> io::Result<Result<T, gguf::Error>> {
-        let mut window = FIRST_WINDOW;
-        loop {
+        for window in WINDOWS {
             let head = self.read(offset, window.min(len))?;
             match Gguf::parse_head(&head, len) {
                 Ok(gguf) => return Ok(Ok(use_it(&gguf))),
                 Err(Stop::Invalid(error)) => return Ok(Err(error)),
-                Err(Stop::HeadTooShort) if window < METADATA_LIMIT => window = (window * 4).min(METADATA_LIMIT),
-                // Unreachable: within the limit the parser refuses before it asks for more.
-                Err(Stop::HeadTooShort) => return Err(io::Error::other("the metadata does not end")),
+                Err(Stop::HeadTooShort) => (),
             }
         }
+        // Unreachable: within the limit the parser refuses before it asks for more.
+        Err(io::Error::other("the metadata does not end"))
     }
 }
