@@ -120,7 +120,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("image", "output", "path", Path("build"), "--output", BUILD,
             "folder the image is written to"),
     Setting("image", "security_version", "integer", 0, "--security-version", BUILD,
-            "rollback protection: a machine refuses an image with a lower number than it has seen"),
+            "number for rollback protection, recorded in the image; an update must not lower it"),
     Setting("image", "signing_key", "path", None, "--signing-key", BUILD,
             "Ed25519 private key (PEM) that signs the image; unsigned without it"),
 
