@@ -44,7 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="boot this image as it is (default: build what has changed first)",
     )
     parser.add_argument("--run", type=Path, metavar="DIR", help="run folder (default: a new one in build/run)")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="disk to attach as vb-state; the machine does not use it yet")
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="disk to attach as vb-state; the machine does not use it yet"
+    )
     parser.add_argument(
         "--timeout", type=float, metavar="S", help="seconds to wait for the machine (default: 20, emulated 120)"
     )
