@@ -23,14 +23,14 @@ pub enum State {
     Stopping = 3,
 }
 
-/// A view of the page.
+/// A view of the page, and of the shared words behind it.
 #[derive(Clone, Copy)]
-pub struct Page<'a>(&'a [AtomicU32]);
+pub struct Page<'a>(&'a [AtomicU32], &'a [AtomicU32]);
 
 impl<'a> Page<'a> {
     /// The page in the first words of shared memory. Words past the end read as 0 and are never written.
     pub fn new(words: &'a [AtomicU32]) -> Self {
-        Page(words.get(..WORDS).unwrap_or(words))
+        Page(words.get(..WORDS).unwrap_or(words), words)
     }
 
     /// Writes the values a page starts with.
@@ -63,8 +63,9 @@ impl<'a> Page<'a> {
         self.set(word + 1, (value >> 32) as u32);
     }
 
-    /// Bytes `range` of the tensor: the words as little-endian integers.
-    pub fn bytes(&self, range: std::ops::Range<usize>) -> Vec<u8> {
-        range.map(|at| self.get(at / 4).to_le_bytes()[at % 4]).collect()
+    /// Bytes `range` of the page and what lies behind it: the words as little-endian integers.
+    pub fn shared_bytes(&self, range: std::ops::Range<usize>) -> Vec<u8> {
+        let word = |at: usize| self.1.get(at).map_or(0, |cell| cell.load(Relaxed));
+        range.map(|at| word(at / 4).to_le_bytes()[at % 4]).collect()
     }
 }

@@ -4,9 +4,13 @@
 //! that runs as PID 1 of the appliance, as its worker, and as `vector_boot check` and `--listen` on a workstation.
 //! The modules here are pure (bytes and memory) and shared by both faces; `ffi` and `standalone` are thin.
 
+pub mod element;
 pub mod gguf;
 pub mod hw_mmio;
+pub mod journal;
+pub mod lineage;
 pub mod machine;
+pub mod mutation;
 pub mod protocol;
 pub mod rts;
 pub mod sys;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::hw_mmio;
+use crate::journal::ring;
 
 /// Phases of a start, in order.
 pub const PHASES: [&str; 6] = ["start", "mounts", "runtime", "tensors", "evolution", "heartbeat"];
@@ -14,9 +15,16 @@ const SUPERVISOR_ANON_KIB: usize = SUPERVISOR_PID + 1;
 const WORKER_ANON_KIB: usize = SUPERVISOR_PID + 2;
 const WORKER_PROGRESS: usize = SUPERVISOR_PID + 3;
 const START_US: usize = SUPERVISOR_PID + 4;
+const PROMOTED: usize = START_US + 2;
+const ROLLED_BACK: usize = PROMOTED + 2;
+const ENERGY_MILLI: usize = ROLLED_BACK + 1;
+const ENERGY_AT_US: usize = ENERGY_MILLI + 2;
+const LEASE_UNTIL: usize = ENERGY_AT_US + 2;
 
-/// Words to share: the device page, and one page of vitals.
-pub const SHARED_WORDS: usize = 2 * hw_mmio::WORDS;
+/// First of the words that hold the ring of journal records.
+pub const RING_WORD: usize = 2 * hw_mmio::WORDS;
+/// Words to share: the device page, one page of vitals, and the ring with the confidences of its records.
+pub const SHARED_WORDS: usize = RING_WORD + ring::WORDS;
 
 /// A view of the vitals.
 #[derive(Clone, Copy)]
@@ -25,7 +33,7 @@ pub struct Vitals<'a>(&'a [AtomicU32]);
 impl<'a> Vitals<'a> {
     /// The vitals in memory of [`SHARED_WORDS`] words.
     pub fn new(words: &'a [AtomicU32]) -> Self {
-        Vitals(words.get(hw_mmio::WORDS..).unwrap_or(&[]))
+        Vitals(words.get(hw_mmio::WORDS..RING_WORD).unwrap_or(&[]))
     }
 
     fn get(&self, at: usize) -> u32 {
@@ -101,6 +109,47 @@ impl<'a> Vitals<'a> {
     /// The memory last noted, supervisor and worker, in KiB.
     pub fn memory_kib(&self) -> (u32, u32) {
         (self.get(SUPERVISOR_ANON_KIB), self.get(WORKER_ANON_KIB))
+    }
+
+    /// The newest promoted generation.
+    pub fn promoted(&self) -> u64 {
+        self.wide(PROMOTED)
+    }
+
+    /// Notes the newest promoted generation.
+    pub fn set_promoted(&self, generation: u64) {
+        self.set_wide(PROMOTED, generation);
+    }
+
+    /// When the open trial ends, in microseconds of the monotonic clock; 0 if none is open.
+    pub fn lease_until_us(&self) -> u64 {
+        self.wide(LEASE_UNTIL)
+    }
+
+    /// Notes when the open trial ends.
+    pub fn set_lease_until(&self, us: u64) {
+        self.set_wide(LEASE_UNTIL, us);
+    }
+
+    /// How often the weights were taken back.
+    pub fn rolled_back(&self) -> u32 {
+        self.get(ROLLED_BACK)
+    }
+
+    /// Counts that the weights were taken back.
+    pub fn count_rollback(&self) {
+        self.set(ROLLED_BACK, self.rolled_back().saturating_add(1));
+    }
+
+    /// The energy in thousandths when it was last noted, and when that was, in microseconds of the monotonic clock.
+    pub fn energy(&self) -> (u64, u64) {
+        (self.wide(ENERGY_MILLI), self.wide(ENERGY_AT_US))
+    }
+
+    /// Notes the energy.
+    pub fn set_energy(&self, milli: u64, at_us: u64) {
+        self.set_wide(ENERGY_MILLI, milli);
+        self.set_wide(ENERGY_AT_US, at_us);
     }
 
     /// The worker's loop went round once more: it is alive.
@@ -179,6 +228,6 @@ mod tests {
         assert_eq!((vitals.phase_us(0), vitals.phase_us(1), vitals.phase_us(5)), (Some(0), None, Some(1 << 40)));
         assert_eq!((vitals.supervisor_pid(), vitals.start_us()), (7, 1 << 41));
         assert_eq!(page.get(hw_mmio::word::MAGIC), 0x5642_4F54);
-        assert_eq!(page.bytes(0..8), [0x54, 0x4F, 0x42, 0x56, 1, 0, 0, 0]);
+        assert_eq!(page.shared_bytes(0..8), [0x54, 0x4F, 0x42, 0x56, 1, 0, 0, 0]);
     }
 }

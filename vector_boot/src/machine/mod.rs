@@ -1,18 +1,29 @@
 //! What the machine answers, whatever carries the messages: the methods that concern the model and its state.
 
+mod changes;
+mod energy;
+mod history;
+mod mutate;
 mod stats;
+mod uploads;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use serde_json::{json, Map, Value};
 
 use crate::hw_mmio::{word, Page};
+use crate::journal::ring::{Kind, Record};
+use crate::journal::storage::Storage;
+use crate::lineage::{Budget, Lineage};
 use crate::protocol::{self, required, Failure, Reply, Request};
 use crate::rts::hex;
 use crate::sys::memory::SharedWords;
+use crate::sys::{self, monotonic_us};
 use crate::tensor::{Store, Tensor};
 use crate::vitals::Vitals;
+pub use energy::CAPACITY_MILLI as ENERGY_CAPACITY_MILLI;
+use uploads::Uploads;
 
 /// Names a digest or a list may hold at most.
 const NAMES_LIMIT: usize = 256;
@@ -22,23 +33,109 @@ const LINE_MARGIN: usize = 1024;
 /// A machine, seen from the protocol. Cheap to clone: the parts are shared.
 #[derive(Clone)]
 pub struct Machine {
-    /// The tensors; `None` in emergency mode.
-    store: Option<Arc<Store>>,
+    /// The weights and their past; `None` in emergency mode.
+    lineage: Option<Arc<RwLock<Lineage>>>,
+    uploads: Arc<Mutex<Uploads>>,
+    /// What subscribers have not been told yet.
+    events: Arc<Mutex<Vec<Value>>>,
     shared: Arc<SharedWords>,
     /// First 12 hex digits of the executable's SHA-256.
     build: Arc<str>,
     /// Why the machine is in emergency mode, if it is.
     emergency: Option<Arc<str>>,
+    energy_limited: bool,
+}
+
+/// What a machine is made of.
+pub struct Parts {
+    /// The tensors, or why there are none.
+    pub model: Result<Store, String>,
+    /// Where the journal is kept.
+    pub journal: std::io::Result<Box<dyn Storage>>,
+    /// Words shared with the supervisor, which outlive this process.
+    pub shared: Arc<SharedWords>,
+    /// First 12 hex digits of the executable's SHA-256.
+    pub build: String,
+    /// Whether mutations cost energy.
+    pub energy_limited: bool,
 }
 
 impl Machine {
-    /// A machine that serves `model`, or why it cannot.
-    pub fn new(model: Result<Store, String>, shared: Arc<SharedWords>, build: &str) -> Self {
-        let (store, emergency) = match model {
-            Ok(store) => (Some(Arc::new(store)), None),
-            Err(why) => (None, Some(why.into())),
+    /// A machine that goes on where the journal ends. That may take long: the supervisor is shown progress.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { model, journal, shared, build, energy_limited } = parts;
+        let mut machine = Machine {
+            lineage: None,
+            uploads: Arc::default(),
+            events: Arc::default(),
+            shared: Arc::clone(&shared),
+            build: build.into(),
+            emergency: None,
+            energy_limited,
         };
-        Machine { store, shared, build: build.into(), emergency }
+        let budget = Budget::of_memory(sys::total_memory());
+        let vitals = Vitals::new(shared.words());
+        match model {
+            Err(why) => machine.emergency = Some(why.into()),
+            Ok(store) => {
+                let lineage = Lineage::recover(store, journal, budget, &|| vitals.make_progress());
+                machine.show(&lineage);
+                machine.lineage = Some(Arc::new(RwLock::new(lineage)));
+            }
+        }
+        let ring = machine.ring();
+        ring.initialise();
+        let kind = if ring.written() == 0 { Kind::Boot } else { Kind::WorkerRestart };
+        ring.push(&Record::plain(kind, machine.generation(), machine.uptime_us()));
+        machine
+    }
+
+    /// Puts generations into the shared words.
+    fn show(&self, lineage: &Lineage) {
+        self.page().set_wide(word::GENERATION, lineage.generation());
+        self.vitals().set_promoted(lineage.promoted());
+        self.vitals().set_lease_until(lineage.lease_until_us().unwrap_or(0));
+    }
+
+    fn uptime_us(&self) -> u64 {
+        monotonic_us().saturating_sub(self.vitals().start_us())
+    }
+
+    /// The weights and their past, unless an emergency keeps them away.
+    fn lineage(&self) -> Result<RwLockReadGuard<'_, Lineage>, Failure> {
+        Ok(self.lock()?.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lineage_mut(&self) -> Result<RwLockWriteGuard<'_, Lineage>, Failure> {
+        Ok(self.lock()?.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lock(&self) -> Result<&RwLock<Lineage>, Failure> {
+        let why = || self.emergency.as_deref().unwrap_or("no model is loaded");
+        let refused = || Failure::new(1016, format!("the machine is in emergency mode: {}", why()));
+        self.lineage.as_deref().ok_or_else(refused)
+    }
+
+    fn uploads(&self) -> MutexGuard<'_, Uploads> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The host came or went; to be called often otherwise, too, with `None`.
+    pub fn follow_connection(&self, connected: Option<bool>) {
+        let (mut uploads, now) = (self.uploads(), monotonic_us());
+        if let Some(connected) = connected {
+            uploads.note_connection(connected, now);
+        }
+        uploads.expire(now);
+    }
+
+    fn tell(&self, event: Value) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    /// What subscribers should be told now.
+    pub fn take_events(&self) -> Vec<Value> {
+        std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The device page.
@@ -76,6 +173,13 @@ impl Machine {
             "tensors" => self.tensors(request),
             "read" => self.read(request),
             "digest" => self.digest(request),
+            "mutate" => self.mutate(request),
+            "rollback" => self.rollback(request),
+            "promote" => self.promote(request),
+            "renew" => self.renew(request),
+            "checkpoint" => self.checkpoint(request),
+            "history" => self.history(request),
+            "upload" => self.upload(request),
             "interrupt" => self.interrupt(request, received),
             method => Err(Failure::new(-32601, format!("there is no method {method:?}"))),
         }
@@ -86,13 +190,7 @@ impl Machine {
     /// # Errors
     /// 1016 with the reason of the emergency.
     pub fn require_model(&self) -> Result<(), Failure> {
-        self.store().map(|_| ())
-    }
-
-    /// The tensors, unless an emergency keeps them away.
-    fn store(&self) -> Result<&Store, Failure> {
-        let why = || self.emergency.as_deref().unwrap_or("no model is loaded");
-        self.store.as_deref().ok_or_else(|| Failure::new(1016, format!("the machine is in emergency mode: {}", why())))
+        self.lock().map(|_| ())
     }
 
     fn hello(&self, request: &Request) -> Result<Reply, Failure> {
@@ -113,7 +211,7 @@ impl Machine {
             "protocol": protocol::VERSION,
             "build": &*self.build,
             "generation": generation,
-            "promoted": generation,
+            "promoted": self.vitals().promoted(),
             "signed": false,
             "emergency": self.emergency.as_deref(),
             "durable": false,
@@ -137,7 +235,8 @@ impl Machine {
         request.no_blob()?;
         let mut page = Vec::new();
         let mut bytes = LINE_MARGIN;
-        let all = self.store()?.tensors();
+        let lineage = self.lineage()?;
+        let all = lineage.store().tensors();
         for (index, tensor) in all.iter().enumerate().skip(first).filter(|(_, t)| t.name.starts_with(&prefix)) {
             let row = describe(tensor);
             bytes += row.to_string().len() + 1;
@@ -162,15 +261,16 @@ impl Machine {
         if bytes > protocol::BLOB_LIMIT as u64 {
             return Err(Failure::new(1012, format!("{bytes} bytes do not fit a blob: read at most 1048576 at once")));
         }
-        let store = self.store()?;
-        let tensor = find(store, &name)?;
+        let lineage = self.lineage()?;
+        let store = lineage.store();
+        let tensor = &store.tensors()[find(store, &name)?];
         if offset + bytes > tensor.bytes {
             let text = format!("bytes {offset} to {} lie outside {name:?}, which has {}", offset + bytes, tensor.bytes);
             return Err(Failure::new(1003, text));
         }
         // Both are below 2^54 and inside the tensor, which is in memory.
         let blob = store.read(tensor, offset as usize..(offset + bytes) as usize, self.page());
-        let result = json!({"tensor": name, "offset": offset, "bytes": bytes, "generation": self.generation()});
+        let result = json!({"tensor": name, "offset": offset, "bytes": bytes, "generation": lineage.generation()});
         Ok(Reply { result, blob })
     }
 
@@ -179,16 +279,15 @@ impl Machine {
         let names = params.texts("tensors", NAMES_LIMIT)?;
         params.finish()?;
         request.no_blob()?;
-        let store = self.store()?;
-        let tensors: Vec<&Tensor> = match &names {
+        let lineage = self.lineage()?;
+        let store = lineage.store();
+        let tensors: Vec<usize> = match &names {
             Some(names) => names.iter().map(|name| find(store, name)).collect::<Result<_, _>>()?,
-            None => store.in_name_order().take(NAMES_LIMIT).collect(),
+            None => store.positions_in_name_order().take(NAMES_LIMIT).collect(),
         };
-        let page = self.page();
-        let digests: Map<String, Value> =
-            tensors.iter().map(|tensor| (tensor.name.to_string(), hex(&store.sha256(tensor, page)).into())).collect();
-        let model = hex(&store.model_sha256(page));
-        Ok(json!({"generation": self.generation(), "model": model, "sha256": digests}).into())
+        let digests = digests(store, &tensors, self.page());
+        let model = hex(&store.model_sha256(self.page()));
+        Ok(json!({"generation": lineage.generation(), "model": model, "sha256": digests}).into())
     }
 
     fn interrupt(&self, request: &Request, received: Instant) -> Result<Reply, Failure> {
@@ -197,7 +296,7 @@ impl Machine {
         params.finish()?;
         let vector = u8::try_from(vector).map_err(|_| Failure::new(-32602, "parameter \"vector\" must be 0 to 255"))?;
         request.no_blob()?;
-        self.store()?;
+        self.require_model()?;
         self.take_interrupt(vector);
         let latency = u64::try_from(received.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(json!({"acknowledged": true, "vector": vector, "latency_us": latency}).into())
@@ -217,8 +316,14 @@ impl Machine {
     }
 }
 
-fn find<'a>(store: &'a Store, name: &str) -> Result<&'a Tensor, Failure> {
-    store.find(name).ok_or_else(|| Failure::new(1001, format!("there is no tensor {name:?}")))
+fn find(store: &Store, name: &str) -> Result<usize, Failure> {
+    store.position(name).ok_or_else(|| Failure::new(1001, format!("there is no tensor {name:?}")))
+}
+
+/// SHA-256 by name of the tensors at these indices.
+fn digests(store: &Store, tensors: &[usize], page: Page<'_>) -> Map<String, Value> {
+    let digest = |index: &usize| (store.tensors()[*index].name.to_string(), hex(&store.sha256(*index, page)).into());
+    tensors.iter().map(digest).collect()
 }
 
 fn describe(tensor: &Tensor) -> Value {

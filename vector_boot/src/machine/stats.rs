@@ -46,9 +46,9 @@ impl Machine {
             "mutations": {
                 "accepted": page.get(word::MUTATIONS_ACCEPTED),
                 "refused": page.get(word::MUTATIONS_REFUSED),
-                "rolled_back": 0,
+                "rolled_back": vitals.rolled_back(),
             },
-            "energy": page.get(word::ENERGY),
+            "energy": self.energy_milli() / 1000,
             "worker": {
                 "pid": page.get(word::WORKER_PID),
                 "restarts": page.get(word::WORKER_RESTARTS),

@@ -8,7 +8,7 @@ mod reply;
 mod request;
 
 pub use framing::{Blob, Framer, Incoming, Message, LINE_LIMIT};
-pub use params::{required, Params};
+pub use params::{parse_hex, required, Params};
 pub use reply::{event, greeting, Failure, Reply};
 pub use request::{Envelope, Request};
 

@@ -47,6 +47,42 @@ impl Params {
         }
     }
 
+    /// A look at a member that is left where it is.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// An optional value of any kind.
+    pub fn value(&mut self, name: &str) -> Option<Value> {
+        self.take(name)
+    }
+
+    /// An optional number.
+    ///
+    /// # Errors
+    /// -32602 if it is something else.
+    pub fn number(&mut self, name: &str) -> Result<Option<f64>, Failure> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(value) => value.as_f64().map(Some).ok_or_else(|| wrong(name, "a number")),
+        }
+    }
+
+    /// Optional bytes as lower-case hex, exactly N of them.
+    ///
+    /// # Errors
+    /// -32602 if it is something else.
+    pub fn hex<const N: usize>(&mut self, name: &str) -> Result<Option<[u8; N]>, Failure> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let bytes = value.as_str().and_then(parse_hex);
+        bytes.map(Some).ok_or_else(|| wrong(name, &format!("{} lower-case hex digits", 2 * N)))
+    }
+
+    /// The parameters as one line of JSON: equal contents give equal lines.
+    pub fn canonical(&self) -> String {
+        serde_json::to_string(&self.0).unwrap_or_default()
+    }
+
     /// An optional truth value.
     ///
     /// # Errors
@@ -93,6 +129,23 @@ impl Params {
 /// -32602 for a parameter that is not given though it must be.
 pub fn required<T>(name: &str, value: Option<T>) -> Result<T, Failure> {
     value.ok_or_else(|| Failure::new(-32602, format!("parameter {name:?} is missing")))
+}
+
+/// N bytes written as lower-case hex.
+pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digit = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; N];
+    if text.len() != 2 * N {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
 }
 
 fn wrong(name: &str, expected: &str) -> Failure {

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use crate::sys;
 
 const USAGE: &str = "usage: vector_boot check [--json] [--key PUBLIC_KEY] FILE
-       vector_boot --listen SOCKET --tensors FILE [--heartbeat-ms N] [--fault]
+       vector_boot --listen SOCKET --tensors FILE [--heartbeat-ms N] [--energy on|off] [--fault]
        vector_boot --version
 
 check FILE: judges a GGUF or RTS file by the rules R1 to R24 and RTS. Exit 0 and a summary, or exit 1 and one line
@@ -25,6 +25,7 @@ check FILE: judges a GGUF or RTS file by the rules R1 to R24 and RTS. Exit 0 and
 
 --listen SOCKET: the machine as an ordinary program, serving the GGUF or RTS file at a Unix socket
   --heartbeat-ms  period of the heartbeat, 10 to 10000 (100)
+  --energy        whether mutations cost energy, which comes back at 100 a second (on)
   --fault         serve the requests that make the worker crash, for tests
 ";
 

@@ -66,6 +66,26 @@ impl Drop for Mapping {
     }
 }
 
+/// An empty memory file, to be handed to another process.
+///
+/// # Errors
+/// Whatever memfd_create(2) says.
+pub fn memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    // SAFETY: `name` is a NUL-terminated string.
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: the descriptor is new and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Gives back the memory behind a range of a file; where that is impossible, it stays.
+pub fn punch_hole(file: &std::fs::File, offset: u64, len: u64) {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    if let (Ok(offset), Ok(len)) = (libc::off_t::try_from(offset), libc::off_t::try_from(len)) {
+        // SAFETY: a plain call on a live descriptor.
+        unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) };
+    }
+}
+
 /// Words shared between processes through a memfd.
 pub struct SharedWords {
     start: *const AtomicU32,

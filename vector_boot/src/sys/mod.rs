@@ -28,6 +28,17 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     Ok(result)
 }
 
+/// Bytes of memory this machine has; 0 if the kernel does not tell.
+pub fn total_memory() -> u64 {
+    // SAFETY: all zeros is a valid value, and the call fills it.
+    let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is live.
+    match unsafe { libc::sysinfo(&mut info) } {
+        0 => info.totalram.saturating_mul(u64::from(info.mem_unit)),
+        _ => 0,
+    }
+}
+
 /// Microseconds of the monotonic clock, the same in every process.
 pub fn monotonic_us() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -71,6 +71,9 @@ pub fn limit_address_space(bytes: u64) {
 const ALLOWED: &[(libc::c_long, &str)] = &[
     (libc::SYS_read, "the port and the control socket"),
     (libc::SYS_write, "the port, the wake-up of the loop"),
+    (libc::SYS_pread64, "the journal"),
+    (libc::SYS_pwrite64, "the journal"),
+    (libc::SYS_fallocate, "memory of forgotten journal entries given back"),
     (libc::SYS_readv, "std's buffered reads"),
     (libc::SYS_writev, "std's buffered writes"),
     (libc::SYS_sendto, "messages to the supervisor"),

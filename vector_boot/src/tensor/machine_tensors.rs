@@ -1,7 +1,7 @@
 //! The tensors every machine has.
 
 use crate::gguf::{self, TensorType};
-use crate::sys::memory::Mapping;
+use crate::{journal, vitals};
 
 /// One of the machine's own tensors.
 pub struct MachineTensor {
@@ -9,33 +9,35 @@ pub struct MachineTensor {
     /// Whether no mutation may reach it.
     pub protected: bool,
     pub elements: u64,
+    /// First of the shared words that hold it, if it changes by itself.
+    pub shared_at: Option<usize>,
     type_id: u32,
 }
 
 const I8: u32 = 24;
 const I32: u32 = 26;
 const PROGRAM_BYTES: u64 = 4096;
-const DEVICE_PAGE: &str = "hw.mmio";
-const JOURNAL: &str = "cortex_journal";
-const JOURNAL_MAGIC: [u8; 4] = *b"CJ01";
-const JOURNAL_RECORD_BYTES: u32 = 64;
 
-const fn tensor(name: &'static str, protected: bool, type_id: u32, elements: u64) -> MachineTensor {
-    MachineTensor { name, protected, elements, type_id }
+const fn shared(name: &'static str, type_id: u32, elements: u64, word: usize) -> MachineTensor {
+    MachineTensor { name, protected: true, elements, shared_at: Some(word), type_id }
+}
+
+const fn tensor(name: &'static str, protected: bool) -> MachineTensor {
+    MachineTensor { name, protected, elements: PROGRAM_BYTES, shared_at: None, type_id: I8 }
 }
 
 const fn kernel(name: &'static str) -> MachineTensor {
-    tensor(name, true, I8, PROGRAM_BYTES)
+    tensor(name, true)
 }
 
 const fn evolved(name: &'static str) -> MachineTensor {
-    tensor(name, false, I8, PROGRAM_BYTES)
+    tensor(name, false)
 }
 
 /// In the order they follow the model's tensors.
 pub static MACHINE_TENSORS: &[MachineTensor] = &[
-    tensor(DEVICE_PAGE, true, I32, 1024),
-    tensor(JOURNAL, true, I8, 1 << 20),
+    shared("hw.mmio", I32, 1024, 0),
+    shared("cortex_journal", I8, journal::ring::BYTES as u64, vitals::RING_WORD),
     kernel("kernel.0"),
     kernel("kernel.1"),
     kernel("kernel.2"),
@@ -55,10 +57,6 @@ pub static MACHINE_TENSORS: &[MachineTensor] = &[
 ];
 
 impl MachineTensor {
-    pub fn is_device_page(&self) -> bool {
-        self.name == DEVICE_PAGE
-    }
-
     pub fn tensor_type(&self) -> TensorType {
         TensorType::from_id(self.type_id).unwrap_or(TensorType::BYTE)
     }
@@ -69,15 +67,5 @@ impl MachineTensor {
 
     pub fn fits(&self, tensor: &gguf::Tensor<'_>) -> bool {
         tensor.tensor_type == self.tensor_type() && tensor.shape() == [self.elements]
-    }
-
-    /// What the tensor holds in a machine whose file lacks it.
-    pub fn initial(&self) -> std::io::Result<Mapping> {
-        let mut memory = Mapping::zeroed(self.bytes() as usize)?;
-        if self.name == JOURNAL {
-            memory.bytes_mut()[..4].copy_from_slice(&JOURNAL_MAGIC);
-            memory.bytes_mut()[4..8].copy_from_slice(&JOURNAL_RECORD_BYTES.to_le_bytes());
-        }
-        Ok(memory)
     }
 }

@@ -1,8 +1,10 @@
 //! The tensors of a running machine: the model's, mapped privately, and the machine's own.
 
 mod machine_tensors;
+pub mod memory;
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -12,19 +14,22 @@ use crate::gguf::{self, Gguf, TensorType};
 use crate::hw_mmio::Page;
 use crate::sys::memory::Mapping;
 use machine_tensors::MACHINE_TENSORS;
+use memory::Memory;
 
 /// Key that marks a file whose machine tensors are ours.
 const LAYOUT_KEY: &str = "vector_boot.layout";
 
 /// Where a tensor's bytes are.
+#[derive(Clone, Copy)]
 enum Place {
-    /// At this offset of the mapped file.
-    Model(usize),
-    /// In memory of its own.
-    Memory(Mapping),
-    /// The device page.
-    DevicePage,
+    /// At this address of the store's memory.
+    Memory(usize),
+    /// From this word on of the words that supervisor and worker share.
+    Shared(usize),
 }
+
+/// Maps the model's file once more, as it was before any change.
+pub type Base = Box<dyn Fn() -> io::Result<Mapping> + Send + Sync>;
 
 /// One tensor.
 pub struct Tensor {
@@ -38,8 +43,9 @@ pub struct Tensor {
     pub bytes: u64,
     /// Whether no mutation may reach it.
     pub protected: bool,
+    /// Whether the model's file lacks it.
+    behind_model: bool,
     place: Place,
-    sha256: OnceLock<[u8; 32]>,
 }
 
 /// Why a model cannot be loaded.
@@ -54,8 +60,8 @@ pub enum LoadError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// No memory for the machine's tensors.
-    Memory(std::io::Error),
+    /// The file cannot be mapped, or there is no memory for the machine's tensors.
+    Memory(io::Error),
 }
 
 impl fmt::Display for LoadError {
@@ -63,39 +69,47 @@ impl fmt::Display for LoadError {
         match self {
             LoadError::Container(error) => write!(f, "the model is refused: {error}"),
             LoadError::NameTaken { name, why } => write!(f, "the model is refused: tensor {name} {why}"),
-            LoadError::Memory(error) => write!(f, "no memory for the machine's tensors: {error}"),
+            LoadError::Memory(error) => write!(f, "the model cannot be mapped: {error}"),
         }
     }
 }
 
 /// All tensors of a machine.
 pub struct Store {
-    weights: Mapping,
     tensors: Vec<Tensor>,
     /// Indices into `tensors`, in name order.
     by_name: Vec<u32>,
+    /// Digests computed since the tensor last changed.
+    digests: Vec<OnceLock<[u8; 32]>>,
+    memory: Memory,
+    base: Base,
 }
 
 impl Store {
-    /// Takes the tensors of a mapped GGUF, and adds those of the machine it lacks.
+    /// Takes the tensors of a GGUF that `base` maps, and adds those of the machine it lacks.
     ///
     /// # Errors
     /// [`LoadError`], one sentence each.
-    pub fn load(weights: Mapping) -> Result<Self, LoadError> {
+    pub fn load(base: Base) -> Result<Self, LoadError> {
+        let weights = base().map_err(LoadError::Memory)?;
         let gguf = Gguf::parse(weights.bytes()).map_err(LoadError::Container)?;
         let ours = gguf.value(LAYOUT_KEY).and_then(gguf::Value::integer) == Some(1);
         let mut tensors = Vec::with_capacity(gguf.tensors.len() + MACHINE_TENSORS.len());
         for tensor in &gguf.tensors {
             tensors.push(Tensor::of_model(tensor, gguf.data_offset, ours)?);
         }
+        let mut end = weights.bytes().len().next_multiple_of(memory::PAGE);
         for wanted in MACHINE_TENSORS {
             if !gguf.tensors.iter().any(|tensor| tensor.name == wanted.name) {
-                tensors.push(Tensor::of_machine(wanted).map_err(LoadError::Memory)?);
+                tensors.push(Tensor::of_machine(wanted, end));
+                end += if wanted.shared_at.is_none() { wanted.bytes() as usize } else { 0 };
             }
         }
         let mut by_name: Vec<u32> = (0..tensors.len() as u32).collect();
         by_name.sort_unstable_by(|a, b| tensors[*a as usize].name.cmp(&tensors[*b as usize].name));
-        Ok(Store { weights, tensors, by_name })
+        let digests = tensors.iter().map(|_| OnceLock::new()).collect();
+        let memory = Memory::new(weights, extra(&tensors)?);
+        Ok(Store { tensors, by_name, digests, memory, base })
     }
 
     /// All tensors, the model's first, in file order.
@@ -108,52 +122,113 @@ impl Store {
         self.by_name.iter().map(|index| &self.tensors[*index as usize])
     }
 
-    /// The tensor with this name.
-    pub fn find(&self, name: &str) -> Option<&Tensor> {
+    /// Index of the tensor with this name.
+    pub fn position(&self, name: &str) -> Option<usize> {
         let found = self.by_name.binary_search_by(|index| (*self.tensors[*index as usize].name).cmp(name)).ok()?;
-        Some(&self.tensors[self.by_name[found] as usize])
+        Some(self.by_name[found] as usize)
     }
 
-    /// A copy of the bytes `range` of a tensor, cut at its end.
+    /// The tensor with this name.
+    pub fn find(&self, name: &str) -> Option<&Tensor> {
+        Some(&self.tensors[self.position(name)?])
+    }
+
+    /// A copy of the bytes `range` of a tensor, cut at its end. `page` views the shared words.
     pub fn read(&self, tensor: &Tensor, range: Range<usize>, page: Page<'_>) -> Vec<u8> {
         let end = range.end.min(tensor.bytes as usize);
         let range = range.start.min(end)..end;
-        match self.bytes(tensor) {
-            Some(bytes) => bytes[range].to_vec(),
-            None => page.bytes(range),
+        match tensor.place {
+            Place::Memory(address) => self.memory.bytes(address + range.start, range.len()).to_vec(),
+            Place::Shared(word) => page.shared_bytes(word * 4 + range.start..word * 4 + range.end),
         }
     }
 
-    /// The bytes of a tensor; `None` for the device page, which changes by itself.
-    fn bytes<'a>(&'a self, tensor: &'a Tensor) -> Option<&'a [u8]> {
-        match &tensor.place {
-            Place::Model(offset) => Some(&self.weights.bytes()[*offset..*offset + tensor.bytes as usize]),
-            Place::Memory(memory) => Some(memory.bytes()),
-            Place::DevicePage => None,
+    /// The bytes of a tensor; `None` for one that changes by itself.
+    pub fn bytes(&self, tensor: &Tensor) -> Option<&[u8]> {
+        Some(self.memory.bytes(tensor.address()?, tensor.bytes as usize))
+    }
+
+    /// The memory that holds the tensors.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The memory that holds the tensors, to change it. [`Store::forget_digests`] must follow.
+    pub fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    /// Takes over other contents for all tensors.
+    pub fn replace_memory(&mut self, memory: Memory) {
+        self.memory = memory;
+        self.digests.iter_mut().for_each(|digest| *digest = OnceLock::new());
+    }
+
+    /// The memory as it was before any change.
+    ///
+    /// # Errors
+    /// If the file cannot be mapped again.
+    pub fn base_memory(&self) -> io::Result<Memory> {
+        let extra = extra(&self.tensors).map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Memory::new((self.base)()?, extra))
+    }
+
+    /// The tensors that own these bytes have changed.
+    pub fn forget_digests(&mut self, pages: impl Iterator<Item = u32>) {
+        let mut pages: Vec<usize> = pages.map(|page| page as usize * memory::PAGE).collect();
+        pages.sort_unstable();
+        for (tensor, digest) in self.tensors.iter().zip(&mut self.digests) {
+            let Some(start) = tensor.address() else { continue };
+            let first = pages.partition_point(|page| page + memory::PAGE <= start);
+            if pages.get(first).is_some_and(|page| *page < start + tensor.bytes as usize) {
+                *digest = OnceLock::new();
+            }
         }
     }
 
-    /// SHA-256 of a tensor's bytes, computed once.
-    pub fn sha256(&self, tensor: &Tensor, page: Page<'_>) -> [u8; 32] {
+    /// SHA-256 of the bytes of the tensor at this index, computed once until it changes.
+    pub fn sha256(&self, index: usize, page: Page<'_>) -> [u8; 32] {
+        let tensor = &self.tensors[index];
         match self.bytes(tensor) {
-            Some(bytes) => *tensor.sha256.get_or_init(|| Sha256::digest(bytes).into()),
-            None => Sha256::digest(page.bytes(0..tensor.bytes as usize)).into(),
+            Some(bytes) => *self.digests[index].get_or_init(|| Sha256::digest(bytes).into()),
+            None => Sha256::digest(self.read(tensor, 0..tensor.bytes as usize, page)).into(),
         }
     }
 
     /// Digest of the model: SHA-256 over all unprotected tensors in name order of name, 0, SHA-256 of the bytes.
     pub fn model_sha256(&self, page: Page<'_>) -> [u8; 32] {
         let mut hash = Sha256::new();
-        for tensor in self.in_name_order().filter(|tensor| !tensor.protected) {
-            hash.update(tensor.name.as_bytes());
+        let unprotected = |index: &&u32| !self.tensors[**index as usize].protected;
+        for index in self.by_name.iter().filter(unprotected) {
+            hash.update(self.tensors[*index as usize].name.as_bytes());
             hash.update([0]);
-            hash.update(self.sha256(tensor, page));
+            hash.update(self.sha256(*index as usize, page));
         }
         hash.finalize().into()
     }
+
+    /// Indices of the tensors in name order.
+    pub fn positions_in_name_order(&self) -> impl Iterator<Item = usize> + '_ {
+        self.by_name.iter().map(|index| *index as usize)
+    }
+}
+
+/// Memory for the machine's tensors that the model lacks, with what they start with.
+fn extra(tensors: &[Tensor]) -> Result<Mapping, LoadError> {
+    let own = |tensor: &&Tensor| tensor.behind_model && tensor.address().is_some();
+    let bytes: u64 = tensors.iter().filter(own).map(|tensor| tensor.bytes).sum();
+    Mapping::zeroed(bytes as usize).map_err(LoadError::Memory)
 }
 
 impl Tensor {
+    /// Where its bytes are in the store's memory; `None` for one that changes by itself.
+    pub fn address(&self) -> Option<usize> {
+        match self.place {
+            Place::Memory(address) => Some(address),
+            Place::Shared(_) => None,
+        }
+    }
+
     fn of_model(tensor: &gguf::Tensor<'_>, data_offset: u64, ours: bool) -> Result<Self, LoadError> {
         let machine = MACHINE_TENSORS.iter().find(|machine| machine.name == tensor.name);
         if let Some(wanted) = machine {
@@ -166,38 +241,33 @@ impl Tensor {
                 return Err(LoadError::NameTaken { name: tensor.name.to_string(), why });
             }
         }
-        let place = match machine {
-            Some(wanted) if wanted.is_device_page() => Place::DevicePage,
-            // The parser has proved that the data lies inside the mapping.
-            _ => Place::Model((data_offset + tensor.offset) as usize),
-        };
         Ok(Tensor {
             name: tensor.name.into(),
             tensor_type: tensor.tensor_type,
             shape: tensor.shape().into(),
             bytes: tensor.bytes,
             protected: machine.is_some_and(|machine| machine.protected),
-            place,
-            sha256: OnceLock::new(),
+            behind_model: false,
+            place: match machine.and_then(|machine| machine.shared_at) {
+                Some(word) => Place::Shared(word),
+                // The parser has proved that the data lies inside the mapping.
+                None => Place::Memory((data_offset + tensor.offset) as usize),
+            },
         })
     }
 
-    fn of_machine(wanted: &machine_tensors::MachineTensor) -> std::io::Result<Self> {
-        let place = match wanted.is_device_page() {
-            true => Place::DevicePage,
-            false => Place::Memory(wanted.initial()?),
-        };
-        Ok(Tensor {
+    fn of_machine(wanted: &machine_tensors::MachineTensor, address: usize) -> Self {
+        Tensor {
             name: wanted.name.into(),
             tensor_type: wanted.tensor_type(),
             shape: [wanted.elements].into(),
             bytes: wanted.bytes(),
             protected: wanted.protected,
-            place,
-            sha256: OnceLock::new(),
-        })
+            behind_model: true,
+            place: wanted.shared_at.map_or(Place::Memory(address), Place::Shared),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -53,12 +53,12 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     let executable = Probe::start(true)?; // it hashes while modules load
     setup::load_modules(setup::Modules::Early);
     setup::set_switches();
-    let (shared, shared_fd) = share(settings.period, start_us)?;
+    let (shared, shared_fd, journal) = share(settings.period, start_us)?;
     Page::new(shared.words()).set(word::SLOT, settings.slot);
     let mounts_us = sys::monotonic_us() - start_us;
     Vitals::new(shared.words()).reach_phase(1, mounts_us);
     console::say_phase("mounts", mounts_us);
-    let worker = endow(&settings, shared_fd)?;
+    let worker = endow(&settings, shared_fd, journal)?;
     let mut supervisor = Supervisor::new(Parts {
         signals,
         period: settings.period,
@@ -80,7 +80,7 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
 }
 
 /// Finds the model and the port.
-fn endow(settings: &Settings, shared: OwnedFd) -> Result<Endowment, String> {
+fn endow(settings: &Settings, shared: OwnedFd, journal: OwnedFd) -> Result<Endowment, String> {
     let model = devices::rts_disk();
     let embedded = model.is_none() && !EMBEDDED_MODEL.is_empty();
     if model.is_none() && !embedded {
@@ -95,8 +95,9 @@ fn endow(settings: &Settings, shared: OwnedFd) -> Result<Endowment, String> {
         }
     };
     let listens = is_socket(&port);
-    let options = Options { listens, embedded, fault: settings.fault, appliance: true, without_model: false };
-    Ok(Endowment { options, shared, port, model })
+    let (fault, energy_unlimited) = (settings.fault, !settings.energy);
+    let options = Options { listens, embedded, fault, appliance: true, energy_unlimited, ..Options::default() };
+    Ok(Endowment { options, shared, port, journal, model })
 }
 
 fn is_socket(fd: &OwnedFd) -> bool {

@@ -25,6 +25,8 @@ pub struct Settings {
     pub tensors: PathBuf,
     /// Whether `fault` requests are served.
     pub fault: bool,
+    /// Whether mutations cost nothing.
+    pub energy_unlimited: bool,
     /// Time between beats.
     pub period: Duration,
 }
@@ -33,12 +35,20 @@ impl Settings {
     /// Reads the arguments; `None` if they make no sense.
     pub fn parse<S: AsRef<OsStr>>(args: &[S]) -> Option<Self> {
         let (mut socket, mut tensors, mut fault, mut period) = (None, None, false, Duration::from_millis(100));
+        let mut energy_unlimited = false;
         let mut args = args.iter().map(AsRef::as_ref);
         while let Some(arg) = args.next() {
             match arg.to_str()? {
                 "--listen" => socket = Some(PathBuf::from(args.next()?)),
                 "--tensors" => tensors = Some(PathBuf::from(args.next()?)),
                 "--fault" => fault = true,
+                "--energy" => {
+                    energy_unlimited = match args.next()?.to_str()? {
+                        "on" => false,
+                        "off" => true,
+                        _ => return None,
+                    }
+                }
                 "--heartbeat-ms" => {
                     let ms = args.next()?.to_str()?.parse().ok().filter(|ms| (10..=10_000).contains(ms))?;
                     period = Duration::from_millis(ms);
@@ -46,7 +56,7 @@ impl Settings {
                 _ => return None,
             }
         }
-        Some(Settings { socket: socket?, tensors: tensors?, fault, period })
+        Some(Settings { socket: socket?, tensors: tensors?, fault, energy_unlimited, period })
     }
 }
 
@@ -70,12 +80,14 @@ pub fn run(settings: &Settings) -> Result<(), String> {
     process::adopt_orphans();
     let tensors = settings.tensors.display();
     let model = open_model(&settings.tensors).map_err(|error| format!("{tensors}: {error}"))?;
-    let (shared, shared_fd) = share(settings.period, start_us)?;
+    let (shared, shared_fd, journal) = share(settings.period, start_us)?;
     console::say_phase("start", 0);
     let executable = Probe::start(false)?;
     let (listener, _socket_file) = listen(&settings.socket)?;
-    let options = Options { listens: true, fault: settings.fault, ..Options::default() };
-    let endowment = Endowment { options, shared: shared_fd, port: OwnedFd::from(listener), model: Some(model) };
+    let energy_unlimited = settings.energy_unlimited;
+    let options = Options { listens: true, fault: settings.fault, energy_unlimited, ..Options::default() };
+    let port = OwnedFd::from(listener);
+    let endowment = Endowment { options, shared: shared_fd, port, journal, model: Some(model) };
     let mut supervisor = Supervisor::new(Parts {
         signals,
         period: settings.period,

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 use crate::hw_mmio::{word, Page, State};
 use crate::rts::hex;
 use crate::standalone::control::Control;
-use crate::sys::memory::SharedWords;
+use crate::machine::ENERGY_CAPACITY_MILLI;
+use crate::sys::memory::{memory_file, SharedWords};
 use crate::sys::ready::{wait, Interest};
 use crate::sys::signal::Signals;
 use crate::sys::{self, process};
@@ -344,16 +345,18 @@ impl Supervisor {
     }
 }
 
-/// Shared words with an initialised device page.
-fn share(period: Duration, start_us: u64) -> Result<(SharedWords, OwnedFd), String> {
+/// Shared words with an initialised device page, and an empty journal.
+fn share(period: Duration, start_us: u64) -> Result<(SharedWords, OwnedFd, OwnedFd), String> {
     let (shared, fd) =
         SharedWords::create(c"hw.mmio", SHARED_WORDS).map_err(|error| format!("no shared memory: {error}"))?;
     let page = Page::new(shared.words());
     page.initialise();
     page.set(word::PERIOD_MS, u32::try_from(period.as_millis()).unwrap_or(u32::MAX));
-    page.set(word::ENERGY, 1000);
+    page.set(word::ENERGY, (ENERGY_CAPACITY_MILLI / 1000) as u32);
     let vitals = Vitals::new(shared.words());
+    vitals.set_energy(ENERGY_CAPACITY_MILLI, start_us);
     vitals.start(process::own_pid(), start_us);
     vitals.reach_phase(0, 0);
-    Ok((shared, fd))
+    let journal = memory_file(c"journal").map_err(|error| format!("no memory for the journal: {error}"))?;
+    Ok((shared, fd, journal))
 }

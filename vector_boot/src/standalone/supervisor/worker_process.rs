@@ -20,6 +20,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(5);
 pub const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 /// Time between the request to end and the end by force.
 const GRACE: Duration = Duration::from_secs(3);
+/// So many short lives in a row are blamed on the journal.
+const JOURNAL_BLAMED_AFTER: u32 = 5;
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 const MOST_ORPHANS: u64 = 10_000;
 
@@ -31,6 +33,8 @@ pub struct Endowment {
     pub shared: OwnedFd,
     /// The evolution port, or the listening socket.
     pub port: OwnedFd,
+    /// The memory file that the journal is kept in: it outlives every worker.
+    pub journal: OwnedFd,
     /// The model's file or device.
     pub model: Option<File>,
 }
@@ -92,8 +96,8 @@ impl WorkerProcess {
 
     fn spawn(&mut self) -> io::Result<()> {
         let (ours, theirs) = message::pair()?;
-        let Endowment { options, shared, port, model } = &self.endowment;
-        let mut fds: Vec<BorrowedFd<'_>> = vec![theirs.as_fd(), shared.as_fd(), port.as_fd()];
+        let Endowment { options, shared, port, journal, model } = &self.endowment;
+        let mut fds: Vec<BorrowedFd<'_>> = vec![theirs.as_fd(), shared.as_fd(), port.as_fd(), journal.as_fd()];
         fds.extend(model.as_ref().map(|file| file.as_fd()));
         let user = options.appliance.then_some(WORKER_USER);
         let child = process::spawn(own_executable().args(options.words()), &fds, user)?;
@@ -131,6 +135,10 @@ impl WorkerProcess {
         let Some(running) = self.running.take() else { return };
         let lived = running.since.elapsed();
         self.failures = if lived > Duration::from_secs(1) { 0 } else { (self.failures + 1).min(6) };
+        if self.failures == JOURNAL_BLAMED_AFTER && !self.endowment.options.without_journal {
+            console::say("the worker keeps dying: from now on it serves the model as it was built, without mutations");
+            self.endowment.options.without_journal = true;
+        }
         let delay = match self.failures {
             0 => Duration::ZERO,
             failures => LONGEST_BACKOFF.min(Duration::from_millis(50 << failures)),

@@ -1,7 +1,7 @@
 //! The worker: unprivileged, it owns the evolution port and the model, and answers requests.
 //!
 //! It inherits its descriptors from the supervisor: 3 the control socket, 4 the shared words, 5 the port or listening
-//! socket, 6 the model's file if there is one.
+//! socket, 6 the journal, 7 the model's file if there is one.
 
 mod connection;
 mod link;
@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::Control;
-use crate::machine::Machine;
+use crate::journal::storage::{MemoryFile, Storage};
+use crate::machine::{Machine, Parts};
 use crate::rts::hex;
 use crate::sys::memory::SharedWords;
 use crate::sys::ready::{wait, Interest};
@@ -31,7 +32,8 @@ pub use options::Options;
 const CONTROL: i32 = process::FIRST_INHERITED;
 const SHARED: i32 = CONTROL + 1;
 const PORT: i32 = CONTROL + 2;
-const MODEL: i32 = CONTROL + 3;
+const JOURNAL: i32 = CONTROL + 3;
+const MODEL: i32 = CONTROL + 4;
 
 /// Runs the worker until the supervisor ends it.
 pub fn main(words: &[&str]) -> ExitCode {
@@ -55,6 +57,7 @@ fn start(words: &[&str]) -> Result<(), String> {
     let shared = SharedWords::attach(&shared, SHARED_WORDS).map_err(|error| format!("no shared words: {error}"))?;
     let link = Link::new(inherit(PORT)?, options.listens).map_err(|error| format!("the port fails: {error}"))?;
     let _ = Control::RuntimeReady.send(&control);
+    let journal = inherit(JOURNAL)?;
     let shared = Arc::new(shared);
     let model = load(&options, &control);
     let Some((executable, emergency)) = wait_for_leave(&control, Vitals::new(shared.words())) else { return Ok(()) };
@@ -63,7 +66,12 @@ fn start(words: &[&str]) -> Result<(), String> {
         Some(why) => Err(why),
         None => model.map(|model| model.store),
     };
-    let machine = Machine::new(model, shared, &hex(&executable[..6]));
+    let journal: std::io::Result<Box<dyn Storage>> = match options.without_journal {
+        true => Err(std::io::Error::other("workers died of it")),
+        false => Ok(Box::new(MemoryFile(File::from(journal)))),
+    };
+    let build = hex(&executable[..6]);
+    let machine = Machine::new(Parts { model, journal, shared, build, energy_limited: !options.energy_unlimited });
     let service = service::Service::start(machine, link, control, fault_allowed, options.appliance)
         .map_err(|error| error.to_string())?;
     sandbox::restrict_syscalls().map_err(|error| format!("cannot restrict system calls: {error}"))?;

@@ -29,9 +29,9 @@ pub fn open(file: File) -> Result<Model, String> {
     let header = start.starts_with(b"RTS").then(|| image(&file, &start)).transpose()?;
     let (offset, len) = header.as_ref().map_or((0, file.len), |header| (header.tensor_offset, header.tensor_size));
     let len = usize::try_from(len).map_err(|_| "the model is larger than the address space".to_string())?;
-    let mapping = Mapping::private(file.source.as_fd(), offset, len);
-    let mapping = mapping.map_err(|error| format!("the model cannot be mapped: {error}"))?;
-    let store = Store::load(mapping).map_err(|error| error.to_string())?;
+    let source = file.source;
+    let store = Store::load(Box::new(move || Mapping::private(source.as_fd(), offset, len)));
+    let store = store.map_err(|error| error.to_string())?;
     Ok(Model {
         store,
         signed: header.as_ref().is_some_and(|header| header.key_id.is_some()),
@@ -44,9 +44,12 @@ pub fn open(file: File) -> Result<Model, String> {
 /// # Errors
 /// If there is none, or it is refused.
 pub fn embedded() -> Result<Model, String> {
-    let mut memory = Mapping::zeroed(EMBEDDED_MODEL.len()).map_err(|error| format!("no model is embedded: {error}"))?;
-    memory.bytes_mut().copy_from_slice(EMBEDDED_MODEL);
-    let store = Store::load(memory).map_err(|error| error.to_string())?;
+    let copy = || {
+        let mut memory = Mapping::zeroed(EMBEDDED_MODEL.len())?;
+        memory.bytes_mut().copy_from_slice(EMBEDDED_MODEL);
+        Ok(memory)
+    };
+    let store = Store::load(Box::new(copy)).map_err(|error| error.to_string())?;
     Ok(Model { store, signed: false, binary_sha256: None })
 }
 

@@ -13,6 +13,10 @@ pub struct Options {
     pub appliance: bool,
     /// Whether to serve without a model: the last worker died of it.
     pub without_model: bool,
+    /// Whether to serve the model as it was built: workers died of what the journal says.
+    pub without_journal: bool,
+    /// Whether mutations cost nothing.
+    pub energy_unlimited: bool,
 }
 
 impl Options {
@@ -25,6 +29,8 @@ impl Options {
             (self.fault, "--fault"),
             (self.appliance, "--appliance"),
             (self.without_model, "--without-model"),
+            (self.without_journal, "--without-journal"),
+            (self.energy_unlimited, "--energy-unlimited"),
         ];
         words.extend(flags.iter().filter(|(set, _)| *set).map(|(_, word)| (*word).to_string()));
         words
@@ -39,6 +45,8 @@ impl Options {
         for word in words {
             match *word {
                 "--without-model" => options.without_model = true,
+                "--without-journal" => options.without_journal = true,
+                "--energy-unlimited" => options.energy_unlimited = true,
                 "--listens" => options.listens = true,
                 "--embedded" => options.embedded = true,
                 "--fault" => options.fault = true,
@@ -56,7 +64,15 @@ mod tests {
 
     #[test]
     fn what_the_supervisor_says_arrives() {
-        let options = Options { listens: true, embedded: false, fault: true, appliance: true, without_model: true };
+        let options = Options {
+            listens: true,
+            embedded: false,
+            fault: true,
+            appliance: true,
+            without_model: true,
+            without_journal: false,
+            energy_unlimited: true,
+        };
         let words = options.words();
         let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
         assert_eq!(Options::parse(&words), Ok(options));

@@ -22,9 +22,17 @@ const BYE_WAIT_MS: u64 = 1000;
 /// Messages of the supervisor taken up in one turn.
 const CONTROL_LIMIT: usize = 64;
 /// Methods that read all weights: they run beside the loop, which stays awake for events and beats.
-const LONG_METHODS: [&str; 1] = ["digest"];
+const LONG_METHODS: [&str; 4] = ["digest", "rollback", "promote", "checkpoint"];
+/// A mutation of single bytes with no larger a blob is done before another thread would have woken up.
+const QUICK_BLOB_BYTES: usize = 64 << 10;
 
 type Answer = Result<Reply, Failure>;
+
+/// Work for the second thread.
+enum Job {
+    Answer(Request, Instant),
+    ExpireLease,
+}
 
 /// Everything the loop knows.
 pub struct Service {
@@ -34,8 +42,9 @@ pub struct Service {
     connection: Connection,
     fault_allowed: bool,
     appliance: bool,
-    jobs: Sender<(Request, Instant)>,
-    answers: Receiver<(Value, Answer)>,
+    jobs: Sender<Job>,
+    /// Answers of the second thread, with the ids of their requests.
+    answers: Receiver<Option<(Value, Answer)>>,
     wake: OwnedFd,
     /// Connection the running job belongs to; an answer for an older one is dropped.
     running: Option<u64>,
@@ -63,15 +72,24 @@ impl Service {
         appliance: bool,
     ) -> io::Result<Self> {
         let (wake, waker) = message::pair()?;
-        let (jobs, todo) = channel::<(Request, Instant)>();
+        let (jobs, todo) = channel::<Job>();
         let (done, answers) = channel();
         let (started, ready) = channel();
         let runner = machine.clone();
         std::thread::Builder::new().name("runtime".into()).stack_size(256 << 10).spawn(move || {
             let _ = started.send(vec![0u8]); // the allocator has met this thread now
-            for (request, received) in todo {
-                let answer = runner.answer(&request, received);
-                if done.send((request.id, answer)).is_err() {
+            for job in todo {
+                let answer = match job {
+                    Job::Answer(request, received) => {
+                        let answer = runner.answer(&request, received);
+                        Some((request.id, answer))
+                    }
+                    Job::ExpireLease => {
+                        runner.expire_lease();
+                        None
+                    }
+                };
+                if done.send(answer).is_err() {
                     break;
                 }
                 let _ = message::send(&waker, &[1]);
@@ -109,6 +127,7 @@ impl Service {
                 return;
             }
             self.collect_answer();
+            self.expire_lease();
             self.serve_connection();
             self.follow_connection();
             self.advance_stop();
@@ -120,7 +139,9 @@ impl Service {
         let until =
             |deadline: Option<u64>| deadline.map_or(LONGEST_WAIT, |ms| Duration::from_millis(ms.saturating_sub(now)));
         let stop = self.stopping.as_ref().map(|stopping| stopping.deadline_ms);
+        let lease = self.machine.lease_left_us().filter(|_| self.running.is_none()).map(Duration::from_micros);
         let timeout = LONGEST_WAIT.min(until(self.connection.deadline_ms())).min(until(stop));
+        let timeout = timeout.min(lease.unwrap_or(LONGEST_WAIT));
         let mut interests = vec![Interest::read(self.control.as_raw_fd()), Interest::read(self.wake.as_raw_fd())];
         interests.extend(self.link.interests(self.connection.may_read(), self.connection.has_output()));
         let _ = wait(&mut interests, timeout);
@@ -143,10 +164,34 @@ impl Service {
 
     fn collect_answer(&mut self) {
         let _ = message::receive(&self.wake, &mut [0; 8]);
-        if let Ok((id, answer)) = self.answers.try_recv() {
-            if self.running.take() == Some(self.connection.number) {
+        if let Ok(answer) = self.answers.try_recv() {
+            let still_there = self.running.take() == Some(self.connection.number);
+            if let Some((id, answer)) = answer.filter(|_| still_there) {
                 self.connection.answer(&id, answer);
             }
+            self.tell_events();
+        }
+    }
+
+    /// Has a trial ended whose time is over, once nothing else runs.
+    fn expire_lease(&mut self) {
+        if self.running.is_none() && self.machine.lease_left_us() == Some(0) {
+            self.start_job(Job::ExpireLease);
+        }
+    }
+
+    fn start_job(&mut self, job: Job) {
+        self.running = Some(self.connection.number);
+        if self.jobs.send(job).is_err() {
+            std::process::exit(1); // the thread is gone: the supervisor starts a sound worker
+        }
+    }
+
+    /// Tells subscribers what has happened to the weights.
+    fn tell_events(&mut self) {
+        for event in self.machine.take_events() {
+            let kind = event["kind"].as_str().unwrap_or_default().to_string();
+            self.connection.tell(&kind, || protocol::event(&event));
         }
     }
 
@@ -184,6 +229,7 @@ impl Service {
     }
 
     fn drop_connection(&mut self) {
+        self.machine.follow_connection(Some(false));
         self.link.disconnect();
         self.connection = Connection::fresh(self.connection.number + 1);
     }
@@ -191,12 +237,16 @@ impl Service {
     fn follow_connection(&mut self) {
         match self.link.poll_connection() {
             Some(Change::Connected) => {
+                self.machine.follow_connection(Some(true));
                 self.connection = Connection::fresh(self.connection.number + 1);
                 self.connection.send(&self.machine.greeting());
                 let _ = self.connection.write(&mut self.link); // a failure shows again at the next read
             }
-            Some(Change::Disconnected) => self.connection = Connection::fresh(self.connection.number + 1),
-            None => (),
+            Some(Change::Disconnected) => {
+                self.machine.follow_connection(Some(false));
+                self.connection = Connection::fresh(self.connection.number + 1);
+            }
+            None => self.machine.follow_connection(None),
         }
     }
 
@@ -210,14 +260,12 @@ impl Service {
                 Pending::Refused(id, failure) => self.connection.answer(&id, Err(failure)),
                 Pending::Bye => self.hear_bye(),
                 Pending::Request(request, received) if is_long(&request) => {
-                    self.running = Some(self.connection.number);
-                    if self.jobs.send((request, received)).is_err() {
-                        std::process::exit(1); // the thread is gone: the supervisor starts a sound worker
-                    }
+                    self.start_job(Job::Answer(request, received));
                 }
                 Pending::Request(request, received) => {
                     let answer = self.answer(&request, received);
                     self.connection.answer(&request.id, answer);
+                    self.tell_events();
                 }
             }
         }
@@ -308,5 +356,16 @@ impl Service {
 }
 
 fn is_long(request: &Request) -> bool {
-    LONG_METHODS.contains(&request.method.as_str()) && request.blob == Blob::None
+    match (request.method.as_str(), &request.blob) {
+        ("mutate", Blob::None | Blob::Upload(_)) => true,
+        ("mutate", Blob::Bytes(bytes)) => bytes.len() > QUICK_BLOB_BYTES || makes_noise(request),
+        (method, Blob::None) => LONG_METHODS.contains(&method),
+        _ => false,
+    }
+}
+
+/// Whether a mutation computes what it writes for whole tensors.
+fn makes_noise(request: &Request) -> bool {
+    let edits = request.params.get("edits").and_then(Value::as_array);
+    edits.is_some_and(|edits| edits.iter().any(|edit| edit["kind"] == "seeded" || edit["kind"] == "low_rank"))
 }

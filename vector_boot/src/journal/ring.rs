@@ -1,0 +1,260 @@
+//! The tensor `cortex_journal`: a ring of the newest records, in words that outlive the worker.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use crc32c::crc32c;
+
+/// Bytes of the tensor.
+pub const BYTES: usize = 1 << 20;
+/// Words of the ring, and of the confidences behind it, for which a record has no room.
+pub const WORDS: usize = BYTES / 4 + 2 * CAPACITY;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"CJ01");
+const RECORD_BYTES: usize = 64;
+const RECORD_WORDS: usize = RECORD_BYTES / 4;
+/// Records the ring holds; the header takes the place of one.
+const CAPACITY: usize = BYTES / RECORD_BYTES - 1;
+const ORIGIN_BYTES: usize = 16;
+
+/// What a record tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Mutate = 1,
+    Rollback = 2,
+    Promote = 3,
+    LeaseExpired = 4,
+    Checkpoint = 5,
+    WorkerRestart = 6,
+    Boot = 7,
+}
+
+impl Kind {
+    const ALL: [Kind; 7] = [
+        Kind::Mutate,
+        Kind::Rollback,
+        Kind::Promote,
+        Kind::LeaseExpired,
+        Kind::Checkpoint,
+        Kind::WorkerRestart,
+        Kind::Boot,
+    ];
+
+    /// Its word in the protocol.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Mutate => "mutate",
+            Kind::Rollback => "rollback",
+            Kind::Promote => "promote",
+            Kind::LeaseExpired => "lease_expired",
+            Kind::Checkpoint => "checkpoint",
+            Kind::WorkerRestart => "worker_restart",
+            Kind::Boot => "boot",
+        }
+    }
+}
+
+/// One record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// What it tells of.
+    pub kind: Kind,
+    /// Why it was refused; 0 when it was applied.
+    pub code: i16,
+    /// Generation after it.
+    pub generation: u64,
+    /// Microseconds since the machine started.
+    pub uptime_us: u64,
+    /// The request's id, zero when there was none.
+    pub id: [u8; 16],
+    /// Edits of a mutation.
+    pub edits: u32,
+    /// Bytes that differ from before.
+    pub changed_bytes: u32,
+    /// Who asked, cut to 16 bytes.
+    pub origin: String,
+    /// How sure they were, if they were asked.
+    pub confidence: Option<f64>,
+}
+
+impl Record {
+    /// A record of something applied, without the details of a mutation.
+    pub fn plain(kind: Kind, generation: u64, uptime_us: u64) -> Self {
+        let (id, origin) = ([0; 16], String::new());
+        Record { kind, code: 0, generation, uptime_us, id, edits: 0, changed_bytes: 0, origin, confidence: None }
+    }
+
+    fn encode(&self) -> [u8; RECORD_BYTES] {
+        let mut bytes = [0; RECORD_BYTES];
+        bytes[4] = self.kind as u8;
+        bytes[5] = u8::from(self.code != 0);
+        bytes[6..8].copy_from_slice(&self.code.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.uptime_us.to_le_bytes());
+        bytes[24..40].copy_from_slice(&self.id);
+        bytes[40..44].copy_from_slice(&self.edits.to_le_bytes());
+        bytes[44..48].copy_from_slice(&self.changed_bytes.to_le_bytes());
+        let origin = cut(&self.origin);
+        bytes[48..48 + origin.len()].copy_from_slice(origin.as_bytes());
+        let crc = crc32c(&bytes[4..]);
+        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; RECORD_BYTES], confidence: f64) -> Option<Self> {
+        fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+            bytes.get(offset..)?.first_chunk().copied()
+        }
+        if u32::from_le_bytes(at(bytes, 0)?) != crc32c(&bytes[4..]) {
+            return None;
+        }
+        let origin = bytes[48..].split(|byte| *byte == 0).next().unwrap_or_default();
+        Some(Record {
+            kind: *Kind::ALL.get(usize::from(bytes[4]).checked_sub(1)?)?,
+            code: i16::from_le_bytes(at(bytes, 6)?),
+            generation: u64::from_le_bytes(at(bytes, 8)?),
+            uptime_us: u64::from_le_bytes(at(bytes, 16)?),
+            id: at(bytes, 24)?,
+            edits: u32::from_le_bytes(at(bytes, 40)?),
+            changed_bytes: u32::from_le_bytes(at(bytes, 44)?),
+            origin: String::from_utf8_lossy(origin).into_owned(),
+            confidence: Some(confidence).filter(|confidence| !confidence.is_nan()),
+        })
+    }
+}
+
+/// As much of a text as fits the record, cut at a character.
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(ORIGIN_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// A view of the ring. One process writes it.
+#[derive(Clone, Copy)]
+pub struct Ring<'a>(&'a [AtomicU32]);
+
+impl<'a> Ring<'a> {
+    /// The ring in these words, of which there must be [`WORDS`]; with fewer, nothing is kept.
+    pub fn new(words: &'a [AtomicU32]) -> Self {
+        Ring(words)
+    }
+
+    fn get(&self, at: usize) -> u32 {
+        self.0.get(at).map_or(0, |cell| cell.load(Relaxed))
+    }
+
+    fn set(&self, at: usize, value: u32) {
+        if let Some(cell) = self.0.get(at) {
+            cell.store(value, Relaxed);
+        }
+    }
+
+    /// Writes the header of an empty ring.
+    pub fn initialise(&self) {
+        self.set(0, MAGIC);
+        self.set(1, RECORD_BYTES as u32);
+    }
+
+    /// Records ever written.
+    pub fn written(&self) -> u64 {
+        u64::from(self.get(2)) | u64::from(self.get(3)) << 32
+    }
+
+    /// Number of the oldest record still there.
+    pub fn oldest(&self) -> u64 {
+        self.written().saturating_sub(CAPACITY as u64)
+    }
+
+    fn place(number: u64) -> usize {
+        (number % CAPACITY as u64) as usize
+    }
+
+    /// Appends a record, over the oldest one when the ring is full.
+    pub fn push(&self, record: &Record) {
+        let number = self.written();
+        let place = Self::place(number);
+        for (index, word) in record.encode().chunks_exact(4).enumerate() {
+            self.set((place + 1) * RECORD_WORDS + index, word.try_into().map_or(0, u32::from_le_bytes));
+        }
+        let confidence = record.confidence.unwrap_or(f64::NAN).to_bits();
+        self.set(BYTES / 4 + 2 * place, confidence as u32);
+        self.set(BYTES / 4 + 2 * place + 1, (confidence >> 32) as u32);
+        self.set(2, (number + 1) as u32);
+        self.set(3, ((number + 1) >> 32) as u32);
+    }
+
+    /// The record of this number; `None` for one overwritten, not yet written, or damaged.
+    pub fn record(&self, number: u64) -> Option<Record> {
+        if number < self.oldest() || number >= self.written() {
+            return None;
+        }
+        let place = Self::place(number);
+        let mut bytes = [0; RECORD_BYTES];
+        for (index, word) in bytes.chunks_exact_mut(4).enumerate() {
+            word.copy_from_slice(&self.get((place + 1) * RECORD_WORDS + index).to_le_bytes());
+        }
+        let confidence = [0, 1].map(|half| u64::from(self.get(BYTES / 4 + 2 * place + half)));
+        Record::decode(&bytes, f64::from_bits(confidence[0] | confidence[1] << 32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words() -> Vec<AtomicU32> {
+        (0..WORDS).map(|_| AtomicU32::new(0)).collect()
+    }
+
+    fn record(number: u64) -> Record {
+        Record {
+            code: if number.is_multiple_of(3) { -32602 } else { 0 },
+            id: [number as u8; 16],
+            edits: 7,
+            changed_bytes: u32::MAX,
+            origin: "tester".into(),
+            confidence: Some(0.9),
+            ..Record::plain(Kind::Mutate, number, number * 10)
+        }
+    }
+
+    #[test]
+    fn records_come_back_until_they_are_overwritten() {
+        let words = words();
+        let ring = Ring::new(&words);
+        ring.initialise();
+        let total = CAPACITY as u64 + 100;
+        (0..total).for_each(|number| ring.push(&record(number)));
+        assert_eq!((ring.written(), ring.oldest()), (total, 100));
+        assert_eq!(ring.record(99), None);
+        assert_eq!(ring.record(100), Some(record(100)));
+        assert_eq!(ring.record(total - 1), Some(record(total - 1)));
+        assert_eq!(ring.record(total), None);
+        assert_eq!(words[0].load(Relaxed).to_le_bytes(), *b"CJ01");
+    }
+
+    #[test]
+    fn a_damaged_record_is_not_shown() {
+        let words = words();
+        let ring = Ring::new(&words);
+        ring.push(&record(1));
+        assert!(ring.record(0).is_some());
+        words[RECORD_WORDS + 3].fetch_xor(1, Relaxed);
+        assert_eq!(ring.record(0), None);
+    }
+
+    #[test]
+    fn an_origin_is_cut_at_a_character() {
+        assert_eq!(cut("0123456789abcdefg"), "0123456789abcdef");
+        assert_eq!(cut("0123456789abcdéf"), "0123456789abcd\u{e9}");
+        assert_eq!(cut("0123456789abcdeé"), "0123456789abcde");
+        let words = words();
+        let ring = Ring::new(&words);
+        let exact = Record { origin: "0123456789abcdef".into(), ..record(2) };
+        ring.push(&exact);
+        assert_eq!(ring.record(0), Some(exact));
+    }
+}

@@ -1,0 +1,52 @@
+//! Where a log's bytes are kept.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Bytes at offsets that only ever grow.
+pub trait Storage: Send + Sync {
+    /// Fills `buffer` from `offset`; what was never written reads as zeros.
+    ///
+    /// # Errors
+    /// If the bytes cannot be read.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Gives back the memory of a range that is needed no more.
+    fn discard(&mut self, offset: u64, len: u64);
+}
+
+/// A memory file, which may outlive the process.
+pub struct MemoryFile(pub File);
+
+impl Storage for MemoryFile {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.0.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => {
+                    buffer[done..].fill(0);
+                    break;
+                }
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) {
+        crate::sys::memory::punch_hole(&self.0, offset, len);
+    }
+}

@@ -1,0 +1,219 @@
+use std::fs::File;
+
+use super::*;
+use crate::journal::storage::{MemoryFile, Storage};
+use crate::mutation::apply::apply;
+use crate::mutation::plan::plan;
+use crate::mutation::request::parse_edits;
+use crate::sys::memory::memory_file;
+use crate::tensor::tests::{file, load};
+
+const ELEMENTS: u64 = 64 << 10;
+
+struct Harness {
+    journal: File,
+    budget: Budget,
+    lineage: Lineage,
+}
+
+fn quiet() {}
+
+fn recover(journal: &File, budget: Budget) -> Lineage {
+    let store = load(file("w", ELEMENTS, false)).unwrap();
+    let storage: Box<dyn Storage> = Box::new(MemoryFile(journal.try_clone().unwrap()));
+    Lineage::recover(store, Ok(storage), budget, &quiet)
+}
+
+impl Harness {
+    fn new(undo: usize, log: u64) -> Self {
+        let journal = File::from(memory_file(c"test").unwrap());
+        let budget = Budget { undo, log, log_limit: 1 << 30 };
+        Harness { lineage: recover(&journal, budget), journal, budget }
+    }
+
+    /// A new worker takes over.
+    fn restart(&mut self) {
+        self.lineage = recover(&self.journal, self.budget);
+    }
+
+    /// Writes `value` to 100 elements from `offset` on.
+    fn mutate(&mut self, offset: u64, value: u8, lease_until_us: Option<u64>) -> Result<(), Refusal> {
+        let edits = format!(r#"[{{"kind":"dense","tensor":"w","offset":{offset},"blob":[0,100]}}]"#);
+        let blob = [value; 100];
+        let parsed = parse_edits(serde_json::from_str(&edits).unwrap()).unwrap();
+        let plan = plan(self.lineage.store(), &parsed, &blob).unwrap();
+        let mut change = self.lineage.store_mut().memory_mut().begin();
+        apply(&plan, &mut change, &quiet).unwrap();
+        let before = change.commit();
+        let id = [self.lineage.generation() as u8 + 1; 16];
+        let asked = Asked { id, changed_bytes: 100, ..Asked::default() };
+        self.lineage.keep(asked, before, lease_until_us, (&edits, "", &blob), 0)
+    }
+
+    fn roll_back(&mut self, to: u64) -> Result<(), Refusal> {
+        self.lineage.roll_back(Kind::Rollback, Asked::default(), to, &quiet)
+    }
+
+    fn contents(&self) -> Vec<u8> {
+        let store = self.lineage.store();
+        store.bytes(store.find("w").unwrap()).unwrap().to_vec()
+    }
+
+    /// Ten generations, and the contents of each.
+    fn ten(&mut self) -> Vec<Vec<u8>> {
+        let mut states = vec![self.contents()];
+        for number in 1..=10 {
+            self.mutate(number * 5000, number as u8, None).unwrap();
+            states.push(self.contents());
+        }
+        states
+    }
+}
+
+#[test]
+fn every_generation_comes_back_from_before_images_and_from_the_log() {
+    for undo in [1 << 20, 1] {
+        let mut harness = Harness::new(undo, 1 << 20);
+        let states = harness.ten();
+        for to in [9, 3, 10, 0, 7, 13] {
+            harness.roll_back(to).unwrap();
+            assert_eq!(harness.contents(), states[if to == 13 { 10 } else { to as usize }], "to {to}");
+        }
+        assert_eq!(harness.lineage.generation(), 16);
+        assert!(matches!(harness.roll_back(17), Err(Refusal::Unknown(_))));
+    }
+}
+
+#[test]
+fn a_new_worker_finds_the_same_generation_contents_and_ids() {
+    let mut harness = Harness::new(1 << 20, 1 << 20);
+    let states = harness.ten();
+    harness.roll_back(4).unwrap();
+    harness.restart();
+    assert_eq!((harness.lineage.generation(), harness.contents()), (11, states[4].clone()));
+    assert_eq!(harness.lineage.ids().find(&[7; 16]).unwrap().generation, 7);
+    harness.roll_back(9).unwrap();
+    assert_eq!(harness.contents(), states[9]);
+    harness.mutate(0, 99, None).unwrap();
+    let last = harness.contents();
+    harness.restart();
+    assert_eq!((harness.lineage.generation(), harness.contents()), (13, last));
+}
+
+#[test]
+fn images_stand_in_for_the_log_before_them_and_old_generations_are_forgotten() {
+    let mut harness = Harness::new(1, 8000);
+    let states = harness.ten();
+    harness.lineage.checkpoint().unwrap();
+    for value in 0..100 {
+        harness.mutate(10 * 5000, value, None).unwrap();
+    }
+    harness.restart();
+    assert_eq!(harness.lineage.generation(), 110);
+    assert!(harness.lineage.ids().find(&[1; 16]).is_some(), "ids outlive the entries");
+    assert!(matches!(harness.roll_back(5), Err(Refusal::Unknown(_))));
+    harness.roll_back(0).unwrap();
+    assert_eq!(harness.contents(), states[0]);
+    harness.restart();
+    assert_eq!((harness.lineage.generation(), harness.contents()), (111, states[0].clone()));
+}
+
+#[test]
+fn a_trial_ends_with_its_lease_or_by_promotion() {
+    let mut harness = Harness::new(1 << 20, 1 << 20);
+    harness.mutate(0, 1, None).unwrap();
+    let promoted = harness.contents();
+    harness.mutate(100, 2, Some(1000)).unwrap();
+    harness.mutate(200, 3, None).unwrap();
+    assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (1, Some(1000)));
+    assert!(!harness.lineage.expire_lease(999, &quiet).unwrap());
+    harness.restart();
+    assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (1, Some(1000)));
+    harness.lineage.renew(3, 2000).unwrap();
+    assert!(!harness.lineage.expire_lease(1999, &quiet).unwrap());
+    assert!(harness.lineage.expire_lease(2000, &quiet).unwrap());
+    assert_eq!((harness.lineage.generation(), harness.lineage.promoted()), (4, 4));
+    assert_eq!(harness.contents(), promoted);
+
+    harness.mutate(100, 4, Some(1000)).unwrap();
+    harness.mutate(200, 5, None).unwrap();
+    let on_trial = harness.contents();
+    assert!(harness.lineage.promote(Asked::default(), 3).is_err() && harness.lineage.promote(Asked::default(), 7).is_err());
+    harness.lineage.promote(Asked::default(), 5).unwrap();
+    assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (5, Some(1000)));
+    harness.lineage.promote(Asked::default(), 6).unwrap();
+    assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (6, None));
+    harness.restart();
+    assert_eq!((harness.lineage.promoted(), harness.contents()), (6, on_trial));
+    assert!(harness.lineage.renew(6, 5).is_err());
+}
+
+#[test]
+fn a_rollback_inside_a_trial_keeps_it_open_and_one_out_of_it_ends_it() {
+    let mut harness = Harness::new(1 << 20, 1 << 20);
+    harness.mutate(0, 1, None).unwrap();
+    harness.mutate(0, 2, Some(1000)).unwrap();
+    harness.mutate(0, 3, None).unwrap();
+    harness.roll_back(2).unwrap();
+    assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (1, Some(1000)));
+    harness.roll_back(1).unwrap();
+    assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (5, None));
+}
+
+/// A log that takes so many more writes.
+struct Failing {
+    file: MemoryFile,
+    writes: u32,
+}
+
+impl Storage for Failing {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, buffer)
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.writes = self.writes.checked_sub(1).ok_or(io::ErrorKind::StorageFull)?;
+        self.file.write(offset, bytes)
+    }
+
+    fn discard(&mut self, _: u64, _: u64) {}
+}
+
+#[test]
+fn whichever_write_fails_nothing_has_changed_and_nothing_changes_any_more() {
+    for writes in 1..40 {
+        let mut harness = Harness::new(1, 3000);
+        let file = MemoryFile(harness.journal.try_clone().unwrap());
+        let store = load(self::file("w", ELEMENTS, false)).unwrap();
+        let storage: Box<dyn Storage> = Box::new(Failing { file, writes });
+        harness.lineage = Lineage::recover(store, Ok(storage), harness.budget, &quiet);
+        let mut states = vec![harness.contents()];
+        for value in 1..20 {
+            if harness.mutate(0, value, None).is_err() {
+                break;
+            }
+            states.push(harness.contents());
+        }
+        let generation = harness.lineage.generation();
+        assert_eq!(generation as usize + 1, states.len(), "{writes} writes");
+        assert_eq!(harness.contents(), states[generation as usize]);
+        if generation < 19 {
+            assert!(harness.mutate(0, 99, None).is_err() && harness.roll_back(0).is_err());
+            assert_eq!(harness.contents(), states[generation as usize]);
+        }
+        harness.restart();
+        assert_eq!(harness.lineage.generation(), generation);
+        assert_eq!(harness.contents(), states[generation as usize]);
+    }
+}
+
+#[test]
+fn a_damaged_log_leaves_the_base_and_no_mutations() {
+    use std::os::unix::fs::FileExt;
+    let mut harness = Harness::new(1 << 20, 1 << 20);
+    let states = harness.ten();
+    harness.journal.write_all_at(b"x", 4096 + 200).unwrap();
+    harness.restart();
+    assert_eq!((harness.lineage.generation(), harness.contents()), (0, states[0].clone()));
+    assert!(matches!(harness.lineage.require_log(), Err(Refusal::Journal(_))));
+}

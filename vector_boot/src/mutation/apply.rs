@@ -1,0 +1,108 @@
+//! Applies a plan inside a transaction, a chunk of whole blocks at a time.
+
+use super::finite::all_finite;
+use super::plan::{Plan, Target, Work};
+use super::seeded::Seeded;
+use super::sparse::Op;
+use super::{low_rank, seeded, sparse, Refused};
+use crate::tensor::memory::Transaction;
+
+/// Bytes handled at a time, about: they and what they become stay in the second-level cache.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Applies all edits in order. `progress` is called between chunks.
+///
+/// # Errors
+/// Index of the tensor in the store where a value would not be finite; the transaction then holds half of the edits.
+pub fn apply(plan: &Plan<'_>, change: &mut Transaction<'_>, progress: &dyn Fn()) -> Result<(), usize> {
+    let mut scratch = Vec::with_capacity(CHUNK_BYTES);
+    for (target, work) in &plan.steps {
+        let mut chunks = Chunks { target, change, scratch: &mut scratch, progress };
+        let done = match work {
+            Work::Bytes { offset, bytes } => match all_finite(target.tensor_type, bytes) {
+                true => {
+                    chunks.change.write(target.address + offset, bytes);
+                    Ok(())
+                }
+                false => Err(Refused::NotFinite),
+            },
+            Work::Elements { op, indices, values } => chunks.elements(*op, indices, values),
+            Work::Product { factor, row_bytes, a, rank, scale } => {
+                let rows = (CHUNK_BYTES / row_bytes).max(1);
+                let mut a = a.chunks(rows * rank);
+                chunks.each(rows * row_bytes, |_, blocks| {
+                    let a = a.next().unwrap_or_default();
+                    low_rank::apply(factor, target.tensor_type, *scale, a, blocks)
+                })
+            }
+            Work::Noise(noise) => chunks.noise(noise),
+        };
+        done.map_err(|_| target.index)?; // of all refusals, the plan has left only this one
+    }
+    Ok(())
+}
+
+struct Chunks<'a, 'b> {
+    target: &'a Target,
+    change: &'a mut Transaction<'b>,
+    scratch: &'a mut Vec<u8>,
+    progress: &'a dyn Fn(),
+}
+
+impl Chunks<'_, '_> {
+    /// Has `edit` change a copy of `len` bytes of the tensor from `start` on.
+    fn one(
+        &mut self,
+        start: usize,
+        len: usize,
+        edit: impl FnOnce(&mut [u8]) -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        let address = self.target.address + start;
+        self.scratch.clear();
+        self.scratch.extend_from_slice(self.change.bytes(address, len));
+        edit(self.scratch)?;
+        self.change.write(address, self.scratch);
+        Ok(())
+    }
+
+    /// Has `edit` change the whole tensor; it is told the number of each chunk's first block.
+    fn each(
+        &mut self,
+        chunk_bytes: usize,
+        mut edit: impl FnMut(u64, &mut [u8]) -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        let block_bytes = self.target.tensor_type.block_bytes();
+        for start in (0..self.target.bytes).step_by(chunk_bytes) {
+            let len = chunk_bytes.min(self.target.bytes - start);
+            self.one(start, len, |blocks| edit(start as u64 / block_bytes, blocks))?;
+            (self.progress)();
+        }
+        Ok(())
+    }
+
+    fn noise(&mut self, noise: &Seeded) -> Result<(), Refused> {
+        let tensor_type = self.target.tensor_type;
+        let block_bytes = tensor_type.block_bytes() as usize;
+        let chunk_bytes = CHUNK_BYTES / block_bytes * block_bytes;
+        self.each(chunk_bytes, |first, blocks| seeded::apply(noise, tensor_type, first, blocks))
+    }
+
+    fn elements(&mut self, op: Op, mut indices: &[u64], mut values: &[f32]) -> Result<(), Refused> {
+        let tensor_type = self.target.tensor_type;
+        let (elements, block_bytes) = (tensor_type.block_elements(), tensor_type.block_bytes() as usize);
+        // Single elements may lie far apart: no more is copied than what lies between those that are near each other.
+        const NEAR: u64 = 256;
+        while let Some(first) = indices.first() {
+            let first = first / elements;
+            let count = indices.partition_point(|index| index / elements < first + NEAR);
+            let last = indices[count - 1] / elements;
+            let len = (last - first + 1) as usize * block_bytes;
+            let (these, those) = (&indices[..count], &values[..count]);
+            self.one(first as usize * block_bytes, len, |blocks| {
+                sparse::apply(op, tensor_type, first, blocks, these, those)
+            })?;
+            (indices, values) = (&indices[count..], &values[count..]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,341 @@
+//! The bytes of all tensors: a private mapping of the model, the machine's own tensors behind it, and the transactions
+//! that change them. Pages are the unit of everything here; one that was never changed costs nothing.
+
+use crate::sys::memory::Mapping;
+
+/// Bytes of a page.
+pub const PAGE: usize = 4096;
+
+/// One address space over both mappings, with a fingerprint of what differs from the base.
+pub struct Memory {
+    weights: Mapping,
+    extra: Mapping,
+    /// Address of the first byte of `extra`, a multiple of the page.
+    extra_at: usize,
+    fingerprint: u64,
+    /// Pages that ever changed.
+    dirty: PageSet,
+    /// Pages the open transaction has saved.
+    saved: PageSet,
+}
+
+/// Copies of whole pages as they were.
+#[derive(Default)]
+pub struct BeforeImages {
+    pages: Vec<u32>,
+    /// One page after the other, each of [`PAGE`] bytes.
+    bytes: Vec<u8>,
+}
+
+impl BeforeImages {
+    /// Bytes of memory they take.
+    pub fn size(&self) -> usize {
+        self.bytes.capacity() + self.pages.capacity() * size_of::<u32>()
+    }
+
+    /// The pages and their bytes; the last page of a mapping may be longer here than there.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.pages.iter().copied().zip(self.bytes.chunks_exact(PAGE))
+    }
+}
+
+impl Memory {
+    /// Lays `extra` behind `weights`, from the next page on.
+    pub fn new(weights: Mapping, extra: Mapping) -> Self {
+        let extra_at = weights.bytes().len().next_multiple_of(PAGE);
+        let pages = (extra_at + extra.bytes().len()).div_ceil(PAGE);
+        let (dirty, saved) = (PageSet::new(pages), PageSet::new(pages));
+        Memory { weights, extra, extra_at, fingerprint: 0, dirty, saved }
+    }
+
+    /// Address of the first byte behind the model.
+    pub fn extra_at(&self) -> usize {
+        self.extra_at
+    }
+
+    /// `len` bytes from `address`, which lie inside one of the mappings.
+    pub fn bytes(&self, address: usize, len: usize) -> &[u8] {
+        match address.checked_sub(self.extra_at) {
+            Some(address) => &self.extra.bytes()[address..address + len],
+            None => &self.weights.bytes()[address..address + len],
+        }
+    }
+
+    fn bytes_mut(&mut self, address: usize, len: usize) -> &mut [u8] {
+        match address.checked_sub(self.extra_at) {
+            Some(address) => &mut self.extra.bytes_mut()[address..address + len],
+            None => &mut self.weights.bytes_mut()[address..address + len],
+        }
+    }
+
+    /// Address and length of a page, whose end may be that of a mapping.
+    fn extent(&self, page: u32) -> (usize, usize) {
+        let address = page as usize * PAGE;
+        let end = match address < self.extra_at {
+            true => self.weights.bytes().len(),
+            false => self.extra_at + self.extra.bytes().len(),
+        };
+        (address, PAGE.min(end - address))
+    }
+
+    /// The bytes of a page.
+    pub fn page(&self, page: u32) -> &[u8] {
+        let (address, len) = self.extent(page);
+        self.bytes(address, len)
+    }
+
+    /// Number of pages.
+    pub fn pages(&self) -> u32 {
+        u32::try_from((self.extra_at + self.extra.bytes().len()).div_ceil(PAGE)).unwrap_or(u32::MAX)
+    }
+
+    /// The pages that ever changed, in order.
+    pub fn dirty_pages(&self) -> impl Iterator<Item = u32> + '_ {
+        self.dirty.iter()
+    }
+
+    /// A number that depends on nothing but the bytes: equal contents over the same base have equal fingerprints,
+    /// others differ but for chance.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// Starts a change of all or nothing.
+    pub fn begin(&mut self) -> Transaction<'_> {
+        Transaction { memory: self, before: BeforeImages::default(), open: true }
+    }
+}
+
+/// A change in progress. Dropped without [`Transaction::commit`], it leaves nothing behind.
+pub struct Transaction<'a> {
+    memory: &'a mut Memory,
+    before: BeforeImages,
+    open: bool,
+}
+
+impl Transaction<'_> {
+    /// `len` bytes from `address` as they are now.
+    pub fn bytes(&self, address: usize, len: usize) -> &[u8] {
+        self.memory.bytes(address, len)
+    }
+
+    /// Replaces the bytes from `address` on. Pages whose bytes stay the same are not touched.
+    pub fn write(&mut self, address: usize, new: &[u8]) {
+        let mut done = 0;
+        while done < new.len() {
+            let at = address + done;
+            let count = (PAGE - at % PAGE).min(new.len() - done);
+            let piece = &new[done..done + count];
+            if self.memory.bytes(at, count) != piece {
+                self.save((at / PAGE) as u32);
+                self.memory.bytes_mut(at, count).copy_from_slice(piece);
+            }
+            done += count;
+        }
+    }
+
+    /// Replaces a page; bytes past the end of its mapping are left out.
+    pub fn write_page(&mut self, page: u32, new: &[u8]) {
+        let (address, len) = self.memory.extent(page);
+        self.write(address, &new[..len.min(new.len())]);
+    }
+
+    /// Bytes of a page, fewer than [`PAGE`] at the end of a mapping.
+    pub fn page_bytes(&self, page: u32) -> usize {
+        self.memory.extent(page).1
+    }
+
+    fn save(&mut self, page: u32) {
+        if self.memory.saved.insert(page) {
+            let bytes = self.memory.page(page);
+            self.before.pages.push(page);
+            self.before.bytes.extend_from_slice(bytes);
+            self.before.bytes.resize(self.before.pages.len() * PAGE, 0);
+        }
+    }
+
+    /// How many bytes of each range (address and length) differ from before; ranges in any order.
+    pub fn changed_bytes(&mut self, ranges: &[(usize, usize)]) -> Vec<u64> {
+        let mut order: Vec<u32> = (0..self.before.pages.len() as u32).collect();
+        order.sort_unstable_by_key(|index| self.before.pages[*index as usize]);
+        let page_of = |index: &u32| self.before.pages[*index as usize] as usize;
+        let count = |&(address, len): &(usize, usize)| {
+            let first = order.partition_point(|index| page_of(index) < address / PAGE);
+            let pages = order[first..].iter().take_while(|index| page_of(index) * PAGE < address + len);
+            let differing = pages.map(|index| {
+                let start = page_of(index) * PAGE;
+                let (from, to) = (address.max(start), (address + len).min(start + PAGE));
+                let before = &self.before.bytes[*index as usize * PAGE..][from - start..to - start];
+                count_differing(before, self.memory.bytes(from, to - from))
+            });
+            differing.sum()
+        };
+        ranges.iter().map(count).collect()
+    }
+
+    /// Takes back everything.
+    pub fn abort(mut self) {
+        self.take_back();
+    }
+
+    fn take_back(&mut self) {
+        if !std::mem::take(&mut self.open) {
+            return;
+        }
+        let before = std::mem::take(&mut self.before);
+        for (page, bytes) in before.iter() {
+            let (address, len) = self.memory.extent(page);
+            self.memory.bytes_mut(address, len).copy_from_slice(&bytes[..len]);
+            self.memory.saved.remove(page);
+        }
+    }
+
+    /// Keeps the change; what was there before is the caller's to keep or to drop.
+    pub fn commit(mut self) -> BeforeImages {
+        self.open = false;
+        let before = std::mem::take(&mut self.before);
+        for (page, bytes) in before.iter() {
+            let after = self.memory.page(page);
+            let delta = fingerprint(page, after).wrapping_sub(fingerprint(page, &bytes[..after.len()]));
+            self.memory.fingerprint = self.memory.fingerprint.wrapping_add(delta);
+            self.memory.saved.remove(page);
+            self.memory.dirty.insert(page);
+        }
+        before
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        self.take_back();
+    }
+}
+
+fn count_differing(a: &[u8], b: &[u8]) -> u64 {
+    // Counted in runs so short that a byte holds the sum: that is how it becomes vector code.
+    let runs = a.chunks(255 * 32).zip(b.chunks(255 * 32));
+    runs.map(|(a, b)| {
+        let mut lanes = [0u8; 32];
+        let (whole_a, whole_b) = (a.chunks_exact(32), b.chunks_exact(32));
+        let rest = whole_a.remainder().iter().zip(whole_b.remainder()).filter(|(a, b)| a != b).count() as u64;
+        for (a, b) in whole_a.zip(whole_b) {
+            for lane in 0..32 {
+                lanes[lane] += u8::from(a[lane] != b[lane]);
+            }
+        }
+        rest + lanes.iter().map(|lane| u64::from(*lane)).sum::<u64>()
+    })
+    .sum()
+}
+
+/// A hash of a page and its number: four lanes of multiply and rotate, mixed at the end. It finds accidents, not
+/// forgeries.
+fn fingerprint(page: u32, bytes: &[u8]) -> u64 {
+    const PRIME: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut lanes = [u64::from(page) + 1, 0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344, 0xA409_3822_299F_31D0];
+    for group in bytes.chunks(32) {
+        let mut words = [0u8; 32];
+        words[..group.len()].copy_from_slice(group);
+        for (lane, word) in lanes.iter_mut().zip(words.chunks_exact(8)) {
+            let word = word.try_into().map_or(0, u64::from_le_bytes);
+            *lane = (*lane ^ word).wrapping_mul(PRIME).rotate_left(29);
+        }
+    }
+    lanes.iter().fold(0, |hash: u64, lane| {
+        let mixed = (hash ^ lane).wrapping_mul(PRIME);
+        mixed ^ (mixed >> 32)
+    })
+}
+
+/// A set of page numbers.
+struct PageSet(Vec<u64>);
+
+impl PageSet {
+    fn new(pages: usize) -> Self {
+        PageSet(vec![0; pages.div_ceil(64)])
+    }
+
+    /// Adds a page; whether it was not in the set before.
+    fn insert(&mut self, page: u32) -> bool {
+        let (cell, bit) = (&mut self.0[page as usize / 64], 1u64 << (page % 64));
+        let fresh = *cell & bit == 0;
+        *cell |= bit;
+        fresh
+    }
+
+    fn remove(&mut self, page: u32) {
+        self.0[page as usize / 64] &= !(1u64 << (page % 64));
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        let cells = self.0.iter().enumerate().filter(|(_, cell)| **cell != 0);
+        cells.flat_map(|(index, cell)| {
+            (0..64).filter(move |bit| cell >> bit & 1 == 1).map(move |bit| (index * 64 + bit) as u32)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory {
+        let mut weights = Mapping::zeroed(2 * PAGE + 100).unwrap();
+        weights.bytes_mut().fill(7);
+        Memory::new(weights, Mapping::zeroed(2 * PAGE).unwrap())
+    }
+
+    fn all(memory: &Memory) -> Vec<u8> {
+        [memory.bytes(0, 2 * PAGE + 100), memory.bytes(3 * PAGE, 2 * PAGE)].concat()
+    }
+
+    #[test]
+    fn what_is_dropped_leaves_nothing_and_what_is_kept_can_be_put_back() {
+        let mut memory = memory();
+        let base = all(&memory);
+        let mut change = memory.begin();
+        change.write(PAGE - 2, &[1, 2, 3, 4]);
+        change.write(2 * PAGE + 99, &[9]);
+        assert_eq!(change.changed_bytes(&[(0, PAGE), (PAGE, PAGE + 100), (3 * PAGE, PAGE)]), [2, 3, 0]);
+        drop(change);
+        assert_eq!((all(&memory), memory.fingerprint()), (base.clone(), 0));
+
+        let mut change = memory.begin();
+        change.write(PAGE - 2, &[1, 2, 3, 4]);
+        change.write(3 * PAGE + 5, &[8]);
+        let before = change.commit();
+        assert_ne!(memory.fingerprint(), 0);
+        assert_eq!(memory.dirty_pages().collect::<Vec<_>>(), [0, 1, 3]);
+        let mut back = memory.begin();
+        for (page, bytes) in before.iter() {
+            back.write(page as usize * PAGE, bytes);
+        }
+        back.commit();
+        assert_eq!((all(&memory), memory.fingerprint()), (base, 0));
+    }
+
+    #[test]
+    fn equal_contents_have_equal_fingerprints_however_they_came_about() {
+        let (mut one, mut two) = (memory(), memory());
+        for (memory, writes) in [(&mut one, [(5, 1), (5, 2), (PAGE, 3)]), (&mut two, [(PAGE, 3), (6, 7), (5, 2)])] {
+            for (address, value) in writes {
+                let mut change = memory.begin();
+                change.write(address, &[value]);
+                change.commit();
+            }
+        }
+        assert_eq!(all(&one), all(&two));
+        assert_eq!(one.fingerprint(), two.fingerprint());
+    }
+
+    #[test]
+    fn differing_bytes_are_counted_exactly() {
+        let a: Vec<u8> = (0..20_000u32).map(|i| (i % 251) as u8).collect();
+        let mut b = a.clone();
+        for at in (0..20_000).step_by(7) {
+            b[at] ^= 1;
+        }
+        assert_eq!(count_differing(&a, &b), 20_000u64.div_ceil(7));
+        assert_eq!(count_differing(&a[..17], &b[..17]), 3);
+    }
+}
