@@ -1,6 +1,7 @@
 # Two commands do everything on a new machine: `make image` and `make boot`. Each target sets up what it needs itself.
 #   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   the image, in build/
 #   make boot                                                      the image, running, with a prompt
+#   make demo                                                      what it can do: changed while it runs, and changed back
 #   make test | check | bench | fuzz | deps | clean
 
 VENV := .venv
@@ -11,7 +12,7 @@ EXECUTABLE := vector_boot/target/release/vector_boot
 OPTIONS = $(if $(MODEL),--model $(MODEL)) $(if $(TYPE),--type $(TYPE))
 FUZZ_SECONDS ?= 15
 
-.PHONY: image boot test check fuzz bench deps clean
+.PHONY: image boot demo test check fuzz bench deps clean
 .DEFAULT_GOAL := image
 
 deps:
@@ -26,6 +27,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml | deps
 
 image: deps $(VENV)/.ready
 	@$(PY) -m builder build $(OPTIONS)
+
+demo: deps $(VENV)/.ready
+	@$(PY) -m builder demo $(OPTIONS)
 
 boot: deps $(VENV)/.ready
 	@$(PY) -m builder boot $(OPTIONS)

@@ -60,29 +60,48 @@ def run(arguments: argparse.Namespace) -> Answer:
     """
     config = read_config(arguments)
     disks = _state_disks(arguments.state)
-    image = _image(arguments.image, config)
+    image = open_or_build(arguments.image, config)
+    with booted(
+        image, config, disks=disks, run_folder=arguments.run, detach=arguments.detach, timeout=arguments.timeout
+    ) as (machine, client):
+        if not (arguments.detach or arguments.json):
+            return _prompt(machine, client)
+        client.close()  # since the port serves one client at a time, and now it is the caller's
+        return _detached(machine) if arguments.detach else _held(machine)
+
+
+@contextmanager
+def booted(
+    image: BootImage,
+    config: Config,
+    *,
+    append: str = "",
+    disks: tuple[Disk, ...] = (),
+    run_folder: Path | None = None,
+    detach: bool = False,
+    timeout: float | None = None,
+) -> Iterator[tuple[VirtualMachine, Machine]]:
+    """The machine of an image, and a client that it has answered hello; `append` goes to the kernel's command line.
+
+    Raises BootError when it does not come up, or comes up in emergency mode.
+    """
     accel = _accelerator(config.machine.accel)
     memory_mib = config.machine.memory_mib or image.need.mib
     _say(f"memory {image.need.explain()}" if memory_mib == image.need.mib else _unlike(memory_mib, image.need.mib))
     spec = MachineSpec(
         kernel=image.vmlinuz,
         initramfs=image.initramfs,
-        append=command_line(config.runtime, config.machine.append),
+        append=f"{command_line(config.runtime, config.machine.append)} {append}".strip(),
         disks=(Disk(image.rts, RTS_SERIAL, read_only=True), *disks),
         memory_mib=memory_mib,
         cpus=config.machine.cpus,
     )
-    with start(spec, accel=accel, run=arguments.run, detach=arguments.detach) as machine:
+    with start(spec, accel=accel, run=run_folder, detach=detach) as machine:
         with _reported() as reporter:
-            client = await_hello(
-                machine, reporter, timeout=arguments.timeout, memory_mib=memory_mib, need_mib=image.need.mib
-            )
+            client = await_hello(machine, reporter, timeout=timeout, memory_mib=memory_mib, need_mib=image.need.mib)
         with client:
-            _refuse_emergency(machine, client, detach=arguments.detach)
-            if not (arguments.detach or arguments.json):
-                return _prompt(machine, client)
-        # Disconnected, since the port serves one client at a time, and now it is the caller's.
-        return _detached(machine) if arguments.detach else _held(machine)
+            _refuse_emergency(machine, client, detach=detach)
+            yield machine, client
 
 
 def _prompt(machine: VirtualMachine, client: Machine) -> Answer:
@@ -195,7 +214,7 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _image(given: Path | None, config: Config) -> BootImage:
+def open_or_build(given: Path | None, config: Config) -> BootImage:
     """The image to boot, built first unless one is named."""
     if given is None:
         from builder.cli.build import run_plan

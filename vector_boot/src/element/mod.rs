@@ -8,6 +8,7 @@ mod float;
 mod q8_0;
 
 pub use codes::{Quantized, BLOCK};
+pub(crate) use float::{bf16_is_finite, f16_is_finite};
 pub use float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 
 use crate::gguf::TensorType;
@@ -106,14 +107,14 @@ impl Storage {
             Storage::F16 => {
                 for (bytes, x) in blocks.as_chunks_mut::<2>().0.iter_mut().zip(values) {
                     let half = f32_to_f16(*x);
-                    finite &= float::f16_is_finite(half);
+                    finite &= f16_is_finite(half);
                     *bytes = half.to_le_bytes();
                 }
             }
             Storage::BF16 => {
                 for (bytes, x) in blocks.as_chunks_mut::<2>().0.iter_mut().zip(values) {
                     let half = f32_to_bf16(*x);
-                    finite &= float::bf16_is_finite(half);
+                    finite &= bf16_is_finite(half);
                     *bytes = half.to_le_bytes();
                 }
             }
@@ -126,8 +127,6 @@ impl Storage {
         finite.then_some(()).ok_or(NotFinite)
     }
 }
-
-pub(crate) use float::{bf16_is_finite, f16_is_finite};
 
 /// Decodes whole blocks of a tensor; stops at the end of the shorter slice.
 ///

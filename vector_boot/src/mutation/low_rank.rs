@@ -40,27 +40,41 @@ impl Factor {
 /// # Errors
 /// `Unsupported` for a tensor type that is not F32 F16 BF16 Q8_0, `Shape` unless `rows` are whole rows of the factor's
 /// columns and `a` has one row for each, `NotFinite` if an element, or the scale of a block, would not be finite.
-pub fn apply(
+pub fn apply(factor: &Factor, tensor_type: TensorType, scale: f32, a: &[f32], rows: &mut [u8]) -> Result<(), Refused> {
+    let storage = Storage::of(tensor_type).ok_or(Refused::Unsupported)?;
+    if !factor.columns.is_multiple_of(storage.block_elements()) {
+        return Err(Refused::Shape);
+    }
+    let row_bytes = factor.columns / storage.block_elements() * storage.block_bytes();
+    let whole =
+        rows.len().is_multiple_of(row_bytes) && Some(a.len()) == (rows.len() / row_bytes).checked_mul(factor.rank);
+    if !whole {
+        return Err(Refused::Shape);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the CPU has what the function is compiled for.
+        #[allow(unsafe_code)]
+        return unsafe { avx2(factor, storage, scale, a, rows) };
+    }
+    portable(factor, storage, scale, a, rows)
+}
+
+/// The same code, compiled for wider vectors; never for FMA, which would round otherwise.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn avx2(factor: &Factor, storage: Storage, scale: f32, a: &[f32], rows: &mut [u8]) -> Result<(), Refused> {
+    portable(factor, storage, scale, a, rows)
+}
+
+#[inline(always)]
+pub(super) fn portable(
     factor: &Factor,
-    tensor_type: TensorType,
+    storage: Storage,
     scale: f32,
     a: &[f32],
     rows: &mut [u8],
 ) -> Result<(), Refused> {
-    let storage = Storage::of(tensor_type).ok_or(Refused::Unsupported)?;
-    if factor.columns % storage.block_elements() != 0 {
-        return Err(Refused::Shape);
-    }
-    let row_bytes = factor.columns / storage.block_elements() * storage.block_bytes();
-    let whole = rows.len() % row_bytes == 0 && Some(a.len()) == (rows.len() / row_bytes).checked_mul(factor.rank);
-    if !whole {
-        return Err(Refused::Shape);
-    }
-    product(factor, storage, scale, a, rows)
-}
-
-#[inline(always)]
-fn product(factor: &Factor, storage: Storage, scale: f32, a: &[f32], rows: &mut [u8]) -> Result<(), Refused> {
     let bytes_of = |columns: usize| columns / storage.block_elements() * storage.block_bytes();
     let mut values = [0.0; STRIP];
     for (number, panels) in factor.panels.chunks(STRIP / PANEL * factor.rank).enumerate() {

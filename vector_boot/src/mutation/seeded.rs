@@ -1,7 +1,7 @@
 //! Edits that a seed describes: the machine makes the noise itself.
 
 use super::{noise, Refused};
-use crate::element::{f16_to_f32, f32_to_f16, Quantized, Storage, BLOCK};
+use crate::element::{f16_is_finite, f16_to_f32, f32_to_f16, Quantized, Storage, BLOCK};
 use crate::gguf::TensorType;
 
 /// Elements of a float type handled at a time.
@@ -56,7 +56,30 @@ fn delta(scale: f32, word: u64) -> f32 {
 /// `Unsupported` for a tensor type the form does not support, `Shape` unless the blocks are whole, `NotFinite` if a
 /// selected element, or the scale of a block with one, would not be finite.
 pub fn apply(edit: &Seeded, tensor_type: TensorType, first_block: u64, blocks: &mut [u8]) -> Result<(), Refused> {
-    if blocks.len() as u64 % tensor_type.block_bytes() != 0 {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
+        // SAFETY: the CPU has what the function is compiled for.
+        #[allow(unsafe_code)]
+        return unsafe { avx2(edit, tensor_type, first_block, blocks) };
+    }
+    portable(edit, tensor_type, first_block, blocks)
+}
+
+/// The same code, compiled for wider vectors.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,popcnt")]
+fn avx2(edit: &Seeded, tensor_type: TensorType, first_block: u64, blocks: &mut [u8]) -> Result<(), Refused> {
+    portable(edit, tensor_type, first_block, blocks)
+}
+
+#[inline(always)]
+pub(super) fn portable(
+    edit: &Seeded,
+    tensor_type: TensorType,
+    first_block: u64,
+    blocks: &mut [u8],
+) -> Result<(), Refused> {
+    if !(blocks.len() as u64).is_multiple_of(tensor_type.block_bytes()) {
         return Err(Refused::Shape);
     }
     let first_element = first_block.wrapping_mul(tensor_type.block_elements());
@@ -158,7 +181,7 @@ fn scale(edit: &Seeded, quantized: Quantized, mut number: u64, blocks: &mut [u8]
             if edit.selects(word) {
                 let d = f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
                 let grown = f32_to_f16(d * (1.0 + delta(edit.scale, word)));
-                if !crate::element::f16_is_finite(grown) {
+                if !f16_is_finite(grown) {
                     return Err(Refused::NotFinite);
                 }
                 block[..2].copy_from_slice(&grown.to_le_bytes());

@@ -29,32 +29,48 @@ pub fn apply(
     values: &[f32],
 ) -> Result<(), Refused> {
     let storage = Storage::of(tensor_type).ok_or(Refused::Unsupported)?;
-    let (bytes, elements) = (storage.block_bytes(), storage.block_elements());
-    if blocks.len() % bytes != 0 || indices.len() != values.len() {
+    if !blocks.len().is_multiple_of(storage.block_bytes()) || indices.len() != values.len() {
         return Err(Refused::Shape);
     }
     if indices.windows(2).any(|pair| pair[0] >= pair[1]) {
         return Err(Refused::Outside);
     }
-    let block_of = |index: u64| index / elements as u64;
+    // One arm for each, so that the compiler knows the storage inside.
+    match storage {
+        Storage::F32 => each_block(op, Storage::F32, first_block, blocks, indices, values),
+        Storage::F16 => each_block(op, Storage::F16, first_block, blocks, indices, values),
+        Storage::BF16 => each_block(op, Storage::BF16, first_block, blocks, indices, values),
+        Storage::Q8_0 => each_block(op, Storage::Q8_0, first_block, blocks, indices, values),
+    }
+}
+
+#[inline(always)]
+fn each_block(
+    op: Op,
+    storage: Storage,
+    first_block: u64,
+    blocks: &mut [u8],
+    indices: &[u64],
+    values: &[f32],
+) -> Result<(), Refused> {
+    let elements = storage.block_elements() as u64;
     let mut decoded = [0.0; BLOCK];
-    let decoded = &mut decoded[..elements];
-    let mut at = 0;
-    while let Some(first) = indices.get(at) {
-        let number = block_of(*first);
+    let decoded = &mut decoded[..elements as usize];
+    let mut pairs = indices.iter().zip(values).peekable();
+    while let Some((first, _)) = pairs.peek() {
+        let number = **first / elements;
         let block = number
             .checked_sub(first_block)
-            .and_then(|offset| usize::try_from(offset).ok()?.checked_mul(bytes))
-            .and_then(|start| blocks.get_mut(start..)?.get_mut(..bytes))
+            .and_then(|offset| usize::try_from(offset).ok()?.checked_mul(storage.block_bytes()))
+            .and_then(|start| blocks.get_mut(start..)?.get_mut(..storage.block_bytes()))
             .ok_or(Refused::Outside)?;
         storage.dequantize(block, decoded);
-        while let Some(index) = indices.get(at).filter(|index| block_of(**index) == number) {
-            let x = &mut decoded[(index % elements as u64) as usize];
+        while let Some((index, value)) = pairs.next_if(|(index, _)| **index / elements == number) {
+            let x = &mut decoded[(index % elements) as usize];
             *x = match op {
-                Op::Set => values[at],
-                Op::Add => *x + values[at],
+                Op::Set => *value,
+                Op::Add => *x + *value,
             };
-            at += 1;
         }
         storage.quantize(decoded, block)?;
     }
