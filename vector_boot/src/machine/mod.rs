@@ -7,6 +7,7 @@ mod mutate;
 mod stats;
 mod uploads;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
@@ -44,6 +45,8 @@ pub struct Machine {
     /// Why the machine is in emergency mode, if it is.
     emergency: Option<Arc<str>>,
     energy_limited: bool,
+    /// Whether the request that runs now is to stop.
+    cancelled: Arc<AtomicBool>,
 }
 
 /// What a machine is made of.
@@ -72,6 +75,7 @@ impl Machine {
             build: build.into(),
             emergency: None,
             energy_limited,
+            cancelled: Arc::default(),
         };
         let budget = Budget::of_memory(sys::total_memory());
         let vitals = Vitals::new(shared.words());
@@ -127,6 +131,16 @@ impl Machine {
             uploads.note_connection(connected, now);
         }
         uploads.expire(now);
+    }
+
+    /// Has the request that runs now stop.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// The next request is not the one that was cancelled.
+    pub fn forget_cancellation(&self) {
+        self.cancelled.store(false, Ordering::Relaxed);
     }
 
     fn tell(&self, event: Value) {

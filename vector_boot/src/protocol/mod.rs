@@ -9,7 +9,7 @@ mod request;
 
 pub use framing::{Blob, Framer, Incoming, Message, LINE_LIMIT};
 pub use params::{parse_hex, required, Params};
-pub use reply::{event, greeting, Failure, Reply};
+pub use reply::{cancelled, event, greeting, Failure, Reply};
 pub use request::{Envelope, Request};
 
 /// Bytes of the largest blob.

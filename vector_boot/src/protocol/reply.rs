@@ -40,6 +40,11 @@ impl Failure {
     }
 }
 
+/// The answer to a request that was cancelled, which the protocol's table has no code for.
+pub fn cancelled() -> Failure {
+    Failure::new(-32800, "the request was cancelled")
+}
+
 /// An answer, with the blob that follows its line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {

@@ -7,6 +7,7 @@ mod connection;
 mod link;
 mod model;
 mod options;
+mod runner;
 mod service;
 
 use std::fs::File;

@@ -2,17 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::mpsc::{channel, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use serde_json::{json, Value};
+use serde_json::json;
 
 use super::connection::{Connection, Pending};
 use super::link::{Change, Link};
+use super::runner::{Job, Runner};
 use crate::machine::Machine;
-use crate::protocol::{self, required, Blob, Failure, Reply, Request};
+use crate::protocol::{self, required, Failure, Reply, Request};
 use crate::standalone::control::Control;
-use crate::sys::message;
 use crate::sys::ready::{wait, Interest};
 
 /// The loop turns at least this often, whatever poll says.
@@ -21,18 +20,10 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 const BYE_WAIT_MS: u64 = 1000;
 /// Messages of the supervisor taken up in one turn.
 const CONTROL_LIMIT: usize = 64;
-/// Methods that read all weights: they run beside the loop, which stays awake for events and beats.
-const LONG_METHODS: [&str; 4] = ["digest", "rollback", "promote", "checkpoint"];
-/// A mutation of single bytes with no larger a blob is done before another thread would have woken up.
-const QUICK_BLOB_BYTES: usize = 64 << 10;
+/// What is answered while a request runs beside, whatever waits before it.
+const ANSWERED_BESIDE: [&str; 5] = ["hello", "stats", "interrupt", "cancel", "shutdown"];
 
 type Answer = Result<Reply, Failure>;
-
-/// Work for the second thread.
-enum Job {
-    Answer(Request, Instant),
-    ExpireLease,
-}
 
 /// Everything the loop knows.
 pub struct Service {
@@ -42,12 +33,7 @@ pub struct Service {
     connection: Connection,
     fault_allowed: bool,
     appliance: bool,
-    jobs: Sender<Job>,
-    /// Answers of the second thread, with the ids of their requests.
-    answers: Receiver<Option<(Value, Answer)>>,
-    wake: OwnedFd,
-    /// Connection the running job belongs to; an answer for an older one is dropped.
-    running: Option<u64>,
+    runner: Runner,
     stopping: Option<Stopping>,
     crash: Option<String>,
     started: Instant,
@@ -71,32 +57,7 @@ impl Service {
         fault_allowed: bool,
         appliance: bool,
     ) -> io::Result<Self> {
-        let (wake, waker) = message::pair()?;
-        let (jobs, todo) = channel::<Job>();
-        let (done, answers) = channel();
-        let (started, ready) = channel();
-        let runner = machine.clone();
-        std::thread::Builder::new().name("runtime".into()).stack_size(256 << 10).spawn(move || {
-            let _ = started.send(vec![0u8]); // the allocator has met this thread now
-            for job in todo {
-                let answer = match job {
-                    Job::Answer(request, received) => {
-                        let answer = runner.answer(&request, received);
-                        Some((request.id, answer))
-                    }
-                    Job::ExpireLease => {
-                        runner.expire_lease();
-                        None
-                    }
-                };
-                if done.send(answer).is_err() {
-                    break;
-                }
-                let _ = message::send(&waker, &[1]);
-            }
-        })?;
-        // A thread sets itself up with system calls that the filter will not allow.
-        let _ = ready.recv();
+        let runner = Runner::start_thread(machine.clone())?;
         Ok(Service {
             machine,
             link,
@@ -104,10 +65,7 @@ impl Service {
             connection: Connection::fresh(0),
             fault_allowed,
             appliance,
-            jobs,
-            answers,
-            wake,
-            running: None,
+            runner,
             stopping: None,
             crash: None,
             started: Instant::now(),
@@ -139,10 +97,10 @@ impl Service {
         let until =
             |deadline: Option<u64>| deadline.map_or(LONGEST_WAIT, |ms| Duration::from_millis(ms.saturating_sub(now)));
         let stop = self.stopping.as_ref().map(|stopping| stopping.deadline_ms);
-        let lease = self.machine.lease_left_us().filter(|_| self.running.is_none()).map(Duration::from_micros);
+        let lease = self.machine.lease_left_us().filter(|_| !self.runner.is_busy()).map(Duration::from_micros);
         let timeout = LONGEST_WAIT.min(until(self.connection.deadline_ms())).min(until(stop));
         let timeout = timeout.min(lease.unwrap_or(LONGEST_WAIT));
-        let mut interests = vec![Interest::read(self.control.as_raw_fd()), Interest::read(self.wake.as_raw_fd())];
+        let mut interests = vec![Interest::read(self.control.as_raw_fd()), Interest::read(self.runner.fd())];
         interests.extend(self.link.interests(self.connection.may_read(), self.connection.has_output()));
         let _ = wait(&mut interests, timeout);
     }
@@ -163,27 +121,19 @@ impl Service {
     }
 
     fn collect_answer(&mut self) {
-        let _ = message::receive(&self.wake, &mut [0; 8]);
-        if let Ok(answer) = self.answers.try_recv() {
-            let still_there = self.running.take() == Some(self.connection.number);
-            if let Some((id, answer)) = answer.filter(|_| still_there) {
+        let Some(done) = self.runner.collect() else { return };
+        if done.connection == self.connection.number {
+            if let Some((id, answer)) = done.answer {
                 self.connection.answer(&id, answer);
             }
-            self.tell_events();
         }
+        self.tell_events();
     }
 
     /// Has a trial ended whose time is over, once nothing else runs.
     fn expire_lease(&mut self) {
-        if self.running.is_none() && self.machine.lease_left_us() == Some(0) {
-            self.start_job(Job::ExpireLease);
-        }
-    }
-
-    fn start_job(&mut self, job: Job) {
-        self.running = Some(self.connection.number);
-        if self.jobs.send(job).is_err() {
-            std::process::exit(1); // the thread is gone: the supervisor starts a sound worker
+        if !self.runner.is_busy() && self.machine.lease_left_us() == Some(0) {
+            self.runner.start(Job::ExpireLease, self.connection.number);
         }
     }
 
@@ -213,7 +163,7 @@ impl Service {
             self.fulfil_crash();
         }
         // A host that has closed both sides hears nothing: only one that closed its own side is waited for.
-        let answered = self.connection.is_drained() && self.running.is_none();
+        let answered = self.connection.is_drained() && !self.runner.is_busy();
         if answered || (self.connection.input_has_ended() && self.link.has_hung_up()) {
             self.drop_connection();
         }
@@ -229,6 +179,7 @@ impl Service {
     }
 
     fn drop_connection(&mut self) {
+        self.runner.abandon();
         self.machine.follow_connection(Some(false));
         self.link.disconnect();
         self.connection = Connection::fresh(self.connection.number + 1);
@@ -243,6 +194,7 @@ impl Service {
                 let _ = self.connection.write(&mut self.link); // a failure shows again at the next read
             }
             Some(Change::Disconnected) => {
+                self.runner.abandon();
                 self.machine.follow_connection(Some(false));
                 self.connection = Connection::fresh(self.connection.number + 1);
             }
@@ -250,17 +202,18 @@ impl Service {
         }
     }
 
-    /// Answers what can be answered, in order; stops at a request that runs long. Tells whether anything was done.
+    /// Answers what can be answered; in order, but for what may pass a request that runs beside. Tells whether anything
+    /// was done.
     fn work(&mut self) -> bool {
         let mut worked = false;
-        while self.running.is_none() && self.crash.is_none() && !self.connection.is_full() {
-            let Some(pending) = self.connection.queue.pop_front() else { break };
+        while self.crash.is_none() && !self.connection.is_full() {
+            let Some(pending) = self.next_pending() else { break };
             worked = true;
             match pending {
                 Pending::Refused(id, failure) => self.connection.answer(&id, Err(failure)),
                 Pending::Bye => self.hear_bye(),
-                Pending::Request(request, received) if is_long(&request) => {
-                    self.start_job(Job::Answer(request, received));
+                Pending::Request(request, received) if Runner::takes(&request) => {
+                    self.runner.start(Job::Answer(request, received), self.connection.number);
                 }
                 Pending::Request(request, received) => {
                     let answer = self.answer(&request, received);
@@ -272,11 +225,26 @@ impl Service {
         worked
     }
 
+    fn next_pending(&mut self) -> Option<Pending> {
+        let queue = &mut self.connection.queue;
+        if !self.runner.is_busy() {
+            return queue.pop_front();
+        }
+        let passes = |pending: &Pending| match pending {
+            Pending::Request(request, _) => ANSWERED_BESIDE.contains(&request.method.as_str()),
+            Pending::Bye => true,
+            Pending::Refused(..) => false,
+        };
+        let found = queue.iter().position(passes).filter(|_| self.runner.runs_beside())?;
+        queue.remove(found)
+    }
+
     fn answer(&mut self, request: &Request, received: Instant) -> Answer {
         match request.method.as_str() {
             "subscribe" => self.subscribe(request),
             "shutdown" => self.shutdown(request),
             "fault" => self.fault(request),
+            "cancel" => self.cancel(request),
             _ => self.machine.answer(request, received),
         }
     }
@@ -292,6 +260,25 @@ impl Service {
         }
         self.connection.subscriptions.clone_from(&events);
         Ok(json!({"subscribed": events}).into())
+    }
+
+    /// Stops the running request of this id, or takes a waiting one out; both are answered.
+    fn cancel(&mut self, request: &Request) -> Answer {
+        let mut params = request.params.clone();
+        let id = required("request", params.value("request"))?;
+        params.finish()?;
+        request.no_blob()?;
+        let is_meant = |pending: &Pending| match pending {
+            Pending::Request(waiting, _) => waiting.id == id && Runner::runs_beside_others(waiting),
+            _ => false,
+        };
+        let mut cancelled = self.runner.cancel(&id, self.connection.number);
+        if let Some(found) = self.connection.queue.iter().position(is_meant).filter(|_| !cancelled) {
+            self.connection.queue.remove(found);
+            self.connection.answer(&id, Err(protocol::cancelled()));
+            cancelled = true;
+        }
+        Ok(json!({"cancelled": cancelled}).into())
     }
 
     fn shutdown(&mut self, request: &Request) -> Answer {
@@ -353,19 +340,4 @@ impl Service {
             _ => (),
         }
     }
-}
-
-fn is_long(request: &Request) -> bool {
-    match (request.method.as_str(), &request.blob) {
-        ("mutate", Blob::None | Blob::Upload(_)) => true,
-        ("mutate", Blob::Bytes(bytes)) => bytes.len() > QUICK_BLOB_BYTES || makes_noise(request),
-        (method, Blob::None) => LONG_METHODS.contains(&method),
-        _ => false,
-    }
-}
-
-/// Whether a mutation computes what it writes for whole tensors.
-fn makes_noise(request: &Request) -> bool {
-    let edits = request.params.get("edits").and_then(Value::as_array);
-    edits.is_some_and(|edits| edits.iter().any(|edit| edit["kind"] == "seeded" || edit["kind"] == "low_rank"))
 }

@@ -1,0 +1,163 @@
+//! The second thread: it runs what takes long, one request at a time.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::machine::Machine;
+use crate::protocol::{Blob, Failure, Reply, Request};
+use crate::sys::message;
+
+/// Methods that take long: they read or change all weights.
+const LONG_METHODS: [&str; 4] = ["digest", "rollback", "promote", "checkpoint"];
+/// Methods beside which others are answered.
+const BESIDE_METHODS: [&str; 2] = ["embed", "execute_pixels"];
+/// A mutation of single bytes with no larger a blob is done before another thread would have woken up.
+const QUICK_BLOB_BYTES: usize = 64 << 10;
+
+/// Work for the thread.
+pub enum Job {
+    /// A request, and when it came.
+    Answer(Request, Instant),
+    /// The open trial has ended.
+    ExpireLease,
+}
+
+/// What came of a job.
+pub struct Done {
+    /// The connection it was started for.
+    pub connection: u64,
+    /// Its answer and the id of its request, if it was one.
+    pub answer: Option<(Value, Result<Reply, Failure>)>,
+}
+
+struct Running {
+    connection: u64,
+    /// Id of a request beside which others are answered.
+    beside: Option<Value>,
+}
+
+/// The thread, and what it is at.
+pub struct Runner {
+    machine: Machine,
+    jobs: Sender<Job>,
+    answers: Receiver<Option<(Value, Result<Reply, Failure>)>>,
+    wake: OwnedFd,
+    running: Option<Running>,
+}
+
+impl Runner {
+    /// Starts the thread; system calls may be restricted afterwards.
+    ///
+    /// # Errors
+    /// If the thread or its wake-up cannot be made.
+    pub fn start_thread(machine: Machine) -> io::Result<Self> {
+        let (wake, waker) = message::pair()?;
+        let (jobs, todo) = channel();
+        let (done, answers) = channel();
+        let (started, ready) = channel();
+        let worker = machine.clone();
+        std::thread::Builder::new().name("runtime".into()).stack_size(256 << 10).spawn(move || {
+            let _ = started.send(vec![0u8]); // the allocator has met this thread now
+            for job in todo {
+                if done.send(work(&worker, job)).is_err() {
+                    break;
+                }
+                let _ = message::send(&waker, &[1]);
+            }
+        })?;
+        // A thread sets itself up with system calls that the filter will not allow.
+        let _ = ready.recv();
+        Ok(Runner { machine, jobs, answers, wake, running: None })
+    }
+
+    /// Becomes readable when a job is done.
+    pub fn fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    /// Whether a request is for the thread.
+    pub fn takes(request: &Request) -> bool {
+        match (request.method.as_str(), &request.blob) {
+            ("mutate", Blob::None | Blob::Upload(_)) => true,
+            ("mutate", Blob::Bytes(bytes)) => bytes.len() > QUICK_BLOB_BYTES || makes_noise(request),
+            (method, Blob::None) if LONG_METHODS.contains(&method) => true,
+            _ => Self::runs_beside_others(request),
+        }
+    }
+
+    /// Whether others are answered beside a request.
+    pub fn runs_beside_others(request: &Request) -> bool {
+        BESIDE_METHODS.contains(&request.method.as_str())
+    }
+
+    /// Whether a job is running.
+    pub fn is_busy(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Whether a job is running beside which others are answered.
+    pub fn runs_beside(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.beside.is_some())
+    }
+
+    /// Starts a job. Nothing else may be running.
+    pub fn start(&mut self, job: Job, connection: u64) {
+        let beside = match &job {
+            Job::Answer(request, _) if Self::runs_beside_others(request) => Some(request.id.clone()),
+            _ => None,
+        };
+        self.machine.forget_cancellation();
+        self.running = Some(Running { connection, beside });
+        if self.jobs.send(job).is_err() {
+            std::process::exit(1); // the thread is gone: the supervisor starts a sound worker
+        }
+    }
+
+    /// What came of the job, once it is done.
+    pub fn collect(&mut self) -> Option<Done> {
+        let _ = message::receive(&self.wake, &mut [0; 8]);
+        let answer = self.answers.try_recv().ok()?;
+        let connection = self.running.take()?.connection;
+        Some(Done { connection, answer })
+    }
+
+    /// Stops the request of this id if it is the one beside which others are answered; tells whether it is.
+    pub fn cancel(&self, id: &Value, connection: u64) -> bool {
+        let runs = |running: &Running| running.connection == connection && running.beside.as_ref() == Some(id);
+        let meant = self.running.as_ref().is_some_and(runs);
+        if meant {
+            self.machine.cancel();
+        }
+        meant
+    }
+
+    /// Stops what runs beside others for a connection that is gone: nobody waits for its answer.
+    pub fn abandon(&self) {
+        if self.runs_beside() {
+            self.machine.cancel();
+        }
+    }
+}
+
+fn work(machine: &Machine, job: Job) -> Option<(Value, Result<Reply, Failure>)> {
+    match job {
+        Job::Answer(request, received) => {
+            let answer = machine.answer(&request, received);
+            Some((request.id, answer))
+        }
+        Job::ExpireLease => {
+            machine.expire_lease();
+            None
+        }
+    }
+}
+
+/// Whether a mutation computes what it writes for whole tensors.
+fn makes_noise(request: &Request) -> bool {
+    let edits = request.params.get("edits").and_then(Value::as_array);
+    edits.is_some_and(|edits| edits.iter().any(|edit| edit["kind"] == "seeded" || edit["kind"] == "low_rank"))
+}
