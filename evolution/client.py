@@ -10,22 +10,30 @@ error of the machine's, LinkLost when the machine is gone, TimedOut, or Protocol
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from evolution import changes, uploads
 from evolution.decoding import decode
+from evolution.edits import Edit, pack
 from evolution.errors import MachineError, ProtocolBroken, Refused
 from evolution.framing import BLOB_LIMIT
 from evolution.link import Link, SocketLink
 from evolution.messages import (
+    Checkpoint,
     Digest,
     Event,
     Hello,
     Interrupt,
+    Mutation,
     Piece,
+    Promotion,
+    Record,
+    Rollback,
     Stats,
     TensorBytes,
     TensorInfo,
@@ -37,6 +45,9 @@ from vboot_errors import InputError
 TIMEOUT_S = 10.0
 _DIGEST_SECONDS = 600.0
 """An emulated machine hashes about 50 MB a second."""
+_CHANGE_SECONDS = 120.0
+"""A change may touch every weight, and an emulated machine is slow."""
+_UPLOAD_BYTES_PER_SECOND = 1 << 20
 _GENERATIONS_TRIED = 3
 _WRONG_PARAMS = -32602
 
@@ -143,6 +154,77 @@ class Machine:
         """Raise a neural interrupt; the runtime takes it now, not at the next beat."""
         return decode(Interrupt, self.request("interrupt", {"vector": vector}).result, name="interrupt")
 
+    def mutate(
+        self,
+        edits: Sequence[Edit],
+        *,
+        confidence: float,
+        base_generation: int | None = None,
+        origin: str = "",
+        lease_ms: int | None = None,
+        digest: bool = False,
+        id: str | None = None,  # noqa: A002
+        wait: bool = False,
+        progress: uploads.Progress = lambda _sent, _total: None,
+        timeout: float | None = None,
+    ) -> Mutation:
+        """Change the weights by `edits`, in order, all or none.
+
+        It is made for the generation `base_generation` (None: the current one) and refused (1007) for any other.
+        `lease_ms`: it is on trial, and taken back unless promoted or renewed in time. `digest`: have the reply tell
+        the changed tensors' SHA-256. `wait`: also for energy. `progress` is told of an upload, if one is needed.
+
+        Whatever becomes of the runtime and the line meanwhile, it is made once at most. When the reply is lost for
+        good, call again with the `id` (32 hex) of the error and the same `base_generation` to learn what happened.
+        """
+        members, data = pack(edits)
+        params = {
+            "id": id or secrets.token_hex(16),
+            "base_generation": self.hello().generation if base_generation is None else base_generation,
+            "confidence": confidence,
+            "origin": origin,
+            "edits": members,
+            **({"lease_ms": lease_ms} if lease_ms is not None else {}),
+            **({"digest": True} if digest else {}),
+        }
+        reply = self._change("mutate", params, data, wait=wait, progress=progress, timeout=timeout)
+        return decode(Mutation, reply.result, name="mutate")
+
+    def rollback(self, to: int, *, reason: str = "", id: str | None = None) -> Rollback:  # noqa: A002
+        """Make the weights those of generation `to` again, to the bit; Refused with 1014 if it is no longer kept."""
+        params = {"id": id or secrets.token_hex(16), "to": to, "reason": reason}
+        return decode(Rollback, self._change("rollback", params).result, name="rollback")
+
+    def promote(self, generation: int, *, id: str | None = None) -> Promotion:  # noqa: A002
+        """Keep this generation for good: a trial that led to it is no trial any more."""
+        params = {"id": id or secrets.token_hex(16), "generation": generation}
+        return decode(Promotion, self._change("promote", params).result, name="promote")
+
+    def renew(self, generation: int, lease_ms: int) -> None:
+        """Let the trial that led to this generation last `lease_ms` from now on."""
+        self._change("renew", {"generation": generation, "lease_ms": lease_ms})
+
+    def checkpoint(self, label: str = "") -> Checkpoint:
+        """Have the weights written down whole, so that less is to be replayed."""
+        return decode(Checkpoint, self._change("checkpoint", {"label": label}).result, name="checkpoint")
+
+    def history(self, start: int = 0) -> Iterator[Record]:
+        """The journal from the record number `start` on, oldest first, asked for as it is read."""
+        return changes.history(self._session, start, seconds=self.timeout)
+
+    def upload(
+        self,
+        data: bytes,
+        *,
+        progress: uploads.Progress = lambda _sent, _total: None,
+        timeout: float | None = None,
+    ) -> str:
+        """Send data larger than a request holds, in pieces of 1 MiB; its id (32 hex) stands for it for 60 s or more."""
+        seconds = self.timeout + len(data) / _UPLOAD_BYTES_PER_SECOND if timeout is None else timeout
+        ident = secrets.token_hex(16)
+        uploads.upload(self._session, ident, data, progress=progress, deadline=self._deadline(seconds))
+        return ident
+
     def subscribe(self, kinds: Sequence[str], *, on_event: Callable[[Event], None] | None = None) -> None:
         """Have these kinds of events sent from now on, and only these; they survive a restart of the runtime.
 
@@ -198,6 +280,20 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _change(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        data: bytes = b"",
+        *,
+        wait: bool = False,
+        progress: uploads.Progress = lambda _sent, _total: None,
+        timeout: float | None = None,
+    ) -> Reply:
+        seconds = _CHANGE_SECONDS + len(data) / _UPLOAD_BYTES_PER_SECOND if timeout is None else timeout
+        deadline = self._deadline(seconds)
+        return changes.change(self._session, method, params, data, wait=wait, progress=progress, deadline=deadline)
 
     def _read_pieces(self, tensor: str, offset: int, size: int) -> Iterator[tuple[int, bytes]]:
         """Generation and bytes of each blob that makes up the range."""

@@ -23,6 +23,25 @@ class Refused(MachineError):  # noqa: N818
         self.message = message
         self.data = data
 
+    @property
+    def retry_ms(self) -> int | None:
+        """After how many milliseconds the same may be accepted (1009, 1017)."""
+        return self._number("retry_ms")
+
+    @property
+    def generation(self) -> int | None:
+        """The current generation, for a change that was made for another one (1007)."""
+        return self._number("generation")
+
+    @property
+    def limit(self) -> int | None:
+        """How many edits one change may have (1013)."""
+        return self._number("limit")
+
+    def _number(self, name: str) -> int | None:
+        value = self.data.get(name) if isinstance(self.data, dict) else None
+        return value if type(value) is int else None
+
 
 class LinkLost(MachineError):  # noqa: N818
     """The connection is gone: the machine has ended, or its runtime was started anew during a request."""

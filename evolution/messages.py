@@ -169,6 +169,88 @@ class Interrupt:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """How much a mutation changed: the number of tensors, and of bytes in them that differ from before."""
+
+    tensors: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """An accepted mutation. `durable`: it survives a power cut; `replayed`: it had been accepted before, by this id.
+
+    `sha256` (hex, by name) of at most 256 changed tensors, where it was asked for.
+    """
+
+    id: str
+    generation: int
+    changed: Changed
+    durable: bool
+    replayed: bool
+    sha256: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """The weights are those of the generation `restored` again, as the new generation `generation`."""
+
+    generation: int
+    restored: int
+    replayed: bool
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """The generation that is kept across a restart from now on."""
+
+    promoted: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights were written down whole as of `generation`; `durable`: on a state device."""
+
+    generation: int
+    durable: bool
+
+
+@dataclass(frozen=True)
+class Record:
+    """An entry of the journal. `kind` and `verdict` are words; `code` is the protocol's, where it was refused.
+
+    `generation` is the one after it, `uptime_us` when it happened (microseconds since the start). What a kind does not
+    have (a mutation alone has a confidence) is None.
+    """
+
+    generation: int
+    kind: str
+    verdict: str
+    code: int | None
+    id: str | None
+    origin: str | None
+    confidence: float | None
+    edits: int
+    changed_bytes: int
+    uptime_us: int
+
+
+@dataclass(frozen=True)
+class RecordPage:
+    """As many records as were asked for and fit a line; `next` is where the rest starts, if there is more."""
+
+    records: tuple[Record, ...]
+    next: int | None
+
+
+@dataclass(frozen=True)
+class Received:
+    """How many bytes of an upload the machine has."""
+
+    received: int
+
+
+@dataclass(frozen=True)
 class HeartbeatEvent:
     """The machine beat: the how-manieth time, and how late."""
 

@@ -23,8 +23,10 @@ from evolution.link import Link
 from evolution.messages import Event, Hello, parse_event
 
 PROTOCOL = 1
-IDEMPOTENT = frozenset({"hello", "stats", "tensors", "read", "digest", "subscribe"})
-"""Methods that change nothing when they are done twice."""
+IDEMPOTENT = frozenset({"hello", "stats", "tensors", "read", "digest", "subscribe", "history", "renew", "checkpoint"})
+"""Methods that change nothing more when they are done twice."""
+NAMED = frozenset({"mutate", "rollback", "promote", "upload"})
+"""Methods whose id makes it safe to repeat them: what was done is answered as before, and not done again."""
 
 _BUSY = 1017
 _ATTEMPTS = 3
@@ -35,6 +37,13 @@ _CONNECT_AGAIN_SECONDS = 0.2
 _BLOB_STALL_SECONDS = 2.0
 _RECOVERY_SECONDS = 10.0
 """For the line to be brought in order while events are waited for."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """Stands for the bytes of an upload that is complete, by its id (32 hex), where a request takes a blob."""
+
+    id: str
 
 
 @dataclass(frozen=True)
@@ -80,22 +89,29 @@ class Session:
                 with suppress(LinkLost, ProtocolBroken):
                     self._exchange("subscribe", {"events": list(self._subscribed)}, None, deadline)
 
-    def request(self, method: str, params: Mapping[str, Any], blob: bytes | None, deadline: float) -> Reply:
-        """The reply to a request; one of `IDEMPOTENT` is repeated when the machine's runtime was started anew.
+    def request(self, method: str, params: Mapping[str, Any], blob: bytes | Uploaded | None, deadline: float) -> Reply:
+        """The reply to a request.
 
-        Raises Refused for an error reply; LinkLost, TimedOut or ProtocolBroken when there is none.
+        One of `IDEMPOTENT` or `NAMED` is repeated when the machine's runtime was started anew, a `NAMED` one also when
+        its reply does not come. Raises Refused for an error reply; LinkLost, TimedOut or ProtocolBroken when there is
+        none.
         """
-        attempts = _ATTEMPTS if method in IDEMPOTENT else 1
+        attempts = _ATTEMPTS if method in IDEMPOTENT or method in NAMED else 1
+        sent = False
         while True:
-            # What came meanwhile may tell that the runtime is another one: better known before than after.
-            self._catch_up()
-            self.establish(deadline)
             try:
-                return self._exchange(method, params, blob, deadline)
-            except (LinkLost, ProtocolBroken) as error:
+                # What came meanwhile may tell that the runtime is another one: better known before than after.
+                self._catch_up()
+                self.establish(deadline)
+                sent = True
+                return self._exchange(method, params, blob, _patience(method, attempts, deadline))
+            except (LinkLost, ProtocolBroken, TimedOut) as error:
+                if not sent:
+                    raise
                 attempts -= 1
-                if attempts <= 0:
-                    raise _uncertain(method, error) from error
+                lost = method in NAMED or not isinstance(error, TimedOut)
+                if attempts <= 0 or not lost or time.monotonic() >= deadline:
+                    raise _uncertain(method, params, error) from error
 
     def subscribe(self, kinds: tuple[str, ...], deadline: float) -> None:
         """Have these kinds of events sent from now on, also by a runtime that is started anew."""
@@ -117,6 +133,13 @@ class Session:
     def notify(self, method: str, deadline: float) -> None:
         """Send a notification, which is not answered. Raises LinkLost, TimedOut."""
         self._send(encode({"jsonrpc": "2.0", "method": method}), deadline)
+
+    def pause(self, seconds: float) -> None:
+        """Wait for so long. Raises what `check` raises."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._check()
+            time.sleep(min(left, _SLICE_SECONDS))
 
     def is_alive(self) -> bool:
         """Whether somebody is there, as far as can be told without asking. Takes in what has arrived."""
@@ -183,9 +206,12 @@ class Session:
                 return _reply(incoming)
         return None
 
-    def _exchange(self, method: str, params: Mapping[str, Any], blob: bytes | None, deadline: float) -> Reply:
+    def _exchange(
+        self, method: str, params: Mapping[str, Any], blob: bytes | Uploaded | None, deadline: float
+    ) -> Reply:
         ident = secrets.token_hex(8)
-        data = encode(_request(ident, method, params), blob)
+        uploaded = {"blob": {"upload": blob.id}} if isinstance(blob, Uploaded) else {}
+        data = encode(_request(ident, method, params) | uploaded, None if isinstance(blob, Uploaded) else blob)
         # Left so by whatever ends the sending early, Ctrl-C included: half a message may be on the line.
         self._in_order = False
         self._send(data, deadline)
@@ -290,9 +316,21 @@ def _reply(message: Message) -> Reply:
     raise ProtocolBroken("the machine's answer has neither a result nor an error", remedy="report this bug")
 
 
-def _uncertain(method: str, error: MachineError) -> MachineError:
+def _patience(method: str, attempts: int, deadline: float) -> float:
+    """Until when the reply of this attempt is waited for: one that may be repeated leaves time for it."""
+    if method not in NAMED:
+        return deadline
+    now = time.monotonic()
+    return now + (deadline - now) / attempts
+
+
+def _uncertain(method: str, params: Mapping[str, Any], error: MachineError) -> MachineError:
     """The error as its caller should see it: what was repeated did not help, the rest may have been done."""
-    if method in IDEMPOTENT:
+    if method in IDEMPOTENT or (isinstance(error, TimedOut) and method not in NAMED):
         return error
     what = f"{error.what} while {method} was under way: it may or may not have been done"
+    if method in NAMED:
+        return type(error)(
+            what, remedy=f"repeat it with the id {params.get('id') or params.get('upload')}, which never does it twice"
+        )
     return type(error)(what, remedy="look before you repeat it")

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from evolution.edits import SEEDED_FORMS
 from evolution.errors import printable
 from evolution.messages import FAULTS
 from vboot_errors import InputError
 
-Kind = Literal["tensor", "integer", "seconds", "verb", "fault"]
+Kind = Literal["tensor", "integer", "number", "seconds", "verb", "fault", "form", "watched", "text"]
 AS_JSON = "--json"
+WATCHED = ("heartbeats", "mutations")
+"""What `watch` shows: beats, or changes of the weights and alerts."""
+
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,4})?")
 
 
 @dataclass(frozen=True)
@@ -37,21 +43,64 @@ class Argument:
 
 
 @dataclass(frozen=True)
+class Option:
+    """A word that starts with --; with a `value`, the next word is its value. `many`: it may be given again."""
+
+    name: str
+    value: Argument | None = None
+    many: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name among the values of a command."""
+        return self.name.removeprefix("--")
+
+    @property
+    def usage(self) -> str:
+        """[--reboot] or [--scale SCALE]."""
+        words = f"{self.name} {self.value.name.upper()}" if self.value else self.name
+        return f"[{words} ...]" if self.many else f"[{words}]"
+
+
+@dataclass(frozen=True)
 class Verb:
     """One command. `fault_only`: for machines that serve fault requests, not shown on others."""
 
     name: str
     help: str
     arguments: tuple[Argument, ...] = ()
-    options: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
     fault_only: bool = False
 
     @property
     def usage(self) -> str:
-        """How it is written."""
-        words = [argument.usage for argument in self.arguments] + [f"[{option}]" for option in self.options]
+        """How it is written, in full."""
+        words = [argument.usage for argument in self.arguments] + [option.usage for option in self.options]
         return " ".join([self.name, *words]) if self.name != "raw" else "raw {JSON}"
 
+    @property
+    def short_usage(self) -> str:
+        """The usage, for a list: many options are not spelt out."""
+        return self.usage if len(self.options) < 3 else f"{self.name} OPTIONS"
+
+
+def _valued(name: str, value: str, kind: Kind, *, many: bool = False) -> Option:
+    return Option(name, Argument(value, kind), many)
+
+
+_MUTATE_OPTIONS = (
+    _valued("--recipe", "file", "text"),
+    _valued("--seeded", "glob", "tensor"),
+    _valued("--form", "form", "form"),
+    _valued("--density", "share", "number"),
+    _valued("--scale", "scale", "number"),
+    _valued("--seed", "hex", "text"),
+    _valued("--set", "tensor[index]=value", "tensor", many=True),
+    _valued("--dense", "tensor@offset=hex", "tensor", many=True),
+    _valued("--confidence", "c", "number"),
+    _valued("--origin", "name", "text"),
+    _valued("--lease", "seconds", "seconds"),
+)
 
 VERBS: tuple[Verb, ...] = (
     Verb("help", "list the commands, or explain one", (Argument("command", "verb"),)),
@@ -65,7 +114,33 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb("digest", "SHA-256 of the model, and of the tensors named", (Argument("name", "tensor", many=True),)),
     Verb("interrupt", "raise a neural interrupt: a vector from 0 to 255 (255)", (Argument("vector", "integer"),)),
-    Verb("watch", "show heartbeats as they come, until Ctrl-C or for so long", (Argument("seconds", "seconds"),)),
+    Verb(
+        "mutate",
+        "change the weights: --seeded noise, --set elements, --dense bytes, or a --recipe; see `help mutate`",
+        options=_MUTATE_OPTIONS,
+    ),
+    Verb(
+        "renew",
+        "let the trial of a generation (the current one) last for so long from now on",
+        (Argument("seconds", "seconds", required=True), Argument("generation", "integer")),
+    ),
+    Verb("promote", "keep a generation (the current one) for good", (Argument("generation", "integer"),)),
+    Verb(
+        "rollback",
+        "make the weights those of an older generation again, to the bit",
+        (Argument("generation", "integer", required=True), Argument("reason", "text")),
+    ),
+    Verb("checkpoint", "write the weights down whole, so that less is to be replayed", (Argument("label", "text"),)),
+    Verb(
+        "history",
+        "what was done to the weights: the newest records, or all from one on",
+        (Argument("from", "integer"),),
+    ),
+    Verb(
+        "watch",
+        "show heartbeats (or mutations and alerts) as they come, until Ctrl-C or for so long",
+        (Argument("what", "watched"), Argument("seconds", "seconds")),
+    ),
     Verb("raw", 'send any request, such as raw {"method": "stats", "params": {}}'),
     Verb(
         "fault",
@@ -73,7 +148,7 @@ VERBS: tuple[Verb, ...] = (
         (Argument("what", "fault", required=True), Argument("count", "integer")),
         fault_only=True,
     ),
-    Verb("shutdown", "end the machine in order: power off, or reboot", options=("--reboot",)),
+    Verb("shutdown", "end the machine in order: power off, or reboot", options=(Option("--reboot"),)),
     Verb("quit", "leave this prompt"),
 )
 """The commands, in the order in which help lists them."""
@@ -81,8 +156,8 @@ VERBS: tuple[Verb, ...] = (
 
 @dataclass(frozen=True)
 class Command:
-    """A line that was understood. `values` holds the arguments given by name (a list where there may be many), each
-    option as True, and for `raw` the `request`."""
+    """A line that was understood. `values` holds arguments and options by name (a list where there may be many, True
+    for an option without a value), and for `raw` the `request`."""
 
     verb: str
     values: Mapping[str, Any]
@@ -124,18 +199,34 @@ def completions(text: str, *, tensors: Callable[[], Sequence[str]], faults: bool
     verb = next((verb for verb in known if verb.name == before[0]), None)
     if verb is None or verb.name == "raw":
         return ()
-    if word.startswith("-"):
-        return _starting(word, [*verb.options, AS_JSON])
-    position = sum(not each.startswith("-") for each in before[1:])
-    argument = _argument_at(verb, position)
+    position, option = _walk(verb, before[1:])
+    if option is None and word.startswith("-"):
+        return _starting(word, [*(each.name for each in verb.options), AS_JSON])
+    argument = option.value if option else _argument_at(verb, position)
     candidates: Mapping[str, Callable[[], Sequence[str]]] = {
         "tensor": tensors,
         "verb": lambda: [verb.name for verb in known],
         "fault": lambda: FAULTS,
+        "form": lambda: SEEDED_FORMS,
+        "watched": lambda: WATCHED,
     }
     if argument is None or argument.kind not in candidates:
         return ()
     return _starting(word, candidates[argument.kind]())
+
+
+def _walk(verb: Verb, words: Sequence[str]) -> tuple[int, Option | None]:
+    """How many arguments these words are, and the option whose value is to come next, if one is."""
+    position = 0
+    option: Option | None = None
+    for word in words:
+        if option is not None:
+            option = None
+        elif word.startswith("-"):
+            option = next((each for each in verb.options if each.name == word and each.value), None)
+        else:
+            position += 1
+    return position, option
 
 
 def _starting(word: str, candidates: Sequence[str]) -> tuple[str, ...]:
@@ -153,24 +244,44 @@ def _find(name: str, *, faults: bool) -> Verb:
 
 def _parse_words(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
+    options = {option.name: option for option in verb.options}
     position = 0
-    for word in words:
-        if word in verb.options:
-            values[word.lstrip("-")] = True
+    left = iter(words)
+    for word in left:
+        if word in options:
+            _take_option(verb, options[word], left, values)
             continue
         argument = _argument_at(verb, position)
+        if argument is not None and argument.kind == "watched" and word not in WATCHED:
+            position += 1
+            argument = _argument_at(verb, position)
         if argument is None or word.startswith("--"):
             raise _misused(verb, f"{verb.name} does not take {printable(word)}")
-        value = _parse_word(verb, argument, word)
-        if argument.many:
-            values.setdefault(argument.name, []).append(value)
-        else:
-            values[argument.name] = value
+        _keep(values, argument.name, _parse_word(verb, argument, word), many=argument.many)
         position += 1
     missing = [argument for argument in verb.arguments[position:] if argument.required]
     if missing:
         raise _misused(verb, f"{verb.name} needs {missing[0].name.upper()}")
     return values
+
+
+def _take_option(verb: Verb, option: Option, left: Iterator[str], values: dict[str, Any]) -> None:
+    if option.value is None:
+        values[option.key] = True
+        return
+    word = next(left, None)
+    if word is None or word.startswith("--"):
+        raise _misused(verb, f"{option.name} needs {option.value.name.upper()}")
+    if option.key in values and not option.many:
+        raise _misused(verb, f"{option.name} may be given once")
+    _keep(values, option.key, _parse_word(verb, option.value, word), many=option.many)
+
+
+def _keep(values: dict[str, Any], name: str, value: str | float, *, many: bool) -> None:
+    if many:
+        values.setdefault(name, []).append(value)
+    else:
+        values[name] = value
 
 
 def _argument_at(verb: Verb, position: int) -> Argument | None:
@@ -190,11 +301,15 @@ def _parse_word(verb: Verb, argument: Argument, word: str) -> str | int | float:
         if not (word.isascii() and whole.isdigit() and (fraction + "0").isdigit()) or len(word) > 15:
             raise _misused(verb, f"{argument.name.upper()} must be a number of seconds, not {printable(word)}")
         return float(word)
+    if argument.kind == "number":
+        if not _NUMBER.fullmatch(word):
+            raise _misused(verb, f"{argument.name.upper()} must be a number, not {printable(word)}")
+        return float(word)
     return word
 
 
 def _misused(verb: Verb, what: str) -> InputError:
-    return InputError(what, remedy=f"write {verb.usage}")
+    return InputError(what, remedy=f"write {verb.short_usage}")
 
 
 def _parse_request(text: str) -> dict[str, Any]:

@@ -24,7 +24,12 @@ from vboot_errors import VbootError
 VERBS: Mapping[str, str] = {
     "build": "build the image: executable, model, container, manifest",
     "boot": "boot the image in QEMU and open a prompt on it",
+    "demo": "boot the image, mutate it while it runs, roll it back",
     "shell": "open a prompt on a running machine",
+    "mutate": "change the weights of a running machine",
+    "rollback": "go back to an older generation of the weights",
+    "promote": "keep a generation of the weights for good",
+    "history": "show what was done to a machine's weights",
     "stop": "end a running machine in order",
     "compose": "make vectorland.gguf: a model plus the tensors of the machine",
     "inspect": "show what an RTS or GGUF file holds",
@@ -140,7 +145,8 @@ def _described(error: Exception) -> dict[str, Any]:
     """An error as JSON; its message is the line that people see."""
     if isinstance(error, VbootError):
         details = {name: value for name, value in vars(error).items() if value is not None}
-        return {"type": type(error).__name__, "message": str(error)} | details
+        # Last, as an error may have a message of its own, from a machine and not fit for a terminal.
+        return {"type": type(error).__name__} | details | {"message": str(error)}
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return {"type": type(error).__name__, "message": f"{place}{error.strerror}"}

@@ -1,9 +1,13 @@
-"""Finding the machine that a verb is about."""
+"""Finding the machine that a verb is about, and reaching it."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from evolution.client import Machine, connect
 from qemu.launch import attach
 from qemu.machine import Machine as VirtualMachine
 from vboot_errors import InputError, VbootError
@@ -11,7 +15,35 @@ from vboot_errors import InputError, VbootError
 RUNS = Path("build/run")
 """Where `vboot boot` keeps its run folders."""
 
+TIMEOUT_S = 10.0
+
 _NEWEST_LOOKED_AT = 100
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a machine, and how long it may take."""
+    parser.add_argument(
+        "machine", nargs="?", type=Path, metavar="RUN|SOCKET",
+        help="run folder or evolution socket (default: the newest machine that runs)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=float, default=TIMEOUT_S, metavar="S", help=f"seconds for each answer (default {TIMEOUT_S:g})"
+    )
+
+
+@contextmanager
+def connected(arguments: argparse.Namespace) -> Iterator[Machine]:
+    """A connection to the machine that the arguments of `add_machine` name.
+
+    Raises InputError, BootError, MachineError.
+    """
+    found = find_machine(arguments.machine)
+    if isinstance(found, Path):
+        with connect(found, timeout=arguments.timeout) as machine:
+            yield machine
+        return
+    with found as virtual, connect(virtual.evolution, timeout=arguments.timeout, check=virtual.check) as machine:
+        yield machine
 
 
 def newest_running(runs: Path = RUNS) -> VirtualMachine:

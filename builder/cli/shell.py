@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 from builder.cli.answer import Answer
-from builder.cli.machines import find_machine
+from builder.cli.machines import add_machine, find_machine
+from builder.cli.shell_changes import tell_event
 from builder.cli.shell_commands import execute, watch, welcome
 from builder.cli.shell_terminal import editing, is_interactive, read_line
 from evolution.client import Machine, connect
 from evolution.errors import LinkLost, Refused, TimedOut
+from evolution.messages import MutationEvent
 from evolution.shell import completions, parse
 from vboot_errors import BootError, VbootError
 
@@ -23,11 +26,7 @@ _POWER_OFF_S = 60.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument(
-        "machine", nargs="?", type=Path, metavar="RUN|SOCKET",
-        help="run folder or evolution socket (default: the newest machine that runs)",
-    )  # fmt: skip
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds for each answer (default 10)")
+    add_machine(parser)
 
 
 def run(arguments: argparse.Namespace) -> Answer:
@@ -70,11 +69,14 @@ class Shell:
         self._explain = explain
         self._faults = machine.allows_faults()
         self._names: Sequence[str] | None = None
+        self._told: Sequence[str] = ("mutation", "alert") if self.interactive else ()
+        """Kinds of events that are shown between commands: to a person only."""
 
     def run(self) -> None:
         """Raises LinkLost or BootError when the machine ends without having been told to."""
         with editing(self._complete) if self.interactive else nullcontext():
             if self.interactive:
+                self._machine.subscribe(self._told)
                 print(f"{welcome(self._machine.greeted)}; help lists the commands, Ctrl-D leaves")
             while self._one_line():
                 pass
@@ -85,6 +87,7 @@ class Shell:
             line = read_line(prompt=self.interactive, look=self._look)
             if line is None and self.interactive:
                 print()  # the prompt's line
+            self._tell_events()
             return line is not None and self._obey(line)
         except KeyboardInterrupt:
             if not self.interactive:
@@ -103,9 +106,7 @@ class Shell:
             if command.verb == "quit":
                 return False
             if command.verb == "watch":
-                with closing(watch(self._machine, seconds=command.values.get("seconds"))) as beats:
-                    for beat in beats:
-                        self._show(beat, as_json=as_json)
+                self._watch(command.values, as_json=as_json)
                 return True
             self._show(execute(command, self._machine, faults=self._faults), as_json=as_json)
             if command.verb == "shutdown":
@@ -118,6 +119,19 @@ class Shell:
                 self._look()
             self._complain(error)
         return True
+
+    def _watch(self, values: Mapping[str, Any], *, as_json: bool) -> None:
+        what, seconds = values.get("what", "heartbeats"), values.get("seconds")
+        with closing(watch(self._machine, what=what, seconds=seconds, afterwards=self._told)) as shown:
+            for answer in shown:
+                self._show(answer, as_json=as_json)
+
+    def _tell_events(self) -> None:
+        """What happened without our asking; our own changes have ids and were answered."""
+        for event in self._machine.events(timeout=0):
+            answer = None if isinstance(event, MutationEvent) and event.id else tell_event(event)
+            if answer is not None:
+                self._show(answer, as_json=self.as_json)
 
     def _show(self, answer: Answer, *, as_json: bool) -> None:
         print(json.dumps(answer.data) if as_json else answer.text, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from operator import itemgetter
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from builder.cli.answer import Answer, columns, human_bytes, printable
+from builder.cli.shell_changes import COMMANDS as CHANGES
+from builder.cli.shell_changes import tell_event
 from evolution.client import Machine
 from evolution.errors import MachineError, TimedOut
 from evolution.messages import HeartbeatEvent, Hello, Stats, TensorBytes, TensorInfo
@@ -35,14 +37,20 @@ def execute(command: Command, machine: Machine, *, faults: bool) -> Answer:
     return _COMMANDS[command.verb](machine, command.values)
 
 
-def watch(machine: Machine, *, seconds: float | None) -> Generator[Answer, None, None]:
-    """Heartbeats as they come, for so long, else for ever. Raises MachineError, also when none comes for long."""
-    machine.subscribe(["heartbeat"])
+def watch(
+    machine: Machine, *, what: str, seconds: float | None, afterwards: Sequence[str] = ()
+) -> Generator[Answer, None, None]:
+    """Heartbeats, or mutations and alerts (`shell.WATCHED`), as they come, for so long, else for ever.
+
+    `afterwards` are the kinds of events to subscribe to then. Raises MachineError, also when no heartbeat comes for
+    long.
+    """
+    machine.subscribe(["heartbeat"] if what == "heartbeats" else ["mutation", "alert"])
     try:
-        yield from _heartbeats(machine, seconds)
+        yield from _heartbeats(machine, seconds) if what == "heartbeats" else _changes(machine, seconds)
     finally:
         with suppress(MachineError):
-            machine.subscribe([])
+            machine.subscribe(afterwards)
 
 
 def welcome(hello: Hello) -> str:
@@ -55,9 +63,11 @@ def _help(name: str | None, *, faults: bool) -> Answer:
     known = [verb for verb in verbs(faults=faults) if name in (None, verb.name)]
     if not known:
         raise InputError(f"there is no command {printable(name or '')}", remedy="`help` lists them")
-    text = columns((verb.usage, verb.help) for verb in known)
     if name is None:
+        text = columns((verb.short_usage, verb.help) for verb in known)
         text += "\n--json after any command prints its answer as JSON; Tab completes, Ctrl-D leaves"
+    else:
+        text = "\n".join(verb.usage + ("  " if verb.usage == verb.short_usage else "\n") + verb.help for verb in known)
     return Answer({"commands": [{"usage": verb.usage, "help": verb.help} for verb in known]}, text)
 
 
@@ -175,6 +185,7 @@ _COMMANDS: Mapping[str, Callable[[Machine, Mapping[str, Any]], Answer]] = {
     "read": _read,
     "digest": _digest,
     "interrupt": _interrupt,
+    **CHANGES,
     "raw": _raw,
     "fault": _fault,
     "shutdown": _shutdown,
@@ -189,6 +200,14 @@ def _heartbeats(machine: Machine, seconds: float | None) -> Iterator[Answer]:
             yield Answer(asdict(event), f"beat {event.beats}, {_ms(event.late_us)} late")
         elif event is None and left > _SILENCE_S:
             raise TimedOut(f"no heartbeat came for {_SILENCE_S:g} s", remedy="look at the machine's console")
+
+
+def _changes(machine: Machine, seconds: float | None) -> Iterator[Answer]:
+    until = math.inf if seconds is None else time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        for event in machine.events(timeout=min(left, _SILENCE_S)):
+            if (answer := tell_event(event)) is not None:
+                yield answer
 
 
 def _json_number(value: float) -> float | str:

@@ -51,15 +51,18 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return Scripted(monkeypatch, capsys)
 
 
-def test_every_verb_of_the_table_is_carried_out(local: LocalMachine) -> None:
+def test_every_verb_of_the_table_is_carried_out(tmp_path: Path) -> None:
     examples = {
+        "mutate": "mutate --set token_embd.weight[3]=0.5 --confidence 0.9 --lease 60",
+        "renew": "renew 60",
+        "rollback": "rollback 0 'not needed'",
         "read": "read hw.mmio",
         "fault": "fault orphans 1",
         "raw": 'raw {"method": "stats"}',
         "help": "help",
     }
     elsewhere = {"quit", "watch", "shutdown"}
-    with connect(local.socket) as machine:
+    with local_machine(tmp_path, "--fault") as local, connect(local.socket) as machine:
         for verb in VERBS:
             if verb.name not in elsewhere:
                 command = parse(examples.get(verb.name, verb.name), faults=True)
@@ -115,6 +118,81 @@ def test_raw_requests(shell: Scripted, local: LocalMachine) -> None:
     out = shell(local.socket, read, 'raw {"method": "x"}')
     assert json.loads(out[0])["blob"] == "544f4256"
     assert "code -32601" in shell.err
+
+
+def test_a_mutation_its_history_and_its_end(shell: Scripted, tmp_path: Path) -> None:
+    with local_machine(tmp_path) as local:
+        out = shell(
+            local.socket,
+            "mutate --set token_embd.weight[1]=0.5 --set token_embd.weight[0]=-3 --confidence 0.9 --origin me",
+            "read token_embd.weight 0 2",
+            "mutate --seeded blk.*.weight --density 0.5 --scale 0.01 --confidence 0.95 --seed 00c0ffee00c0ffee --json",
+            "mutate --dense token_embd.weight@0=0034 --confidence 0.9 --lease 60",
+            "renew 120",
+            "promote",
+            "rollback 0 worse",
+            "checkpoint 'all as before'",
+            "read token_embd.weight 0 2",
+            "history",
+            "history 4 --json",
+        )
+    assert (shell.code, shell.err) == (0, "")
+    assert out[0] == "generation 1: 2 B in 1 tensor, not durable"
+    assert out[2].split() == ["0:", "-3.0", "0.5"]
+    assert json.loads(out[3])["generation"] == 2
+    assert out[5:11] == [
+        "on trial for 60 s: promote generation 3 to keep it",
+        "the trial of generation 3 lasts for 120 s from now on",
+        "generation 3 is promoted",
+        "generation 4: the weights are those of generation 0 again",
+        "generation 4 is written down, not durable",
+        "token_embd.weight, F16 64 x 409, generation 4",
+    ]
+    assert out[11].split() == ["0:", "0.25", "2.0"]
+    table = [line.split()[1:3] for line in out[13:-1]]
+    assert [what for what, _ in table] == ["boot", "mutate", "mutate", "mutate", "promote", "rollback", "checkpoint"]
+    records = json.loads(out[-1])["records"]
+    assert [record["kind"] for record in records] == ["promote", "rollback", "checkpoint"]
+
+
+def test_a_mutation_from_a_recipe(shell: Scripted, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    edit = '[[edits]]\nkind="sparse"\ntensor="token_embd.weight"\nop="add"\nindices=[0]\nvalues=[0.5]\n'
+    recipe.write_text(f"confidence=0.9\n{edit}")
+    doubtful = tmp_path / "doubtful.toml"
+    doubtful.write_text(edit)
+    with local_machine(tmp_path) as local:
+        out = shell(
+            local.socket,
+            f"mutate --recipe {recipe}",
+            "read token_embd.weight 0 1",
+            f"mutate --recipe {doubtful}",
+            f"mutate --recipe {doubtful} --confidence 0.8",
+            "mutate --set token_embd.weight[0]=1",
+            "mutate",
+        )
+    assert out[0].startswith("generation 1: ")
+    assert out[2].split() == ["0:", "0.75"]
+    errors = shell.err.splitlines()
+    assert "doubtful.toml has none: give --confidence" in errors[0]
+    assert "(code 1006)" in errors[1]
+    assert "above 0.8 is necessary, never sufficient" in errors[2]
+    assert errors[3] == "error: give one of --recipe, --seeded, --set, --dense"
+    assert len(errors) == 4
+
+
+def test_watching_mutations(shell: Scripted, tmp_path: Path) -> None:
+    with local_machine(tmp_path) as local:
+        out = shell(
+            local.socket,
+            "mutate --set token_embd.weight[0]=1 --confidence 0.9 --lease 0.2",
+            "watch mutations 0.6",
+            "watch heartbeats 0.2",
+            "read token_embd.weight 0 1",
+        )
+    assert "generation 2: lease_expired " in out
+    assert [line for line in out if line.startswith("beat ")]
+    assert out[-1].split() == ["0:", "0.25"]
 
 
 def test_watching_for_a_while(shell: Scripted, local: LocalMachine) -> None:
@@ -272,6 +350,17 @@ def test_tab_ctrl_c_and_ctrl_d(local: LocalMachine, tmp_path: Path) -> None:
         assert "no command nonsense" in terminal.type("nonsense")
         assert terminal.leave() == 0
         assert "runs on" in terminal.process.before
+
+
+def test_what_happens_meanwhile_is_told_between_commands(tmp_path: Path) -> None:
+    with local_machine(tmp_path) as local, Terminal(local.socket, tmp_path) as terminal:
+        made = terminal.type("mutate --set token_embd.weight[0]=1 --confidence 0.9 --lease 0.3")
+        assert "on trial for 0.3 s" in made
+        time.sleep(0.6)
+        told = terminal.type("interrupt")
+        assert "generation 2: lease_expired" in told
+        assert ": mutate" not in made + told + terminal.type("interrupt")
+        assert terminal.leave() == 0
 
 
 def test_history_is_kept_for_the_next_time(local: LocalMachine, tmp_path: Path) -> None:

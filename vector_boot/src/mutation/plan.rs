@@ -159,7 +159,7 @@ fn plan_edit<'a>(
         }
         Edit::Program { tensor, part } => {
             let (target, tensor) = named(store, tensor)?;
-            let fits = part.len % 3 == 0 && part.len / 3 <= PIXELS_LIMIT;
+            let fits = part.len % 3 == 0 && part.len / 3 <= PIXELS_LIMIT && tensor.bytes == SLOT_BYTES as u64;
             if tensor.tensor_type == TensorType::BYTE && !(tensor.name.starts_with("evolved.") && fits) {
                 return Err((
                     1004,

@@ -1,0 +1,89 @@
+"""`vboot mutate`: changes the weights of a running machine, or tells beforehand what a change would do."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from builder.cli.answer import Answer
+from builder.cli.change_answers import mutation_answer, prediction_answer
+from builder.cli.machines import add_machine, connected
+from builder.cli.progress import reported
+from builder.cli.proposal import Proposal, misuse, propose
+from evolution.client import Machine
+from evolution.edits import SEEDED_FORMS
+from evolution.prediction import Prediction, predict, verify
+
+_EPILOG = """examples:
+  vboot mutate --seeded 'blk.*.weight' --density 0.01 --scale 0.001 --confidence 0.9
+  vboot mutate --set 'blk.0.ffn_up.bias[7]=0.5' --confidence 0.9 --lease 60
+  vboot mutate --recipe recipe.toml --verify"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.set_defaults(misused=parser.error)
+    add_machine(parser)
+    what = parser.add_argument_group("what to change, one of")
+    what.add_argument("--recipe", type=Path, metavar="FILE", help="edits in a .toml or .json file")
+    what.add_argument("--seeded", metavar="GLOB", help="noise on the tensors of this name or pattern")
+    what.add_argument(
+        "--set", action="append", metavar="TENSOR[INDEX]=VALUE", help="one element; may be given many times"
+    )
+    what.add_argument(
+        "--dense", action="append", metavar="TENSOR@OFFSET=HEX|@FILE",
+        help="bytes in the tensor's storage type; may be given many times",
+    )  # fmt: skip
+    noise = parser.add_argument_group("options of --seeded")
+    noise.add_argument(
+        "--form", choices=SEEDED_FORMS, help="normal: add to elements; step: move codes by one; scale: scale blocks"
+    )
+    noise.add_argument("--density", type=float, metavar="SHARE", help="share of the elements, 0 to 1")
+    noise.add_argument("--scale", type=float, metavar="SCALE", help="size of the noise")
+    noise.add_argument("--seed", metavar="HEX", help="16 hex digits (default: made up, and told)")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--confidence", type=float, metavar="C",
+        help="how sure you are that it is good; above 0.8 is necessary, never sufficient",
+    )  # fmt: skip
+    how.add_argument("--origin", metavar="NAME", help="who or what asks")
+    how.add_argument("--lease", type=float, metavar="S", help="a trial: undone after so long unless it is promoted")
+    how.add_argument("--base", type=int, metavar="G", help="refuse if another generation is the current one")
+    how.add_argument("--wait", action="store_true", help="wait for energy if it is spent")
+    how.add_argument("--digest", action="store_true", help="tell the changed tensors' SHA-256")
+    check = parser.add_mutually_exclusive_group()
+    check.add_argument("--dry-run", action="store_true", help="tell what it would do or why not; change nothing")
+    check.add_argument("--verify", action="store_true", help="compare what it did with what it should have done")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """Make the mutation, or predict it."""
+    given = vars(arguments)
+    if wrong := misuse(given):
+        arguments.misused(wrong)
+    with connected(arguments) as machine:
+        proposal = propose(given, machine.tensor)
+        if arguments.dry_run:
+            return prediction_answer(_predict(machine, proposal, arguments.base), proposal)
+        expected = _predict(machine, proposal, arguments.base) if arguments.verify else None
+        with reported("mutate") as progress:
+            made = machine.mutate(
+                proposal.edits,
+                confidence=proposal.confidence,
+                base_generation=expected.base_generation if expected else arguments.base,
+                origin=proposal.origin,
+                lease_ms=proposal.lease_ms,
+                digest=arguments.digest or arguments.verify,
+                wait=arguments.wait,
+                progress=lambda sent, total: progress("send", sent, total),
+            )
+        if expected is not None:
+            verify(machine, made, expected)
+        return mutation_answer(made, proposal, verified=True if expected else None)
+
+
+def _predict(machine: Machine, proposal: Proposal, base: int | None) -> Prediction:
+    with reported("predict") as progress:
+        return predict(machine, proposal.edits, confidence=proposal.confidence, base_generation=base, progress=progress)

@@ -1,0 +1,312 @@
+"""What a machine does with edits, predicted to the bit: its checks in its order, then its arithmetic. Pure.
+
+    new_bytes = apply(edits, tensors, protected={"hw.mmio"})
+
+Everything is computed in f32, multiply and add rounded separately, and rounded to the storage type after each edit. The
+contract is the section "Edits" of the evolution protocol.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution import noise
+from evolution.edits import MAX_PIXELS, MAX_RANK, SEED, Dense, Edit, LowRank, Program, Seeded, Sparse
+from evolution.storage_types import (
+    CODE_RANGES,
+    FLOAT_STORAGE,
+    Bytes,
+    all_finite,
+    block_of,
+    block_scales,
+    codes,
+    decode,
+    encode,
+    store_codes,
+)
+from vboot_errors import InputError
+
+_CHUNK = 1 << 16
+"""Elements handled at a time: their words and values stay in the second-level cache."""
+_SLOT_BYTES = 4096
+
+_WRONG_PARAMS = -32602
+_NO_SUCH_TENSOR = 1001
+_PROTECTED = 1002
+_OUTSIDE = 1003
+_DOES_NOT_FIT = 1004
+_NOT_FINITE = 1005
+_CHANGES_NOTHING = 1008
+_UNSUPPORTED_TYPE = 1019
+
+
+@dataclass(frozen=True)
+class TensorData:
+    """A tensor as a machine holds it: ggml type, shape (ne0, the fastest, first), bytes in its storage type."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class EditRefused(InputError):  # noqa: N818
+    """The machine would refuse these edits. Attributes: `code` of the protocol's table, `text` for a person."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{text} (code {code})")
+        self.code = code
+        self.text = text
+
+
+def apply(edits: Sequence[Edit], tensors: Mapping[str, TensorData], protected: Collection[str]) -> dict[str, bytes]:
+    """The new bytes of every tensor that the edits, applied in order, change.
+
+    `tensors` need hold no others than those that `targets` names. Raises EditRefused with the code that the machine
+    would answer.
+    """
+    for number, edit in enumerate(edits):
+        _check_params(number, edit)
+    work: dict[str, list[tuple[int, Edit]]] = {}
+    for number, edit in enumerate(edits):
+        for name in _judge(number, edit, tensors, protected):
+            work.setdefault(name, []).append((number, edit))
+    changed = {}
+    for name, own_edits in work.items():
+        data = _apply_all(own_edits, tensors[name])
+        if data != tensors[name].data:
+            changed[name] = data
+    if not changed:
+        raise EditRefused(_CHANGES_NOTHING, "the edits change nothing")
+    return changed
+
+
+def targets(edit: Edit, names: Collection[str], protected: Collection[str]) -> list[str]:
+    """Which tensors an edit means: the one of that exact name, protected or not, or all unprotected ones of a glob."""
+    pattern = edit.tensors if isinstance(edit, Seeded) else edit.tensor
+    if pattern in names:
+        return [pattern]
+    if not isinstance(edit, Seeded):
+        return []
+    return [name for name in names if name not in protected and fnmatchcase(name, pattern)]
+
+
+def _apply_all(edits: Sequence[tuple[int, Edit]], tensor: TensorData) -> bytes:
+    data = np.frombuffer(tensor.data, np.uint8).copy()
+    for number, edit in edits:
+        with np.errstate(all="ignore"):  # what is not finite is found in what is stored
+            finite = _apply_one(edit, tensor, data)
+        if not finite:
+            raise EditRefused(_NOT_FINITE, f"edit {number}: a value of {tensor.name!r} would not be finite")
+    return data.tobytes()
+
+
+def _check_params(number: int, edit: Edit) -> None:
+    """What the machine refuses before it looks at any tensor."""
+    match edit:
+        case Dense():
+            wrong = "the offset is negative" if edit.offset < 0 else None
+        case Sparse():
+            increasing = bool((edit.indices[1:] > edit.indices[:-1]).all())
+            wrong = None if increasing else "the indices are not strictly increasing"
+        case LowRank():
+            wrong = None if 1 <= edit.a.shape[1] <= MAX_RANK else f"the rank is not 1 to {MAX_RANK}"
+            wrong = wrong if math.isfinite(edit.scale) else "the scale is not finite"
+        case Seeded():
+            wrong = None if 0 <= edit.density <= 1 else "the density is not 0 to 1"
+            wrong = wrong if math.isfinite(edit.scale) else "the scale is not finite"
+            wrong = wrong if SEED.fullmatch(edit.seed) else "the seed is not 16 lower-case hex digits"
+            wrong = "the scale must be 1 for steps" if edit.form == "step" and edit.scale != 1 else wrong
+        case Program():
+            wrong = None
+    if wrong:
+        raise EditRefused(_WRONG_PARAMS, f"edit {number}: {wrong}")
+
+
+def _judge(number: int, edit: Edit, tensors: Mapping[str, TensorData], protected: Collection[str]) -> Iterator[str]:
+    """The names of the tensors an edit touches, each once it has passed."""
+
+    def refuse(code: int, text: str) -> EditRefused:
+        return EditRefused(code, f"edit {number}: {text}")
+
+    names = targets(edit, tensors, protected)
+    if not names:
+        pattern = edit.tensors if isinstance(edit, Seeded) else edit.tensor
+        raise refuse(_NO_SUCH_TENSOR, f"there is no tensor {pattern!r} that may change")
+    for name in names:
+        tensor = tensors[name]
+        if name in protected:
+            raise refuse(_PROTECTED, f"{name!r} is protected")
+        if misfit := _misfit(edit, tensor):
+            raise refuse(_DOES_NOT_FIT, misfit)
+        if not _supports(edit, tensor.type):
+            kind = f"{edit.form} noise" if isinstance(edit, Seeded) else f"{type(edit).__name__} edit"
+            raise refuse(_UNSUPPORTED_TYPE, f"{name!r} is of type {tensor.type}, on which there is no {kind}")
+        if outside := _outside(edit, tensor):
+            raise refuse(_OUTSIDE, outside)
+        yield name
+
+
+def _misfit(edit: Edit, tensor: TensorData) -> str | None:
+    """What is wrong with lengths and shapes."""
+    match edit:
+        case Dense():
+            size = block_of(tensor.type).bytes
+            if edit.offset % size or len(edit.data) % size:
+                return f"offset and length must be multiples of {size}, the bytes of a {tensor.type} block"
+        case Sparse():
+            if edit.indices.shape != edit.values.shape:
+                return f"{len(edit.indices)} indices have {len(edit.values)} values"
+        case LowRank():
+            rank = edit.a.shape[1]
+            if len(tensor.shape) != 2:
+                return f"{tensor.name!r} has not two dimensions"
+            if (edit.b.shape, edit.a.shape) != ((tensor.shape[0], rank), (tensor.shape[1], rank)):
+                return (
+                    f"factors of {edit.a.shape} and {edit.b.shape} do not fit {tensor.name!r} of shape {tensor.shape}"
+                )
+        case Program() if tensor.type == "I8":
+            is_slot = tensor.name.startswith("evolved.") and len(tensor.data) == _SLOT_BYTES
+            if not is_slot or len(edit.pixels) % 3 or len(edit.pixels) > 3 * MAX_PIXELS:
+                return f"{len(edit.pixels)} bytes are not up to {MAX_PIXELS} pixels of 3, or {tensor.name!r} is no slot"
+    return None
+
+
+def _supports(edit: Edit, kind: str) -> bool:
+    match edit:
+        case Dense():
+            return True
+        case Seeded(form="step" | "scale"):
+            return kind in CODE_RANGES
+        case Program():
+            return kind == "I8"
+        case _:
+            return kind in FLOAT_STORAGE
+
+
+def _outside(edit: Edit, tensor: TensorData) -> str | None:
+    """What the edit would touch beyond the end of the tensor."""
+    match edit:
+        case Dense() if edit.offset + len(edit.data) > len(tensor.data):
+            return f"bytes {edit.offset} to {edit.offset + len(edit.data)} leave {tensor.name!r} of {len(tensor.data)}"
+        case Sparse() if len(edit.indices) and int(edit.indices[-1]) >= math.prod(tensor.shape):
+            return f"element {edit.indices[-1]} leaves {tensor.name!r} of {math.prod(tensor.shape)}"
+    return None
+
+
+def _apply_one(edit: Edit, tensor: TensorData, data: Bytes) -> bool:
+    """Change `data`, all bytes of the tensor, in place. Whether all that was stored is finite."""
+    match edit:
+        case Dense():
+            new = np.frombuffer(edit.data, np.uint8)
+            data[edit.offset : edit.offset + len(new)] = new
+            return all_finite(tensor.type, new)
+        case Program():
+            slot = (len(edit.pixels) // 3).to_bytes(4, "little") + edit.pixels
+            data[:] = np.frombuffer(slot.ljust(_SLOT_BYTES, b"\0"), np.uint8)
+            return True
+        case Sparse():
+            return _apply_sparse(edit, tensor.type, data)
+        case LowRank():
+            return _apply_low_rank(edit, tensor.type, data)
+        case Seeded():
+            return _apply_seeded(edit, tensor, data)
+
+
+def _apply_sparse(edit: Sparse, kind: str, data: Bytes) -> bool:
+    block = block_of(kind)
+    blocks = data.reshape(-1, block.bytes)
+    numbers, within = np.divmod(edit.indices.astype(np.int64), block.elements)
+    touched, rows = np.unique(numbers, return_inverse=True)
+    values = decode(kind, blocks[touched]).reshape(-1, block.elements)
+    values[rows, within] = edit.values if edit.op == "set" else values[rows, within] + edit.values
+    stored = encode(kind, values.reshape(-1))
+    blocks[touched] = stored.reshape(-1, block.bytes)
+    return all_finite(kind, stored)
+
+
+def _apply_low_rank(edit: LowRank, kind: str, data: Bytes) -> bool:
+    """A few rows at a time, so that the sums stay in the cache."""
+    columns, rank = edit.b.shape
+    b = np.ascontiguousarray(edit.b.T)
+    rows_data = data.reshape(len(edit.a), -1)
+    chunk = max(1, _CHUNK // columns)
+    for start in range(0, len(edit.a), chunk):
+        rows, a = rows_data[start : start + chunk], edit.a[start : start + chunk]
+        sums = np.zeros((len(a), columns), np.float32)
+        products = np.empty_like(sums)
+        for k in range(rank):
+            sums += np.multiply(a[:, k, None], b[k], out=products)
+        sums *= np.float32(edit.scale)
+        stored = encode(kind, decode(kind, rows.reshape(-1)) + sums.reshape(-1))
+        if not all_finite(kind, stored):
+            return False
+        rows[:] = stored.reshape(rows.shape)
+    return True
+
+
+def _apply_seeded(edit: Seeded, tensor: TensorData, data: Bytes) -> bool:
+    key = noise.key(edit.seed, tensor.name)
+    block = block_of(tensor.type)
+    blocks = data.reshape(-1, block.bytes)
+    words_per_block = 1 if edit.form == "scale" else block.elements
+    chunk = _CHUNK // words_per_block
+    for start in range(0, len(blocks), chunk):
+        some = blocks[start : start + chunk]
+        words = noise.words(key, start * words_per_block, len(some) * words_per_block)
+        selected = noise.selected(words, edit.density)
+        match edit.form:
+            case "normal":
+                finite = _add_noise(edit.scale, tensor.type, some, words, selected)
+            case "step":
+                finite = _step_codes(tensor.type, some, words, selected)
+            case "scale":
+                finite = _scale_blocks(edit.scale, tensor.type, some, words, selected)
+        if not finite:
+            return False
+    return True
+
+
+def _add_noise(scale: float, kind: str, blocks: Bytes, words: NDArray[np.uint64], selected: NDArray[np.bool_]) -> bool:
+    """x += scale * z for what is selected; of Q8_0, blocks with nothing selected keep their bytes."""
+    factor = np.float32(scale)
+    if kind == "Q8_0":
+        chosen = selected.reshape(len(blocks), -1)
+        touched = np.flatnonzero(chosen.any(axis=1))
+        values = decode(kind, blocks[touched]).reshape(-1, chosen.shape[1])
+        noisy = values + factor * noise.z(words.reshape(chosen.shape)[touched])
+        stored = encode(kind, np.where(chosen[touched], noisy, values).reshape(-1))
+        blocks[touched] = stored.reshape(-1, blocks.shape[1])
+        return all_finite(kind, stored)
+    elements = blocks.reshape(-1).view(f"<u{block_of(kind).bytes}")
+    touched = np.flatnonzero(selected)
+    values = decode(kind, elements[touched].view(np.uint8))
+    stored = encode(kind, values + factor * noise.z(words[touched]))
+    elements[touched] = stored.view(elements.dtype)
+    return all_finite(kind, stored)
+
+
+def _step_codes(kind: str, blocks: Bytes, words: NDArray[np.uint64], selected: NDArray[np.bool_]) -> bool:
+    """Codes +1 where the highest bit of the word is set, else -1, as far as their range goes."""
+    up = (words >> np.uint64(63)).astype(np.int16)
+    moves = np.where(selected, 2 * up - 1, 0).reshape(len(blocks), -1)
+    moved = np.clip(codes(kind, blocks) + moves, *CODE_RANGES[kind])
+    store_codes(kind, blocks, moved.astype(np.int8))
+    return True
+
+
+def _scale_blocks(
+    scale: float, kind: str, blocks: Bytes, words: NDArray[np.uint64], selected: NDArray[np.bool_]
+) -> bool:
+    """d becomes d * (1 + scale * z)."""
+    touched = np.flatnonzero(selected)
+    grown = block_scales(blocks[touched]) * (np.float32(1) + np.float32(scale) * noise.z(words[touched]))
+    stored = encode("F16", grown)
+    blocks[touched, :2] = stored.reshape(-1, 2)
+    return all_finite("F16", stored)

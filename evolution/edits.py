@@ -1,0 +1,235 @@
+"""The edits a mutation is made of, and how they travel: JSON members, and one blob with all their bytes. Pure.
+
+    members, blob = pack([Seeded("blk.*.weight", seed="00c0ffee00c0ffee", form="normal", density=0.01, scale=1e-3)])
+
+Every number in the blob is little-endian; an edit names its part of it as `"blob": [offset, length]`. Edits with arrays
+are equal only when they are the same object; what `pack` makes of them compares by content.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vboot_errors import InputError
+
+MAX_RANK = 64
+MAX_PIXELS = 1364
+"""What a slot of 4096 bytes holds beside its count."""
+
+SparseOp: TypeAlias = Literal["set", "add"]
+SeededForm: TypeAlias = Literal["normal", "step", "scale"]
+
+SPARSE_OPS: tuple[SparseOp, ...] = get_args(SparseOp)
+SEEDED_FORMS: tuple[SeededForm, ...] = get_args(SeededForm)
+
+SEED = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Dense:
+    """New bytes for a range of a tensor: whole blocks in its storage type, from byte `offset`, a block's start."""
+
+    tensor: str
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """Single elements set or added to: `indices` u64 (n,) strictly increasing, `values` f32 (n,)."""
+
+    tensor: str
+    op: SparseOp
+    indices: NDArray[np.uint64]
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """w[j, i] += scale * sum over k of a[j, k] * b[i, k]: `a` f32 (ne1, r), `b` f32 (ne0, r), r in 1..64."""
+
+    tensor: str
+    scale: float
+    a: NDArray[np.float32]
+    b: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Noise from `seed` (16 hex) on a share `density` of the elements of every tensor that the glob `tensors` names.
+
+    `normal` adds `scale` * z; `step` moves quantised codes by one (`scale` is 1 then); `scale` multiplies the scale
+    of quantised blocks by 1 + `scale` * z. z has mean 0 and about the variance 1/2.
+    """
+
+    tensors: str
+    seed: str
+    form: SeededForm
+    density: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Program:
+    """The pixels (3 bytes each, at most 1364) of an `evolved.*` slot; what it held before is gone."""
+
+    tensor: str
+    pixels: bytes
+
+
+Edit: TypeAlias = Dense | Sparse | LowRank | Seeded | Program
+
+
+def pack(edits: Sequence[Edit]) -> tuple[list[dict[str, Any]], bytes]:
+    """The wire members of each edit, and the blob that their parts lie in, one behind the other.
+
+    The blob is empty when no edit has bytes.
+    """
+    members: list[dict[str, Any]] = []
+    blob = bytearray()
+    for edit in edits:
+        described, part = _describe(edit)
+        if part is not None:
+            described["blob"] = [len(blob), len(part)]
+            blob += part
+        members.append(described)
+    return members, bytes(blob)
+
+
+def unpack(
+    members: Sequence[Mapping[str, Any]], blob: bytes, *, shapes: Mapping[str, Sequence[int]] | None = None
+) -> tuple[Edit, ...]:
+    """The edits that `pack` made these from.
+
+    `shapes` (ne0 first) by tensor is needed for low_rank edits alone: the wire does not say where A ends and B starts.
+    Raises InputError for members or parts that no edit has.
+    """
+    edits = []
+    spans = []
+    for number, described in enumerate(members):
+        try:
+            start, end = _span(described, len(blob))
+            edits.append(_parse(described, blob[start:end], shapes or {}))
+            spans.append((start, end))
+        except ValueError as error:
+            raise InputError(f"edit {number} is not one of the protocol's: {error}") from error
+    spans = sorted(span for span in spans if span[0] < span[1])
+    if any(before[1] > after[0] for before, after in pairwise(spans)):
+        raise InputError("parts of two edits overlap in the blob")
+    return tuple(edits)
+
+
+def _describe(edit: Edit) -> tuple[dict[str, Any], bytes | None]:
+    """Wire members without `blob`, and the part (None: this kind has none)."""
+    match edit:
+        case Dense():
+            return {"kind": "dense", "tensor": edit.tensor, "offset": edit.offset}, edit.data
+        case Sparse():
+            part = edit.indices.astype("<u8").tobytes() + edit.values.astype("<f4").tobytes()
+            return {"kind": "sparse", "tensor": edit.tensor, "op": edit.op}, part
+        case LowRank():
+            rank = edit.a.shape[1]
+            part = edit.a.astype("<f4").tobytes() + edit.b.astype("<f4").tobytes()
+            return {"kind": "low_rank", "tensor": edit.tensor, "rank": rank, "scale": edit.scale}, part
+        case Seeded():
+            fields = ("tensors", "seed", "form", "density", "scale")
+            return {"kind": "seeded"} | {field: getattr(edit, field) for field in fields}, None
+        case Program():
+            return {"kind": "program", "tensor": edit.tensor}, edit.pixels
+
+
+def _span(described: Mapping[str, Any], size: int) -> tuple[int, int]:
+    """Start and end of an edit's part in a blob of `size` bytes; an empty one where it has none."""
+    if "blob" not in described:
+        return 0, 0
+    part = described["blob"]
+    if not isinstance(part, list) or len(part) != 2 or any(type(number) is not int or number < 0 for number in part):
+        raise ValueError(f"its part is {part!r:.40}, not [offset, length]")
+    offset, length = part
+    if offset + length > size:
+        raise ValueError(f"its part [{offset}, {length}] leaves the blob of {size} bytes")
+    return offset, offset + length
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "kind": _is_text,
+    "tensor": _is_text,
+    "tensors": _is_text,
+    "offset": lambda value: type(value) is int and value >= 0,
+    "op": SPARSE_OPS.__contains__,
+    "rank": lambda value: type(value) is int and 1 <= value <= MAX_RANK,
+    "scale": _is_number,
+    "seed": lambda value: isinstance(value, str) and SEED.fullmatch(value) is not None,
+    "form": SEEDED_FORMS.__contains__,
+    "density": lambda value: _is_number(value) and 0 <= value <= 1,
+    "blob": lambda _: True,  # `_span` has looked
+}
+
+_MEMBERS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    kind: {name: _CHECKS[name] for name in ("kind", *names.split())}
+    for kind, names in {
+        "dense": "tensor offset blob",
+        "sparse": "tensor op blob",
+        "low_rank": "tensor rank scale blob",
+        "seeded": "tensors seed form density scale",
+        "program": "tensor blob",
+    }.items()
+}
+
+
+def _parse(described: Mapping[str, Any], part: bytes, shapes: Mapping[str, Sequence[int]]) -> Edit:
+    kind = described.get("kind")
+    if not isinstance(kind, str) or kind not in _MEMBERS:
+        raise ValueError(f"its kind is {kind!r:.40}, not one of {', '.join(_MEMBERS)}")
+    expected = _MEMBERS[kind]
+    if missing := [name for name in expected if name not in described]:
+        raise ValueError(f"it lacks {missing[0]!r}")
+    for name, value in described.items():
+        if name not in expected:
+            raise ValueError(f"{name!r:.40} is not a member of {kind!r}")
+        if not expected[name](value):
+            raise ValueError(f"its {name!r} cannot be {value!r:.40}")
+    own = {name: value for name, value in described.items() if name not in ("kind", "blob", "rank")}
+    match kind:
+        case "dense":
+            return Dense(**own, data=part)
+        case "sparse":
+            return Sparse(**own, **_sparse_arrays(part))
+        case "low_rank":
+            return LowRank(**own, **_factors(part, described["rank"], shapes.get(own["tensor"])))
+        case "seeded":
+            return Seeded(**own)
+        case _:
+            return Program(**own, pixels=part)
+
+
+def _sparse_arrays(part: bytes) -> dict[str, Any]:
+    count, rest = divmod(len(part), 12)
+    if rest:
+        raise ValueError(f"its part of {len(part)} bytes is not n u64 and n f32")
+    return {"indices": np.frombuffer(part, "<u8", count), "values": np.frombuffer(part, "<f4", count, 8 * count)}
+
+
+def _factors(part: bytes, rank: int, shape: Sequence[int] | None) -> dict[str, Any]:
+    if shape is None:
+        raise ValueError("the shape of its tensor is not known")
+    if len(shape) != 2 or len(part) != 4 * rank * sum(shape):
+        raise ValueError(f"its part of {len(part)} bytes is not factors of rank {rank} for the shape {list(shape)}")
+    both = np.frombuffer(part, "<f4").reshape(sum(shape), rank)
+    return {"a": both[: shape[1]], "b": both[shape[1] :]}

@@ -1,0 +1,319 @@
+"""Recipes: a mutation as a person writes it, in a JSON or TOML file. Only reads the files it names.
+
+    confidence = 0.9               # how sure you are; the machine wants more than 0.8
+    origin = "spelling fix"        # optional: who or what asks
+    lease_ms = 60000               # optional: a trial, undone after so long unless it is promoted
+
+    [[edits]]                      # bytes or numbers in place of what is there
+    kind = "dense"
+    tensor = "blk.0.attn_q.bias"
+    offset = 0                     # optional: in bytes, the start of a block
+    values = [0.5, -0.25]          # or value = 0.0 and count = 384, or hex = "3800b400", or base64 = "OAC0AA==",
+                                   # or file = "bias.npy" (numbers), or file = "bias.bin" (bytes as stored)
+    [[edits]]                      # single elements, counted from 0, set or added to
+    kind = "sparse"
+    tensor = "token_embd.weight"
+    op = "add"                     # or "set"
+    indices = [7, 1000]
+    values = [0.125, -0.125]
+
+    [[edits]]                      # w[j][i] += scale * sum over k of a[j][k] * b[i][k]
+    kind = "low_rank"
+    tensor = "blk.0.attn_q.weight"
+    scale = 0.01
+    a = "a.npy"                    # one row for each row of the tensor; a file, or lists of numbers
+    b = "b.npy"                    # one row for each column of the tensor
+
+    [[edits]]                      # noise
+    kind = "seeded"
+    tensors = "blk.*.weight"       # a name, or a pattern
+    seed = "00c0ffee00c0ffee"
+    form = "normal"                # add it; "step": move codes by one; "scale": multiply block scales
+    density = 0.01                 # share of the elements
+    scale = 0.001                  # not for "step"
+
+    [[edits]]                      # pixels for a slot
+    kind = "program"
+    tensor = "evolved.0"
+    hex = "fa0200ff0000"           # or file = "program.bin"
+
+Files lie beside the recipe. Numbers become the tensor's type, which may be F32 F16 BF16 Q8_0 F64 I8 I16 I32 I64.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.edits import MAX_RANK, SEED, SEEDED_FORMS, SPARSE_OPS, Dense, Edit, LowRank, Program, Seeded, Sparse
+from evolution.messages import TensorInfo
+from evolution.storage_types import FLOAT_STORAGE, block_of, encode
+from evolution.tensor_values import element_dtype
+from vboot_errors import InputError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe asks for; None for what it leaves open. `lease_ms` in milliseconds."""
+
+    edits: tuple[Edit, ...]
+    confidence: float | None
+    origin: str | None
+    lease_ms: int | None
+
+
+def load(path: Path, lookup: Callable[[str], TensorInfo]) -> Recipe:
+    """The recipe in a .json or .toml file. `lookup` describes a tensor, for edits given in numbers.
+
+    Raises InputError that names the file, the edit and the field.
+    """
+    top = _parse(path)
+    if not isinstance(top, dict):
+        raise InputError(f"{path}: the recipe is {top!r:.40}", remedy="make it an object with edits")
+    _Members(path, "the recipe", top).check(required=("edits",), optional=("confidence", "origin", "lease_ms"))
+    edits = []
+    for number, edit in enumerate(top["edits"]):
+        place = f"edits[{number}]"
+        if not isinstance(edit, dict):
+            raise InputError(f"{path}: {place} is {edit!r:.40}", remedy="make it a table with a kind")
+        edits.append(_edit(_Members(path, place, edit), lookup))
+    return Recipe(tuple(edits), top.get("confidence"), top.get("origin"), top.get("lease_ms"))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "edits": (_is_list, "a list of edits"),
+    "confidence": (_is_number, "a number"),
+    "origin": (_is_text, "a string"),
+    "lease_ms": (lambda value: _is_count(value) and value > 0, "a number of milliseconds"),
+    "kind": (_is_text, "a kind of edit"),
+    "tensor": (_is_text, "the name of a tensor"),
+    "offset": (_is_count, "a number of bytes"),
+    "hex": (_is_text, "a string of hex digits"),
+    "base64": (_is_text, "a string of base64"),
+    "file": (_is_text, "the name of a file"),
+    "value": (_is_number, "a number"),
+    "count": (_is_count, "how many times the value is meant"),
+    "values": (lambda value: _is_list(value) or _is_text(value), "a list of numbers or a .npy file"),
+    "op": (lambda value: value in SPARSE_OPS, "set or add"),
+    "indices": (lambda value: _is_list(value) or _is_text(value), "a list of element numbers or a .npy file"),
+    "a": (lambda value: _is_list(value) or _is_text(value), "a list of rows or a .npy file"),
+    "b": (lambda value: _is_list(value) or _is_text(value), "a list of rows or a .npy file"),
+    "tensors": (_is_text, "a name or pattern of tensors"),
+    "seed": (lambda value: _is_text(value) and SEED.fullmatch(value) is not None, "16 lower-case hex digits"),
+    "form": (lambda value: value in SEEDED_FORMS, "normal, step or scale"),
+    "density": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "scale": (_is_number, "a number"),
+}
+"""What each member must be, and how to say so."""
+
+
+@dataclass(frozen=True)
+class _Members:
+    """The members of a table of the recipe, and where it stands."""
+
+    path: Path
+    place: str
+    values: Mapping[str, Any]
+
+    def refuse(self, what: str, remedy: str) -> InputError:
+        return InputError(f"{self.path}: {self.place}: {what}", remedy=remedy)
+
+    def check(self, *, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
+        """That these members, and no others, are there and are what they must be."""
+        for name, value in self.values.items():
+            if name not in required + optional:
+                raise self.refuse(f"{name!r:.40} is unknown here", f"use {', '.join(required + optional)}")
+            is_right, wanted = _FIELDS[name]
+            if not is_right(value):
+                raise self.refuse(f"{name} is {value!r:.40}", f"make it {wanted}")
+        for name in required:
+            if name not in self.values:
+                raise self.refuse(f"{name} is missing", f"give {_FIELDS[name][1]}")
+
+    def one_of(self, *names: str) -> str:
+        """Which of these members is there; exactly one must be."""
+        given = [name for name in names if name in self.values]
+        if len(given) != 1:
+            raise self.refuse(f"{' and '.join(given) or 'nothing'} is given", f"give one of {', '.join(names)}")
+        return given[0]
+
+    def read(self, file: str) -> bytes:
+        """The bytes of a file beside the recipe."""
+        try:
+            return (self.path.parent / file).read_bytes()
+        except (OSError, ValueError) as error:
+            raise self.refuse(f"{file!r} cannot be read ({error})", "name a file beside the recipe") from error
+
+    def array(self, name: str, dtype: np.dtype[Any], dimensions: int) -> NDArray[Any]:
+        """Numbers from a list or a .npy file, as `dtype`."""
+        value = self.values[name]
+        source = self.load_npy(value) if isinstance(value, str) else value
+        numbers = self.convert(name, source, dtype)
+        if numbers.ndim != dimensions:
+            raise self.refuse(f"{name} has {numbers.ndim} dimensions, not {dimensions}", f"make it {_FIELDS[name][1]}")
+        return numbers
+
+    def convert(self, name: str, source: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Numbers as `dtype`, refused if it cannot hold them."""
+        try:
+            return _converted(np.asarray(source), dtype)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise self.refuse(f"{name} cannot be taken as {dtype.name} ({error})", "give numbers that fit") from error
+
+    def load_npy(self, file: str) -> NDArray[Any]:
+        """The array in a .npy file beside the recipe."""
+        try:
+            loaded = np.load(io.BytesIO(self.read(file)), allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise self.refuse(f"{file!r} is not a .npy file ({error})", "write it with numpy.save") from error
+        if not isinstance(loaded, np.ndarray):
+            raise self.refuse(f"{file!r} holds several arrays", "write it with numpy.save")
+        return loaded
+
+
+def _parse(path: Path) -> Any:
+    """The JSON or TOML value of a file. Raises InputError."""
+    try:
+        text = path.read_text("utf-8")
+        return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})", remedy="name a recipe") from error
+    except (ValueError, RecursionError) as error:
+        language = "TOML" if path.suffix == ".toml" else "JSON"
+        raise InputError(f"{path} is not {language} ({error})", remedy="end its name in .toml or .json") from error
+
+
+def _converted(numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Raises TypeError for what is not numbers, OverflowError for what `dtype` cannot hold."""
+    if numbers.dtype.kind not in ("iu" if dtype.kind in "iu" and numbers.size else "iuf"):
+        raise TypeError(f"these are {numbers.dtype.name}")
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if numbers.size and not (limits.min <= int(numbers.min()) and int(numbers.max()) <= limits.max):
+            raise OverflowError(f"they must be {limits.min} to {limits.max}")
+        return numbers.astype(dtype)
+    with np.errstate(over="ignore"):
+        converted = numbers.astype(dtype)
+    if not np.isfinite(converted).all():
+        raise OverflowError("not all are finite")
+    return converted
+
+
+def _edit(members: _Members, lookup: Callable[[str], TensorInfo]) -> Edit:
+    kind = members.values.get("kind")
+    match kind:
+        case "dense":
+            return _dense(members, lookup)
+        case "sparse":
+            return _sparse(members)
+        case "low_rank":
+            return _low_rank(members)
+        case "seeded":
+            return _seeded(members)
+        case "program":
+            members.check(required=("kind", "tensor"), optional=("hex", "base64", "file"))
+            return Program(members.values["tensor"], _bytes(members, members.one_of("hex", "base64", "file")))
+    raise members.refuse(f"kind is {kind!r:.40}", "make it dense, sparse, low_rank, seeded or program")
+
+
+def _dense(members: _Members, lookup: Callable[[str], TensorInfo]) -> Dense:
+    sources = ("values", "value", "hex", "base64", "file")
+    members.check(required=("kind", "tensor"), optional=("offset", "count", *sources))
+    values = members.values
+    source = members.one_of(*sources)
+    if "count" in values and source != "value":
+        raise members.refuse("count is given without value", "give it with value only")
+    tensor = values["tensor"]
+    if source == "value":
+        info = lookup(tensor)
+        if (count := values.get("count", 1)) > prod(info.shape):
+            raise members.refuse(f"count is {count}", f"make it at most {prod(info.shape)}, the elements of {tensor!r}")
+        data = _stored(members, source, np.full(count, values["value"]), info)
+    elif isinstance(file := values[source], str) and file.endswith(".npy"):
+        data = _stored(members, source, members.load_npy(file), lookup(tensor))
+    elif source == "values":
+        data = _stored(members, source, members.values["values"], lookup(tensor))
+    else:
+        data = _bytes(members, source)
+    return Dense(tensor, values.get("offset", 0), data)
+
+
+def _stored(members: _Members, name: str, source: Any, info: TensorInfo) -> bytes:
+    """Numbers in the tensor's type."""
+    if info.type in FLOAT_STORAGE:
+        numbers = members.convert(name, source, np.dtype(np.float32)).reshape(-1)
+        if len(numbers) % (block := block_of(info.type).elements):
+            raise members.refuse(f"{name} are {len(numbers)} numbers", f"give whole blocks of {block} for {info.type}")
+        return encode(info.type, numbers).tobytes()
+    if (dtype := element_dtype(info.type)) is None:
+        raise members.refuse(f"{name} cannot become {info.type}", "give the bytes as hex, base64 or a file")
+    return members.convert(name, source, dtype).tobytes()
+
+
+def _bytes(members: _Members, source: str) -> bytes:
+    text: str = members.values[source]
+    if source == "file":
+        return members.read(text)
+    try:
+        return bytes.fromhex(text) if source == "hex" else base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise members.refuse(f"{source} is not that ({error})", f"make it {_FIELDS[source][1]}") from error
+
+
+def _sparse(members: _Members) -> Sparse:
+    members.check(required=("kind", "tensor", "op", "indices", "values"))
+    indices = members.array("indices", np.dtype(np.uint64), 1)
+    values = members.array("values", np.dtype(np.float32), 1)
+    if len(indices) != len(values):
+        raise members.refuse(f"there are {len(indices)} indices and {len(values)} values", "give as many of both")
+    if not (indices[1:] > indices[:-1]).all():
+        raise members.refuse("indices do not increase", "sort them, each once")
+    return Sparse(members.values["tensor"], members.values["op"], indices, values)
+
+
+def _low_rank(members: _Members) -> LowRank:
+    members.check(required=("kind", "tensor", "scale", "a", "b"))
+    a = members.array("a", np.dtype(np.float32), 2)
+    b = members.array("b", np.dtype(np.float32), 2)
+    if a.shape[1] != b.shape[1] or not 1 <= a.shape[1] <= MAX_RANK:
+        raise members.refuse(
+            f"rows of a have {a.shape[1]} numbers, rows of b {b.shape[1]}", f"give both the same, 1 to {MAX_RANK}"
+        )
+    return LowRank(members.values["tensor"], members.values["scale"], a, b)
+
+
+def _seeded(members: _Members) -> Seeded:
+    steps = members.values.get("form") == "step"
+    required = ("kind", "tensors", "seed", "form", "density", *(() if steps else ("scale",)))
+    members.check(required=required, optional=("scale",) if steps else ())
+    scale = members.values.get("scale", 1)
+    if steps and scale != 1:
+        raise members.refuse(f"scale is {scale}", "leave it out: steps are of one code")
+    fields = ("tensors", "seed", "form", "density")
+    return Seeded(**{field: members.values[field] for field in fields}, scale=scale)

@@ -1,0 +1,167 @@
+"""`vboot mutate`, `rollback`, `promote` and `history` on the real executable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolution.client import connect
+from evolution.decoding import decode
+from evolution.messages import Mutation
+from tests.support.local_machine import local_machine
+from tests.support.vboot import Vboot
+
+SET = ("--set", "token_embd.weight[0]=0.5", "--confidence", "0.9")
+NOISE = ("--seeded", "blk.*.weight", "--density", "0.5", "--scale", "0.01", "--confidence", "0.9")
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Path]:
+    with local_machine(tmp_path) as local:
+        yield local.socket
+
+
+def first_weights(machine: Path, count: int = 2) -> bytes:
+    with connect(machine) as connected:
+        return connected.read("token_embd.weight", size=2 * count).data
+
+
+def test_from_a_mutation_to_its_rollback(vboot: Vboot, machine: Path) -> None:
+    assert vboot("mutate", machine, *SET, "--set", "token_embd.weight[1]=-1", "--origin", "me") == 0
+    assert vboot.out == "generation 1: 2 B in 1 tensor, not durable\n"
+    assert first_weights(machine) == bytes.fromhex("003800bc")
+    made = vboot.json("mutate", machine, "--dense", "token_embd.weight@0=0034", "--confidence", "1", "--digest")
+    assert (made["generation"], list(made["sha256"]), made["replayed"]) == (2, ["token_embd.weight"], False)
+    assert vboot.json("promote", machine) == {"promoted": 2}
+    back = vboot.json("rollback", machine, "--to", "1", "--reason", "worse")
+    assert back == {"generation": 3, "restored": 1, "replayed": False}
+    assert first_weights(machine) == bytes.fromhex("003800bc")
+    records = vboot.json("history", machine)["records"]
+    assert [record["kind"] for record in records] == ["boot", "mutate", "mutate", "promote", "rollback"]
+    assert [record["origin"] for record in records[1::3]] == ["me", "worse"]
+    assert vboot.json("history", machine, "--from", "3")["records"] == records[3:]
+    assert vboot("history", machine) == 0
+    assert vboot.out.splitlines()[2].split()[:3] == ["1", "mutate", "applied"]
+
+
+def test_bytes_of_a_file(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.bin").write_bytes(b"\0\x38\0\xbc")
+    assert vboot("mutate", machine, "--dense", "token_embd.weight@0=@new.bin", "--confidence", "0.9") == 0
+    assert first_weights(machine) == b"\0\x38\0\xbc"
+    assert vboot("mutate", machine, "--dense", "token_embd.weight@0=@gone.bin", "--confidence", "0.9") == 1
+    assert vboot.err == "vboot: error: gone.bin cannot be read: No such file or directory; check the path\n"
+
+
+def test_a_seed_that_was_made_up_makes_the_same_again(vboot: Vboot, machine: Path) -> None:
+    first = vboot.json("mutate", machine, *NOISE, "--digest")
+    assert vboot("rollback", machine, "--to", "0") == 0
+    assert vboot("mutate", machine, *NOISE, "--seed", first["seed"], "--digest") == 0
+    assert first["sha256"]["blk.0.attn_q.weight"] in vboot.out
+    assert "seed" not in vboot.json("mutate", machine, *NOISE, "--seed", first["seed"])
+
+
+def test_a_dry_run_tells_and_changes_nothing(vboot: Vboot, machine: Path) -> None:
+    told = vboot.json("mutate", machine, *NOISE, "--seed", "00" * 8, "--dry-run")
+    assert (told["dry_run"], told["base_generation"]) == (True, 0)
+    made = vboot.json("mutate", machine, *NOISE, "--seed", "00" * 8, "--digest")
+    assert (made["generation"], made["sha256"], made["changed"]["bytes"]) == (1, told["sha256"], told["changed_bytes"])
+    assert vboot("mutate", machine, *SET, "--dry-run") == 0
+    assert vboot.out.startswith("would change generation 1: 1 B in 1 tensor; nothing was changed\n")
+    error = vboot.json("mutate", machine, "--dense", "hw.mmio@0=00000000", "--confidence", "1", "--dry-run", code=1)
+    assert (error["error"]["code"], error["error"]["type"]) == (1002, "EditRefused")
+    assert [record["kind"] for record in vboot.json("history", machine)["records"]] == ["boot", "mutate"]
+
+
+def test_what_was_done_is_verified(vboot: Vboot, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vboot.json("mutate", machine, *NOISE, "--verify")["verified"] is True
+    assert vboot("mutate", machine, *SET, "--verify") == 0
+    assert "verified: the machine's digests are those predicted" in vboot.out
+
+    def misread(kind: type[Any], value: Any, *, name: str) -> Any:
+        made = decode(kind, value, name=name)
+        return Mutation(**vars(made) | {"sha256": {"w": "00"}}) if kind is Mutation else made
+
+    monkeypatch.setattr("evolution.client.decode", misread)
+    assert vboot("mutate", machine, *NOISE, "--verify") == 1
+    assert "not what was predicted; roll back to generation 2 and report this bug" in vboot.err
+
+
+def test_a_trial(vboot: Vboot, machine: Path) -> None:
+    assert vboot("mutate", machine, *SET, "--lease", "30") == 0
+    assert vboot.out.endswith("on trial for 30 s: promote generation 1 to keep it\n")
+    assert vboot("promote", machine, "--generation", "1") == 0
+    assert vboot.out == "generation 1 is promoted\n"
+    assert vboot("mutate", machine, *SET, "--lease", "0") == 1
+    assert "a lease of 0 s is none" in vboot.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ((*SET, "--base", "7"), 1007, "generation"),
+        ((*SET[:3], "0.8"), 1006, "0.8"),
+        (("--set", "token_embd.weight[0]=0.25", "--confidence", "1"), 1008, "nothing"),
+        (("--seeded", "none.*", "--density", "1", "--scale", "1", "--confidence", "1"), 1001, "none.*"),
+    ],
+)
+def test_refusals(vboot: Vboot, machine: Path, words: tuple[str, ...], code: int, told: str) -> None:
+    error = vboot.json("mutate", machine, *words, code=1)["error"]
+    assert (error["type"], error["code"]) == ("Refused", code)
+    assert told in error["message"]
+    assert vboot("mutate", machine, *words) == 1
+    assert vboot.err == f"vboot: error: {error['message']}\n"
+    assert error["message"].startswith("the machine refuses: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "give one of --recipe, --seeded, --set, --dense"),
+        ((*SET, *NOISE[:2]), "give only one of --recipe, --seeded, --set, --dense"),
+        (SET[:2], "give --confidence, how sure you are that the change is good, from 0 to 1 (above 0.8 is necessary"),
+        ((*SET, "--density", "1"), "--density goes with --seeded"),
+        (("--recipe", "r.toml", "--seed", "00"), "--seed goes with --seeded"),
+        (NOISE[:2], "--seeded needs --density"),
+        (NOISE[:4], "--seeded needs --scale"),
+        (("--seeded", "a", "--form", "step"), "--seeded needs --density"),
+        ((*NOISE, "--form", "step"), "--scale is not for --form step"),
+        ((*NOISE, "--form", "loud"), "invalid choice: 'loud'"),
+        ((*SET, "--dry-run", "--verify"), "not allowed with"),
+        ((*SET, "--base", "x"), "invalid int value"),
+    ],
+)
+def test_wrong_usage(vboot: Vboot, words: tuple[str, ...], told: str) -> None:
+    assert vboot("mutate", "no machine is needed for that", *words) == 2
+    assert vboot.err.startswith("usage: vboot mutate")
+    assert told in vboot.last_error()
+
+
+def test_a_recipe(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    recipe = {
+        "confidence": 0.5,
+        "origin": "of the recipe",
+        "lease_ms": 60000,
+        "edits": [{"kind": "dense", "tensor": "token_embd.weight", "values": [0.5, -1]}],
+    }
+    (tmp_path / "r.json").write_text(json.dumps(recipe))
+    assert vboot("mutate", machine, "--recipe", "r.json") == 1
+    assert "(code 1006)" in vboot.err
+    assert vboot("mutate", machine, "--recipe", "r.json", "--confidence", "0.9", "--verify") == 0
+    assert "on trial for 60 s" in vboot.out
+    assert first_weights(machine) == bytes.fromhex("003800bc")
+    assert vboot.json("history", machine)["records"][-1]["origin"] == "of the recipe"
+    assert vboot("mutate", machine, "--recipe", "gone.toml") == 1
+    assert vboot.err.startswith("vboot: error: gone.toml cannot be read")
+
+
+@pytest.mark.parametrize("verb", ["mutate", "rollback", "promote", "history"])
+def test_no_machine(vboot: Vboot, verb: str) -> None:
+    words = {"mutate": SET, "rollback": ("--to", "0")}.get(verb, ())
+    assert vboot(verb, "gone", *words) == 1
+    assert "gone is not there; give the folder that boot printed, or an evolution socket" in vboot.err
+    assert vboot(verb, *words) == 1
+    assert "no machine runs in build/run; boot one with `vboot boot`" in vboot.err
