@@ -60,6 +60,9 @@ impl Settings {
     }
 }
 
+/// Bytes of the longest path that a socket can be bound to.
+const LONGEST_PATH: usize = 107;
+
 /// A socket file that is removed when the machine ends.
 #[derive(Debug)]
 struct SocketFile(PathBuf);
@@ -123,10 +126,16 @@ fn listen(path: &Path) -> Result<(UnixListener, SocketFile), String> {
         }
         fs::remove_file(path).map_err(|error| format!("{name}: {error}"))?;
     }
-    let listener = UnixListener::bind(path).map_err(|error| format!("{name}: cannot listen: {error}"))?;
-    let file = SocketFile(path.to_path_buf());
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(|error| format!("{name}: {error}"))?;
-    Ok((listener, file))
+    // Between bind and listen a client would be refused: the socket gets its name when it listens.
+    let mut unfinished = path.as_os_str().to_os_string();
+    unfinished.push("~");
+    let unfinished = if unfinished.len() <= LONGEST_PATH { PathBuf::from(unfinished) } else { path.to_path_buf() };
+    let listener = UnixListener::bind(&unfinished).map_err(|error| format!("{name}: cannot listen: {error}"))?;
+    let file = SocketFile(unfinished);
+    fs::set_permissions(&file.0, fs::Permissions::from_mode(0o600)).map_err(|error| format!("{name}: {error}"))?;
+    fs::rename(&file.0, path).map_err(|error| format!("{name}: {error}"))?;
+    std::mem::forget(file); // it has its own name now
+    Ok((listener, SocketFile(path.to_path_buf())))
 }
 
 #[cfg(test)]
