@@ -7,6 +7,7 @@
 pub mod gguf;
 pub mod hw_mmio;
 pub mod machine;
+pub mod neural;
 pub mod protocol;
 pub mod rts;
 pub mod sys;

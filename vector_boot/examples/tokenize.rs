@@ -1,0 +1,36 @@
+//! Prints token ids: `tokenize MODEL.gguf [LIMIT]`.
+//!
+//! Each line of stdin is a text as a JSON string; the answer to it is one line, the ids as a JSON array, at most LIMIT of
+//! them (512 unless told). What tests compare with other tokenizers comes from here.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use vector_boot::gguf::Gguf;
+use vector_boot::neural::tokenizer::Tokenizer;
+
+fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> io::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let path = arguments.next().ok_or_else(|| io::Error::other("usage: tokenize MODEL.gguf [LIMIT]"))?;
+    let limit = arguments.next().map_or(Ok(512), |limit| limit.parse()).map_err(io::Error::other)?;
+    let file = std::fs::read(&path)?;
+    let gguf = Gguf::parse(&file).map_err(|error| io::Error::other(format!("{path}: {error}")))?;
+    let tokenizer =
+        Tokenizer::from_gguf(&gguf).map_err(|error| io::Error::other(format!("{path} is refused: {error}")))?;
+    let mut answers = io::stdout().lock();
+    for line in io::stdin().lines() {
+        let text: String = serde_json::from_str(&line?).map_err(io::Error::other)?;
+        writeln!(answers, "{:?}", tokenizer.encode(&text, limit))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! The neural runtime: what a model is, and how text becomes numbers.
+
+pub mod tokenizer;
