@@ -76,7 +76,7 @@ fn base(code: u32) -> Option<char> {
 fn syllable(index: u32, take: impl FnMut(char) -> ControlFlow<()>) -> ControlFlow<()> {
     let leading = 0x1100 + index / (VOWELS * TRAILERS);
     let vowel = 0x1161 + index / TRAILERS % VOWELS;
-    let trailing = (index % TRAILERS > 0).then_some(0x11A7 + index % TRAILERS);
+    let trailing = (!index.is_multiple_of(TRAILERS)).then_some(0x11A7 + index % TRAILERS);
     [Some(leading), Some(vowel), trailing].into_iter().flatten().filter_map(char::from_u32).try_for_each(take)
 }
 
