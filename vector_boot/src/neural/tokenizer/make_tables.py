@@ -2,9 +2,9 @@
 
 Run it without arguments, where the PyPI package tokenizers 0.23.3 is installed; it takes a minute.
 
-The package mixes Unicode versions (8.0 for categories, 9.0 for decompositions),
-so no single edition of `unicodedata` would do: each code point is put to its BertNormalizer, NFD and BertPreTokenizer,
-and the answers are the tables. Whitespace and lower case agree with Rust's `char` methods and need none.
+The package mixes Unicode versions (8.0 for categories, 9.0 for decompositions), so no single edition of `unicodedata`
+would do: each code point is put to its BertNormalizer, NFD and BertPreTokenizer, and the answers are the tables.
+Whitespace and lower case agree with Rust's `char` methods and need none.
 """
 
 from __future__ import annotations

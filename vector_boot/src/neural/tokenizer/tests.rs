@@ -94,6 +94,19 @@ fn users_cannot_write_special_tokens_or_marks() {
 }
 
 #[test]
+fn text_matches_neither_special_ids_nor_tokens_of_other_types() {
+    let key = b"tokenizer.ggml.token_type";
+    let mut file = file(&["▁pad", "▁unk", "▁cls", "▁sep", "▁mask", "▁a", "▁b", "▁c"]);
+    file.entries.retain(|entry| entry.key != key);
+    let encode = |file: &File| read(file).unwrap().encode("pad unk cls sep mask a b c", 20);
+    assert_eq!(encode(&file), [2, 1, 1, 1, 1, 1, 5, 6, 7, 3]);
+    // Unused, user-defined and byte.
+    let types: Vec<u8> = [1, 1, 1, 1, 1, 5, 4, 6].into_iter().flat_map(i32::to_le_bytes).collect();
+    file.entries.push(Entry::array("tokenizer.ggml.token_type", 5, 8, &types));
+    assert_eq!(encode(&file), [2, 1, 1, 1, 1, 1, 1, 6, 1, 3]);
+}
+
+#[test]
 fn a_word_of_more_than_100_characters_is_unknown() {
     assert_eq!(pieces(&"a".repeat(100)).len(), 100);
     assert_eq!(pieces(&"a".repeat(101)), ["[UNK]"]);
