@@ -8,7 +8,7 @@ mod error;
 mod metadata;
 mod tensors;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 
 pub use cursor::{Stop, METADATA_LIMIT};

@@ -1,3 +1,3 @@
-mod builder;
+pub(crate) mod builder;
 mod properties;
 mod rules;
