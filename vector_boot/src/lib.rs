@@ -4,9 +4,11 @@
 //! that runs as PID 1 of the appliance, as its worker, and as `vector_boot check` and `--listen` on a workstation.
 //! The modules here are pure (bytes and memory) and shared by both faces; `ffi` and `standalone` are thin.
 
+pub mod element;
 pub mod gguf;
 pub mod hw_mmio;
 pub mod machine;
+pub mod neural;
 pub mod protocol;
 pub mod rts;
 pub mod sys;
