@@ -144,4 +144,3 @@ pub fn dequantize(tensor_type: TensorType, blocks: &[u8], out: &mut [f32]) -> Re
     }
     Ok(())
 }
-

@@ -129,7 +129,7 @@ fn multiply(kernels: &Kernels, a: &[f32], depth: usize, x: [&[Lanes]; 2], c: &mu
     c0.fill(Lanes::ZERO);
     c1.fill(Lanes::ZERO);
     for row in (0..rows).step_by(ROWS) {
-        let product = Product { a: &a[row * depth..], stride: depth, depth };
+        let product = Product { a: &a[row * depth..], stride: depth, depth, next: &[] };
         (kernels.multiply_two)(product, x, [&mut c0[row..], &mut c1[row..]]);
     }
 }

@@ -11,10 +11,10 @@ use super::kernels::{Kernels, Variant};
 use super::lanes::{Tiles, LANES};
 use super::linear::{linear, Activation};
 use super::pool::ThreadPool;
+use super::pooling;
 use super::residual::{add_and_norm, embed};
 use super::threads::{Scratch, Threads};
 use super::weights::{Block, Weights};
-use super::pooling;
 
 /// The memory of forward passes: it grows to the largest batch and is used again.
 pub struct Workspace {
@@ -117,13 +117,7 @@ impl Activations {
         add_and_norm(threads, (&weights.embedding_norm, config.epsilon), &self.addend, &mut self.stream, batch)
     }
 
-    fn block(
-        &mut self,
-        threads: &Threads<'_>,
-        config: &Config,
-        block: &Block<'_>,
-        batch: &Batch,
-    ) -> Result<(), Stop> {
+    fn block(&mut self, threads: &Threads<'_>, config: &Config, block: &Block<'_>, batch: &Batch) -> Result<(), Stop> {
         linear(threads, &block.attention_inputs, &self.stream, &mut self.inputs, Activation::None);
         attention(threads, &batch.texts, config.heads, &self.inputs, &mut self.mixed);
         linear(threads, &[block.attention_output], &self.mixed, &mut self.addend, Activation::None);

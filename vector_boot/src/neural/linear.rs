@@ -1,5 +1,7 @@
 //! A linear layer over all tokens of a batch, its rows shared out among the threads.
 
+use std::ops::Range;
+
 use super::kernels::{Kernels, Product, ROWS};
 use super::lanes::{Block, Lanes, Tiles, LANES};
 use super::threads::Threads;
@@ -8,7 +10,7 @@ use super::weights::{Linear, COLUMN_STEP};
 /// Rows of weights that one thread takes at a time.
 const BLOCK_ROWS: usize = 2 * ROWS;
 /// Tiles it multiplies them by: few enough that a range of their columns stays in the second-level cache.
-const BLOCK_TILES: usize = 8;
+const BLOCK_TILES: usize = 16;
 /// From one decoded row to the next. No power of two: twelve rows would share a few sets of the cache.
 const STRIDE: usize = COLUMN_STEP + 16;
 
@@ -41,7 +43,15 @@ pub(super) fn linear(
         panel.values.resize(ROWS * STRIDE, 0.0);
         for first in (0..block.features).step_by(ROWS) {
             let count = ROWS.min(block.features - first);
-            rows_times_tiles(threads.kernels, layers, input, (&mut block, first, count), panel);
+            let last = first + ROWS >= block.features;
+            // The threads take turns, more or less.
+            let next = if last {
+                block.first_feature + BLOCK_ROWS * threads.pool.threads()
+            } else {
+                first + ROWS + block.first_feature
+            };
+            let next = stored(layers, next);
+            rows_times_tiles(threads.kernels, layers, input, (&mut block, first, count), (panel, next));
             if activation == Activation::Gelu {
                 for tile in 0..block.tiles {
                     (threads.kernels.gelu)(&mut block.tile(tile)[first..first + count]);
@@ -57,20 +67,20 @@ fn rows_times_tiles(
     layers: &[Linear<'_>],
     input: &Tiles,
     (block, first, count): (&mut Block<'_>, usize, usize),
-    panel: &mut Panel,
+    (panel, next): (&mut Panel, &[u8]),
 ) {
     let inputs = input.features();
+    let steps = inputs.div_ceil(COLUMN_STEP) * block.tiles.div_ceil(2);
     for column in (0..inputs).step_by(COLUMN_STEP) {
         let depth = COLUMN_STEP.min(inputs - column);
-        for row in 0..count {
-            let (layer, at) = find_row(layers, block.first_feature + first + row);
-            layer.weight.decode(kernels, at, column, &mut panel.values[row * STRIDE..][..depth]);
-            layer.bias.decode(kernels, 0, at, &mut panel.bias[row..=row]);
-        }
-        let product = Product { a: &panel.values, stride: STRIDE, depth };
+        decode(kernels, layers, block.first_feature + first..block.first_feature + first + count, column, panel);
+        let whole = Product { a: &panel.values, stride: STRIDE, depth, next: &[] };
         let start = (column == 0).then_some(&panel.bias);
         let x = |tile: usize| &input.tile(tile)[column..column + depth];
         for tile in (0..block.tiles).step_by(2) {
+            // Evenly spread over the work that hides them.
+            let step = column / COLUMN_STEP * block.tiles.div_ceil(2) + tile / 2;
+            let product = Product { next: part(next, step, steps), ..whole };
             let at = block.first_tile + tile;
             if tile + 1 < block.tiles {
                 let c = block.two_tiles(tile).map(|c| &mut c[first..first + count]);
@@ -80,6 +90,36 @@ fn rows_times_tiles(
             }
         }
     }
+}
+
+/// Decodes rows from a column on, as many as fit between two rows of the panel, and their biases.
+fn decode(kernels: &Kernels, layers: &[Linear<'_>], rows: Range<usize>, column: usize, panel: &mut Panel) {
+    let mut done = 0;
+    while done < rows.len() {
+        let (layer, first) = find_row(layers, rows.start + done);
+        let count = (rows.len() - done).min(layer.weight.rows() - first);
+        let depth = COLUMN_STEP.min(layer.weight.columns() - column);
+        for row in 0..count {
+            layer.weight.decode(kernels, first + row, column, &mut panel.values[(done + row) * STRIDE..][..depth]);
+        }
+        layer.bias.decode(kernels, 0, first, &mut panel.bias[done..done + count]);
+        done += count;
+    }
+}
+
+/// Part `index` of `count` nearly equal parts.
+fn part(bytes: &[u8], index: usize, count: usize) -> &[u8] {
+    &bytes[bytes.len() * index / count..bytes.len() * (index + 1) / count]
+}
+
+/// The stored bytes of a block of rows, as far as one layer has them.
+fn stored<'a>(layers: &[Linear<'a>], row: usize) -> &'a [u8] {
+    let rows: usize = layers.iter().map(|layer| layer.weight.rows()).sum();
+    if row >= rows {
+        return &[];
+    }
+    let (layer, at) = find_row(layers, row);
+    layer.weight.stored_rows(at, ROWS)
 }
 
 /// The layer that has the row with this number, and the row's number in it.

@@ -46,6 +46,12 @@ impl<'a> Matrix<'a> {
         (kernels.decode)(self.tensor_type, &self.bytes[row * self.row_bytes..][skipped..self.row_bytes], out);
     }
 
+    /// The stored bytes of up to `count` rows; none behind the last.
+    pub(super) fn stored_rows(&self, row: usize, count: usize) -> &'a [u8] {
+        let (start, end) = (row.min(self.rows), row.saturating_add(count).min(self.rows));
+        &self.bytes[start * self.row_bytes..end * self.row_bytes]
+    }
+
     /// A vector whose elements can be decoded one by one.
     fn is_vector(&self, columns: usize) -> bool {
         (self.rows, self.columns, self.tensor_type.block_elements()) == (1, columns, 1)
@@ -124,9 +130,8 @@ impl<'a> Weights<'a> {
         let linear = |stem: String| {
             Ok::<_, String>(Linear { weight: get(stem.clone() + ".weight")?, bias: get(stem + ".bias")? })
         };
-        let norm = |stem: String| {
-            Ok::<_, String>(Norm { weight: get(stem.clone() + ".weight")?, bias: get(stem + ".bias")? })
-        };
+        let norm =
+            |stem: String| Ok::<_, String>(Norm { weight: get(stem.clone() + ".weight")?, bias: get(stem + ".bias")? });
         let block = |index: usize| {
             let at = |part: &str| format!("blk.{index}.{part}");
             let inputs = match find(&at("attn_qkv.weight")) {

@@ -16,23 +16,16 @@ const HALF: usize = ROWS / 2;
 /// # Safety
 /// `product` reaches inside its slice; each x holds `depth`, each c holds [`ROWS`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_two(product: Product<'_>, x: [*const Lanes; 2], c: [*mut Lanes; 2]) {
-    // SAFETY: the caller's.
-    unsafe {
-        multiply(product, [x[0]], [c[0]]);
-        multiply(product, [x[1]], [c[1]]);
-    }
-}
-
-/// # Safety
-/// As of [`multiply_two`].
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply(product: Product<'_>, [x]: [*const Lanes; 1], [c]: [*mut Lanes; 1]) {
-    let a = product.a.as_ptr();
-    // SAFETY: the caller's.
-    unsafe {
-        multiply_half(product, a, x.cast(), c.cast());
-        multiply_half(product, a.add(HALF * product.stride), x.cast(), c.add(HALF).cast());
+unsafe fn multiply<const N: usize>(product: Product<'_>, x: [*const Lanes; N], c: [*mut Lanes; N]) {
+    let (a, half) = (product.a.as_ptr(), HALF * product.stride);
+    let (next, last) = product.next.split_at(product.next.len() / 2);
+    for (tile, (x, c)) in x.into_iter().zip(c).enumerate() {
+        let hints = if tile == 0 { [next, last] } else { [&[][..]; 2] };
+        // SAFETY: the caller's.
+        unsafe {
+            multiply_half(Product { next: hints[0], ..product }, a, x.cast(), c.cast());
+            multiply_half(Product { next: hints[1], ..product }, a.add(half), x.cast(), c.add(HALF).cast());
+        }
     }
 }
 
@@ -40,6 +33,7 @@ unsafe fn multiply(product: Product<'_>, [x]: [*const Lanes; 1], [c]: [*mut Lane
 /// `a` is the first of [`HALF`] rows of `product`; x holds `depth` tiles' features, c holds [`HALF`].
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply_half(product: Product<'_>, a: *const f32, x: *const f32, c: *mut f32) {
+    let step = product.next.len() / product.depth.max(1);
     let mut sums = [[_mm256_setzero_ps(); 2]; HALF];
     // SAFETY: the caller's.
     unsafe {
@@ -47,6 +41,7 @@ unsafe fn multiply_half(product: Product<'_>, a: *const f32, x: *const f32, c: *
             *sums = [_mm256_load_ps(c.add(16 * row)), _mm256_load_ps(c.add(16 * row + 8))];
         }
         for k in 0..product.depth {
+            _mm_prefetch::<_MM_HINT_T1>(product.next.as_ptr().wrapping_add(k * step).cast());
             let x = [_mm256_load_ps(x.add(16 * k)), _mm256_load_ps(x.add(16 * k + 8))];
             for (row, sums) in sums.iter_mut().enumerate() {
                 let a = _mm256_broadcast_ss(&*a.add(row * product.stride + k));

@@ -13,18 +13,28 @@ kernels_for!("avx512f,avx2,fma,f16c");
 /// # Safety
 /// `product` reaches inside its slice; each x holds `depth`, each c holds [`ROWS`].
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
-unsafe fn multiply_two(product: Product<'_>, x: [*const Lanes; 2], c: [*mut Lanes; 2]) {
+unsafe fn multiply<const N: usize>(product: Product<'_>, x: [*const Lanes; N], c: [*mut Lanes; N]) {
     // SAFETY: the caller's.
-    unsafe { multiply(product, x, c) }
+    unsafe {
+        match product.next.is_empty() {
+            true => multiply_tiles::<N, false>(product, x, c),
+            false => multiply_tiles::<N, true>(product, x, c),
+        }
+    }
 }
 
 /// # Safety
-/// As of [`multiply_two`].
+/// As of [`multiply`].
 #[inline]
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
-unsafe fn multiply<const N: usize>(product: Product<'_>, x: [*const Lanes; N], c: [*mut Lanes; N]) {
+unsafe fn multiply_tiles<const N: usize, const PREFETCH: bool>(
+    product: Product<'_>,
+    x: [*const Lanes; N],
+    c: [*mut Lanes; N],
+) {
     let mut sums = [[_mm512_setzero_ps(); N]; ROWS];
     let a = product.a.as_ptr();
+    let step = product.next.len() / product.depth.max(1);
     // SAFETY: the caller's.
     unsafe {
         for (row, sums) in sums.iter_mut().enumerate() {
@@ -33,6 +43,9 @@ unsafe fn multiply<const N: usize>(product: Product<'_>, x: [*const Lanes; N], c
             }
         }
         for k in 0..product.depth {
+            if PREFETCH {
+                _mm_prefetch::<_MM_HINT_T1>(product.next.as_ptr().wrapping_add(k * step).cast());
+            }
             let x = x.map(|x| _mm512_load_ps(x.add(k).cast()));
             for (row, sums) in sums.iter_mut().enumerate() {
                 let a = _mm512_set1_ps(*a.add(row * product.stride + k));

@@ -37,13 +37,14 @@ pub fn softmax<A: Arithmetic>(scores: &mut [Lanes], scale: f32) -> Lanes {
         }
     }
     let mut sums = [Lanes::ZERO; SUMS];
-    for (i, score) in scores.iter_mut().enumerate() {
-        let sum = &mut sums[i % SUMS];
-        for lane in 0..LANES {
-            let e = functions::exp::<A>((score.0[lane] - greatest.0[lane]) * scale);
-            score.0[lane] = e;
-            sum.0[lane] += e;
+    let (fours, rest) = scores.as_chunks_mut::<SUMS>();
+    for four in fours {
+        for (score, sum) in four.iter_mut().zip(&mut sums) {
+            exponentiate::<A>(score, &greatest, scale, sum);
         }
+    }
+    for (score, sum) in rest.iter_mut().zip(&mut sums) {
+        exponentiate::<A>(score, &greatest, scale, sum);
     }
     let mut inverse = add_up(sums);
     for lane in &mut inverse.0 {
@@ -52,16 +53,26 @@ pub fn softmax<A: Arithmetic>(scores: &mut [Lanes], scale: f32) -> Lanes {
     inverse
 }
 
+#[inline(always)]
+fn exponentiate<A: Arithmetic>(score: &mut Lanes, greatest: &Lanes, scale: f32, sum: &mut Lanes) {
+    for lane in 0..LANES {
+        let e = functions::exp::<A>((score.0[lane] - greatest.0[lane]) * scale);
+        score.0[lane] = e;
+        sum.0[lane] += e;
+    }
+}
+
 /// x = (y - mean) / sqrt(variance + epsilon) * weight + bias with y = x + addend, over the features of sixteen tokens.
 #[inline(always)]
 pub fn layer_norm<A: Arithmetic>(x: &mut [Lanes], addend: &[Lanes], weight: &[f32], bias: &[f32], epsilon: f32) {
     let count = x.len() as f32;
     let mut sums = [Lanes::ZERO; SUMS];
-    for (i, value) in x.iter_mut().enumerate() {
-        let sum = &mut sums[i % SUMS];
-        for lane in 0..LANES {
-            value.0[lane] += addend[i].0[lane];
-            sum.0[lane] += value.0[lane];
+    for (values, addends) in x.chunks_mut(SUMS).zip(addend.chunks(SUMS)) {
+        for ((value, addend), sum) in values.iter_mut().zip(addends).zip(&mut sums) {
+            for lane in 0..LANES {
+                value.0[lane] += addend.0[lane];
+                sum.0[lane] += value.0[lane];
+            }
         }
     }
     let mut mean = add_up(sums);
@@ -69,20 +80,21 @@ pub fn layer_norm<A: Arithmetic>(x: &mut [Lanes], addend: &[Lanes], weight: &[f3
         *lane /= count;
     }
     let mut sums = [Lanes::ZERO; SUMS];
-    for (i, value) in x.iter_mut().enumerate() {
-        let sum = &mut sums[i % SUMS];
-        for lane in 0..LANES {
-            value.0[lane] -= mean.0[lane];
-            sum.0[lane] = A::mul_add(value.0[lane], value.0[lane], sum.0[lane]);
+    for values in x.chunks_mut(SUMS) {
+        for (value, sum) in values.iter_mut().zip(&mut sums) {
+            for lane in 0..LANES {
+                value.0[lane] -= mean.0[lane];
+                sum.0[lane] = A::mul_add(value.0[lane], value.0[lane], sum.0[lane]);
+            }
         }
     }
     let mut factor = add_up(sums);
     for lane in &mut factor.0 {
         *lane = 1.0 / (*lane / count + epsilon).sqrt();
     }
-    for (i, value) in x.iter_mut().enumerate() {
+    for ((value, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
         for lane in 0..LANES {
-            value.0[lane] = A::mul_add(value.0[lane] * factor.0[lane], weight[i], bias[i]);
+            value.0[lane] = A::mul_add(value.0[lane] * factor.0[lane], *weight, *bias);
         }
     }
 }

@@ -22,15 +22,7 @@ pub fn exp<A: Arithmetic>(x: f32) -> f32 {
     const ROUNDER: f32 = 12_582_912.0;
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    const COEFFICIENTS: [f32; 7] = [
-        1.0,
-        1.0,
-        0.499_999_91,
-        0.166_664_2,
-        0.041_668_232,
-        0.008_374_899,
-        0.001_383_674_2,
-    ];
+    const COEFFICIENTS: [f32; 7] = [1.0, 1.0, 0.499_999_91, 0.166_664_2, 0.041_668_232, 0.008_374_899, 0.001_383_674_2];
     let x = if x < LEAST { LEAST } else { x };
     let shifted = A::mul_add(x, std::f32::consts::LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
@@ -45,22 +37,8 @@ pub fn exp<A: Arithmetic>(x: f32) -> f32 {
 #[inline(always)]
 pub fn erf<A: Arithmetic>(x: f32) -> f32 {
     const LIMIT: f32 = 3.95;
-    const NUMERATOR: [f32; 6] = [
-        1.128_379_1,
-        0.191_550_12,
-        0.052_875_42,
-        0.003_808_154,
-        2.846_877_6e-4,
-        2.025_912e-6,
-    ];
-    const DENOMINATOR: [f32; 6] = [
-        1.0,
-        0.503_089_55,
-        0.114_559_546,
-        0.015_055_074,
-        0.001_170_724_3,
-        3.783_184_4e-5,
-    ];
+    const NUMERATOR: [f32; 6] = [1.128_379_1, 0.191_550_12, 0.052_875_42, 0.003_808_154, 2.846_877_6e-4, 2.025_912e-6];
+    const DENOMINATOR: [f32; 6] = [1.0, 0.503_089_55, 0.114_559_546, 0.015_055_074, 0.001_170_724_3, 3.783_184_4e-5];
     let square = x * x;
     let ratio = x * polynomial::<A, 6>(square, NUMERATOR) / polynomial::<A, 6>(square, DENOMINATOR);
     // The fit strays an ulp above one; and beyond the limit it is no fit.

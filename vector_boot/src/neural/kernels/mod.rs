@@ -30,6 +30,8 @@ pub struct Product<'a> {
     pub stride: usize,
     /// Values in a row.
     pub depth: usize,
+    /// Stored weights that are wanted soon: a hint to load them while this product keeps the CPU busy.
+    pub next: &'a [u8],
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -97,7 +99,7 @@ fn has_avx2() -> bool {
 }
 
 /// Compiles the kernels that are written once for the given instructions, and makes the table of the variant out of
-/// these and of `multiply`, `multiply_two` and `decode`, which stand beside the call.
+/// these and of `multiply` and `decode`, which stand beside the call.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels_for {
     ($features:literal) => {
@@ -113,7 +115,7 @@ macro_rules! kernels_for {
             // SAFETY: as above.
             multiply_two: |product, [x0, x1], [c0, c1]| unsafe {
                 assert!(product.fits(x0, c0) && product.fits(x1, c1));
-                multiply_two(product, [x0.as_ptr(), x1.as_ptr()], [c0.as_mut_ptr(), c1.as_mut_ptr()]);
+                multiply(product, [x0.as_ptr(), x1.as_ptr()], [c0.as_mut_ptr(), c1.as_mut_ptr()]);
             },
             // SAFETY: the CPU has the instructions.
             decode: |tensor_type, bytes, out| unsafe { decode(tensor_type, bytes, out) },
@@ -135,7 +137,8 @@ macro_rules! kernels_for {
             elementwise::softmax::<Fused>(scores, scale)
         }
 
-        #[target_feature(enable = $features)]
+        // For AVX-512 too: given longer vectors, LLVM runs them across features and gathers.
+        #[target_feature(enable = "avx2,fma")]
         fn layer_norm(x: &mut [Lanes], addend: &[Lanes], weight: &[f32], bias: &[f32], epsilon: f32) {
             elementwise::layer_norm::<Fused>(x, addend, weight, bias, epsilon);
         }
