@@ -127,8 +127,6 @@ impl Storage {
     }
 }
 
-pub(crate) use float::{bf16_is_finite, f16_is_finite};
-
 /// Decodes whole blocks of a tensor; stops at the end of the shorter slice.
 ///
 /// # Errors

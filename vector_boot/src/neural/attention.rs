@@ -26,7 +26,7 @@ pub(super) struct HeadBuffers {
 
 /// output = softmax(q kᵀ / √width) v for each text and head.
 ///
-/// `inputs` has the features of all queries, then of all keys, then of all values; `texts` are ranges of tokens.
+/// `inputs` has the features of all queries, then of all keys, then of all values; `texts` are ranges of tokens, at least one.
 pub(super) fn attention(
     threads: &Threads<'_>,
     texts: &[Range<usize>],
@@ -37,9 +37,7 @@ pub(super) fn attention(
     let embedding = inputs.features() / 3;
     output.reshape(inputs.tiles(), embedding);
     // Lanes behind the last text are computed with, though nobody reads them.
-    if let Some(last) = inputs.tiles().checked_sub(1) {
-        output.tile_mut(last).fill(Lanes::ZERO);
-    }
+    output.tile_mut(inputs.tiles() - 1).fill(Lanes::ZERO);
     let (width, tiles) = (embedding / heads, inputs.tiles());
     threads.for_each_block(output, (width, tiles), &|scratch, mut block| {
         for text in texts {

@@ -83,6 +83,9 @@ impl Workspace {
         cancel: &AtomicBool,
     ) -> Result<Vec<f32>, ForwardError> {
         check(config, weights, texts)?;
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
         self.scratch.resize_with(self.scratch.len().max(pool.threads()), Mutex::default);
         let threads = Threads { kernels: self.kernels, pool, scratch: &self.scratch, cancel };
         let batch = Batch::new(texts);

@@ -5,7 +5,7 @@ pub mod config;
 mod error;
 mod forward;
 pub mod kernels;
-pub mod lanes;
+mod lanes;
 mod linear;
 mod pool;
 mod pooling;
