@@ -17,7 +17,7 @@ from typing import Any
 
 import gguf
 import numpy as np
-import onnx
+import onnx  # type: ignore[import-not-found, unused-ignore]
 from onnx import TensorProto, helper, numpy_helper
 
 

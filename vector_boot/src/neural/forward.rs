@@ -8,7 +8,7 @@ use super::attention::attention;
 use super::config::Config;
 use super::error::{ForwardError, Layer};
 use super::kernels::{Kernels, Variant};
-use super::lanes::{Tiles, LANES};
+use super::lanes::{Lanes, Tiles, LANES};
 use super::linear::{linear, Activation};
 use super::pool::ThreadPool;
 use super::pooling;
@@ -70,7 +70,7 @@ impl Workspace {
     /// Embeds texts given as token ids: `config.embedding` values a text, one text after the other.
     ///
     /// An embedding depends on its own text and the weights alone, to the bit: not on the other texts, the threads
-    /// or the variant. Each thread looks at `cancel` about every five million multiply-adds.
+    /// or the variant. Each thread looks at `cancel` at least every ten million multiply-adds.
     ///
     /// # Errors
     /// [`ForwardError`].
@@ -115,7 +115,7 @@ impl Activations {
         self.stream.reshape(tiles, config.embedding);
         embed(threads, weights, batch, &mut self.addend);
         for tile in 0..tiles {
-            self.stream.tile_mut(tile).fill(super::lanes::Lanes::ZERO);
+            self.stream.tile_mut(tile).fill(Lanes::ZERO);
         }
         add_and_norm(threads, (&weights.embedding_norm, config.epsilon), &self.addend, &mut self.stream, batch)
     }
@@ -145,7 +145,7 @@ impl Batch {
 
 /// Everything that the pass relies on and its caller decides.
 fn check(config: &Config, weights: &Weights<'_>, texts: &[&[u32]]) -> Result<(), ForwardError> {
-    let divided = config.heads > 0 && config.embedding > 0 && config.embedding % config.heads == 0;
+    let divided = config.heads > 0 && config.embedding > 0 && config.embedding.is_multiple_of(config.heads);
     if !divided || config.feed_forward == 0 || !weights.fit(config) {
         return Err(ForwardError::WeightShapes);
     }

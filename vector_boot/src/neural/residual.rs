@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::forward::{cancelled, Batch, Stop};
+use super::kernels::NormValues;
 use super::lanes::{Lanes, Tiles, LANES};
 use super::threads::Threads;
 use super::weights::{Norm, Weights};
@@ -12,8 +13,7 @@ pub(super) fn embed(threads: &Threads<'_>, weights: &Weights<'_>, batch: &Batch,
     let width = output.features();
     threads.for_each_block(output, (width, 1), &|scratch, mut block| {
         scratch.rows.resize(3 * width, 0.0);
-        let (rows, _) = scratch.rows.as_mut_slice().split_at_mut(3 * width);
-        let (token_row, rest) = rows.split_at_mut(width);
+        let (token_row, rest) = scratch.rows.split_at_mut(width);
         let (type_row, position_row) = rest.split_at_mut(width);
         weights.token_types.decode(threads.kernels, 0, 0, type_row);
         let first = block.first_tile * LANES;
@@ -48,7 +48,7 @@ pub(super) fn add_and_norm(
         norm.bias.decode(threads.kernels, 0, 0, bias);
         let at = block.first_tile;
         let tile = block.tile(0);
-        (threads.kernels.layer_norm)(tile, addend.tile(at), weight, bias, epsilon);
+        (threads.kernels.layer_norm)(tile, addend.tile(at), NormValues { weight, bias, epsilon });
         if !is_finite(tile, batch.tokens.len() - at * LANES) {
             finite.store(false, Ordering::Relaxed);
         }

@@ -25,7 +25,7 @@ impl<'a> Matrix<'a> {
             return None;
         }
         let (elements, block) = (tensor_type.block_elements() as usize, tensor_type.block_bytes() as usize);
-        let row_bytes = (columns % elements == 0).then_some(columns / elements)?.checked_mul(block)?;
+        let row_bytes = columns.is_multiple_of(elements).then_some(columns / elements)?.checked_mul(block)?;
         let bytes = bytes.get(..rows.checked_mul(row_bytes)?)?;
         Some(Matrix { tensor_type, rows, columns, row_bytes, bytes })
     }

@@ -1,7 +1,7 @@
 //! Kernels other than the matrix product, written once: each variant compiles them for its own instructions.
 
 use super::arithmetic::Arithmetic;
-use super::functions;
+use super::{functions, NormValues};
 use crate::neural::lanes::{Lanes, LANES};
 
 /// Sums of a reduction that run side by side; item i goes to sum i mod 4, and the sums are added in pairs.
@@ -64,7 +64,7 @@ fn exponentiate<A: Arithmetic>(score: &mut Lanes, greatest: &Lanes, scale: f32, 
 
 /// x = (y - mean) / sqrt(variance + epsilon) * weight + bias with y = x + addend, over the features of sixteen tokens.
 #[inline(always)]
-pub fn layer_norm<A: Arithmetic>(x: &mut [Lanes], addend: &[Lanes], weight: &[f32], bias: &[f32], epsilon: f32) {
+pub fn layer_norm<A: Arithmetic>(x: &mut [Lanes], addend: &[Lanes], norm: NormValues<'_>) {
     let count = x.len() as f32;
     let mut sums = [Lanes::ZERO; SUMS];
     for (values, addends) in x.chunks_mut(SUMS).zip(addend.chunks(SUMS)) {
@@ -90,9 +90,9 @@ pub fn layer_norm<A: Arithmetic>(x: &mut [Lanes], addend: &[Lanes], weight: &[f3
     }
     let mut factor = add_up(sums);
     for lane in &mut factor.0 {
-        *lane = 1.0 / (*lane / count + epsilon).sqrt();
+        *lane = 1.0 / (*lane / count + norm.epsilon).sqrt();
     }
-    for ((value, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
+    for ((value, weight), bias) in x.iter_mut().zip(norm.weight).zip(norm.bias) {
         for lane in 0..LANES {
             value.0[lane] = A::mul_add(value.0[lane] * factor.0[lane], *weight, *bias);
         }

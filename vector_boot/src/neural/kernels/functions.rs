@@ -1,4 +1,5 @@
 //! exp and erf in f32, branch-free, by the same operations on every CPU.
+#![allow(clippy::excessive_precision, clippy::approx_constant)] // fitted coefficients, as the fit gave them
 
 use super::arithmetic::Arithmetic;
 

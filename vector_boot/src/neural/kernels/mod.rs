@@ -43,20 +43,34 @@ impl Product<'_> {
     }
 }
 
+/// Two tiles, to write.
+type TwoTiles<'a> = [&'a mut [Lanes]; 2];
+
+/// Factors and addends of a layer norm, and what is added to the variance.
+#[derive(Clone, Copy)]
+pub struct NormValues<'a> {
+    /// One for each feature.
+    pub weight: &'a [f32],
+    /// One for each feature.
+    pub bias: &'a [f32],
+    /// Keeps the root above zero.
+    pub epsilon: f32,
+}
+
 /// The kernels of one variant. Each panics if its slices are too short.
 pub struct Kernels {
     /// Adds rows times sixteen tokens: c[r] += a[r] · x, for [`ROWS`] outputs.
     pub multiply: fn(Product<'_>, &[Lanes], &mut [Lanes]),
     /// The same for two tiles of tokens.
-    pub multiply_two: fn(Product<'_>, [&[Lanes]; 2], [&mut [Lanes]; 2]),
+    pub multiply_two: fn(Product<'_>, [&[Lanes]; 2], TwoTiles<'_>),
     /// Decodes stored weights, as [`crate::element::dequantize`] does.
     pub decode: fn(TensorType, &[u8], &mut [f32]),
     /// GELU of every element.
     pub gelu: fn(&mut [Lanes]),
     /// exp(scale (score - greatest)) of the scores, and one over its sum.
     pub softmax: fn(&mut [Lanes], f32) -> Lanes,
-    /// Layer norm of the sum of two; weight, bias, epsilon.
-    pub layer_norm: fn(&mut [Lanes], &[Lanes], &[f32], &[f32], f32),
+    /// Layer norm of the sum of the two, left in the first.
+    pub layer_norm: fn(&mut [Lanes], &[Lanes], NormValues<'_>),
 }
 
 /// Which instructions the kernels use.
@@ -103,7 +117,7 @@ fn has_avx2() -> bool {
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels_for {
     ($features:literal) => {
-        use crate::neural::kernels::{arithmetic::Fused, elementwise};
+        use crate::neural::kernels::{arithmetic::Fused, elementwise, NormValues};
 
         /// The kernels of this variant; only `Variant::kernels` gives them out, on a CPU that has the instructions.
         pub static KERNELS: Kernels = Kernels {
@@ -124,7 +138,7 @@ macro_rules! kernels_for {
             // SAFETY: as above.
             softmax: |scores, scale| unsafe { softmax(scores, scale) },
             // SAFETY: as above.
-            layer_norm: |x, addend, weight, bias, epsilon| unsafe { layer_norm(x, addend, weight, bias, epsilon) },
+            layer_norm: |x, addend, norm| unsafe { layer_norm(x, addend, norm) },
         };
 
         #[target_feature(enable = $features)]
@@ -139,8 +153,8 @@ macro_rules! kernels_for {
 
         // For AVX-512 too: given longer vectors, LLVM runs them across features and gathers.
         #[target_feature(enable = "avx2,fma")]
-        fn layer_norm(x: &mut [Lanes], addend: &[Lanes], weight: &[f32], bias: &[f32], epsilon: f32) {
-            elementwise::layer_norm::<Fused>(x, addend, weight, bias, epsilon);
+        fn layer_norm(x: &mut [Lanes], addend: &[Lanes], norm: NormValues<'_>) {
+            elementwise::layer_norm::<Fused>(x, addend, norm);
         }
     };
 }

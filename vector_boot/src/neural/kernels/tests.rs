@@ -57,6 +57,7 @@ proptest! {
         let values: Vec<Lanes> = raw.iter().map(|lanes| Lanes(lanes.map(f32::from_bits))).collect();
         let reference = Variant::Portable.kernels().unwrap();
         let weight = numbers(values.len(), 1);
+        let norm = NormValues { weight: &weight, bias: &weight, epsilon: 1e-12 };
         for kernels in fast_variants() {
             let [mut ours, mut theirs] = [values.clone(), values.clone()];
             (kernels.gelu)(&mut ours);
@@ -67,8 +68,8 @@ proptest! {
             prop_assert_eq!(bits(&ours), bits(&theirs));
             prop_assert_eq!(bits(&sums[..1]), bits(&sums[1..]));
             let [mut ours, mut theirs] = [values.clone(), values.clone()];
-            (kernels.layer_norm)(&mut ours, &values, &weight, &weight, 1e-12);
-            (reference.layer_norm)(&mut theirs, &values, &weight, &weight, 1e-12);
+            (kernels.layer_norm)(&mut ours, &values, norm);
+            (reference.layer_norm)(&mut theirs, &values, norm);
             prop_assert_eq!(bits(&ours), bits(&theirs));
         }
     }
@@ -153,7 +154,7 @@ fn gelu_exp_and_norm_are_near_the_exact_ones() {
     let mut values = tiles(101, 3);
     let column: Vec<f64> = values.iter().map(|lanes| 2.0 * f64::from(lanes.0[7])).collect();
     let (weight, bias) = (numbers(101, 4), numbers(101, 5));
-    (portable.layer_norm)(&mut values, &tiles(101, 3), &weight, &bias, 1e-3);
+    (portable.layer_norm)(&mut values, &tiles(101, 3), NormValues { weight: &weight, bias: &bias, epsilon: 1e-3 });
     let mean = column.iter().sum::<f64>() / 101.0;
     let variance = column.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / 101.0;
     for (i, x) in column.iter().enumerate() {
