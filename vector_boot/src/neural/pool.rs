@@ -5,6 +5,7 @@
 
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -57,11 +58,20 @@ impl ThreadPool {
     /// The system refuses a thread.
     pub fn new(helpers: usize) -> std::io::Result<Self> {
         let mut pool = ThreadPool { shared: Arc::default(), helpers: Vec::new(), turn: Mutex::new(()) };
+        let (started, ready) = channel();
         for index in 1..=helpers {
             let shared = Arc::clone(&pool.shared);
+            let started = started.clone();
             let builder = std::thread::Builder::new().name("neural".into()).stack_size(256 << 10);
-            pool.helpers.push(builder.spawn(move || help(&shared, index))?);
+            pool.helpers.push(builder.spawn(move || {
+                let _ = started.send(vec![0u8]); // the allocator has met this thread now
+                drop(started);
+                help(&shared, index);
+            })?);
         }
+        drop(started);
+        // A thread sets itself up with system calls that a sandbox may forbid later.
+        ready.iter().take(helpers).for_each(drop);
         Ok(pool)
     }
 
