@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from evolution.crc32c import crc32c
+import google_crc32c
+
 from vboot_errors import InputError
 
 LINE_LIMIT = 65_536
@@ -105,7 +106,7 @@ class Reader:
         blob = bytes(self._blob)
         self._blob.clear()
         self._announced = None
-        if crc32c(blob) != crc:
+        if google_crc32c.value(blob) != crc:
             return end, Spoilt(f"a blob of {size} bytes whose CRC-32C is not the announced one")
         return end, Message(members, blob)
 
@@ -115,7 +116,7 @@ def encode(members: Mapping[str, Any], blob: bytes | None = None) -> bytes:
     if blob is not None:
         if not 1 <= len(blob) <= BLOB_LIMIT:
             raise InputError(f"a blob of {len(blob)} bytes cannot be sent", remedy=f"send 1 to {BLOB_LIMIT} bytes")
-        members = {**members, "blob": {"bytes": len(blob), "crc32c": f"{crc32c(blob):08x}"}}
+        members = {**members, "blob": {"bytes": len(blob), "crc32c": f"{google_crc32c.value(blob):08x}"}}
     line = _dump(members) + b"\n"
     if len(line) > LINE_LIMIT:
         raise InputError(f"a request of {len(line)} bytes does not fit a line of {LINE_LIMIT}", remedy="ask for less")

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import google_crc32c
+
 LINE_LIMIT = 65_536
 BLOB_LIMIT = 1_048_576
 RESYNC = b"\xff"
@@ -62,19 +64,4 @@ def encode(message: Message, blob: bytes | None = None) -> bytes:
 
 def crc32c(data: bytes) -> str:
     """CRC-32C (Castagnoli, reflected, as in RFC 3720 B.4) as 8 hex digits."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC32C_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    return f"{crc ^ 0xFFFFFFFF:08x}"
-
-
-def _crc32c_table() -> tuple[int, ...]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (_CRC32C_POLYNOMIAL if value & 1 else 0)  # noqa: PLW2901
-        table.append(value)
-    return tuple(table)
-
-
-_CRC32C_TABLE = _crc32c_table()
+    return f"{google_crc32c.value(data):08x}"

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from google_crc32c import value as crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution.crc32c import crc32c
 from evolution.framing import BLOB_LIMIT, LINE_LIMIT, Incoming, Message, Reader, Spoilt, encode
 from vboot_errors import InputError
 

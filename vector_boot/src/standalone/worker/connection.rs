@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::link::{Got, Link};
 use crate::protocol::{Envelope, Failure, Framer, Incoming, Message, Reply, Request, OUTSTANDING_LIMIT};
 
-/// Bytes read ahead of what is cut into messages.
+/// Bytes read ahead of what is cut into messages, and bytes read at a time.
 const INBOX_LIMIT: usize = 64 << 10;
 /// With more than this waiting to be written, nothing further is taken up.
 const OUTBOX_LIMIT: usize = 4 << 20;
@@ -107,12 +107,16 @@ impl Connection {
     /// # Errors
     /// If the host has gone.
     pub fn read(&mut self, link: &mut Link) -> io::Result<()> {
-        let mut chunk = [0; 4096];
         while link.is_connected() && self.may_read() {
-            match link.read(&mut chunk)? {
+            let held = self.inbox.len();
+            self.inbox.resize(INBOX_LIMIT, 0);
+            let got = link.read(&mut self.inbox[held..]);
+            let count = if let Ok(Got::Bytes(count)) = got { count } else { 0 };
+            self.inbox.truncate(held + count);
+            match got? {
                 Got::Nothing => break,
                 Got::End => self.input_ended = true,
-                Got::Bytes(count) => self.inbox.extend_from_slice(&chunk[..count]),
+                Got::Bytes(_) => (),
             }
         }
         Ok(())
@@ -128,7 +132,7 @@ impl Connection {
         if std::mem::take(&mut self.paused) {
             self.framer.resume(now_ms);
         }
-        let inbox = std::mem::take(&mut self.inbox);
+        let mut inbox = std::mem::take(&mut self.inbox);
         let mut rest = &inbox[..];
         let (mut moved, mut resync) = (false, false);
         while self.has_room() {
@@ -140,7 +144,9 @@ impl Connection {
                 Incoming::Message(message) => self.queue.push_back(Pending::open(message)),
             }
         }
-        self.inbox = rest.to_vec();
+        let used = inbox.len() - rest.len();
+        inbox.drain(..used);
+        self.inbox = inbox;
         if self.inbox.is_empty() {
             if let Some(Incoming::Message(message)) = self.framer.tick(now_ms) {
                 moved = true;
