@@ -5,6 +5,7 @@ mod energy;
 mod history;
 mod mutate;
 mod stats;
+mod store;
 mod uploads;
 
 use std::sync::atomic::{AtomicBool, Ordering};

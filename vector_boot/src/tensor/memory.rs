@@ -1,7 +1,10 @@
 //! The bytes of all tensors: a private mapping of the model, the machine's own tensors behind it, and the transactions
 //! that change them. Pages are the unit of everything here; one that was never changed costs nothing.
 
-use crate::sys::memory::Mapping;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::sys::memory::{claim, Mapping};
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
@@ -92,6 +95,36 @@ impl Memory {
     /// The pages that ever changed, in order.
     pub fn dirty_pages(&self) -> impl Iterator<Item = u32> + '_ {
         self.dirty.iter()
+    }
+
+    /// Bytes of the address space: everything lies below this address, a multiple of the page.
+    pub fn end(&self) -> usize {
+        self.pages() as usize * PAGE
+    }
+
+    /// Moves the bytes to a memory file that nobody else writes, each at its address, where others can map them. What
+    /// is there already is not written again, so that whoever looks never sees a page go back and forth.
+    ///
+    /// # Errors
+    /// If the file cannot have this size, or cannot be mapped.
+    pub fn move_to(&mut self, file: BorrowedFd<'_>) -> io::Result<()> {
+        claim(file, self.end())?;
+        let weights = Mapping::shared(file, 0, self.weights.bytes().len())?;
+        let extra = Mapping::shared(file, self.extra_at as u64, self.extra.bytes().len())?;
+        let private = [std::mem::replace(&mut self.weights, weights), std::mem::replace(&mut self.extra, extra)];
+        for (source, target) in private.iter().zip([&mut self.weights, &mut self.extra]) {
+            for (new, old) in source.bytes().chunks(PAGE).zip(target.bytes_mut().chunks_mut(PAGE)) {
+                if new != old {
+                    old.copy_from_slice(new);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes of the pages that ever changed differ from `base`, which has the same layout.
+    pub fn differing_bytes(&self, base: &Memory) -> u64 {
+        self.dirty_pages().map(|page| count_differing(self.page(page), base.page(page))).sum()
     }
 
     /// A number that depends on nothing but the bytes: equal contents over the same base have equal fingerprints,
@@ -277,6 +310,8 @@ impl PageSet {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn memory() -> Memory {
@@ -326,6 +361,31 @@ mod tests {
         }
         assert_eq!(all(&one), all(&two));
         assert_eq!(one.fingerprint(), two.fingerprint());
+    }
+
+    #[test]
+    fn moved_to_a_memory_file_they_stay_what_they_were_and_changes_reach_it() {
+        let file = crate::sys::memory::memory_file(c"test").unwrap();
+        let mut one = memory();
+        let mut change = one.begin();
+        change.write(PAGE, &[1, 2, 3]);
+        change.write(3 * PAGE, &[4]);
+        change.commit();
+        let (bytes, fingerprint) = (all(&one), one.fingerprint());
+        one.move_to(file.as_fd()).unwrap();
+        assert_eq!((all(&one), one.fingerprint()), (bytes, fingerprint));
+        assert_eq!(one.differing_bytes(&memory()), 4);
+        let view = Mapping::shared(file.as_fd(), 0, one.end()).unwrap();
+        let mut change = one.begin();
+        change.write(4 * PAGE, &[5]);
+        change.commit();
+        assert_eq!((view.bytes()[PAGE], view.bytes()[3 * PAGE], view.bytes()[4 * PAGE]), (1, 4, 5));
+
+        // Whoever comes next makes it what it has itself; one of another size is refused.
+        memory().move_to(file.as_fd()).unwrap();
+        assert_eq!((view.bytes()[PAGE], view.bytes()[3 * PAGE], view.bytes()[4 * PAGE]), (7, 0, 0));
+        let mut other = Memory::new(Mapping::zeroed(PAGE).unwrap(), Mapping::zeroed(PAGE).unwrap());
+        assert!(other.move_to(file.as_fd()).is_err());
     }
 
     #[test]
