@@ -2,7 +2,7 @@
 #   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   the image, in build/
 #   make boot                                                      the image, running, with a prompt
 #   make demo                                                      what it can do: changed while it runs, and changed back
-#   make test | check | bench | fuzz | deps | clean
+#   make test | check | bench | fuzz | torture | deps | clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -58,6 +58,10 @@ check: deps $(VENV)/.ready
 
 bench: deps $(VENV)/.ready
 	@$(PY) -m tests.bench
+
+# Random changes and their ways back, every byte predicted: CYCLES=100000, SEED=1, HOURS= (as long as that, instead).
+torture: deps $(VENV)/.ready
+	@$(PY) -m tests.torture $(if $(CYCLES),--cycles $(CYCLES)) $(if $(SEED),--seed $(SEED)) $(if $(HOURS),--hours $(HOURS))
 
 clean:
 	rm -rf build dist vector_boot/target vector_boot/fuzz/target $(VENV)

@@ -43,7 +43,7 @@ class BridgeLink:
             self._has_request |= data != RESYNC
 
     def receive(self, deadline: float) -> bytes:
-        """The next reply; b"" at the deadline. Raises LinkLost: BridgeCrashed, or BridgeHung when it had to be killed."""
+        """The next reply; b"" at the deadline. Raises LinkLost: BridgeCrashed, or BridgeHung if it was killed."""
         with self._lock:
             process = self._connected()
             packet = process.answer(self._awaited[0] if self._awaited else None, deadline)

@@ -29,6 +29,10 @@ BENCHMARKS: Mapping[str, str] = {
     "boot": "boot",
     "initramfs": "initramfs_writer",
     "build": "image_build",
+    "mutate": "mutation_latency",
+    "mutate-rate": "mutation_throughput",
+    "mutate-model": "mutation_whole_model",
+    "mutate-growth": "mutation_growth",
 }
 """Every benchmark's name and its module, which has `run(setting) -> Result`."""
 

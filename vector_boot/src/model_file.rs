@@ -4,14 +4,18 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use crate::container_file::ContainerFile;
+use crate::neural::architecture::Refusal;
+use crate::neural::network::Network;
 use crate::rts::{Header, HEADER_BYTES};
 use crate::sys::memory::Mapping;
-use crate::tensor::Store;
+use crate::tensor::{Base, Store};
 
 /// A model that can be served.
 pub struct Model {
     /// Its tensors.
     pub store: Store,
+    /// Its network, or why it has none that can be run.
+    pub network: Result<Network, String>,
     /// Whether its image is signed: such a machine serves no faults.
     pub signed: bool,
     /// SHA-256 of the executable its image was built with, if it came in an image that records it.
@@ -36,10 +40,10 @@ pub fn of_container(file: ContainerFile) -> Result<Model, String> {
     let (offset, len) = header.as_ref().map_or((0, file.len), |header| (header.tensor_offset, header.tensor_size));
     let len = usize::try_from(len).map_err(|_| "the model is larger than the address space".to_string())?;
     let source = file.source;
-    let store = Store::load(Box::new(move || Mapping::private(source.as_fd(), offset, len)));
-    let store = store.map_err(|error| error.to_string())?;
+    let (store, network) = load(Box::new(move || Mapping::private(source.as_fd(), offset, len)))?;
     Ok(Model {
         store,
+        network,
         signed: header.as_ref().is_some_and(|header| header.key_id.is_some()),
         binary_sha256: header.and_then(|header| header.binary_sha256),
     })
@@ -56,8 +60,19 @@ pub fn from_memory<B: AsRef<[u8]> + Send + Sync + 'static>(bytes: B) -> Result<M
         memory.bytes_mut().copy_from_slice(bytes);
         Ok(memory)
     };
-    let store = Store::load(Box::new(copy)).map_err(|error| error.to_string())?;
-    Ok(Model { store, signed: false, binary_sha256: None })
+    let (store, network) = load(Box::new(copy))?;
+    Ok(Model { store, network, signed: false, binary_sha256: None })
+}
+
+/// The tensors and the network; a network that contradicts itself is no model to serve.
+fn load(base: Base) -> Result<(Store, Result<Network, String>), String> {
+    let (store, network) =
+        Store::load_and_judge(base, &mut |gguf| Network::from_gguf(gguf)).map_err(|error| error.to_string())?;
+    match network {
+        Ok(network) => Ok((store, Ok(network))),
+        Err(Refusal::Unsupported(why)) => Ok((store, Err(why))),
+        Err(Refusal::Invalid(why)) => Err(format!("the model is refused: {why}")),
+    }
 }
 
 fn image(file: &ContainerFile, start: &[u8]) -> Result<Header, String> {

@@ -11,12 +11,11 @@ use super::tiny;
 use crate::container_file::ContainerFile;
 use crate::hw_mmio::{word, Page, State};
 use crate::journal::storage::MemoryFile;
-use crate::machine::{Machine, Parts, ENERGY_CAPACITY_MILLI};
-use crate::model_file;
+use crate::machine::{Machine, Parts, Runtime, ENERGY_CAPACITY_MILLI};
+use crate::model_file::{self, Model};
 use crate::rts::hex;
 use crate::sys::memory::{claim, duplicate, memory_file, SharedWords};
 use crate::sys::{self, monotonic_us};
-use crate::tensor::Store;
 use crate::vitals::{Vitals, SHARED_WORDS};
 
 /// Memory files that outlive this process, each its own.
@@ -43,47 +42,49 @@ impl Files {
     }
 }
 
-/// The tensors of a file, or of the built-in model.
+/// The model of a file, or the built-in one.
 ///
 /// # Errors
 /// One sentence that says why it cannot be served.
-pub fn open(path: Option<&str>) -> Result<Store, String> {
-    let Some(path) = path else { return Ok(model_file::from_memory(tiny::gguf())?.store) };
+pub fn open(path: Option<&str>) -> Result<Model, String> {
+    let Some(path) = path else { return model_file::from_memory(tiny::gguf()) };
     let file = ContainerFile::open(Path::new(path)).map_err(|error| format!("{path} cannot be opened: {error}"))?;
-    Ok(model_file::of_container(file).map_err(|why| format!("{path}: {why}"))?.store)
+    model_file::of_container(file).map_err(|why| format!("{path}: {why}"))
 }
 
 /// A machine whose changes live as long as it does.
 ///
 /// # Errors
 /// If memory is short.
-pub fn alone(store: Store) -> Result<Instance, String> {
+pub fn alone(model: Model) -> Result<Instance, String> {
     let short = |error: io::Error| format!("there is no memory for the machine: {error}");
     let journal = memory_file(c"journal").map_err(short)?;
     let (words, _) = SharedWords::create(c"hw.mmio", SHARED_WORDS).map_err(short)?;
-    start(store, journal, words)
+    start(model, journal, words)
 }
 
 /// A machine that goes on where the last process that was given these files ended.
 ///
 /// # Errors
 /// If the files are not what they were, or fit another model.
-pub fn shared(store: Store, files: Files) -> Result<Instance, String> {
+pub fn shared(model: Model, files: Files) -> Result<Instance, String> {
     claim(files.words.as_fd(), SHARED_WORDS * 4)
         .map_err(|error| format!("the memory file of the words has {error}"))?;
     let words = SharedWords::attach(&files.words, SHARED_WORDS);
     let words = words.map_err(|error| format!("the words cannot be mapped: {error}"))?;
-    let instance = start(store, files.journal, words)?;
+    let instance = start(model, files.journal, words)?;
     // Only now: whoever maps the weights sees the recovered ones, and never those of the file in between.
     instance.machine.share_tensors(files.weights.as_fd())?;
     Ok(instance)
 }
 
-fn start(store: Store, journal: OwnedFd, words: SharedWords) -> Result<Instance, String> {
+fn start(model: Model, journal: OwnedFd, words: SharedWords) -> Result<Instance, String> {
     let shared = Arc::new(words);
     let since_us = initialise(&shared);
+    let runtime = Runtime::new(model.network).map_err(|error| format!("no threads for the network: {error}"))?;
     let parts = Parts {
-        model: Ok(store),
+        model: Ok(model.store),
+        runtime,
         journal: Ok(Box::new(MemoryFile(File::from(journal)))),
         shared: Arc::clone(&shared),
         build: build(),

@@ -3,6 +3,7 @@
 mod changes;
 mod energy;
 mod history;
+mod inference;
 mod mutate;
 mod stats;
 mod store;
@@ -25,6 +26,7 @@ use crate::sys::{self, monotonic_us};
 use crate::tensor::{Store, Tensor};
 use crate::vitals::Vitals;
 pub use energy::CAPACITY_MILLI as ENERGY_CAPACITY_MILLI;
+pub use inference::Runtime;
 use uploads::Uploads;
 
 /// Names a digest or a list may hold at most.
@@ -46,6 +48,8 @@ pub struct Machine {
     /// Why the machine is in emergency mode, if it is.
     emergency: Option<Arc<str>>,
     energy_limited: bool,
+    /// What runs the network.
+    runtime: Arc<Runtime>,
     /// Whether the request that runs now is to stop.
     cancelled: Arc<AtomicBool>,
 }
@@ -54,6 +58,8 @@ pub struct Machine {
 pub struct Parts {
     /// The tensors, or why there are none.
     pub model: Result<Store, String>,
+    /// What runs its network.
+    pub runtime: Runtime,
     /// Where the journal is kept.
     pub journal: std::io::Result<Box<dyn Storage>>,
     /// Words shared with the supervisor, which outlive this process.
@@ -67,7 +73,7 @@ pub struct Parts {
 impl Machine {
     /// A machine that goes on where the journal ends. That may take long: the supervisor is shown progress.
     pub fn new(parts: Parts) -> Self {
-        let Parts { model, journal, shared, build, energy_limited } = parts;
+        let Parts { model, runtime, journal, shared, build, energy_limited } = parts;
         let mut machine = Machine {
             lineage: None,
             uploads: Arc::default(),
@@ -76,6 +82,7 @@ impl Machine {
             build: build.into(),
             emergency: None,
             energy_limited,
+            runtime: Arc::new(runtime),
             cancelled: Arc::default(),
         };
         let budget = Budget::of_memory(sys::total_memory());
@@ -195,6 +202,7 @@ impl Machine {
             "checkpoint" => self.checkpoint(request),
             "history" => self.history(request),
             "upload" => self.upload(request),
+            "embed" => self.embed(request),
             "interrupt" => self.interrupt(request, received),
             method => Err(Failure::new(-32601, format!("there is no method {method:?}"))),
         }

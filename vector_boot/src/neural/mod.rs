@@ -1,4 +1,26 @@
-//! The neural runtime: what a model is, and how text becomes numbers.
+//! The neural runtime: a bert that turns texts into embeddings, with weights that may change between passes.
 
 pub mod architecture;
+mod attention;
+pub mod config;
+mod error;
+mod forward;
+pub mod kernels;
+pub mod lanes;
+mod linear;
+pub mod network;
+mod pool;
+mod pooling;
+mod residual;
+mod threads;
 pub mod tokenizer;
+pub mod weights;
+
+pub use config::{Config, Pooling};
+pub use error::{ForwardError, Layer};
+pub use forward::Workspace;
+pub use kernels::Variant;
+pub use pool::ThreadPool;
+
+#[cfg(test)]
+mod tests;

@@ -92,8 +92,17 @@ impl Store {
     /// # Errors
     /// [`LoadError`], one sentence each.
     pub fn load(base: Base) -> Result<Self, LoadError> {
+        Ok(Self::load_and_judge(base, &mut |_| ())?.0)
+    }
+
+    /// The same, and what `judge` makes of the parsed file.
+    ///
+    /// # Errors
+    /// [`LoadError`], one sentence each.
+    pub fn load_and_judge<T>(base: Base, judge: &mut dyn FnMut(&Gguf<'_>) -> T) -> Result<(Self, T), LoadError> {
         let weights = base().map_err(LoadError::Memory)?;
         let gguf = Gguf::parse(weights.bytes()).map_err(LoadError::Container)?;
+        let judgement = judge(&gguf);
         let ours = gguf.value(LAYOUT_KEY).and_then(gguf::Value::integer) == Some(1);
         let mut tensors = Vec::with_capacity(gguf.tensors.len() + MACHINE_TENSORS.len());
         for tensor in &gguf.tensors {
@@ -110,7 +119,7 @@ impl Store {
         by_name.sort_unstable_by(|a, b| tensors[*a as usize].name.cmp(&tensors[*b as usize].name));
         let digests = tensors.iter().map(|_| OnceLock::new()).collect();
         let memory = Memory::new(weights, extra(&tensors)?);
-        Ok(Store { tensors, by_name, digests, memory, base })
+        Ok((Store { tensors, by_name, digests, memory, base }, judgement))
     }
 
     /// All tensors, the model's first, in file order.

@@ -2,17 +2,7 @@
 
 use super::Refusal;
 use crate::gguf::{Gguf, Value, ValueType};
-
-/// How the states of all tokens become one embedding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pooling {
-    /// Their mean.
-    Mean,
-    /// The state of the first token, `[CLS]`.
-    Cls,
-    /// The state of the last token, `[SEP]`.
-    Last,
-}
+use crate::neural::config::Pooling;
 
 /// The numbers of a bert; all counts are above 0.
 #[derive(Debug, Clone, Copy, PartialEq)]

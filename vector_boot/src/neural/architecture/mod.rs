@@ -9,7 +9,7 @@ mod tensors;
 mod tests;
 
 use crate::gguf::{Gguf, TensorType};
-pub use hyperparameters::{Hyperparameters, Pooling};
+pub use hyperparameters::Hyperparameters;
 use tensors::Tensors;
 
 /// Why a model is not a bert to compute with; one sentence each, without a full stop.

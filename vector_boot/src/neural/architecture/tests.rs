@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::gguf::tests::builder::{string, Entry, File, Tensor};
+use crate::neural::config::Pooling;
 
 const F32: u32 = 0;
 const F16: u32 = 1;

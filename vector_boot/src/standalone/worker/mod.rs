@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::control::Control;
 use super::EMBEDDED_MODEL;
 use crate::journal::storage::{MemoryFile, Storage};
-use crate::machine::{Machine, Parts};
+use crate::machine::{Machine, Parts, Runtime};
 use crate::model_file::{self, Model};
 use crate::rts::hex;
 use crate::sys::memory::SharedWords;
@@ -63,16 +63,19 @@ fn start(words: &[&str]) -> Result<(), String> {
     let model = load(&options, &control);
     let Some((executable, emergency)) = wait_for_leave(&control, Vitals::new(shared.words())) else { return Ok(()) };
     let fault_allowed = options.fault && !model.as_ref().is_ok_and(|model| model.signed);
-    let model = match emergency {
-        Some(why) => Err(why),
-        None => model.map(|model| model.store),
+    let no_network = |why: &String| Err(why.clone());
+    let (model, network) = match (emergency, model) {
+        (Some(why), _) | (None, Err(why)) => (Err(why.clone()), no_network(&why)),
+        (None, Ok(model)) => (Ok(model.store), model.network),
     };
+    let runtime = Runtime::new(network).map_err(|error| format!("no threads for the network: {error}"))?;
     let journal: std::io::Result<Box<dyn Storage>> = match options.without_journal {
         true => Err(std::io::Error::other("workers died of it")),
         false => Ok(Box::new(MemoryFile(File::from(journal)))),
     };
     let build = hex(&executable[..6]);
-    let machine = Machine::new(Parts { model, journal, shared, build, energy_limited: !options.energy_unlimited });
+    let machine =
+        Machine::new(Parts { model, runtime, journal, shared, build, energy_limited: !options.energy_unlimited });
     let service = service::Service::start(machine, link, control, fault_allowed, options.appliance)
         .map_err(|error| error.to_string())?;
     sandbox::restrict_syscalls().map_err(|error| format!("cannot restrict system calls: {error}"))?;

@@ -1,0 +1,93 @@
+//! The requests that run the network.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::json;
+
+use super::Machine;
+use crate::neural::network::Network;
+use crate::neural::{ForwardError, ThreadPool, Variant, Workspace};
+use crate::protocol::{self, required, Failure, Reply, Request, BLOB_LIMIT};
+use crate::tensor::Store;
+
+/// Texts that one request may hold.
+const TEXTS_LIMIT: usize = 64;
+
+/// What forward passes need and keep: threads and memory.
+pub struct Runtime {
+    network: Result<Network, String>,
+    pool: ThreadPool,
+    /// Held by the pass that runs.
+    workspace: Mutex<Workspace>,
+}
+
+impl Runtime {
+    /// Threads for as many processors as there are, made now: a sandbox forbids it later.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn new(network: Result<Network, String>) -> std::io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let workspace = Workspace::new(Variant::fastest()).ok_or(std::io::ErrorKind::Unsupported)?;
+        // A model without a network needs no threads.
+        let pool = ThreadPool::new(if network.is_ok() { threads - 1 } else { 0 })?;
+        Ok(Runtime { network, pool, workspace: Mutex::new(workspace) })
+    }
+
+    fn network(&self) -> Result<&Network, Failure> {
+        self.network.as_ref().map_err(|why| Failure::new(1018, format!("this model cannot be run: {why}")))
+    }
+}
+
+/// Embeddings of texts.
+pub struct Embeddings {
+    /// One after the other.
+    pub values: Vec<f32>,
+    /// Tokens of each text.
+    pub tokens: Vec<usize>,
+}
+
+impl Machine {
+    pub(super) fn embed(&self, request: &Request) -> Result<Reply, Failure> {
+        let mut params = request.params.clone();
+        let texts = required("texts", params.texts("texts", TEXTS_LIMIT)?)?;
+        let normalize = params.boolean("normalize")?.unwrap_or(true);
+        params.finish()?;
+        if texts.is_empty() {
+            return Err(Failure::new(-32602, "parameter \"texts\" must hold at least one text"));
+        }
+        request.no_blob()?;
+        let lineage = self.lineage()?;
+        let embeddings = self.run_network(lineage.store(), &texts, normalize)?;
+        let dim = embeddings.values.len() / texts.len();
+        let blob: Vec<u8> = embeddings.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        if blob.len() > BLOB_LIMIT {
+            return Err(Failure::new(1012, format!("{} embeddings do not fit a blob: ask for fewer", texts.len())));
+        }
+        let tokens = embeddings.tokens;
+        let generation = lineage.generation();
+        let result = json!({"count": texts.len(), "dim": dim, "tokens": tokens, "generation": generation});
+        Ok(Reply { result, blob })
+    }
+
+    /// Runs the network on texts.
+    ///
+    /// # Errors
+    /// 1018 if there is none, 1005 if a value is not finite, -32800 if the request was cancelled.
+    pub(super) fn run_network(&self, store: &Store, texts: &[String], normalize: bool) -> Result<Embeddings, Failure> {
+        let runtime: &Arc<Runtime> = &self.runtime;
+        let network = runtime.network()?;
+        let ids: Vec<Vec<u32>> = texts.iter().map(|text| network.tokens(text)).collect();
+        let borrowed: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let weights = network.weights(store).map_err(|name| Failure::new(1018, format!("{name:?} is missing")))?;
+        let mut workspace = runtime.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = network.config(normalize);
+        let pass = workspace.forward(&config, &weights, &borrowed, &runtime.pool, &self.cancelled);
+        let values = pass.map_err(|error| match error {
+            ForwardError::Cancelled => protocol::cancelled(),
+            ForwardError::NotFinite(_) => Failure::new(1005, error.to_string()),
+            _ => Failure::new(1018, error.to_string()),
+        })?;
+        Ok(Embeddings { values, tokens: ids.iter().map(Vec::len).collect() })
+    }
+}

@@ -1,0 +1,166 @@
+//! The inner loops, in variants for several CPUs that agree to the bit.
+//!
+//! The matrix product multiplies twelve rows of weights by sixteen or thirty-two tokens. Each output is one chain of
+//! fused multiply-adds with k ascending, begun at what the output holds; lanes run over tokens. That order needs no
+//! sum across a vector, so it is the same for vectors of any width, and a broadcast weight reads straight from a
+//! row: nothing is transposed.
+
+mod arithmetic;
+mod elementwise;
+mod functions;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use super::lanes::Lanes;
+use crate::gguf::TensorType;
+
+/// Rows of weights that a product takes at once.
+pub const ROWS: usize = 12;
+
+/// The weights of one product: [`ROWS`] rows of `depth` values, `stride` apart.
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    /// The rows.
+    pub a: &'a [f32],
+    /// From one row to the next.
+    pub stride: usize,
+    /// Values in a row.
+    pub depth: usize,
+    /// Stored weights that are wanted soon: a hint to load them while this product keeps the CPU busy.
+    pub next: &'a [u8],
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Product<'_> {
+    /// Whether all the rows are there, and as many inputs and outputs as they need.
+    fn fits(&self, x: &[Lanes], c: &[Lanes]) -> bool {
+        let reach = self.stride.checked_mul(ROWS - 1).and_then(|start| start.checked_add(self.depth));
+        reach.is_some_and(|reach| reach <= self.a.len()) && x.len() >= self.depth && c.len() >= ROWS
+    }
+}
+
+/// Two tiles, to write.
+type TwoTiles<'a> = [&'a mut [Lanes]; 2];
+
+/// Factors and addends of a layer norm, and what is added to the variance.
+#[derive(Clone, Copy)]
+pub struct NormValues<'a> {
+    /// One for each feature.
+    pub weight: &'a [f32],
+    /// One for each feature.
+    pub bias: &'a [f32],
+    /// Keeps the root above zero.
+    pub epsilon: f32,
+}
+
+/// The kernels of one variant. Each panics if its slices are too short.
+pub struct Kernels {
+    /// Adds rows times sixteen tokens: c[r] += a[r] · x, for [`ROWS`] outputs.
+    pub multiply: fn(Product<'_>, &[Lanes], &mut [Lanes]),
+    /// The same for two tiles of tokens.
+    pub multiply_two: fn(Product<'_>, [&[Lanes]; 2], TwoTiles<'_>),
+    /// Decodes stored weights, as [`crate::element::dequantize`] does.
+    pub decode: fn(TensorType, &[u8], &mut [f32]),
+    /// GELU of every element.
+    pub gelu: fn(&mut [Lanes]),
+    /// exp(scale (score - greatest)) of the scores, and one over its sum.
+    pub softmax: fn(&mut [Lanes], f32) -> Lanes,
+    /// Layer norm of the sum of the two, left in the first.
+    pub layer_norm: fn(&mut [Lanes], &[Lanes], NormValues<'_>),
+}
+
+/// Which instructions the kernels use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// Those that every CPU has.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// The same and AVX-512F.
+    Avx512,
+}
+
+impl Variant {
+    /// All variants, the fastest first.
+    pub const ALL: [Variant; 3] = [Variant::Avx512, Variant::Avx2, Variant::Portable];
+
+    /// The fastest variant of this CPU.
+    pub fn fastest() -> Self {
+        Self::ALL.into_iter().find(|variant| variant.kernels().is_some()).unwrap_or(Variant::Portable)
+    }
+
+    /// The kernels; `None` if this CPU cannot run them.
+    pub fn kernels(self) -> Option<&'static Kernels> {
+        match self {
+            Variant::Portable => Some(&portable::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Variant::Avx2 => has_avx2().then_some(&avx2::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Variant::Avx512 => (has_avx2() && is_x86_feature_detected!("avx512f")).then_some(&avx512::KERNELS),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+/// Compiles the kernels that are written once for the given instructions, and makes the table of the variant out of
+/// these and of `multiply` and `decode`, which stand beside the call.
+#[cfg(target_arch = "x86_64")]
+macro_rules! kernels_for {
+    ($features:literal) => {
+        use crate::neural::kernels::{arithmetic::Fused, elementwise, NormValues};
+
+        /// The kernels of this variant; only `Variant::kernels` gives them out, on a CPU that has the instructions.
+        pub static KERNELS: Kernels = Kernels {
+            // SAFETY: the CPU has the instructions; the slices have been measured.
+            multiply: |product, x, c| unsafe {
+                assert!(product.fits(x, c));
+                multiply(product, [x.as_ptr()], [c.as_mut_ptr()]);
+            },
+            // SAFETY: as above.
+            multiply_two: |product, [x0, x1], [c0, c1]| unsafe {
+                assert!(product.fits(x0, c0) && product.fits(x1, c1));
+                multiply(product, [x0.as_ptr(), x1.as_ptr()], [c0.as_mut_ptr(), c1.as_mut_ptr()]);
+            },
+            // SAFETY: the CPU has the instructions.
+            decode: |tensor_type, bytes, out| unsafe { decode(tensor_type, bytes, out) },
+            // SAFETY: as above.
+            gelu: |values| unsafe { gelu(values) },
+            // SAFETY: as above.
+            softmax: |scores, scale| unsafe { softmax(scores, scale) },
+            // SAFETY: as above.
+            layer_norm: |x, addend, norm| unsafe { layer_norm(x, addend, norm) },
+        };
+
+        #[target_feature(enable = $features)]
+        fn gelu(values: &mut [Lanes]) {
+            elementwise::gelu::<Fused>(values);
+        }
+
+        #[target_feature(enable = $features)]
+        fn softmax(scores: &mut [Lanes], scale: f32) -> Lanes {
+            elementwise::softmax::<Fused>(scores, scale)
+        }
+
+        // For AVX-512 too: given longer vectors, LLVM runs them across features and gathers.
+        #[target_feature(enable = "avx2,fma")]
+        fn layer_norm(x: &mut [Lanes], addend: &[Lanes], norm: NormValues<'_>) {
+            elementwise::layer_norm::<Fused>(x, addend, norm);
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+use kernels_for;
+
+#[cfg(test)]
+mod tests;
