@@ -128,7 +128,7 @@ class BridgeProcess:
 
     def _receive(self, deadline: float) -> Packet | None:
         """The next packet; None at the deadline. Raises BridgeCrashed."""
-        while (packet := cut(self._buffer)) is None:
+        while (packet := self._cut()) is None:
             if not self._wait(select.POLLIN, deadline):
                 return None
             try:
@@ -156,6 +156,14 @@ class BridgeProcess:
         if self._stream.fileno() >= 0:
             self._stream.close()
             self._end_now()
+
+    def _cut(self) -> Packet | None:
+        try:
+            return cut(self._buffer)
+        except ValueError as error:
+            self.kill()
+            what = f"the runtime's process sent {error} and was killed"
+            raise BridgeCrashed(what, remedy="try again: the next call starts another") from error
 
     def _end_now(self) -> None:
         self._process.kill()
@@ -185,7 +193,7 @@ class BridgeProcess:
         if status is None:
             how = "closed its connection"
         elif status < 0:
-            how = f"was killed by {signal.Signals(-status).name}"
+            how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
         else:
             how = f"ended with status {status}"
         size = os.fstat(self._said).st_size

@@ -1,6 +1,10 @@
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
 use serde_json::Value;
 
 use super::guard::{enter, last_error};
+use super::instance::Instance;
 use super::message::read;
 use super::{start, tiny};
 use crate::gguf::Gguf;
@@ -68,9 +72,8 @@ fn a_second_machine_over_the_same_files_goes_on_where_the_first_ended() {
     let files = [c"weights", c"journal", c"words"].map(|name| memory_file(name).unwrap());
     let fds = files.each_ref().map(AsRawFd::as_raw_fd);
     let open = || start::shared(start::open(None).unwrap(), start::Files::duplicate(fds[0], fds[1], fds[2]).unwrap());
-    let ask = |machine: &super::instance::Instance, line: &str| -> Value {
-        serde_json::from_slice(&machine.hear(line.as_bytes())).unwrap()
-    };
+    let ask =
+        |machine: &Instance, line: &str| -> Value { serde_json::from_slice(&machine.hear(line.as_bytes())).unwrap() };
     let first = open().unwrap();
     let mutate =
         "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"mutate\",\"params\":{\"id\":\"00000000000000000000000000000001\",\
@@ -90,4 +93,40 @@ fn a_second_machine_over_the_same_files_goes_on_where_the_first_ended() {
         ask(&second, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"stats\"}\n")["result"]["worker"]["restarts"],
         1
     );
+}
+
+/// One machine for all cases: loading takes longer than answering.
+static MACHINE: LazyLock<Instance> = LazyLock::new(|| start::alone(start::open(None).unwrap()).unwrap());
+
+/// Lines that are nearly messages, cut and strung together.
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    let line = r#"{"jsonrpc":"2.0","id":1,"method":"read","params":{"tensor":"hw.mmio","bytes":9},"blob":{"bytes":3,"crc32c":"00000000"}}"#;
+    let piece = prop_oneof![
+        (0..line.len(), 0..line.len()).prop_map(move |(from, to)| line.as_bytes()[from.min(to)..to].to_vec()),
+        Just(line.as_bytes().to_vec()),
+        Just(b"\n".to_vec()),
+        Just(b"\xFF".to_vec()),
+        prop::collection::vec(any::<u8>(), 0..8),
+    ];
+    prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_is_answered_with_whole_messages(bytes in bytes()) {
+        let answer = MACHINE.hear(&bytes);
+        let greets = answer.starts_with(b"{\"vector_boot\"");
+        let end = answer.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+        let rest = if greets { &answer[end.unwrap()..] } else { &answer[..] };
+        prop_assert!(greets || !rest.is_empty());
+        if !rest.is_empty() {
+            let end = rest.iter().position(|byte| *byte == b'\n').unwrap();
+            let reply: Value = serde_json::from_slice(&rest[..end]).unwrap();
+            let blob = reply["blob"]["bytes"].as_u64().unwrap_or(0) as usize;
+            prop_assert_eq!(rest.len(), end + 1 + blob);
+            prop_assert!(reply["result"].is_object() != reply["error"].is_object());
+        }
+    }
 }
