@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from evolution import changes, uploads
+from evolution import changes, inference, uploads
 from evolution.decoding import decode
 from evolution.edits import Edit, pack
 from evolution.errors import MachineError, ProtocolBroken, Refused
@@ -26,11 +26,13 @@ from evolution.link import Link, SocketLink
 from evolution.messages import (
     Checkpoint,
     Digest,
+    Embeddings,
     Event,
     Hello,
     Interrupt,
     Mutation,
     Piece,
+    PixelRun,
     Promotion,
     Record,
     Rollback,
@@ -47,6 +49,8 @@ _DIGEST_SECONDS = 600.0
 """An emulated machine hashes about 50 MB a second."""
 _CHANGE_SECONDS = 120.0
 """A change may touch every weight, and an emulated machine is slow."""
+_PIXELS_SECONDS = 600.0
+"""A program may have 65,536 instructions, and each may run the network."""
 _UPLOAD_BYTES_PER_SECOND = 1 << 20
 _GENERATIONS_TRIED = 3
 _WRONG_PARAMS = -32602
@@ -97,9 +101,10 @@ class Machine:
         blob: bytes | None = None,
         *,
         timeout: float | None = None,
+        id: str | None = None,  # noqa: A002
     ) -> Reply:
-        """Any request of the protocol and its reply."""
-        return self._session.request(method, params or {}, blob, self._deadline(timeout))
+        """Any request of the protocol and its reply. `id` is its name on the line (None: one is made up)."""
+        return self._session.request(method, params or {}, blob, self._deadline(timeout), id)
 
     def hello(self) -> Hello:
         """Who the machine is."""
@@ -153,6 +158,41 @@ class Machine:
     def interrupt(self, vector: int = 255) -> Interrupt:
         """Raise a neural interrupt; the runtime takes it now, not at the next beat."""
         return decode(Interrupt, self.request("interrupt", {"vector": vector}).result, name="interrupt")
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        normalize: bool = True,
+        progress: uploads.Progress = lambda _done, _total: None,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """The embeddings of any number of texts, all by the same generation of the weights.
+
+        `normalize`: each of length 1. It may take as long as the texts may take a slow machine, or `timeout` in all.
+        `progress` is told texts done and texts in all. What ends the waiting early (Ctrl-C, `check`) cancels it.
+        Refused with 1018 by a model without a network, with 1005 when the weights give no finite values.
+        """
+        limit = None if timeout is None else self._deadline(timeout)
+        return inference.embed(
+            self._session, texts, normalize=normalize, patience=self.timeout, limit=limit, progress=progress
+        )
+
+    def execute_pixels(
+        self, pixels: bytes | Sequence[tuple[int, int, int]], *, timeout: float = _PIXELS_SECONDS
+    ) -> PixelRun:
+        """Run a pixel program: three bytes for each pixel, or (r, g, b). It changes no weights.
+
+        A restart of the runtime has it run again, and the neural interrupts that it raises are raised again then.
+        """
+        return inference.execute_pixels(self._session, pixels, deadline=self._deadline(timeout))
+
+    def cancel(self, request_id: str) -> None:
+        """Ask that a request which runs the network be ended: it is refused with -32800 then, if it has not ended.
+
+        It does not wait for an answer, so it may be called while that request is waited for, by `check` or `on_event`.
+        """
+        self._session.cancel(request_id, self._deadline(None))
 
     def mutate(
         self,

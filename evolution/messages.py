@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evolution.decoding import decode
 
 EVENT_KINDS = ("heartbeat", "mutation", "alert")
@@ -166,6 +169,42 @@ class Interrupt:
     acknowledged: bool
     vector: int
     latency_us: int
+
+
+@dataclass(frozen=True)
+class EmbeddedTexts:
+    """What the answer to one `embed` says of the vectors that come with it: how many, how long, of how many tokens."""
+
+    count: int
+    dim: int
+    tokens: tuple[int, ...]
+    generation: int
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """The embeddings of n texts, float32 [n, dim], and how many tokens each text was, by the weights of `generation`."""
+
+    vectors: NDArray[np.float32]
+    tokens: tuple[int, ...]
+    generation: int
+
+
+@dataclass(frozen=True)
+class RunPixels:
+    """What the answer to `execute_pixels` says: 1, and how many instructions were executed."""
+
+    result: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class PixelRun:
+    """A pixel program was executed to its end; `output` is what its OUT and NEURAL_EXEC gave out, little-endian f32."""
+
+    result: int
+    steps: int
+    output: bytes
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ from evolution.link import Link
 from evolution.messages import Event, Hello, parse_event
 
 PROTOCOL = 1
-IDEMPOTENT = frozenset({"hello", "stats", "tensors", "read", "digest", "subscribe", "history", "renew", "checkpoint"})
+RUNS = frozenset({"embed", "execute_pixels"})
+"""Methods that run the network: they may take long, and can be cancelled."""
+IDEMPOTENT = RUNS | {"hello", "stats", "tensors", "read", "digest", "subscribe", "history", "renew", "checkpoint"}
 """Methods that change nothing more when they are done twice."""
 NAMED = frozenset({"mutate", "rollback", "promote", "upload"})
 """Methods whose id makes it safe to repeat them: what was done is answered as before, and not done again."""
@@ -35,6 +37,7 @@ _SLICE_SECONDS = 0.1
 _HELLO_AGAIN_SECONDS = 2.5
 _CONNECT_AGAIN_SECONDS = 0.2
 _BLOB_STALL_SECONDS = 2.0
+_CANCEL_SECONDS = 1.0
 _RECOVERY_SECONDS = 10.0
 """For the line to be brought in order while events are waited for."""
 
@@ -89,8 +92,15 @@ class Session:
                 with suppress(LinkLost, ProtocolBroken):
                     self._exchange("subscribe", {"events": list(self._subscribed)}, None, deadline)
 
-    def request(self, method: str, params: Mapping[str, Any], blob: bytes | Uploaded | None, deadline: float) -> Reply:
-        """The reply to a request.
+    def request(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        blob: bytes | Uploaded | None,
+        deadline: float,
+        ident: str | None = None,
+    ) -> Reply:
+        """The reply to a request, which goes by the id `ident` (None: one that is made up) on the line.
 
         One of `IDEMPOTENT` or `NAMED` is repeated when the machine's runtime was started anew, a `NAMED` one also when
         its reply does not come. Raises Refused for an error reply; LinkLost, TimedOut or ProtocolBroken when there is
@@ -104,7 +114,7 @@ class Session:
                 self._catch_up()
                 self.establish(deadline)
                 sent = True
-                return self._exchange(method, params, blob, _patience(method, attempts, deadline))
+                return self._exchange(method, params, blob, _patience(method, attempts, deadline), ident)
             except (LinkLost, ProtocolBroken, TimedOut) as error:
                 if not sent:
                     raise
@@ -129,6 +139,15 @@ class Session:
                 if incoming is not None:
                     self._handle(incoming, None)
         return self._events.popleft()
+
+    def cancel(self, ident: str, deadline: float) -> None:
+        """Ask that the request `ident` be ended, if it is one of `RUNS`: it is answered -32800 then.
+
+        Does not wait for an answer, so that it may be called by what a waiting request calls. Raises LinkLost, TimedOut.
+        """
+        in_order, self._in_order = self._in_order, False
+        self._send(encode(_request(secrets.token_hex(8), "cancel", {"request": ident})), deadline)
+        self._in_order = in_order
 
     def notify(self, method: str, deadline: float) -> None:
         """Send a notification, which is not answered. Raises LinkLost, TimedOut."""
@@ -207,15 +226,32 @@ class Session:
         return None
 
     def _exchange(
-        self, method: str, params: Mapping[str, Any], blob: bytes | Uploaded | None, deadline: float
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        blob: bytes | Uploaded | None,
+        deadline: float,
+        ident: str | None = None,
     ) -> Reply:
-        ident = secrets.token_hex(8)
+        ident = ident or secrets.token_hex(8)
         uploaded = {"blob": {"upload": blob.id}} if isinstance(blob, Uploaded) else {}
         data = encode(_request(ident, method, params) | uploaded, None if isinstance(blob, Uploaded) else blob)
         # Left so by whatever ends the sending early, Ctrl-C included: half a message may be on the line.
         self._in_order = False
         self._send(data, deadline)
         self._in_order = True
+        try:
+            return self._await_reply(method, ident, deadline)
+        except Refused:
+            raise
+        except BaseException:  # Ctrl-C and what `check` raises included
+            if method in RUNS:
+                # Nobody waits for it any more, and what comes next would have to.
+                with suppress(LinkLost, TimedOut):
+                    self.cancel(ident, time.monotonic() + _CANCEL_SECONDS)
+            raise
+
+    def _await_reply(self, method: str, ident: str, deadline: float) -> Reply:
         while (incoming := self._wait(deadline)) is not None:
             reply = self._handle(incoming, ident)
             if reply is not None:

@@ -197,7 +197,7 @@ def children(pid: int) -> list[int]:
 
 def test_orphans_are_reaped_within_a_beat(machine: Listening) -> None:
     port = machine.connect()
-    (worker,) = children(machine.process.pid)
+    worker = result(port, "stats")["worker"]["pid"]
     result(port, "fault", what="orphans", count=1000)
     deadline = time.monotonic() + 5
     while children(machine.process.pid) != [worker] and time.monotonic() < deadline:
@@ -275,8 +275,8 @@ def test_it_stops_in_order(executable: Path, model: Path, tmp_path: Path) -> Non
 
 def test_a_worker_does_not_outlive_its_supervisor(executable: Path, model: Path, tmp_path: Path) -> None:
     with listening(executable, model, tmp_path) as machine:
-        machine.connect().close()
-        (worker,) = children(machine.process.pid)
+        with machine.connect() as port:
+            worker = result(port, "stats")["worker"]["pid"]
         machine.process.kill()
         machine.process.wait(5)
         deadline = time.monotonic() + 5

@@ -11,7 +11,7 @@ const MAGIC: u32 = u32::from_le_bytes(*b"VBJ1");
 pub enum Kind {
     /// A mutation; the payload holds its edits and blob.
     Mutate = 1,
-    /// A return to the contents of the generation `target`.
+    /// A return to the contents of the generation `target`; the payload is an image of them if the log has forgotten it.
     Rollback = 2,
     /// `target` was promoted.
     Promote = 3,
@@ -137,6 +137,13 @@ impl Head {
             id: *bytes.get(104..)?.first_chunk()?,
             upload: *bytes.get(120..)?.first_chunk()?,
         })
+    }
+}
+
+impl Head {
+    /// Whether the payload is an image.
+    pub fn holds_image(&self) -> bool {
+        self.kind == Kind::Image || (self.kind != Kind::Mutate && self.payload_bytes > 0)
     }
 }
 

@@ -92,6 +92,11 @@ impl Log {
         self.bounds.next
     }
 
+    /// Offset behind the last entry.
+    pub fn end(&self) -> u64 {
+        self.bounds.end
+    }
+
     /// Offset of the first entry kept.
     pub fn start(&self) -> u64 {
         self.bounds.start

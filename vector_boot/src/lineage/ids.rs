@@ -78,6 +78,11 @@ impl Ids {
         }
     }
 
+    /// Bytes that [`Ids::encode`] gives.
+    pub fn encoded_bytes(&self) -> usize {
+        self.order.len() * ENCODED_BYTES
+    }
+
     /// All ids as bytes, oldest first.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.order.len() * ENCODED_BYTES);

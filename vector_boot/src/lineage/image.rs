@@ -15,6 +15,12 @@ pub fn front(memory: &Memory, ids: &Ids) -> (Vec<u8>, Vec<u32>) {
     (bytes, pages)
 }
 
+/// Bytes that an image would take, about.
+pub fn size(memory: &Memory, ids: &Ids) -> u64 {
+    let page = PAGE + size_of::<u32>();
+    (memory.dirty_pages().count() * page + ids.encoded_bytes()) as u64
+}
+
 /// An image taken apart.
 pub struct Image<'a> {
     numbers: &'a [u8],

@@ -13,7 +13,7 @@ use std::io;
 
 use crate::journal::log::Log;
 use crate::journal::{Content, Head, Kind};
-use crate::tensor::memory::{BeforeImages, PAGE};
+use crate::tensor::memory::BeforeImages;
 use crate::tensor::Store;
 use ids::Ids;
 use undo::Undo;
@@ -202,7 +202,9 @@ impl Lineage {
         if to <= self.promoted {
             self.lease_until_us = None;
         }
-        self.make_generation(kind, asked, Some(to), before, &[]).inspect_err(|_| {
+        // Before-images reach further back than the log may: then the way back must not lead through the log.
+        let lost = self.path(to).is_none();
+        self.make_return(kind, asked, to, before, lost).inspect_err(|_| {
             (self.lease_until_us, self.promoted) = (lease, promoted);
         })?;
         self.replay_cost_us += ENTRY_COST_US;
@@ -326,6 +328,29 @@ impl Lineage {
         }
     }
 
+    /// Makes the generation that memory holds already, with an image of it in the log if `with_image`.
+    fn make_return(
+        &mut self,
+        kind: Kind,
+        asked: Asked,
+        to: u64,
+        before: BeforeImages,
+        with_image: bool,
+    ) -> Result<(), Refusal> {
+        if !with_image {
+            return self.make_generation(kind, asked, Some(to), before, &[]);
+        }
+        let (mut payload, pages) = image::front(self.store.memory(), &self.ids);
+        pages.iter().for_each(|page| payload.extend_from_slice(self.store.memory().page(*page)));
+        let sequence = self.log.as_ref().map_or(0, Log::next_sequence);
+        self.make_generation(kind, asked, Some(to), before, &[&payload])?;
+        if let Some(made) = self.made.back() {
+            self.images.push(ImageAt { generation: self.generation, offset: made.offset, sequence });
+        }
+        self.replay_cost_us = 0;
+        Ok(())
+    }
+
     fn note(&mut self, kind: Kind, asked: Asked, target: u64) -> Result<(), Refusal> {
         match self.append(kind, asked, target, &[]) {
             Ok(_) => Ok(()),
@@ -399,24 +424,32 @@ impl Lineage {
         if self.lease_until_us.is_some() {
             return; // the way back must stay as it is
         }
-        let image_bytes = self.store.memory().dirty_pages().count() as u64 * (PAGE as u64 + 4);
+        let image_bytes = image::size(self.store.memory(), &self.ids);
+        let since_image = size - self.images.last().map_or(0, |image| image.offset - self.log_start());
         let slow = self.replay_cost_us > REPLAY_BUDGET_US && image_bytes <= self.budget.log / 2;
-        let large = size > self.budget.log && image_bytes <= size / 2;
+        // Several images in one budget: what is forgotten at a time is a part of the past, not all of it.
+        let large = since_image > self.budget.log / 4 && image_bytes <= since_image / 2;
         if (slow || large) && self.append_image().is_err() {
             return;
         }
-        if large || size > self.budget.log {
+        if size > self.budget.log {
             self.forget();
         }
     }
 
-    /// Forgets everything before the newest image.
+    fn log_start(&self) -> u64 {
+        self.log.as_ref().map_or(0, Log::start)
+    }
+
+    /// Forgets what lies before the oldest image from which on the log fits its budget; at most all before the newest.
     fn forget(&mut self) {
-        let (Some(image), Ok(log)) = (self.images.last().copied(), &mut self.log) else { return };
+        let Ok(log) = &mut self.log else { return };
+        let fits = |image: &&ImageAt| log.end() - image.offset <= self.budget.log;
+        let Some(image) = self.images.iter().find(fits).or(self.images.last()).copied() else { return };
         if image.offset == log.start() || log.forget_before(image.offset, image.sequence).is_err() {
             return;
         }
-        self.images = vec![image];
+        self.images.retain(|other| other.offset >= image.offset);
         let old = (image.generation + 1).saturating_sub(self.first_made) as usize;
         self.made.drain(..old.min(self.made.len()));
         self.first_made = image.generation + 1;

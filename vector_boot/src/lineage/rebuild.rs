@@ -38,7 +38,7 @@ impl<'a> Redo<'a> {
 }
 
 /// Where rebuilding starts.
-enum Start {
+pub(super) enum Start {
     Base,
     Image(u64),
 }
@@ -74,10 +74,10 @@ impl Lineage {
         let mut last = None;
         for found in log.heads() {
             let (offset, head) = found.map_err(|error| error.to_string())?;
-            if last.is_none() && head.kind == Kind::Image {
+            if last.is_none() && head.holds_image() {
                 let payload = log.entry(offset).map_err(|error| error.to_string())?.payload;
                 self.ids = Image::parse(&payload).and_then(|image| image.ids()).ok_or("an image is damaged")?;
-                self.first_made = head.generation + 1;
+                self.first_made = head.generation + u64::from(head.kind == Kind::Image);
             }
             self.note_head(offset, &head)?;
             last = Some(head);
@@ -96,7 +96,7 @@ impl Lineage {
     }
 
     fn note_head(&mut self, offset: u64, head: &Head) -> Result<(), String> {
-        if head.kind == Kind::Image {
+        if head.holds_image() {
             self.images.push(ImageAt { generation: head.generation, offset, sequence: head.sequence });
         }
         if head.kind.makes_generation() {
@@ -112,7 +112,7 @@ impl Lineage {
 
     /// Where to start, and the mutations to apply, to get the contents of a generation: whatever was taken back is
     /// left out. `None` if the log does not reach that far.
-    fn path(&self, to: u64) -> Option<(Start, Vec<u64>)> {
+    pub(super) fn path(&self, to: u64) -> Option<(Start, Vec<u64>)> {
         let (mut generation, mut offsets) = (to, Vec::new());
         let start = loop {
             if let Some(image) = self.images.iter().find(|image| image.generation == generation) {

@@ -45,7 +45,7 @@ impl Harness {
         let mut change = self.lineage.store_mut().memory_mut().begin();
         apply(&plan, &mut change, &quiet).unwrap();
         let before = change.commit();
-        let id = [self.lineage.generation() as u8 + 1; 16];
+        let id = [(self.lineage.generation() as u8).wrapping_add(1); 16];
         let asked = Asked { id, changed_bytes: 100, ..Asked::default() };
         self.lineage.keep(asked, before, lease_until_us, (&edits, "", &blob), 0)
     }
@@ -218,4 +218,45 @@ fn a_damaged_log_leaves_the_base_and_no_mutations() {
     harness.restart();
     assert_eq!((harness.lineage.generation(), harness.contents()), (0, states[0].clone()));
     assert!(matches!(harness.lineage.require_log(), Err(Refusal::Journal(_))));
+}
+
+#[test]
+fn a_generation_that_only_before_images_reach_survives_the_worker_all_the_same() {
+    let mut harness = Harness::new(16 << 20, 30_000);
+    let states = harness.ten();
+    for value in 0..600u32 {
+        harness.mutate(10 * 5000, value as u8, None).unwrap();
+    }
+    assert!(harness.lineage.path(5).is_none(), "the log has forgotten it");
+    harness.roll_back(5).unwrap();
+    assert_eq!(harness.contents(), states[5]);
+    harness.restart();
+    assert_eq!((harness.lineage.generation(), harness.contents()), (611, states[5].clone()));
+    harness.mutate(0, 1, None).unwrap();
+    let newest = harness.contents();
+    harness.roll_back(611).unwrap();
+    harness.restart();
+    assert_eq!(harness.contents(), states[5]);
+    harness.roll_back(612).unwrap();
+    assert_eq!(harness.contents(), newest);
+    for value in 0..200 {
+        harness.mutate(10 * 5000, value, None).unwrap();
+        harness.restart();
+    }
+    assert_eq!(harness.lineage.generation(), 814);
+}
+
+#[test]
+fn the_newest_generations_outlive_what_is_forgotten() {
+    let mut harness = Harness::new(1, 100_000);
+    let mut states = vec![harness.contents()];
+    for value in 0..1000u64 {
+        harness.mutate(value * 64 % 50_000, value as u8, None).unwrap();
+        states.push(harness.contents());
+    }
+    let size = harness.lineage.log.as_ref().unwrap().size();
+    assert!(size < 300_000, "{size}");
+    harness.restart();
+    harness.roll_back(980).unwrap();
+    assert_eq!(harness.contents(), states[980]);
 }

@@ -70,6 +70,24 @@ impl Machine {
         Ok(Reply { result, blob })
     }
 
+    /// Text generation, which no architecture of this runtime can do.
+    pub(super) fn generate(&self, request: &Request) -> Result<Reply, Failure> {
+        let mut params = request.params.clone();
+        required("prompt", params.text("prompt")?)?;
+        required("max_tokens", params.integer("max_tokens")?)?;
+        for name in ["temperature", "top_p"] {
+            params.number(name)?;
+        }
+        for name in ["top_k", "seed"] {
+            params.integer(name)?;
+        }
+        params.value("stop");
+        params.finish()?;
+        request.no_blob()?;
+        self.require_model()?;
+        Err(Failure::new(1018, "this model makes embeddings, no text"))
+    }
+
     /// Runs the network on texts.
     ///
     /// # Errors

@@ -203,6 +203,7 @@ impl Machine {
             "history" => self.history(request),
             "upload" => self.upload(request),
             "embed" => self.embed(request),
+            "generate" => self.generate(request),
             "interrupt" => self.interrupt(request, received),
             method => Err(Failure::new(-32601, format!("there is no method {method:?}"))),
         }

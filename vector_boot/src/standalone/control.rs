@@ -38,6 +38,8 @@ pub enum Control {
         /// Why the model must not be used, if so.
         emergency: Option<String>,
     },
+    /// To the supervisor: the weights are as they were, requests are answered from now on.
+    Serving,
     /// To the supervisor: the model cannot be served.
     Failed {
         /// Why, in one line.
@@ -67,6 +69,7 @@ impl Control {
             Control::Failed { text } => (4, 0, (0, [0; 32], text.as_str())),
             Control::Shutdown { reboot } => (5, u64::from(*reboot), NONE),
             Control::Orphans { count } => (6, *count, NONE),
+            Control::Serving => (8, 0, NONE),
             Control::Serve { executable, emergency } => {
                 (7, 0, (u32::from(emergency.is_some()), *executable, emergency.as_deref().unwrap_or_default()))
             }
@@ -91,6 +94,7 @@ impl Control {
             4 => Control::Failed { text: read_text(&bytes[TEXT..]) },
             5 => Control::Shutdown { reboot: number != 0 },
             6 => Control::Orphans { count: number },
+            8 => Control::Serving,
             7 => Control::Serve { executable: digest, emergency: (small != 0).then(|| read_text(&bytes[TEXT..])) },
             _ => return None,
         })
@@ -145,6 +149,7 @@ mod tests {
             Control::Serve { executable: [8; 32], emergency: Some("why".into()) },
             Control::Serve { executable: [8; 32], emergency: None },
             Control::Shutdown { reboot: true },
+            Control::Serving,
             Control::Orphans { count: 1000 },
         ];
         sent.iter().for_each(|control| control.send(&a).unwrap());

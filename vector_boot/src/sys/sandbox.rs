@@ -67,7 +67,7 @@ pub fn limit_address_space(bytes: u64) {
     unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) };
 }
 
-/// What the worker may still ask the kernel for once it serves. Anything else kills it.
+/// What the worker may still ask the kernel for once it serves. Anything else but what is [`DENIED`] kills it.
 const ALLOWED: &[(libc::c_long, &str)] = &[
     (libc::SYS_read, "the port and the control socket"),
     (libc::SYS_write, "the port, the wake-up of the loop"),
@@ -110,6 +110,9 @@ const ALLOWED: &[(libc::c_long, &str)] = &[
     (libc::SYS_exit_group, "end of the process"),
 ];
 
+/// What fails instead of killing: the libc asks and copes with a refusal.
+const DENIED: &[(libc::c_long, &str)] = &[(libc::SYS_openat, "glibc's free looks whether memory is overcommitted")];
+
 const fn op(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt, jf, k }
 }
@@ -129,6 +132,10 @@ pub fn restrict_syscalls() -> io::Result<()> {
     for (number, _) in ALLOWED {
         program.push(op(EQUALS, 0, 1, *number as u32));
         program.push(op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
+    }
+    for (number, _) in DENIED {
+        program.push(op(EQUALS, 0, 1, *number as u32));
+        program.push(op(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EACCES as u32));
     }
     program.push(kill);
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };

@@ -20,7 +20,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(5);
 pub const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 /// Time between the request to end and the end by force.
 const GRACE: Duration = Duration::from_secs(3);
-/// So many short lives in a row are blamed on the journal.
+/// So many workers in a row that died before they served are blamed on the journal.
 const JOURNAL_BLAMED_AFTER: u32 = 5;
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 const MOST_ORPHANS: u64 = 10_000;
@@ -45,6 +45,8 @@ pub struct WorkerProcess {
     running: Option<Running>,
     starts: u32,
     failures: u32,
+    /// Workers in a row that had reported on the model and died before they served.
+    died_of_journal: u32,
     next_start: Instant,
 }
 
@@ -54,6 +56,8 @@ struct Running {
     control: Option<OwnedFd>,
     /// Whether it has reported on its model; until then it may take long.
     reported: bool,
+    /// Whether it serves: what the journal says is behind it.
+    serves: bool,
     since: Instant,
     progress: u32,
     progress_at: Instant,
@@ -62,7 +66,14 @@ struct Running {
 impl WorkerProcess {
     /// A worker not started yet.
     pub fn new(endowment: Endowment) -> Self {
-        WorkerProcess { endowment, running: None, starts: 0, failures: 0, next_start: Instant::now() }
+        WorkerProcess {
+            endowment,
+            running: None,
+            starts: 0,
+            failures: 0,
+            died_of_journal: 0,
+            next_start: Instant::now(),
+        }
     }
 
     /// Its process id, 0 while it does not run.
@@ -107,6 +118,7 @@ impl WorkerProcess {
             pid: child.id(),
             control: Some(ours),
             reported: false,
+            serves: false,
             since: now,
             progress: 0,
             progress_at: now,
@@ -135,7 +147,8 @@ impl WorkerProcess {
         let Some(running) = self.running.take() else { return };
         let lived = running.since.elapsed();
         self.failures = if lived > Duration::from_secs(1) { 0 } else { (self.failures + 1).min(6) };
-        if self.failures == JOURNAL_BLAMED_AFTER && !self.endowment.options.without_journal {
+        self.died_of_journal = if running.serves || !running.reported { 0 } else { self.died_of_journal + 1 };
+        if self.died_of_journal == JOURNAL_BLAMED_AFTER {
             console::say("the worker keeps dying: from now on it serves the model as it was built, without mutations");
             self.endowment.options.without_journal = true;
         }
@@ -187,6 +200,7 @@ impl WorkerProcess {
         let received = Control::receive(running.control.as_ref().ok_or(io::ErrorKind::NotConnected)?);
         match &received {
             Ok(Some(Control::TensorsReady { .. } | Control::Failed { .. })) => running.reported = true,
+            Ok(Some(Control::Serving)) => running.serves = true,
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 running.control = None;
                 process::kill(running.pid, libc::SIGKILL);

@@ -79,6 +79,7 @@ fn start(words: &[&str]) -> Result<(), String> {
     let service = service::Service::start(machine, link, control, fault_allowed, options.appliance)
         .map_err(|error| error.to_string())?;
     sandbox::restrict_syscalls().map_err(|error| format!("cannot restrict system calls: {error}"))?;
+    service.tell_supervisor(&Control::Serving);
     service.run();
     Ok(())
 }

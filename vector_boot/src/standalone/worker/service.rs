@@ -76,6 +76,11 @@ impl Service {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Sends the supervisor a message; one that cannot be delivered is dropped.
+    pub fn tell_supervisor(&self, control: &Control) {
+        let _ = control.send(&self.control);
+    }
+
     /// Serves until the supervisor is gone.
     pub fn run(mut self) {
         loop {

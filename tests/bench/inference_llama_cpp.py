@@ -1,0 +1,93 @@
+"""llama.cpp as a driver: `python -m tests.bench.inference_llama_cpp MODEL.gguf OUTPUT THREADS`.
+
+It is called through the C interface, as llama-cpp-python declares it: batches are filled outside the clock, a pass is
+`llama_encode` and the pooled embeddings scaled to length one. Texts in strings are tokenised inside the clock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tests.bench.inference_driver import Prepare, serve
+
+_TOKENS = 2048
+_TEXTS = 8
+
+
+def _load(arguments: list[str]) -> Prepare:
+    import llama_cpp  # type: ignore[import-not-found, unused-ignore]
+
+    path, _, threads, *_ = arguments
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), llama_cpp.llama_model_default_params())
+    if not model:
+        sys.exit("llama_model_load_from_file refused the model")
+    context = _context(llama_cpp, model, int(threads))
+    batch = llama_cpp.llama_batch_init(_TOKENS, 0, 1)
+    encode = _tokenizer(llama_cpp, model)
+    width = llama_cpp.llama_model_n_embd(model)
+
+    def run(texts: int) -> Any:
+        if llama_cpp.llama_encode(context, batch):
+            sys.exit("llama_encode failed")
+        rows = [llama_cpp.llama_get_embeddings_seq(context, text) for text in range(texts)]
+        pooled = np.stack([np.ctypeslib.as_array(row, (width,)) for row in rows])
+        return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+
+    def run_strings(texts: list[str]) -> Any:
+        _fill(batch, [encode(text) for text in texts])
+        return run(len(texts))
+
+    def prepare(texts: list[Any]) -> Callable[[], Any]:
+        if isinstance(texts[0], str):
+            return lambda: run_strings(texts)
+        _fill(batch, texts)
+        return lambda: run(len(texts))
+
+    return prepare
+
+
+def _context(llama_cpp: Any, model: Any, threads: int) -> Any:
+    """A context for embeddings, the mean over a text's tokens, of as many tokens at once as a pass may have."""
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = _TOKENS
+    params.n_seq_max = _TEXTS
+    params.n_threads = params.n_threads_batch = threads
+    params.embeddings = True
+    params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_MEAN
+    # Else a text may have only its share of the context.
+    params.kv_unified = True
+    context = llama_cpp.llama_init_from_model(model, params)
+    if not context:
+        sys.exit("llama_init_from_model refused the context")
+    return context
+
+
+def _fill(batch: Any, texts: list[list[int]]) -> None:
+    """Put texts into the batch, each a sequence of its own."""
+    tokens = [(text, place, token) for text, ids in enumerate(texts) for place, token in enumerate(ids)]
+    batch.n_tokens = len(tokens)
+    for index, (text, place, token) in enumerate(tokens):
+        batch.token[index], batch.pos[index] = token, place
+        batch.n_seq_id[index], batch.seq_id[index][0] = 1, text
+        batch.logits[index] = 1
+
+
+def _tokenizer(llama_cpp: Any, model: Any) -> Callable[[str], list[int]]:
+    vocabulary = llama_cpp.llama_model_get_vocab(model)
+    ids = (llama_cpp.llama_token * _TOKENS)()
+
+    def encode(text: str) -> list[int]:
+        data = text.encode()
+        count = llama_cpp.llama_tokenize(vocabulary, data, len(data), ids, _TOKENS, True, False)
+        return list(ids[:count])
+
+    return encode
+
+
+if __name__ == "__main__":
+    serve(_load)

@@ -1,0 +1,110 @@
+"""The machines that the mutation benchmarks change: in a process beside us, and in a virtual machine."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from evolution.client import Machine
+from evolution.link import SocketLink
+from qemu.accel import select
+from qemu.launch import start
+from qemu.spec import Disk, MachineSpec
+from tests.bench.boot_timing import APPEND
+from tests.bench.host import REPOSITORY
+from tests.support.local_machine import local_machine
+from vboot_errors import ToolError
+
+UNIX, SERIAL = "Unix socket", "virtio-serial"
+WEIGHT = "blk.0.ffn_up.weight"
+"""A matrix of minilm: 384 columns, 1536 rows."""
+
+_ANSWER_SECONDS = 60.0
+_BUILD_SECONDS = 1800.0
+_MEMORY_MIB = 768
+_RUN_FOLDER = REPOSITORY / "build" / "run" / "bench-mutation"
+
+
+@dataclass(frozen=True)
+class Connected:
+    """A machine, and how many bytes have gone both ways over its line."""
+
+    machine: Machine
+    wire_bytes: Callable[[], int]
+
+
+class _CountingLink(SocketLink):
+    def __init__(self, path: Path, deadline: float, count: Callable[[int], None]) -> None:
+        super().__init__(path, deadline)
+        self._count = count
+
+    def send(self, data: bytes, deadline: float) -> None:
+        self._count(len(data))
+        super().send(data, deadline)
+
+    def receive(self, deadline: float) -> bytes:
+        data = super().receive(deadline)
+        self._count(len(data))
+        return data
+
+
+@contextmanager
+def local(model: Path) -> Iterator[Connected]:
+    """The executable of the release, serving `model` without limits on energy."""
+    # A short path of its own: that of a socket may have about 100 characters.
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        options = ("--energy", "off", "--fault")
+        with local_machine(Path(folder), *options, model=model) as running, _connect(running.socket) as line:
+            yield line
+
+
+@contextmanager
+def booted(image: Path) -> Iterator[Connected]:
+    """A virtual machine of the image in this folder."""
+    spec = MachineSpec(
+        kernel=image / "vmlinuz",
+        initramfs=image / "initramfs.cpio",
+        append=f"{APPEND} vector_boot.energy=off",
+        disks=(Disk(image / "vector_boot.rts", "vb-rts", read_only=True),),
+        memory_mib=_MEMORY_MIB,
+    )
+    with start(spec, accel=select("auto"), run=_RUN_FOLDER) as running:
+        running.wait_for_console(r"phase=heartbeat t_us=[0-9]+\s")
+        with _connect(running.evolution) as line:
+            yield line
+
+
+def build_image(output: Path, *, model_type: str) -> Path:
+    """An image of minilm; its vectorland.gguf serves the local machine too. Raises ToolError."""
+    options = ["--model", "minilm", "--type", model_type, "--output", str(output)]
+    command = [sys.executable, "-m", "builder", "build", *options]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise ToolError(f"the image could not be built ({last})", command=command, stderr=done.stderr)
+    return output
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The smallest sample that a share of all does not exceed (nearest rank)."""
+    return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]
+
+
+@contextmanager
+def _connect(path: Path) -> Iterator[Connected]:
+    counted = [0]
+
+    def count(size: int) -> None:
+        counted[0] += size
+
+    def open_link(deadline: float) -> SocketLink:
+        return _CountingLink(path, deadline, count)
+
+    with Machine(open_link, timeout=_ANSWER_SECONDS, client="bench") as machine:
+        yield Connected(machine, lambda: counted[0])
