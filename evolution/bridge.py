@@ -106,11 +106,11 @@ class RustNeuralBridge:
             self._maps = {fd: mmap.mmap(fd, 0, prot=mmap.PROT_READ) for fd in (memory.weights, memory.words)}
 
     def execute_pixels(self, pixels: ArrayLike | bytes) -> bool:
-        """Run pixels, three bytes each: bytes, or an array of uint8 whose last dimension is 3. True once they have run.
+        """Run pixels, three bytes each: bytes, or an array of integers 0 to 255. True once they have run.
 
-        Raises MachineError, naming the pixel, when the runtime refuses them; nothing has changed then.
+        Raises InputError for what is no pixels, MachineError (nothing has changed then) when the runtime refuses them.
         """
-        data = pixels if isinstance(pixels, bytes) else np.ascontiguousarray(pixels, dtype=np.uint8).tobytes()
+        data = pixels if isinstance(pixels, bytes) else _pixel_bytes(pixels)
         if len(data) % 3:
             raise InputError(f"{len(data)} bytes are no whole pixels", remedy="give three bytes a pixel")
         self._call(Kind.EXECUTE_PIXELS, data)
@@ -221,3 +221,10 @@ class RustNeuralBridge:
 
     def _deadline(self) -> float:
         return time.monotonic() + self.timeout
+
+
+def _pixel_bytes(pixels: ArrayLike) -> bytes:
+    values = np.asarray(pixels)
+    if values.dtype.kind not in "iu" or (values.size and not (values.min() >= 0 and values.max() <= 255)):
+        raise InputError("the pixels are not all numbers from 0 to 255", remedy="give three bytes a pixel")
+    return values.astype(np.uint8).tobytes()

@@ -158,6 +158,25 @@ static void mutation(void) {
     CHECK(memcmp(ring, "CJ01", 4) == 0 && ring_bytes == 1 << 20);
 }
 
+// What OUT puts out, nothing put out, and a fault; the runtime may have been built without pixels.
+static void programs(void) {
+    size_t len = 1;
+    uint64_t before = stats().programs;
+    Pixel program[] = {{1, 2, 3}, {250, 0x02, 0}, {250, 0x0D, 0}};
+    if (!neural_execute_pixels(program, 3) && strstr(neural_last_error(), "-32601")) return;
+    float *result = (float *)neural_get_result(&len);
+    CHECK(result && len == 12 && result[0] == 1 && result[1] == 2 && result[2] == 3);
+    neural_free(result);
+    Pixel pop_of_nothing = {250, 0x0B, 0};
+    CHECK(neural_execute_pixels(&pop_of_nothing, 1) == 0 && *neural_last_error());
+    CHECK((result = (float *)neural_get_result(&len)) && len == 12);
+    neural_free(result);
+    CHECK(neural_execute_pixels(program, 1) == 1);
+    CHECK((result = (float *)neural_get_result(&len)) && len == 0);
+    neural_free(result);
+    CHECK(stats().programs == before + 2 && stats().pixels_processed > 0);
+}
+
 static void layout(void) {
     size_t len;
     char *json = (char *)neural_data_layout(&len);
@@ -195,6 +214,7 @@ int main(int argc, char **argv) {
     misuse();
     messages();
     mutation();
+    programs();
     layout();
     neural_cleanup();
     CHECK(neural_interrupt(1) == 0);

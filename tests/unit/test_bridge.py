@@ -114,6 +114,36 @@ def test_a_model_of_blocks_is_seen_as_bytes(library: Path, model: Path) -> None:
     assert view.size == place.bytes, "a view outlives its bridge"
 
 
+def test_programs_run_and_leave_a_result(bridge: RustNeuralBridge) -> None:
+    program = np.array([[1, 2, 3], [250, 0x02, 0], [250, 0x0D, 0]])
+    try:
+        assert bridge.execute_pixels(program) is True
+    except MachineError as error:
+        if "-32601" not in str(error):
+            raise
+        pytest.skip("this runtime was built without pixels")
+    assert np.frombuffer(bridge.get_result(), "<f4").tolist() == [1, 2, 3]
+    with pytest.raises(MachineError, match="refuses"):
+        bridge.execute_pixels(bytes([250, 0x0B, 0]))
+    assert len(bridge.get_result()) == 12
+    assert bridge.get_stats().programs == 1
+    bridge.suffer("segv-before")
+    with pytest.raises(BridgeCrashed):
+        bridge.execute_pixels(program)
+    assert bridge.get_stats().programs == 1
+    with pytest.raises(MachineError, match="no pixel program"):
+        bridge.get_result()
+
+
+def test_what_is_no_program_is_refused_here(bridge: RustNeuralBridge) -> None:
+    with pytest.raises(InputError, match="whole pixels"):
+        bridge.execute_pixels(b"\1\2")
+    with pytest.raises(MachineError, match="more than the 349525"):
+        bridge.execute_pixels(bytes(3 * 349_526))
+    with pytest.raises(InputError, match="0 to 255"):
+        bridge.execute_pixels([[250, 256, 0]])
+
+
 def test_stats_count(bridge: RustNeuralBridge, machine: Machine) -> None:
     before = bridge.get_stats()
     assert (before.generation, before.changed_bytes, before.interrupts) == (0, 0, 0)

@@ -59,7 +59,7 @@ pub fn load_if_none(load: impl FnOnce() -> Result<Instance, String>) -> Result<(
     Ok(())
 }
 
-/// Drops the machine. Calls inside it end first.
+/// Gives up the machine; it is freed when the last call inside it has ended.
 pub fn clear() {
     let _one_at_a_time = lock(&LOADING);
     put(None);
