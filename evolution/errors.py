@@ -58,3 +58,11 @@ class ProtocolBroken(MachineError):  # noqa: N818
 def printable(text: str) -> str:
     """A text of the machine's, safe on a terminal: what cannot be printed, such as an escape sequence, is spelt out."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+class BridgeCrashed(LinkLost):
+    """The process that holds the runtime died during a call; the next call starts another, at the same generation."""
+
+
+class BridgeHung(LinkLost):
+    """The process that holds the runtime did not come back from a call in time and was killed; the next starts anew."""

@@ -8,8 +8,23 @@ from pathlib import Path
 from builder.elf_check import check_executable, check_library
 from builder.executable import CRATE, build_executable, build_library, find_toolchain
 
-# The C interface comes with the neural runtime; until then nothing is exported that does nothing.
-EXPORTED: frozenset[str] = frozenset()
+EXPORTED = frozenset(
+    {
+        "neural_cleanup",
+        "neural_data_layout",
+        "neural_execute_pixels",
+        "neural_free",
+        "neural_get_result",
+        "neural_get_stats",
+        "neural_init",
+        "neural_interrupt",
+        "neural_last_error",
+        "neural_load",
+        "neural_load_shared",
+        "neural_request",
+        "neural_tensor",
+    }
+)
 
 
 def quiet(_phase: str, _done: int, _total: int) -> None:

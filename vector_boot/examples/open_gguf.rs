@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use vector_boot::standalone::container_file::ContainerFile;
+use vector_boot::container_file::ContainerFile;
 
 fn main() -> ExitCode {
     match serve() {

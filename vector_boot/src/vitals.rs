@@ -20,6 +20,7 @@ const ROLLED_BACK: usize = PROMOTED + 2;
 const ENERGY_MILLI: usize = ROLLED_BACK + 1;
 const ENERGY_AT_US: usize = ENERGY_MILLI + 2;
 const LEASE_UNTIL: usize = ENERGY_AT_US + 2;
+const PROGRAMS: usize = LEASE_UNTIL + 2;
 
 /// First of the words that hold the ring of journal records.
 pub const RING_WORD: usize = 2 * hw_mmio::WORDS;
@@ -139,6 +140,16 @@ impl<'a> Vitals<'a> {
     /// Counts that the weights were taken back.
     pub fn count_rollback(&self) {
         self.set(ROLLED_BACK, self.rolled_back().saturating_add(1));
+    }
+
+    /// How many pixel programs have run to their end.
+    pub fn programs(&self) -> u64 {
+        self.wide(PROGRAMS)
+    }
+
+    /// Counts that a pixel program has run to its end.
+    pub fn count_program(&self) {
+        self.set_wide(PROGRAMS, self.programs().saturating_add(1));
     }
 
     /// The energy in thousandths when it was last noted, and when that was, in microseconds of the monotonic clock.

@@ -6,6 +6,7 @@ mod history;
 mod inference;
 mod mutate;
 mod stats;
+mod store;
 mod uploads;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::container_file::{ContainerFile, ReadAt};
+use crate::container_file::{ContainerFile, ReadAt};
 use crate::gguf::{self, Gguf};
 use crate::rts::{self, Header};
 

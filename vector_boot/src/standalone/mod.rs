@@ -1,7 +1,6 @@
 //! The executable's face: its command line.
 
 mod check;
-pub mod container_file;
 pub mod control;
 mod report;
 pub mod supervisor;

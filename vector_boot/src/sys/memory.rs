@@ -1,12 +1,12 @@
-//! Mappings: the model's private one and the page shared by supervisor and worker.
+//! Mappings: the model's private one, and memory files that processes share.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
 
 use super::check;
 
-/// A private mapping: writes copy single pages and never reach the file.
+/// Mapped bytes: private ones, whose changes never reach the file, or those of a memory file.
 pub struct Mapping {
     start: *mut u8,
     len: usize,
@@ -34,6 +34,15 @@ impl Mapping {
         Self::map(-1, 0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
     }
 
+    /// Maps `len` bytes of a memory file from `offset`, a multiple of the page size; changes are seen by all who map it.
+    /// The file must have been through [`claim`], and nobody but this mapping may write it.
+    ///
+    /// # Errors
+    /// Whatever mmap(2) says.
+    pub fn shared(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        Self::map(file.as_raw_fd(), offset, len, libc::MAP_SHARED | libc::MAP_NORESERVE)
+    }
+
     fn map(fd: i32, offset: u64, len: usize, flags: i32) -> io::Result<Self> {
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -52,7 +61,7 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 
-    /// The mapped bytes, to change in this process only.
+    /// The mapped bytes, to change.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; `&mut self` makes the access exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
@@ -72,9 +81,46 @@ impl Drop for Mapping {
 /// Whatever memfd_create(2) says.
 pub fn memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     // SAFETY: `name` is a NUL-terminated string.
-    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) })?;
     // SAFETY: the descriptor is new and owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Gives an empty memory file its length for good; one that has been given it before must have exactly this length.
+///
+/// # Errors
+/// If it has another length or can still lose it, and whatever ftruncate(2) or fcntl(2) say.
+pub fn claim(file: BorrowedFd<'_>, len: usize) -> io::Result<()> {
+    // SAFETY: all zeros is a valid value.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `status` is live; a plain call on a live descriptor.
+    check(unsafe { libc::fstat(file.as_raw_fd(), &mut status) })?;
+    let len = libc::off_t::try_from(len).map_err(io::Error::other)?;
+    if status.st_size == 0 && len != 0 {
+        // SAFETY: plain calls on a live descriptor.
+        unsafe {
+            check(libc::ftruncate(file.as_raw_fd(), len))?;
+            check(libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW))?;
+        }
+        return Ok(());
+    }
+    // SAFETY: plain call on a live descriptor.
+    let seals = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) })?;
+    if status.st_size != len || seals & libc::F_SEAL_SHRINK == 0 {
+        let text = format!("{} bytes, not the {len} of this model, or not sealed", status.st_size);
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(())
+}
+
+/// Another descriptor of an open file, closed on exec; `fd` stays the caller's.
+///
+/// # Errors
+/// If nothing is open there.
+#[cfg(feature = "ffi")]
+pub fn duplicate(fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a plain call, whatever the number; the new descriptor is owned by nobody else.
+    unsafe { check(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3)).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }
 
 /// Gives back the memory behind a range of a file; where that is impossible, it stays.
@@ -103,16 +149,10 @@ impl SharedWords {
     /// # Errors
     /// Whatever memfd_create(2), ftruncate(2), fcntl(2) or mmap(2) say.
     pub fn create(name: &std::ffi::CStr, words: usize) -> io::Result<(Self, OwnedFd)> {
-        // SAFETY: `name` is a NUL-terminated string.
-        let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) })?;
-        // SAFETY: the descriptor is new and owned by nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let len = libc::off_t::try_from(words * 4).map_err(io::Error::other)?;
-        // SAFETY: plain calls on a descriptor we own.
-        check(unsafe { libc::ftruncate(fd.as_raw_fd(), len) })?;
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-        // SAFETY: as above.
-        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+        let fd = memory_file(name)?;
+        claim(fd.as_fd(), words * 4)?;
+        // SAFETY: a plain call on a descriptor we own.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SEAL) })?;
         Ok((Self::attach(&fd, words)?, fd))
     }
 

@@ -19,6 +19,25 @@ pub mod sandbox;
 pub mod signal;
 
 use std::io;
+#[cfg(feature = "ffi")]
+use std::path::PathBuf;
+
+/// The file that this code was loaded from: the library, or the program it is linked into.
+#[cfg(feature = "ffi")]
+pub fn own_file() -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+
+    // SAFETY: all zeros is a valid value.
+    let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };
+    let here: fn() -> Option<PathBuf> = own_file;
+    // SAFETY: `found` is live; the address is one of this code's own.
+    if unsafe { libc::dladdr(here as *const libc::c_void, &mut found) } == 0 || found.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: the loader keeps this string as long as the code is loaded, and it runs.
+    let name = unsafe { std::ffi::CStr::from_ptr(found.dli_fname) };
+    Some(std::ffi::OsStr::from_bytes(name.to_bytes()).into())
+}
 
 /// Turns a syscall's -1 into the error it stands for.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

@@ -1,7 +1,10 @@
 //! The bytes of all tensors: a private mapping of the model, the machine's own tensors behind it, and the transactions
 //! that change them. Pages are the unit of everything here; one that was never changed costs nothing.
 
-use crate::sys::memory::Mapping;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::sys::memory::{claim, Mapping};
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
@@ -92,6 +95,36 @@ impl Memory {
     /// The pages that ever changed, in order.
     pub fn dirty_pages(&self) -> impl Iterator<Item = u32> + '_ {
         self.dirty.iter()
+    }
+
+    /// Bytes of the address space: everything lies below this address, a multiple of the page.
+    pub fn end(&self) -> usize {
+        self.pages() as usize * PAGE
+    }
+
+    /// Moves the bytes to a memory file that nobody else writes, each at its address, where others can map them. What
+    /// is there already is not written again, so that whoever looks never sees a page go back and forth.
+    ///
+    /// # Errors
+    /// If the file cannot have this size, or cannot be mapped.
+    pub fn move_to(&mut self, file: BorrowedFd<'_>) -> io::Result<()> {
+        claim(file, self.end())?;
+        let weights = Mapping::shared(file, 0, self.weights.bytes().len())?;
+        let extra = Mapping::shared(file, self.extra_at as u64, self.extra.bytes().len())?;
+        let private = [std::mem::replace(&mut self.weights, weights), std::mem::replace(&mut self.extra, extra)];
+        for (source, target) in private.iter().zip([&mut self.weights, &mut self.extra]) {
+            for (new, old) in source.bytes().chunks(PAGE).zip(target.bytes_mut().chunks_mut(PAGE)) {
+                if new != old {
+                    old.copy_from_slice(new);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes of the pages that ever changed differ from `base`, which has the same layout.
+    pub fn differing_bytes(&self, base: &Memory) -> u64 {
+        self.dirty_pages().map(|page| count_differing(self.page(page), base.page(page))).sum()
     }
 
     /// A number that depends on nothing but the bytes: equal contents over the same base have equal fingerprints,
@@ -276,66 +309,4 @@ impl PageSet {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn memory() -> Memory {
-        let mut weights = Mapping::zeroed(2 * PAGE + 100).unwrap();
-        weights.bytes_mut().fill(7);
-        Memory::new(weights, Mapping::zeroed(2 * PAGE).unwrap())
-    }
-
-    fn all(memory: &Memory) -> Vec<u8> {
-        [memory.bytes(0, 2 * PAGE + 100), memory.bytes(3 * PAGE, 2 * PAGE)].concat()
-    }
-
-    #[test]
-    fn what_is_dropped_leaves_nothing_and_what_is_kept_can_be_put_back() {
-        let mut memory = memory();
-        let base = all(&memory);
-        let mut change = memory.begin();
-        change.write(PAGE - 2, &[1, 2, 3, 4]);
-        change.write(2 * PAGE + 99, &[9]);
-        assert_eq!(change.changed_bytes(&[(0, PAGE), (PAGE, PAGE + 100), (3 * PAGE, PAGE)]), [2, 3, 0]);
-        drop(change);
-        assert_eq!((all(&memory), memory.fingerprint()), (base.clone(), 0));
-
-        let mut change = memory.begin();
-        change.write(PAGE - 2, &[1, 2, 3, 4]);
-        change.write(3 * PAGE + 5, &[8]);
-        let before = change.commit();
-        assert_ne!(memory.fingerprint(), 0);
-        assert_eq!(memory.dirty_pages().collect::<Vec<_>>(), [0, 1, 3]);
-        let mut back = memory.begin();
-        for (page, bytes) in before.iter() {
-            back.write(page as usize * PAGE, bytes);
-        }
-        back.commit();
-        assert_eq!((all(&memory), memory.fingerprint()), (base, 0));
-    }
-
-    #[test]
-    fn equal_contents_have_equal_fingerprints_however_they_came_about() {
-        let (mut one, mut two) = (memory(), memory());
-        for (memory, writes) in [(&mut one, [(5, 1), (5, 2), (PAGE, 3)]), (&mut two, [(PAGE, 3), (6, 7), (5, 2)])] {
-            for (address, value) in writes {
-                let mut change = memory.begin();
-                change.write(address, &[value]);
-                change.commit();
-            }
-        }
-        assert_eq!(all(&one), all(&two));
-        assert_eq!(one.fingerprint(), two.fingerprint());
-    }
-
-    #[test]
-    fn differing_bytes_are_counted_exactly() {
-        let a: Vec<u8> = (0..20_000u32).map(|i| (i % 251) as u8).collect();
-        let mut b = a.clone();
-        for at in (0..20_000).step_by(7) {
-            b[at] ^= 1;
-        }
-        assert_eq!(count_differing(&a, &b), 20_000u64.div_ceil(7));
-        assert_eq!(count_differing(&a[..17], &b[..17]), 3);
-    }
-}
+mod tests;

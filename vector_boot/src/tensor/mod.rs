@@ -6,6 +6,7 @@ pub mod memory;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
@@ -182,6 +183,22 @@ impl Store {
         Ok(Memory::new((self.base)()?, extra))
     }
 
+    /// Keeps the tensors in this memory file from now on, each at its address.
+    ///
+    /// # Errors
+    /// If the file cannot have this size, or cannot be mapped.
+    pub fn share(&mut self, file: BorrowedFd<'_>) -> io::Result<()> {
+        self.memory.move_to(file)
+    }
+
+    /// How many bytes of all tensors differ from the model's file.
+    ///
+    /// # Errors
+    /// If the file cannot be mapped again.
+    pub fn differing_bytes(&self) -> io::Result<u64> {
+        Ok(self.memory.differing_bytes(&self.base_memory()?))
+    }
+
     /// The tensors that own these bytes have changed.
     pub fn forget_digests(&mut self, pages: impl Iterator<Item = u32>) {
         let mut pages: Vec<usize> = pages.map(|page| page as usize * memory::PAGE).collect();
@@ -235,6 +252,14 @@ impl Tensor {
         match self.place {
             Place::Memory(address) => Some(address),
             Place::Shared(_) => None,
+        }
+    }
+
+    /// The first of the shared words that hold it, if it changes by itself.
+    pub fn shared_at(&self) -> Option<usize> {
+        match self.place {
+            Place::Memory(_) => None,
+            Place::Shared(word) => Some(word),
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::worker_process::{own_executable, WORKER_USER};
-use crate::standalone::container_file::ContainerFile;
+use crate::container_file::ContainerFile;
 use crate::sys::process;
 use crate::sys::ready::{wait, Interest};
 

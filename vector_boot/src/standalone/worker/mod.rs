@@ -5,7 +5,6 @@
 
 mod connection;
 mod link;
-mod model;
 mod options;
 mod runner;
 mod service;
@@ -18,15 +17,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::Control;
+use super::EMBEDDED_MODEL;
 use crate::journal::storage::{MemoryFile, Storage};
 use crate::machine::{Machine, Parts, Runtime};
+use crate::model_file::{self, Model};
 use crate::rts::hex;
 use crate::sys::memory::SharedWords;
 use crate::sys::ready::{wait, Interest};
 use crate::sys::{process, sandbox, signal};
 use crate::vitals::{Vitals, SHARED_WORDS};
 use link::Link;
-use model::Model;
 pub use options::Options;
 
 /// Descriptors the supervisor hands over, in order.
@@ -88,8 +88,10 @@ fn start(words: &[&str]) -> Result<(), String> {
 fn load(options: &Options, control: &OwnedFd) -> Result<Model, String> {
     let model = match options {
         Options { without_model: true, .. } => Err("the worker dies of its model".to_string()),
-        Options { embedded: true, .. } => model::embedded(),
-        _ => process::inherited(MODEL).map_err(|error| error.to_string()).and_then(|fd| model::open(File::from(fd))),
+        Options { embedded: true, .. } => model_file::from_memory(EMBEDDED_MODEL),
+        _ => {
+            process::inherited(MODEL).map_err(|error| error.to_string()).and_then(|fd| model_file::open(File::from(fd)))
+        }
     };
     let report = match &model {
         Ok(model) => Control::TensorsReady { tensors: model.store.tensors().len() as u64, binary: model.binary_sha256 },

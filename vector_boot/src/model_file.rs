@@ -1,13 +1,12 @@
-//! Finds the model in the file handed over (a GGUF, or the tensor section of an RTS image) and maps it.
+//! Finds the model in a file (a GGUF, or the tensor section of an RTS image) and maps it.
 
 use std::fs::File;
 use std::os::fd::AsFd;
 
+use crate::container_file::ContainerFile;
 use crate::neural::architecture::Refusal;
 use crate::neural::network::Network;
 use crate::rts::{Header, HEADER_BYTES};
-use crate::standalone::container_file::ContainerFile;
-use crate::standalone::EMBEDDED_MODEL;
 use crate::sys::memory::Mapping;
 use crate::tensor::{Base, Store};
 
@@ -28,7 +27,14 @@ pub struct Model {
 /// # Errors
 /// One sentence that says why it cannot be served.
 pub fn open(file: File) -> Result<Model, String> {
-    let file = ContainerFile::from_open(file).map_err(|error| format!("the model cannot be read: {error}"))?;
+    of_container(ContainerFile::from_open(file).map_err(|error| format!("the model cannot be read: {error}"))?)
+}
+
+/// Maps the model of a file or device whose length is known.
+///
+/// # Errors
+/// One sentence that says why it cannot be served.
+pub fn of_container(file: ContainerFile) -> Result<Model, String> {
     let start = file.read(0, HEADER_BYTES).map_err(|error| format!("the model cannot be read: {error}"))?;
     let header = start.starts_with(b"RTS").then(|| image(&file, &start)).transpose()?;
     let (offset, len) = header.as_ref().map_or((0, file.len), |header| (header.tensor_offset, header.tensor_size));
@@ -43,14 +49,15 @@ pub fn open(file: File) -> Result<Model, String> {
     })
 }
 
-/// The model inside the executable.
+/// The model in these bytes, a GGUF.
 ///
 /// # Errors
-/// If there is none, or it is refused.
-pub fn embedded() -> Result<Model, String> {
-    let copy = || {
-        let mut memory = Mapping::zeroed(EMBEDDED_MODEL.len())?;
-        memory.bytes_mut().copy_from_slice(EMBEDDED_MODEL);
+/// If it is refused.
+pub fn from_memory<B: AsRef<[u8]> + Send + Sync + 'static>(bytes: B) -> Result<Model, String> {
+    let copy = move || {
+        let bytes = bytes.as_ref();
+        let mut memory = Mapping::zeroed(bytes.len())?;
+        memory.bytes_mut().copy_from_slice(bytes);
         Ok(memory)
     };
     let (store, network) = load(Box::new(copy))?;

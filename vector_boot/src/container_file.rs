@@ -32,7 +32,7 @@ impl ReadAt for File {
 
 /// An open regular file or block device of known length.
 pub struct ContainerFile<R = File> {
-    pub(super) source: R,
+    pub(crate) source: R,
     /// Bytes in the file or on the device.
     pub len: u64,
     /// Which of the two it is.

@@ -1,0 +1,202 @@
+"""The process that holds the runtime: calls the C library for a bridge, and may die of it without harm to anyone else.
+
+    python -m evolution.bridge_child LIBRARY FAULTS SOCKET WEIGHTS JOURNAL WORDS [MODEL]
+
+SOCKET, WEIGHTS, JOURNAL and WORDS are descriptors; FAULTS is 1 if FAULT packets are honoured. It ends with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from evolution.bridge_packets import LOADED, Kind, Packet, cut, encode
+
+_PIECE = 1 << 18
+_TICK_MS = 100
+
+
+class Stats(ctypes.Structure):
+    """NeuralStats of the C interface."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("version", ctypes.c_uint32),
+        ("pixels_processed", ctypes.c_uint64),
+        ("programs", ctypes.c_uint64),
+        ("interrupts", ctypes.c_uint64),
+        ("generation", ctypes.c_uint64),
+        ("mutations_accepted", ctypes.c_uint64),
+        ("mutations_refused", ctypes.c_uint64),
+        ("tensor_bytes", ctypes.c_uint64),
+        ("changed_bytes", ctypes.c_uint64),
+        ("uptime_us", ctypes.c_uint64),
+    )
+
+
+class RuntimeFailed(Exception):  # noqa: N818
+    """A C function failed; the text is what neural_last_error says."""
+
+
+class Library:
+    """The C functions, each as its header says. Raises OSError when the file is no such library."""
+
+    def __init__(self, path: str) -> None:
+        self._c = ctypes.CDLL(path)
+        buffer, size = ctypes.c_void_p, ctypes.c_size_t
+        out = ctypes.POINTER(size)
+        for name, result, arguments in (
+            ("neural_load_shared", ctypes.c_int32, (ctypes.c_char_p, *[ctypes.c_int32] * 3)),
+            ("neural_execute_pixels", ctypes.c_int32, (ctypes.c_char_p, size)),
+            ("neural_get_stats", ctypes.c_int32, (ctypes.POINTER(Stats),)),
+            ("neural_get_result", buffer, (out,)),
+            ("neural_data_layout", buffer, (out,)),
+            ("neural_request", buffer, (ctypes.c_char_p, size, out)),
+            ("neural_free", None, (buffer,)),
+            ("neural_last_error", ctypes.c_char_p, ()),
+        ):
+            function = getattr(self._c, name)
+            function.restype, function.argtypes = result, arguments
+
+    def load_shared(self, model: bytes | None, weights: int, journal: int, words: int) -> None:
+        """Load into these memory files; None is the built-in model."""
+        self._require(self._c.neural_load_shared(model, weights, journal, words))
+
+    def execute_pixels(self, pixels: bytes) -> bytes:
+        """Run three bytes a pixel."""
+        self._require(self._c.neural_execute_pixels(pixels, len(pixels) // 3))
+        return b""
+
+    def get_result(self, _: bytes) -> bytes:
+        """What the last program made."""
+        return self._taken(self._c.neural_get_result)
+
+    def get_stats(self, _: bytes) -> bytes:
+        """The bytes of NeuralStats."""
+        stats = Stats(size=ctypes.sizeof(Stats))
+        self._require(self._c.neural_get_stats(ctypes.byref(stats)))
+        return bytes(stats)
+
+    def data_layout(self, _: bytes) -> bytes:
+        """The tensors as JSON."""
+        return self._taken(self._c.neural_data_layout)
+
+    def request(self, message: bytes) -> bytes:
+        """One message of the protocol, and its reply."""
+        return self._taken(lambda length: self._c.neural_request(message, len(message), length))
+
+    def _taken(self, call: Callable[[object], int | None]) -> bytes:
+        length = ctypes.c_size_t()
+        memory = call(ctypes.byref(length))
+        self._require(memory is not None)
+        try:
+            return ctypes.string_at(memory or 0, length.value)
+        finally:
+            self._c.neural_free(memory)
+
+    def _require(self, worked: object) -> None:
+        if not worked:
+            raise RuntimeFailed(self._c.neural_last_error().decode())
+
+
+class Child:
+    """Answers the calls that come over a socket."""
+
+    def __init__(self, stream: socket.socket, library: Library, *, faults: bool) -> None:
+        self._stream = stream
+        self._library = library
+        self._faults = faults
+        self._fault = b""
+        self._calls: dict[Kind, Callable[[bytes], bytes]] = {
+            Kind.REQUEST: library.request,
+            Kind.EXECUTE_PIXELS: library.execute_pixels,
+            Kind.GET_RESULT: library.get_result,
+            Kind.GET_STATS: library.get_stats,
+            Kind.DATA_LAYOUT: library.data_layout,
+            Kind.FAULT: self._arm,
+        }
+
+    def serve(self) -> None:
+        """Answer until the parent is gone."""
+        poller = select.poll()
+        poller.register(self._stream, select.POLLIN)
+        buffer = bytearray()
+        while True:
+            while (packet := cut(buffer)) is None:
+                if not poller.poll(_TICK_MS):
+                    self._library.get_stats(b"")  # ends a trial whose time is over: nobody else calls
+                    continue
+                data = self._stream.recv(_PIECE)
+                if not data:
+                    return
+                buffer += data
+            fault, self._fault = self._fault, b""
+            _suffer(fault, b"segv-before", b"hang")
+            reply = self.answer(packet.number, self._calls[packet.kind], packet.data)
+            _suffer(fault, b"segv-after")
+            self._stream.sendall(encode(reply))
+
+    @staticmethod
+    def answer(number: int, call: Callable[[bytes], bytes], data: bytes) -> Packet:
+        """What a call gives, or why it failed."""
+        try:
+            return Packet(Kind.DONE, number, call(data))
+        except RuntimeFailed as error:
+            return Packet(Kind.FAILED, number, str(error).encode())
+
+    def _arm(self, what: bytes) -> bytes:
+        if not self._faults:
+            raise RuntimeFailed("faults are switched off in this bridge")
+        self._fault = what
+        return b""
+
+
+def _suffer(fault: bytes, *now: bytes) -> None:
+    if fault in now and fault.startswith(b"segv"):
+        ctypes.memset(0, 1, 1)
+    elif fault in now and fault == b"hang":
+        time.sleep(1e6)
+
+
+def _end_with_parent(stream: socket.socket) -> None:
+    """End at once when the other end closes, whatever a call may be doing: ctypes lets other threads run meanwhile.
+
+    PR_SET_PDEATHSIG would not do: it strikes when the thread that started this process ends.
+    """
+
+    def watch() -> None:
+        poller = select.poll()
+        poller.register(stream, 0)
+        while not poller.poll():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(arguments: list[str]) -> int:
+    """Load, tell how that went, serve."""
+    path, faults, *descriptors = arguments[:6]
+    handle, weights, journal, words = map(int, descriptors)
+    model = os.fsencode(arguments[6]) if len(arguments) > 6 else None
+    stream = socket.socket(fileno=handle)
+    _end_with_parent(stream)
+    try:
+        library = Library(path)
+        library.load_shared(model, weights, journal, words)
+    except (OSError, AttributeError, RuntimeFailed) as error:
+        stream.sendall(encode(Packet(Kind.FAILED, LOADED, str(error).encode())))
+        return 1
+    stream.sendall(encode(Packet(Kind.DONE, LOADED)))
+    Child(stream, library, faults=faults == "1").serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

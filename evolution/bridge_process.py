@@ -1,0 +1,203 @@
+"""The child process of a bridge, seen from its parent: memory that outlives it, packets to and from it, its end."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from evolution.bridge_packets import LOADED, Kind, Packet, cut, encode
+from evolution.errors import BridgeCrashed, LinkLost, TimedOut
+from vboot_errors import InputError
+
+LIBRARY_VARIABLE = "VECTOR_BOOT_LIBRARY"
+_CHECKOUT = Path(__file__).resolve().parent.parent
+_PIECE = 1 << 18
+_END_SECONDS = 2.0
+_LAST_WORDS = 400
+
+
+def find_library() -> Path:
+    """The C library: what VECTOR_BOOT_LIBRARY names, else the checkout's. Raises InputError when it is not there."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    path = Path(named) if named else _CHECKOUT / "vector_boot" / "target" / "release" / "libvector_boot.so"
+    if path.is_file():
+        return path
+    remedy = f"correct {LIBRARY_VARIABLE}" if named else "run `cargo build --release` in vector_boot"
+    raise InputError(f"the library of the runtime is not at {path}", remedy=f"{remedy}, or pass `library`")
+
+
+class SharedMemory:
+    """The memory files of one machine: its weights, its journal, and the words of `hw.mmio` and `cortex_journal`.
+
+    They are empty at first; the runtime gives them their sizes. They live as long as somebody has them open or mapped.
+    """
+
+    def __init__(self) -> None:
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        self.weights, self.journal, self.words = (os.memfd_create(f"bridge {name}", flags) for name in "wjh")
+
+    def close(self) -> None:
+        """Close the descriptors; mappings stay."""
+        for descriptor in (self.weights, self.journal, self.words):
+            os.close(descriptor)
+
+
+class BridgeProcess:
+    """A running child. Deadlines are times of the monotonic clock, in seconds."""
+
+    def __init__(
+        self, library: Path, model: Path | None, memory: SharedMemory, *, faults: bool, deadline: float
+    ) -> None:
+        """Start it and wait until it has loaded.
+
+        Raises InputError when library or model is refused, TimedOut, BridgeCrashed.
+        """
+        self._stream, theirs = socket.socketpair()
+        self._said = os.memfd_create("bridge stderr", os.MFD_CLOEXEC)
+        descriptors = (theirs.fileno(), memory.weights, memory.journal, memory.words)
+        command = [sys.executable, "-S", "-m", "evolution.bridge_child", str(library.absolute()), str(int(faults))]
+        command += [*map(str, descriptors), *([str(model.absolute())] if model else [])]
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._said,
+                env={**os.environ, "PYTHONPATH": str(_CHECKOUT)},
+                start_new_session=True,  # Ctrl-C is for the parent, which decides
+            )
+        self._stream.setblocking(False)
+        self._buffer = bytearray()
+        self._answers: dict[int, Packet] = {}
+        self._forgotten: set[int] = set()
+        try:
+            self._wait_until_loaded(deadline)
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def send(self, packet: Packet, deadline: float) -> None:
+        """Send a packet. Raises BridgeCrashed, TimedOut."""
+        left = memoryview(encode(packet))
+        while left:
+            if not self._wait(select.POLLOUT, deadline):
+                raise TimedOut("the runtime took no call before the deadline", remedy="allow more time")
+            try:
+                left = left[self._stream.send(left) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._crashed() from error
+
+    def answer(self, number: int | None, deadline: float) -> Packet | None:
+        """The answer to the call of this number (None: to no call, only watch the child); None at the deadline.
+
+        Raises BridgeCrashed.
+        """
+        while number not in self._answers:
+            packet = self._receive(deadline)
+            if packet is None:
+                return None
+            if packet.number in self._forgotten:
+                self._forgotten.discard(packet.number)
+            else:
+                self._answers[packet.number] = packet
+        return self._answers.pop(number) if number is not None else None
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Nobody waits for the answers to these calls any more."""
+        self._forgotten |= {number for number in numbers if self._answers.pop(number, None) is None}
+
+    def _receive(self, deadline: float) -> Packet | None:
+        """The next packet; None at the deadline. Raises BridgeCrashed."""
+        while (packet := self._cut()) is None:
+            if not self._wait(select.POLLIN, deadline):
+                return None
+            try:
+                data = self._stream.recv(_PIECE)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._crashed() from error
+            if not data:
+                raise self._crashed()
+            self._buffer += data
+        return packet
+
+    def end(self) -> None:
+        """End it: it sees that its parent's end is closed; one that does not is killed. Ending twice is fine."""
+        if self._stream.fileno() < 0:
+            return
+        self._stream.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        self._end_now()
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._stream.fileno() >= 0:
+            self._stream.close()
+            self._end_now()
+
+    def _cut(self) -> Packet | None:
+        try:
+            return cut(self._buffer)
+        except ValueError as error:
+            self.kill()
+            what = f"the runtime's process sent {error} and was killed"
+            raise BridgeCrashed(what, remedy="try again: the next call starts another") from error
+
+    def _end_now(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._said)
+
+    def _wait_until_loaded(self, deadline: float) -> None:
+        packet = self.answer(LOADED, deadline)
+        if packet is None:
+            raise TimedOut("the runtime did not load the model before the deadline", remedy="allow more time")
+        if packet.kind is not Kind.DONE:
+            raise InputError(f"the runtime does not load: {packet.data.decode()}", remedy="name another model")
+
+    def _wait(self, event: int, deadline: float) -> bool:
+        poller = select.poll()
+        try:
+            poller.register(self._stream, event)
+        except ValueError as error:  # ended on our side
+            raise LinkLost("the runtime has been ended", remedy="initialize the bridge again") from error
+        return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+    def _crashed(self) -> BridgeCrashed:
+        """What became of a child that closed its end."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        status = self._process.poll()
+        if status is None:
+            how = "closed its connection"
+        elif status < 0:
+            how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
+        else:
+            how = f"ended with status {status}"
+        size = os.fstat(self._said).st_size
+        words = os.pread(self._said, _LAST_WORDS, max(0, size - _LAST_WORDS)).decode(errors="replace").split()
+        self.kill()
+        said = f" ({' '.join(words)})" if words else ""
+        return BridgeCrashed(f"the runtime's process {how}{said}", remedy="try again: the next call starts another")

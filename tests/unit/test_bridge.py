@@ -1,0 +1,335 @@
+"""The runtime beside this program: the real library, real crashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builder.executable import build_library
+from evolution.bridge import Fault, RustNeuralBridge
+from evolution.bridge_packets import Kind, Packet, cut, encode
+from evolution.client import Machine
+from evolution.errors import BridgeCrashed, BridgeHung, LinkLost, MachineError, Refused
+from image.compose import compose
+from vboot_errors import InputError, VbootError
+
+QUERY = "blk.0.attn_q.weight"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_library(log=tmp_path_factory.mktemp("cargo") / "log", progress=lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compose("tiny", tmp_path_factory.mktemp("model") / "tiny.gguf", type="Q8_0").path
+
+
+@pytest.fixture
+def bridge(library: Path) -> Iterator[RustNeuralBridge]:
+    with RustNeuralBridge(library=library, faults=True) as bridge:
+        bridge.initialize()
+        yield bridge
+
+
+@pytest.fixture
+def machine(bridge: RustNeuralBridge) -> Iterator[Machine]:
+    with bridge.client() as machine:
+        yield machine
+
+
+def mutate(machine: Machine, *, seed: int = 1, base: int | None = None, **more: object) -> int:
+    """A mutation of many weights; its generation."""
+    edit = {"kind": "seeded", "tensors": QUERY, "seed": f"{seed:016x}", "form": "normal", "density": 0.5, "scale": 0.25}
+    base = machine.hello().generation if base is None else base
+    params = {"id": secrets.token_hex(16), "base_generation": base, "confidence": 0.9, "edits": [edit], **more}
+    generation = machine.request("mutate", params).result["generation"]
+    assert isinstance(generation, int)
+    return generation
+
+
+def test_the_client_of_a_booted_machine_works_over_the_bridge(bridge: RustNeuralBridge, machine: Machine) -> None:
+    assert machine.hello().emergency is None
+    assert len(machine.tensors()) == 37 + 18
+    base = machine.digest().model
+    data = machine.read(QUERY).data
+    assert data == bridge.tensor(QUERY).tobytes()
+    assert mutate(machine) == 1
+    assert machine.digest().model != base
+    machine.rollback(0)
+    assert machine.digest().model == base
+    stats = machine.stats()
+    assert (stats.state, stats.mutations.accepted, stats.mutations.rolled_back) == ("beating", 1, 1)
+    assert stats.worker.pid == bridge.pid
+    assert machine.interrupt(7).vector == 7
+    assert machine.request("history").result["records"]
+
+
+def test_what_has_no_meaning_in_process_is_refused(machine: Machine) -> None:
+    for method, params in (("subscribe", {"events": []}), ("shutdown", {}), ("fault", {"what": "segv"})):
+        with pytest.raises(Refused) as refused:
+            machine.request(method, params)
+        assert refused.value.code == -32601
+
+
+def test_views_are_the_live_weights_and_cannot_be_written(bridge: RustNeuralBridge, machine: Machine) -> None:
+    view, before = bridge.tensor(QUERY), bridge.tensor(QUERY).copy()
+    assert (str(view.dtype), view.shape, view.flags.writeable) == ("float16", (64, 64), False)
+    assert bridge.tensor("token_embd.weight").shape == (409, 64)
+    mutate(machine)
+    changed = np.count_nonzero(view != before)
+    assert 0.3 < changed / view.size < 0.6
+    assert hashlib.sha256(view.tobytes()).hexdigest() == machine.digest([QUERY]).sha256[QUERY]
+    page, ring = bridge.tensor("hw.mmio"), bridge.tensor("cortex_journal")
+    assert (*page[[0, 1, 11]], str(page.dtype), page.shape) == (0x56424F54, 1, 1, "int32", (1024,))
+    assert ring[:4].tobytes() == b"CJ01"
+    assert ring.shape == (1 << 20,)
+    with pytest.raises(InputError, match="no tensor"):
+        bridge.tensor("frob")
+
+
+def test_a_model_of_blocks_is_seen_as_bytes(library: Path, model: Path) -> None:
+    with RustNeuralBridge(library=library) as bridge, pytest.raises(InputError, match="initialize"):
+        bridge.tensor(QUERY)
+    with RustNeuralBridge(library=library) as bridge:
+        bridge.initialize(model)
+        place = bridge.tensors()[QUERY]
+        assert (place.type, place.shape, str(bridge.tensor(QUERY).dtype)) == ("Q8_0", (64, 64), "uint8")
+        assert model.read_bytes()[place.offset : place.offset + place.bytes] == bridge.tensor(QUERY).tobytes()
+        view = bridge.tensor(QUERY)
+    assert view.size == place.bytes, "a view outlives its bridge"
+
+
+def test_programs_run_and_leave_a_result(bridge: RustNeuralBridge) -> None:
+    program = np.array([[1, 2, 3], [250, 0x02, 0], [250, 0x0D, 0]])
+    try:
+        assert bridge.execute_pixels(program) is True
+    except MachineError as error:
+        if "-32601" not in str(error):
+            raise
+        pytest.skip("this runtime was built without pixels")
+    assert np.frombuffer(bridge.get_result(), "<f4").tolist() == [1, 2, 3]
+    with pytest.raises(MachineError, match="refuses"):
+        bridge.execute_pixels(bytes([250, 0x0B, 0]))
+    assert len(bridge.get_result()) == 12
+    assert bridge.get_stats().programs == 1
+    bridge.suffer("segv-before")
+    with pytest.raises(BridgeCrashed):
+        bridge.execute_pixels(program)
+    assert bridge.get_stats().programs == 1
+    with pytest.raises(MachineError, match="no pixel program"):
+        bridge.get_result()
+
+
+def test_what_is_no_program_is_refused_here(bridge: RustNeuralBridge) -> None:
+    with pytest.raises(InputError, match="whole pixels"):
+        bridge.execute_pixels(b"\1\2")
+    with pytest.raises(MachineError, match="more than the 349525"):
+        bridge.execute_pixels(bytes(3 * 349_526))
+    with pytest.raises(InputError, match="0 to 255"):
+        bridge.execute_pixels([[250, 256, 0]])
+
+
+def test_stats_count(bridge: RustNeuralBridge, machine: Machine) -> None:
+    before = bridge.get_stats()
+    assert (before.generation, before.changed_bytes, before.interrupts) == (0, 0, 0)
+    assert before.tensor_bytes == sum(place.bytes for place in bridge.tensors().values())
+    base = bridge.tensor(QUERY).tobytes()
+    mutate(machine)
+    machine.interrupt(3)
+    with pytest.raises(Refused):
+        mutate(machine, base=9)
+    after = bridge.get_stats()
+    differing = sum(old != new for old, new in zip(base, bridge.tensor(QUERY).tobytes(), strict=True))
+    assert (after.generation, after.changed_bytes, after.interrupts) == (1, differing, 1)
+    assert (after.mutations_accepted, after.mutations_refused) == (1, 1)
+    assert after.uptime_us > before.uptime_us
+
+
+@pytest.mark.parametrize("fault", ["segv-before", "segv-after"])
+def test_a_crash_costs_nothing_that_was_acknowledged(bridge: RustNeuralBridge, machine: Machine, fault: Fault) -> None:
+    mutate(machine, seed=1)
+    digest, view = machine.digest().model, bridge.tensor(QUERY)
+    first, restarts = bridge.pid, machine.stats().worker.restarts
+    bridge.suffer(fault)
+    assert mutate(machine, seed=2, base=1) == 2, "repeated by its id, and made once"
+    assert bridge.pid != first
+    assert bridge.get_stats().mutations_accepted == 2
+    assert machine.stats().worker.restarts == restarts + 1
+    assert hashlib.sha256(view.tobytes()).hexdigest() == machine.digest([QUERY]).sha256[QUERY]
+    machine.rollback(1)
+    assert machine.digest().model == digest
+
+
+@pytest.mark.parametrize("fault", ["segv-before", "segv-after"])
+def test_the_call_under_way_in_a_crash_fails_if_it_cannot_be_repeated(
+    bridge: RustNeuralBridge, machine: Machine, fault: Fault
+) -> None:
+    mutate(machine)
+    digest = machine.digest().model
+    bridge.suffer(fault)
+    with pytest.raises(BridgeCrashed, match="signal 11"):
+        machine.interrupt()
+    assert machine.digest().model == digest
+
+
+def test_a_call_that_changes_nothing_is_repeated_by_itself(bridge: RustNeuralBridge, machine: Machine) -> None:
+    mutate(machine)
+    bridge.suffer("segv-before")
+    assert machine.stats().generation == 1
+
+
+def test_a_crash_in_a_call_of_the_bridge(bridge: RustNeuralBridge) -> None:
+    bridge.suffer("segv-before")
+    with pytest.raises(BridgeCrashed, match="signal 11"):
+        bridge.get_stats()
+    assert bridge.get_stats().generation == 0
+
+
+def test_a_process_killed_between_two_calls_is_replaced(bridge: RustNeuralBridge, machine: Machine) -> None:
+    mutate(machine)
+    assert bridge.pid is not None
+    os.kill(bridge.pid, signal.SIGKILL)
+    with suppress(LinkLost):  # unless the end was noticed in time
+        mutate(machine, base=1)
+    assert bridge.get_stats().generation in {1, 2}
+    assert machine.hello().generation == bridge.get_stats().generation
+
+
+def test_a_hung_process_is_killed_at_the_deadline(library: Path) -> None:
+    with RustNeuralBridge(library=library, timeout=1.0, faults=True) as bridge:
+        bridge.initialize()
+        bridge.suffer("hang")
+        start = time.monotonic()
+        with pytest.raises(BridgeHung):
+            bridge.get_stats()
+        assert 0.9 < time.monotonic() - start < 3
+        assert bridge.get_stats().generation == 0
+
+
+def test_a_process_that_hangs_in_a_request_is_killed_when_its_client_has_given_up(bridge: RustNeuralBridge) -> None:
+    with bridge.client() as machine:
+        mutate(machine)
+        hung = bridge.pid
+        bridge.suffer("hang")
+        with pytest.raises(VbootError):
+            machine.request("interrupt", {}, timeout=0.5)
+        assert machine.hello().generation == 1
+        assert bridge.pid != hung
+
+
+def test_faults_are_for_those_who_allow_them(library: Path) -> None:
+    with RustNeuralBridge(library=library) as bridge:
+        bridge.initialize()
+        with pytest.raises(MachineError, match="switched off"):
+            bridge.suffer("segv-before")
+
+
+def test_a_trial_ends_although_nobody_calls(bridge: RustNeuralBridge, machine: Machine) -> None:
+    view, before = bridge.tensor(QUERY), bridge.tensor(QUERY).copy()
+    mutate(machine, lease_ms=50)
+    assert (view != before).any()
+    deadline = time.monotonic() + 5
+    while (view != before).any():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert machine.hello().generation == 2
+
+
+def test_another_model_takes_the_place_of_the_first_only_if_it_is_good(
+    bridge: RustNeuralBridge, model: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(model.read_bytes()[:5000])
+    for path in (bad, tmp_path / "missing.gguf", tmp_path):
+        with pytest.raises(InputError, match="does not load"):
+            bridge.initialize(path)
+    assert bridge.tensors()[QUERY].type == "F16"
+    assert bridge.get_stats().generation == 0
+    bridge.initialize(model)
+    assert bridge.tensors()[QUERY].type == "Q8_0"
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VECTOR_BOOT_LIBRARY", str(tmp_path / "none.so"))
+    with pytest.raises(InputError, match=r"none\.so.*VECTOR_BOOT_LIBRARY"):
+        RustNeuralBridge().initialize()
+    (tmp_path / "none.so").write_bytes(b"no library")
+    with pytest.raises(InputError, match="does not load"):
+        RustNeuralBridge().initialize()
+
+
+def test_the_process_ends_with_its_parent_even_while_it_hangs(library: Path) -> None:
+    program = f"""
+import os, threading
+from pathlib import Path
+from evolution.bridge import RustNeuralBridge
+bridge = RustNeuralBridge(library=Path({str(library)!r}), faults=True)
+bridge.initialize()
+bridge.suffer("hang")
+threading.Thread(target=bridge.get_stats, daemon=True).start()
+print(bridge.pid, flush=True)
+input()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.kill()
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}").exists() and "State:\tZ" not in Path(f"/proc/{child}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_closing_gives_everything_back(library: Path) -> None:
+    before = set(Path("/proc/self/fd").iterdir())
+    for _ in range(3):
+        with RustNeuralBridge(library=library) as bridge:
+            bridge.initialize()
+            pid = bridge.pid
+            with bridge.client() as machine:
+                machine.hello()
+        assert not Path(f"/proc/{pid}").exists()
+    assert len(set(Path("/proc/self/fd").iterdir()) - before) == 0
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**64 - 1), st.binary(max_size=40))),
+    st.integers(1, 30),
+)
+def test_packets_arrive_whole_however_they_are_cut(sent: list[tuple[Kind, int, bytes]], step: int) -> None:
+    packets = [Packet(*packet) for packet in sent]
+    stream, buffer, found = b"".join(map(encode, packets)), bytearray(), []
+    for start in range(0, len(stream), step):
+        buffer += stream[start : start + step]
+        while (packet := cut(buffer)) is not None:
+            found.append(packet)
+    assert found == packets
+    assert not buffer
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.binary(max_size=64))
+def test_nonsense_is_no_packet(data: bytes) -> None:
+    buffer = bytearray(data)
+    with suppress(ValueError):
+        while (packet := cut(buffer)) is not None:
+            assert data.startswith(encode(packet))
+            data = data[len(encode(packet)) :]
+    assert buffer == data

@@ -1,0 +1,88 @@
+use std::os::fd::AsFd;
+
+use super::*;
+
+fn memory() -> Memory {
+    let mut weights = Mapping::zeroed(2 * PAGE + 100).unwrap();
+    weights.bytes_mut().fill(7);
+    Memory::new(weights, Mapping::zeroed(2 * PAGE).unwrap())
+}
+
+fn all(memory: &Memory) -> Vec<u8> {
+    [memory.bytes(0, 2 * PAGE + 100), memory.bytes(3 * PAGE, 2 * PAGE)].concat()
+}
+
+#[test]
+fn what_is_dropped_leaves_nothing_and_what_is_kept_can_be_put_back() {
+    let mut memory = memory();
+    let base = all(&memory);
+    let mut change = memory.begin();
+    change.write(PAGE - 2, &[1, 2, 3, 4]);
+    change.write(2 * PAGE + 99, &[9]);
+    assert_eq!(change.changed_bytes(&[(0, PAGE), (PAGE, PAGE + 100), (3 * PAGE, PAGE)]), [2, 3, 0]);
+    drop(change);
+    assert_eq!((all(&memory), memory.fingerprint()), (base.clone(), 0));
+
+    let mut change = memory.begin();
+    change.write(PAGE - 2, &[1, 2, 3, 4]);
+    change.write(3 * PAGE + 5, &[8]);
+    let before = change.commit();
+    assert_ne!(memory.fingerprint(), 0);
+    assert_eq!(memory.dirty_pages().collect::<Vec<_>>(), [0, 1, 3]);
+    let mut back = memory.begin();
+    for (page, bytes) in before.iter() {
+        back.write(page as usize * PAGE, bytes);
+    }
+    back.commit();
+    assert_eq!((all(&memory), memory.fingerprint()), (base, 0));
+}
+
+#[test]
+fn equal_contents_have_equal_fingerprints_however_they_came_about() {
+    let (mut one, mut two) = (memory(), memory());
+    for (memory, writes) in [(&mut one, [(5, 1), (5, 2), (PAGE, 3)]), (&mut two, [(PAGE, 3), (6, 7), (5, 2)])] {
+        for (address, value) in writes {
+            let mut change = memory.begin();
+            change.write(address, &[value]);
+            change.commit();
+        }
+    }
+    assert_eq!(all(&one), all(&two));
+    assert_eq!(one.fingerprint(), two.fingerprint());
+}
+
+#[test]
+fn moved_to_a_memory_file_they_stay_what_they_were_and_changes_reach_it() {
+    let file = crate::sys::memory::memory_file(c"test").unwrap();
+    let mut one = memory();
+    let mut change = one.begin();
+    change.write(PAGE, &[1, 2, 3]);
+    change.write(3 * PAGE, &[4]);
+    change.commit();
+    let (bytes, fingerprint) = (all(&one), one.fingerprint());
+    one.move_to(file.as_fd()).unwrap();
+    assert_eq!((all(&one), one.fingerprint()), (bytes, fingerprint));
+    assert_eq!(one.differing_bytes(&memory()), 4);
+    let view = Mapping::shared(file.as_fd(), 0, one.end()).unwrap();
+    let mut change = one.begin();
+    change.write(4 * PAGE, &[5]);
+    change.commit();
+    assert_eq!((view.bytes()[PAGE], view.bytes()[3 * PAGE], view.bytes()[4 * PAGE]), (1, 4, 5));
+
+    // Whoever comes next makes it what it has itself; one of another size is refused.
+    memory().move_to(file.as_fd()).unwrap();
+    assert_eq!((view.bytes()[PAGE], view.bytes()[3 * PAGE], view.bytes()[4 * PAGE]), (7, 0, 0));
+    let mut other = Memory::new(Mapping::zeroed(PAGE).unwrap(), Mapping::zeroed(PAGE).unwrap());
+    assert!(other.move_to(file.as_fd()).is_err());
+}
+
+#[test]
+fn differing_bytes_are_counted_exactly() {
+    let a: Vec<u8> = (0..20_000u32).map(|i| (i % 251) as u8).collect();
+    let mut b = a.clone();
+    for at in (0..20_000).step_by(7) {
+        b[at] ^= 1;
+    }
+    assert_eq!(count_differing(&a, &b), 20_000u64.div_ceil(7));
+    assert_eq!(count_differing(&a[..17], &b[..17]), 3);
+}
