@@ -183,7 +183,7 @@ class EmbeddedTexts:
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """The embeddings of n texts, float32 [n, dim], and how many tokens each text was, by the weights of `generation`."""
+    """Embeddings of n texts, float32 [n, dim], and how many tokens each text was, by the weights of `generation`."""
 
     vectors: NDArray[np.float32]
     tokens: tuple[int, ...]

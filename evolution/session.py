@@ -17,21 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from evolution.decoding import decode
-from evolution.errors import LinkLost, MachineError, ProtocolBroken, Refused, TimedOut
+from evolution.errors import LinkLost, ProtocolBroken, Refused, TimedOut
 from evolution.framing import RESYNC, Incoming, Message, Reader, Spoilt, encode
 from evolution.link import Link
 from evolution.messages import Event, Hello, parse_event
+from evolution.repetition import ATTEMPTS, IDEMPOTENT, NAMED, RUNS, patience, uncertain
 
 PROTOCOL = 1
-RUNS = frozenset({"embed", "execute_pixels"})
-"""Methods that run the network: they may take long, and can be cancelled."""
-IDEMPOTENT = RUNS | {"hello", "stats", "tensors", "read", "digest", "subscribe", "history", "renew", "checkpoint"}
-"""Methods that change nothing more when they are done twice."""
-NAMED = frozenset({"mutate", "rollback", "promote", "upload"})
-"""Methods whose id makes it safe to repeat them: what was done is answered as before, and not done again."""
-
 _BUSY = 1017
-_ATTEMPTS = 3
 _EVENTS_KEPT = 1024
 _SLICE_SECONDS = 0.1
 _HELLO_AGAIN_SECONDS = 2.5
@@ -106,7 +99,7 @@ class Session:
         its reply does not come. Raises Refused for an error reply; LinkLost, TimedOut or ProtocolBroken when there is
         none.
         """
-        attempts = _ATTEMPTS if method in IDEMPOTENT or method in NAMED else 1
+        attempts = ATTEMPTS if method in IDEMPOTENT or method in NAMED else 1
         sent = False
         while True:
             try:
@@ -114,14 +107,14 @@ class Session:
                 self._catch_up()
                 self.establish(deadline)
                 sent = True
-                return self._exchange(method, params, blob, _patience(method, attempts, deadline), ident)
+                return self._exchange(method, params, blob, patience(method, attempts, deadline), ident)
             except (LinkLost, ProtocolBroken, TimedOut) as error:
                 if not sent:
                     raise
                 attempts -= 1
                 lost = method in NAMED or not isinstance(error, TimedOut)
                 if attempts <= 0 or not lost or time.monotonic() >= deadline:
-                    raise _uncertain(method, params, error) from error
+                    raise uncertain(method, params, error) from error
 
     def subscribe(self, kinds: tuple[str, ...], deadline: float) -> None:
         """Have these kinds of events sent from now on, also by a runtime that is started anew."""
@@ -141,9 +134,9 @@ class Session:
         return self._events.popleft()
 
     def cancel(self, ident: str, deadline: float) -> None:
-        """Ask that the request `ident` be ended, if it is one of `RUNS`: it is answered -32800 then.
+        """Ask that the request `ident` be ended, if it is one of `repetition.RUNS`: it is answered -32800 then.
 
-        Does not wait for an answer, so that it may be called by what a waiting request calls. Raises LinkLost, TimedOut.
+        Waits for no answer, so that it may be called by what a waiting request calls. Raises LinkLost, TimedOut.
         """
         in_order, self._in_order = self._in_order, False
         self._send(encode(_request(secrets.token_hex(8), "cancel", {"request": ident})), deadline)
@@ -350,23 +343,3 @@ def _reply(message: Message) -> Reply:
     if isinstance(error, dict) and type(error.get("code")) is int and isinstance(error.get("message"), str):
         raise Refused(error["code"], error["message"], error.get("data"))
     raise ProtocolBroken("the machine's answer has neither a result nor an error", remedy="report this bug")
-
-
-def _patience(method: str, attempts: int, deadline: float) -> float:
-    """Until when the reply of this attempt is waited for: one that may be repeated leaves time for it."""
-    if method not in NAMED:
-        return deadline
-    now = time.monotonic()
-    return now + (deadline - now) / attempts
-
-
-def _uncertain(method: str, params: Mapping[str, Any], error: MachineError) -> MachineError:
-    """The error as its caller should see it: what was repeated did not help, the rest may have been done."""
-    if method in IDEMPOTENT or (isinstance(error, TimedOut) and method not in NAMED):
-        return error
-    what = f"{error.what} while {method} was under way: it may or may not have been done"
-    if method in NAMED:
-        return type(error)(
-            what, remedy=f"repeat it with the id {params.get('id') or params.get('upload')}, which never does it twice"
-        )
-    return type(error)(what, remedy="look before you repeat it")

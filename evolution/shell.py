@@ -115,6 +115,16 @@ VERBS: tuple[Verb, ...] = (
     Verb("digest", "SHA-256 of the model, and of the tensors named", (Argument("name", "tensor", many=True),)),
     Verb("interrupt", "raise a neural interrupt: a vector from 0 to 255 (255)", (Argument("vector", "integer"),)),
     Verb(
+        "embed",
+        "the embeddings of texts, and how alike they are",
+        (Argument("text", "text", required=True, many=True),),
+    ),
+    Verb(
+        "similarity",
+        "how alike two texts are to the model, from -1 to 1",
+        (Argument("text", "text", required=True), Argument("other", "text", required=True)),
+    ),
+    Verb(
         "mutate",
         "change the weights: --seeded noise, --set elements, --dense bytes, or a --recipe; see `help mutate`",
         options=_MUTATE_OPTIONS,

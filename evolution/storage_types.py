@@ -162,10 +162,8 @@ def _encode_bf16(values: Floats) -> Bytes:
 def _encode_q8_0(values: Floats) -> Bytes:
     """Blocks of d = max|x| / 127 as f16, and x / d rounded half away from zero with the d before its rounding."""
     d = np.abs(values).max(axis=1, initial=0) / np.float32(127)
-    inverse = np.float32(1) / d
-    # A d so small that its inverse overflows is stored as 0: then so are the codes.
-    inverse = np.where(np.isfinite(inverse), inverse, np.float32(0))
-    scaled = values * inverse[:, None]
+    # Not ggml's product with the rounded 1 / d, which gives another code beside one tie in a hundred thousand.
+    scaled = values / np.where(d == 0, np.float32(np.inf), d)[:, None]
     magnitude = np.abs(scaled)
     floor = np.floor(magnitude)
     rounded = np.copysign(floor + (magnitude - floor >= np.float32(0.5)), scaled)

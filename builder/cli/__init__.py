@@ -26,6 +26,7 @@ VERBS: Mapping[str, str] = {
     "boot": "boot the image in QEMU and open a prompt on it",
     "demo": "boot the image, mutate it while it runs, roll it back",
     "shell": "open a prompt on a running machine",
+    "embed": "turn texts into embeddings, and compare them",
     "mutate": "change the weights of a running machine",
     "rollback": "go back to an older generation of the weights",
     "promote": "keep a generation of the weights for good",
@@ -60,6 +61,14 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # argparse ends a list of words at the first option behind one of them.
+        found, extras = super().parse_known_args(args, namespace)
+        words = getattr(found, "words", None)
+        if isinstance(words, list) and not any(word.startswith("-") for word in extras):
+            return argparse.Namespace(**{**vars(found), "words": words + extras}), []
+        return found, extras
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, self.format_usage())

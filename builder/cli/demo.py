@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from builder.cli.answer import Answer, human_bytes
 from builder.cli.boot import booted, open_or_build
+from builder.cli.embedding_answers import pairs
 from builder.cli.progress import reported
 from builder.cli.settings_flags import add_settings, read_config
 from evolution.client import Machine
@@ -22,16 +24,26 @@ from evolution.edits import Dense, Edit, Seeded, pack
 from evolution.errors import MachineError, Refused
 from evolution.messages import TensorInfo
 from evolution.prediction import predict, verify
+from evolution.similarity import cosine_similarities
 from qemu.machine import Machine as VirtualMachine
 from vboot_errors import InputError
 
 CONFIDENCE = 0.95
 SEED = "0123456789abcdef"
 EVERY_WEIGHT = "*.weight"
+NOISE = 0.01
+"""Small beside weights (about 0.05 in the real model), and large enough for similarities to move."""
+SENTENCES = (
+    "A cat sleeps on the warm sofa.",
+    "A kitten is napping on the couch.",
+    "The central bank raised interest rates.",
+)
+"""Two alike and one not."""
 LEAST_WEIGHTS = 1024
 """What is smaller than that is a bias or a norm, to which noise does more harm."""
 _FLOAT_TYPES = ("F16", "F32", "BF16", "Q8_0")
 _RESTART_S = 30.0
+_NO_NETWORK = 1018
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,14 +74,19 @@ class _Demo:
         self._machine = machine
         self._seconds_to_hello = seconds_to_hello
         self._weights = _weights(client.tensors())
+        self._embedded: NDArray[np.float32] | None = None
+        """Of the sentences, before anything was changed; None for a model without a network."""
 
     def run(self) -> None:
         self._tell_start()
+        self._embed_first()
         self._mutate_dense()
         self._mutate_all()
+        self._embed_changed()
         self._be_refused()
         self._kill_worker()
         self._roll_back()
+        self._embed_restored()
         self._power_off()
 
     def _tell_start(self) -> None:
@@ -81,6 +98,40 @@ class _Demo:
         )
         _say("", f"{len(tensors)} tensors, {size}; generation {hello.generation}")
         self._first = self._digest("digest")
+
+    def _embed_first(self) -> None:
+        try:
+            self._embedded = self._client.embed(SENTENCES).vectors
+        except Refused as refusal:
+            if refusal.code != _NO_NETWORK:
+                raise
+            return  # a model of weights alone shows all the rest
+        for number, sentence in enumerate(SENTENCES, start=1):
+            _say("embed" if number == 1 else "", f"{number} {sentence}")
+        self._tell_similarities("before", self._embedded)
+
+    def _embed_changed(self) -> None:
+        if self._embedded is None:
+            return
+        vectors = self._client.embed(SENTENCES).vectors
+        self._tell_similarities("noisy", vectors)
+        if vectors.tobytes() == self._embedded.tobytes():
+            raise MachineError("the embeddings are those of before the noise", remedy="report this bug")
+        _say("", f"the noise of {NOISE:g} on every weight is large enough to be seen")
+
+    def _embed_restored(self) -> None:
+        if self._embedded is None:
+            return
+        vectors = self._client.embed(SENTENCES).vectors
+        self._tell_similarities("restored", vectors)
+        if vectors.tobytes() != self._embedded.tobytes():
+            raise MachineError("the embeddings are not those of generation 0", remedy="report this bug")
+        _say("", "the same embeddings as before, to the bit")
+
+    def _tell_similarities(self, name: str, vectors: NDArray[np.float32]) -> None:
+        similarities = cosine_similarities(vectors)
+        _say(name, f"cosine similarity {pairs(similarities)}")
+        self.facts.setdefault("similarities", {})[name] = similarities.tolist()
 
     def _mutate_dense(self) -> None:
         target = self._weights[-1]
@@ -94,7 +145,7 @@ class _Demo:
         one = {tensor.name for tensor in self._weights} <= {tensor.name for tensor in meant}
         one = one and all(tensor.type in _FLOAT_TYPES and not tensor.protected for tensor in meant)
         names = [EVERY_WEIGHT] if one else [tensor.name for tensor in self._weights]
-        self._mutate("seeded", [Seeded(name, SEED, "normal", 1.0, 1e-4) for name in names])
+        self._mutate("seeded", [Seeded(name, SEED, "normal", 1.0, NOISE) for name in names])
 
     def _mutate(self, name: str, edits: Sequence[Edit]) -> None:
         """Make the mutation, and compare what it did with what numpy says it must do."""
@@ -125,7 +176,7 @@ class _Demo:
         weights = self._weights[0]
         nan = np.full(16, 0xFF, np.uint8).tobytes() if weights.type in ("F16", "F32", "BF16") else b"\xff" * 34
         generation = self._client.hello().generation
-        noise = Seeded(weights.name, SEED, "normal", 1.0, 1e-4)
+        noise = Seeded(weights.name, SEED, "normal", 1.0, NOISE)
         self._refuse("a kernel tensor", [Dense("kernel.0", 0, b"\1")], CONFIDENCE, generation)
         self._refuse("low confidence", [noise], 0.5, generation)
         self._refuse("not a number", [Dense(weights.name, 0, nan)], CONFIDENCE, generation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from vboot_errors import InputError, VbootError
 
 RUNS = Path("build/run")
 """Where `vboot boot` keeps its run folders."""
+RUN_FILE = "machine.json"
+"""What a run folder is known by."""
 
 TIMEOUT_S = 10.0
 
@@ -26,9 +28,29 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         "machine", nargs="?", type=Path, metavar="RUN|SOCKET",
         help="run folder or evolution socket (default: the newest machine that runs)",
     )  # fmt: skip
+    add_timeout(parser)
+
+
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says how long a machine may take."""
     parser.add_argument(
         "--timeout", type=float, default=TIMEOUT_S, metavar="S", help=f"seconds for each answer (default {TIMEOUT_S:g})"
     )
+
+
+def split_machine(words: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
+    """The machine that the first of these words names, if it does, and the others, which are texts.
+
+    It does if it is a socket or a run folder, or looks like a path: a mistyped one must not be taken for a text, and
+    reach the newest machine.
+    """
+    if not words:
+        return None, ()
+    first = Path(words[0])
+    is_path = "/" in words[0] and not any(char.isspace() for char in words[0])
+    if is_path or first.is_socket() or (first / RUN_FILE).is_file():
+        return first, tuple(words[1:])
+    return None, tuple(words)
 
 
 @contextmanager

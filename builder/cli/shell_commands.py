@@ -16,6 +16,7 @@ import numpy as np
 from builder.cli.answer import Answer, columns, human_bytes, printable
 from builder.cli.shell_changes import COMMANDS as CHANGES
 from builder.cli.shell_changes import tell_event
+from builder.cli.shell_inference import COMMANDS as INFERENCE
 from evolution.client import Machine
 from evolution.errors import MachineError, TimedOut
 from evolution.messages import HeartbeatEvent, Hello, Stats, TensorBytes, TensorInfo
@@ -185,6 +186,7 @@ _COMMANDS: Mapping[str, Callable[[Machine, Mapping[str, Any]], Answer]] = {
     "read": _read,
     "digest": _digest,
     "interrupt": _interrupt,
+    **INFERENCE,
     **CHANGES,
     "raw": _raw,
     "fault": _fault,

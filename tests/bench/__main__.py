@@ -33,6 +33,9 @@ BENCHMARKS: Mapping[str, str] = {
     "mutate-rate": "mutation_throughput",
     "mutate-model": "mutation_whole_model",
     "mutate-growth": "mutation_growth",
+    "embed": "inference_speed",
+    "embed-start": "inference_start",
+    "embed-text": "inference_text",
 }
 """Every benchmark's name and its module, which has `run(setting) -> Result`."""
 

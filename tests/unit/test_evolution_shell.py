@@ -133,6 +133,8 @@ def test_any_text_can_be_completed(text: str) -> None:
         ("read -", ("--json",)),
         ("shutdown --", ("--reboot", "--json")),
         ("help st", ("stats",)),
+        ("em", ("embed",)),
+        ("embed a ", ()),
         ("fault o", ("oom", "orphans")),
         ("interrupt ", ()),
         ("watch m", ("mutations",)),

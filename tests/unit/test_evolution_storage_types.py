@@ -89,9 +89,11 @@ def test_q8_0_rounds_half_away_from_zero() -> None:
     assert stored[2:10].view(np.int8).tolist() == [127, 1, -1, 2, -3, 0, 0, 127]
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-45, 1e-40, 3e-37])
-def test_q8_0_blocks_too_small_for_an_inverse_become_zeros(size: float) -> None:
-    assert not encode("Q8_0", np.full(32, size, np.float32)).any()
+@pytest.mark.parametrize(("size", "code"), [(0.0, 0), (1e-45, 0), (1e-40, 127), (3e-37, 127)])
+def test_q8_0_blocks_too_small_for_their_scale_keep_their_codes(size: float, code: int) -> None:
+    stored = encode("Q8_0", np.full(32, size, np.float32))
+    assert not stored[:2].any()
+    assert (stored[2:].view(np.int8) == code).all()
 
 
 @pytest.mark.parametrize("kind", _KINDS)

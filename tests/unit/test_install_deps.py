@@ -133,7 +133,7 @@ def test_missing_languages(host: Host, change: Callable[[Host], None], packages:
     assert f"missing: {packages}; install" in result.stderr
 
 
-@pytest.mark.parametrize("version", ["1.88.0", "1.100.1", "2.0.0", "1.90.0-nightly"])
+@pytest.mark.parametrize("version", ["1.89.0", "1.100.1", "2.0.0", "1.90.0-nightly"])
 def test_new_enough_rust_from_rustup(host: Host, version: str) -> None:
     without_rust(host)
     host.has_rust(host.home / ".cargo/bin", version)

@@ -54,6 +54,8 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def test_every_verb_of_the_table_is_carried_out(tmp_path: Path) -> None:
     examples = {
         "mutate": "mutate --set token_embd.weight[3]=0.5 --confidence 0.9 --lease 60",
+        "embed": "embed 'the machine' model",
+        "similarity": "similarity 'the machine' model",
         "renew": "renew 60",
         "rollback": "rollback 0 'not needed'",
         "read": "read hw.mmio",
@@ -94,6 +96,23 @@ def test_values_are_shown_by_type(shell: Scripted, local: LocalMachine) -> None:
     data = json.loads(out[4])
     assert (data["type"], data["offset"], data["count"], len(data["values"])) == ("F16", 0, 16, 16)
     assert data["values"][:3] == [0.25, 2.0, -0.25]
+
+
+def test_texts_are_embedded_and_compared(shell: Scripted, local: LocalMachine) -> None:
+    lines = ["embed 'the machine' 'a machine' zebra", "similarity 'the machine' 'a machine'", "similarity zebra"]
+    out = shell(local.socket, *lines, "similarity zebra zebra --json", "embed zebra")
+    assert out[0].split() == ["tokens", "first", "of", "64", "numbers,", "generation", "0", "text"]
+    assert [line.split()[0] for line in out[1:4]] == ["1", "2", "3"]
+    assert out[1].endswith("  the machine")
+    matrix = [[float(cell) for cell in line.split()[1:]] for line in out[7:10]]
+    assert [row[number] for number, row in enumerate(matrix)] == [1.0] * 3
+    assert matrix[0][1] == matrix[1][0] > matrix[0][2]
+    alike = float(out[10].split()[0])
+    assert out[10] == f"{alike:.4f} (generation 0)"
+    assert abs(alike - matrix[0][1]) < 0.001
+    assert json.loads(out[11])["similarity"] == pytest.approx(1)
+    assert len(out) == 14  # one text is compared with none
+    assert "similarity needs OTHER" in shell.err
 
 
 def test_json_for_scripts(shell: Scripted, local: LocalMachine) -> None:

@@ -20,11 +20,10 @@ pub(super) fn quantize(values: &[f32; BLOCK], block: &mut [u8; BYTES]) -> bool {
     // The bits of non-negative floats are ordered like the floats, with infinity and NaN above all.
     let largest = values.iter().fold(0, |largest, x| (x.to_bits() & 0x7FFF_FFFF).max(largest));
     let d = f32::from_bits(largest) / 127.0;
-    // A d so small that its inverse overflows is stored as 0: then so are the codes.
-    let inverse = 1.0 / d;
-    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+    // ggml multiplies by the rounded 1 / d instead, which gives another code beside one tie in a hundred thousand.
+    let divisor = if d == 0.0 { f32::INFINITY } else { d };
     for (code, x) in block[2..].iter_mut().zip(values) {
-        *code = round_half_away(x * inverse) as u8;
+        *code = round_half_away(x / divisor) as u8;
     }
     let stored = f32_to_f16(d);
     block[..2].copy_from_slice(&stored.to_le_bytes());

@@ -145,11 +145,10 @@ fn a_nan_stays_one() {
 fn plain_q8_0(values: &[f32]) -> Option<Vec<u8>> {
     let largest = values.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     let d = largest / 127.0;
-    let inverse = if d == 0.0 || (1.0 / d).is_infinite() { 0.0 } else { 1.0 / d };
     let stored = f32_to_f16(d);
     let finite = values.iter().all(|x| x.is_finite()) && f16_value(stored).is_finite();
     let mut block = stored.to_le_bytes().to_vec();
-    block.extend(values.iter().map(|x| (x * inverse).round() as i8 as u8));
+    block.extend(values.iter().map(|x| if d == 0.0 { 0 } else { (x / d).round() as i8 as u8 }));
     finite.then_some(block)
 }
 

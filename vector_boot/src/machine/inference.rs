@@ -10,6 +10,8 @@ use crate::neural::{ForwardError, ThreadPool, Variant, Workspace};
 use crate::protocol::{self, required, Failure, Reply, Request, BLOB_LIMIT};
 use crate::tensor::Store;
 
+/// Tokens that one pass takes, unless a single text has more: at some 15 KB each they bound its memory.
+const PASS_TOKENS: usize = 1024;
 /// Texts that one request may hold.
 const TEXTS_LIMIT: usize = 64;
 
@@ -100,12 +102,29 @@ impl Machine {
         let weights = network.weights(store).map_err(|name| Failure::new(1018, format!("{name:?} is missing")))?;
         let mut workspace = runtime.workspace.lock().unwrap_or_else(PoisonError::into_inner);
         let config = network.config(normalize);
-        let pass = workspace.forward(&config, &weights, &borrowed, &runtime.pool, &self.cancelled);
-        let values = pass.map_err(|error| match error {
-            ForwardError::Cancelled => protocol::cancelled(),
-            ForwardError::NotFinite(_) => Failure::new(1005, error.to_string()),
-            _ => Failure::new(1018, error.to_string()),
-        })?;
+        let mut values = Vec::with_capacity(texts.len() * config.embedding);
+        let mut rest = &borrowed[..];
+        while !rest.is_empty() {
+            // An embedding does not depend on what else is in its pass, so passes may be as small as memory wants.
+            let (pass, later) = rest.split_at(texts_of_a_pass(rest));
+            let embeddings = workspace.forward(&config, &weights, pass, &runtime.pool, &self.cancelled);
+            values.extend(embeddings.map_err(|error| match error {
+                ForwardError::Cancelled => protocol::cancelled(),
+                ForwardError::NotFinite(_) => Failure::new(1005, error.to_string()),
+                _ => Failure::new(1018, error.to_string()),
+            })?);
+            rest = later;
+        }
         Ok(Embeddings { values, tokens: ids.iter().map(Vec::len).collect() })
     }
+}
+
+/// How many of the first texts go into one pass: at least one.
+fn texts_of_a_pass(texts: &[&[u32]]) -> usize {
+    let mut tokens = 0;
+    let fits = |text: &&&[u32]| {
+        tokens += text.len();
+        tokens <= PASS_TOKENS
+    };
+    texts.iter().take_while(fits).count().max(1)
 }

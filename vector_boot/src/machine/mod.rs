@@ -50,6 +50,8 @@ pub struct Machine {
     energy_limited: bool,
     /// What runs the network.
     runtime: Arc<Runtime>,
+    /// Held while an interrupt is taken: two threads may raise one.
+    taking: Arc<Mutex<()>>,
     /// Whether the request that runs now is to stop.
     cancelled: Arc<AtomicBool>,
 }
@@ -83,6 +85,7 @@ impl Machine {
             emergency: None,
             energy_limited,
             runtime: Arc::new(runtime),
+            taking: Arc::default(),
             cancelled: Arc::default(),
         };
         let budget = Budget::of_memory(sys::total_memory());
@@ -328,6 +331,7 @@ impl Machine {
 
     /// Raises a neural interrupt and takes it: pending, then counted, then no longer pending.
     pub fn take_interrupt(&self, vector: u8) {
+        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         let page = self.page();
         let (cell, bit) = (usize::from(vector / 32), 1u32 << (vector % 32));
         page.set(word::PENDING_VECTORS + cell, page.get(word::PENDING_VECTORS + cell) | bit);

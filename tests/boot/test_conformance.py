@@ -1,0 +1,47 @@
+"""The conformance suite against one booted machine, over its evolution port."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from builder.cli import main
+from qemu.launch import start
+from qemu.machine import Machine
+from tests.boot.conftest import BUILD, Image
+from tests.conformance import (
+    checks_edits,
+    checks_framing,
+    checks_gate,
+    checks_journal,
+    checks_state,
+    checks_trials,
+    checks_uploads,
+)
+from tests.conformance.client import connected
+from tests.conformance.model import write_model
+from tests.conformance.registry import Check, checks
+
+PATIENCE_S = 30
+WORKER_REST_S = 1.5
+AWAY_S = 0.1
+CHECKS = checks(checks_framing, checks_gate, checks_edits, checks_uploads, checks_state, checks_trials, checks_journal)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    model = write_model(tmp_path_factory.mktemp("model") / "model.gguf")
+    folder = BUILD / "conformance"
+    assert main(["build", "--model", str(model), "--output", str(folder)]) == 0
+    image = Image(folder)
+    with start(image.spec(append="vector_boot.energy=off vector_boot.fault=1 vector_boot.heartbeat_ms=20")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[name for name, _ in CHECKS])
+def test_conformance(machine: Machine, check: Check) -> None:
+    with connected(machine.evolution, patience=PATIENCE_S, rest=WORKER_REST_S, gap=AWAY_S) as client:
+        check(client)
+    time.sleep(AWAY_S)

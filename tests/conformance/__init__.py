@@ -1,0 +1,1 @@
+"""A second, independent client of the evolution protocol, and what it demands of every machine."""

@@ -1,0 +1,110 @@
+"""`vboot embed` on the real executable."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builder.cli.machines import split_machine
+from evolution.client import connect
+from tests.support.local_machine import local_machine
+from tests.support.vboot import Vboot, write_gguf
+
+TEXTS = ("the machine", "a machine", "zebra")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with local_machine(tmp_path_factory.mktemp("machine")) as local:
+        yield local.socket
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+
+def test_texts_are_told_and_compared(vboot: Vboot, machine: Path) -> None:
+    assert vboot("embed", machine, *TEXTS) == 0
+    lines = vboot.out.splitlines()
+    assert lines[0].split()[:5] == ["tokens", "first", "of", "64", "numbers,"]
+    assert [line.split()[:2] for line in lines[1:4]] == [["1", "4"], ["2", "4"], ["3", lines[3].split()[1]]]
+    assert lines[5] == "cosine similarity"
+    assert [len(line.split()) for line in lines[6:]] == [3, 4, 4, 4]
+    assert vboot("embed", machine, TEXTS[0]) == 0
+    assert len(vboot.out.splitlines()) == 2
+
+
+def test_json_holds_every_bit(vboot: Vboot, machine: Path) -> None:
+    with connect(machine) as connected:
+        expected = connected.embed(TEXTS)
+        raw = connected.embed(TEXTS, normalize=False)
+    told = vboot.json("embed", machine, *TEXTS)
+    assert [told["generation"], told["dim"]] == [0, 64]
+    assert [each["text"] for each in told["texts"]] == list(TEXTS)
+    assert tuple(each["tokens"] for each in told["texts"]) == expected.tokens
+    vectors = np.array([each["embedding"] for each in told["texts"]], np.float32)
+    assert vectors.tobytes() == expected.vectors.tobytes()
+    assert np.allclose(told["similarities"], expected.vectors @ expected.vectors.T, atol=1e-6)
+    told = vboot.json("embed", machine, TEXTS[0], "--no-normalize", *TEXTS[1:])
+    vectors = np.array([each["embedding"] for each in told["texts"]], np.float32)
+    assert vectors.tobytes() == raw.vectors.tobytes()
+    assert vboot("embed", machine, "one", "--nonsense", "two") == 2
+    assert vboot.json("embed", machine, "one")["similarities"] is None
+    assert vboot.json("embed", machine, *map(str, range(17)))["similarities"] is None
+
+
+def test_lines_of_stdin_become_rows_of_a_file(
+    vboot: Vboot, machine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    type_in(monkeypatch, "the machine\n\nZoë".encode())
+    assert vboot("embed", machine, "--npy", "vectors.npy") == 0
+    assert vboot.out == "vectors.npy: float32 [3, 64], generation 0\n"
+    written = np.load(tmp_path / "vectors.npy")
+    with connect(machine) as connected:
+        assert written.tobytes() == connected.embed(["the machine", "", "Zoë"]).vectors.tobytes()
+    told = vboot.json("embed", machine, "x", "--npy", tmp_path / "vectors.npy")
+    assert told["npy"] == str(tmp_path / "vectors.npy")
+    assert told["texts"][0].keys() == {"text", "tokens"}
+    assert vboot("embed", machine, "x", "--npy", "missing/vectors.npy") == 1
+    assert "cannot write missing/vectors.npy" in vboot.last_error()
+
+
+@pytest.mark.parametrize(("data", "error"), [(b"", "there is no text"), (b"caf\xe9\n", "stdin is not UTF-8")])
+def test_stdin_without_texts(
+    vboot: Vboot, machine: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, error: str
+) -> None:
+    type_in(monkeypatch, data)
+    assert vboot("embed", machine) == 1
+    assert error in vboot.last_error()
+
+
+def test_a_model_without_a_network(vboot: Vboot, tmp_path: Path) -> None:
+    with local_machine(tmp_path, model=write_gguf(tmp_path / "model.gguf")) as local:
+        assert vboot("embed", local.socket, "a text") == 1
+    assert "this model cannot be run: the model's architecture is unknown" in vboot.last_error()
+    assert "code 1018" in vboot.last_error()
+
+
+def test_a_text_that_no_request_holds(vboot: Vboot, machine: Path) -> None:
+    assert vboot("embed", machine, "short", "x" * 70_000) == 1
+    assert "text 2 is 70003 bytes long" in vboot.last_error()
+
+
+def test_the_first_word_is_a_machine_if_it_names_one(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "machine.json").touch()
+    assert split_machine(()) == (None, ())
+    assert split_machine((str(machine), "a")) == (machine, ("a",))
+    assert split_machine(("run", "a")) == (Path("run"), ("a",))
+    assert split_machine(("plain", "a")) == (None, ("plain", "a"))
+    assert split_machine(("a text and/or a path", "b")) == (None, ("a text and/or a path", "b"))
+    assert vboot("embed", "build/run/mistyped", "a text") == 1
+    assert "build/run/mistyped is not there" in vboot.last_error()
+    assert vboot("embed", "a text") == 1
+    assert "no machine runs" in vboot.last_error()

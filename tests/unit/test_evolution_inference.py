@@ -1,0 +1,194 @@
+"""Running the network through the client, against a peer in this process; and how alike vectors are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from evolution import session as session_module
+from evolution.client import Machine
+from evolution.errors import MachineError, ProtocolBroken, Refused, TimedOut
+from evolution.framing import LINE_LIMIT, Message, encode
+from evolution.inference import TEXTS_LIMIT
+from evolution.messages import PixelRun
+from evolution.similarity import cosine_similarities
+from tests.support.scripted_peer import GREETING, Host, Peer
+from vboot_errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "_HELLO_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(session_module, "_SLICE_SECONDS", 0.01)
+
+
+def result(texts: Sequence[str], generation: int = 0) -> tuple[dict[str, Any], bytes]:
+    """Two numbers for each text: its length and its first character."""
+    rows = np.array([(len(text), ord(text[:1] or " ")) for text in texts], "<f4")
+    tokens = [len(text) + 2 for text in texts]
+    return {"count": len(texts), "dim": 2, "tokens": tokens, "generation": generation}, rows.tobytes()
+
+
+def embedding(generations: Iterator[int] = itertools.repeat(0)) -> Host:  # noqa: B008
+    def embed(peer: Peer, message: Message) -> None:
+        assert len(encode(message.members)) <= LINE_LIMIT
+        peer.reply(message, *result(message.members["params"]["texts"], next(generations)))
+
+    return Host(embed=embed)
+
+
+def asked(host: Host) -> list[list[str]]:
+    requests = [request.members for peer in host.peers for request in peer.requests]
+    return [members["params"]["texts"] for members in requests if members["method"] == "embed"]
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+            st.builds(str.__mul__, st.sampled_from(["x", '"', "\u6a5f"]), st.integers(0, 20_000)),
+        ),
+        min_size=1,
+        max_size=200,
+    )
+)
+def test_any_texts_go_in_as_few_requests_as_they_fit(texts: list[str]) -> None:
+    host = embedding()
+    made = Machine(host.open).embed(texts)
+    batches = asked(host)
+    assert [text for batch in batches for text in batch] == texts
+    assert all(1 <= len(batch) <= TEXTS_LIMIT for batch in batches)
+    assert all(len(batch) == 1 or sum(map(len, batch)) <= 4096 for batch in batches)
+    assert made.tokens == tuple(len(text) + 2 for text in texts)
+    assert made.vectors.dtype == np.float32
+    assert made.vectors.tobytes() == result(texts)[1]
+
+
+def test_a_request_is_full_before_the_next_one() -> None:
+    host = embedding()
+    told: list[tuple[int, int]] = []
+    Machine(host.open).embed(["x"] * 130, progress=lambda done, total: told.append((done, total)))
+    assert [len(batch) for batch in asked(host)] == [64, 64, 2]
+    assert told == [(64, 130), (128, 130), (130, 130)]
+
+
+def test_texts_that_cannot_be_sent() -> None:
+    machine = Machine(embedding().open)
+    with pytest.raises(InputError, match="no text"):
+        machine.embed([])
+    with pytest.raises(InputError, match="text 2 is 70003 bytes long"):
+        machine.embed(["a", "x" * 70_000])
+    with pytest.raises(InputError, match="cannot be written as JSON"):
+        machine.embed(["\ud800"])
+
+
+def test_embeddings_of_two_generations_are_not_mixed() -> None:
+    machine = Machine(embedding(iter([1, 2, 2, 2, 2])).open)
+    made = machine.embed(["x"] * 70)
+    assert (made.generation, len(made.tokens)) == (2, 70)
+    with pytest.raises(MachineError, match="kept changing"):
+        Machine(embedding(itertools.count()).open).embed(["x"] * 70)
+
+
+def test_normalize_is_said_only_when_it_is_not_wanted() -> None:
+    host = embedding()
+    machine = Machine(host.open)
+    machine.embed(["a"])
+    machine.embed(["a"], normalize=False)
+    params = [request.members["params"] for request in host.peer.requests if request.members["method"] == "embed"]
+    assert params == [{"texts": ["a"]}, {"texts": ["a"], "normalize": False}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"count": 2}, {"tokens": [1, 2]}, {"dim": 0}, {"dim": 3}, {"tokens": "x"}],
+)
+def test_an_answer_that_does_not_add_up(change: dict[str, Any]) -> None:
+    def embed(peer: Peer, message: Message) -> None:
+        members, blob = result(["a"])
+        peer.reply(message, members | change, blob)
+
+    with pytest.raises(ProtocolBroken):
+        Machine(Host(embed=embed).open).embed(["a"])
+
+
+def test_what_a_restart_interrupts_is_run_again() -> None:
+    answers: Iterator[Callable[[Peer, Message], None]] = iter(
+        [
+            lambda peer, _message: peer.say(GREETING),
+            lambda peer, message: peer.reply(message, *result(["a"])),
+            lambda peer, _message: peer.say(GREETING),
+            lambda peer, message: peer.reply(message, {"result": 1, "steps": 3}, b"\0\0\x80?"),
+        ]
+    )
+
+    def answer(peer: Peer, message: Message) -> None:
+        next(answers)(peer, message)
+
+    machine = Machine(Host(embed=answer, execute_pixels=answer).open)
+    assert machine.embed(["a"]).tokens == (3,)
+    assert machine.execute_pixels(b"\xfa\x02\0\xfa\x0d\0") == PixelRun(1, 3, b"\0\0\x80?")
+
+
+def test_a_run_that_is_given_up_is_cancelled_and_the_line_goes_on() -> None:
+    host = Host(embed=lambda _peer, _message: None)
+    machine = Machine(host.open)
+    with pytest.raises(TimedOut, match="did not answer embed"):
+        machine.embed(["a"], timeout=0.05)
+    embed, cancel = (request.members for request in host.peer.requests[-2:])
+    assert (cancel["method"], cancel["params"]) == ("cancel", {"request": embed["id"]})
+    machine.request("stats")
+    assert host.peer.methods()[-2:] == ["hello", "stats"]
+
+
+def test_what_was_refused_is_not_cancelled() -> None:
+    host = Host(embed=lambda peer, message: peer.refuse(message, 1018))
+    with pytest.raises(Refused):
+        Machine(host.open).embed(["a"])
+    assert "cancel" not in host.peer.methods()
+
+
+def test_pixels_are_bytes_or_triples() -> None:
+    sent: list[bytes | None] = []
+
+    def run(peer: Peer, message: Message) -> None:
+        sent.append(message.blob)
+        peer.reply(message, {"result": 1, "steps": 0})
+
+    machine = Machine(Host(execute_pixels=run).open)
+    assert machine.execute_pixels([(250, 0, 1), (1, 2, 255)]) == PixelRun(1, 0, b"")
+    machine.execute_pixels(b"abc")
+    assert sent == [bytes([250, 0, 1, 1, 2, 255]), b"abc"]
+    wrong: list[Any] = [b"", b"ab", [(1, 2)], [(1, 2, 256)], [(1, 2, -1)], [(1, 2), (1, 2, 3, 4)], [1], b"abc" * 349526]
+    for pixels in wrong:
+        with pytest.raises(InputError, match="pixels"):
+            machine.execute_pixels(pixels)
+    assert len(sent) == 2
+
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@settings(derandomize=True, deadline=None)
+@given(hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=FINITE))
+def test_similarities_of_any_vectors(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    similarities = cosine_similarities(vectors)
+    assert similarities.shape == (len(vectors), len(vectors))
+    assert np.array_equal(similarities, similarities.T)
+    assert (np.abs(similarities) <= 1).all()
+    assert np.allclose(np.diag(similarities), vectors.any(axis=1), atol=1e-12)
+
+
+def test_similarities_are_cosines() -> None:
+    vectors = np.array([[1, 0], [1, 1], [0, -3], [0, 0]], np.float32)
+    half = np.sqrt(0.5)
+    expected = [[1, half, 0, 0], [half, 1, -half, 0], [0, -half, 1, 0], [0, 0, 0, 0]]
+    assert np.allclose(cosine_similarities(vectors), expected, atol=1e-15)
