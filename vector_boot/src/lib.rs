@@ -11,6 +11,7 @@ pub mod journal;
 pub mod lineage;
 pub mod machine;
 pub mod mutation;
+pub mod pixel;
 pub mod protocol;
 pub mod rts;
 pub mod sys;

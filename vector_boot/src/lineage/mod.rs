@@ -175,16 +175,13 @@ impl Lineage {
     ///
     /// # Errors
     /// 1014 or 1015; nothing has changed then.
-    pub fn roll_back(
-        &mut self,
-        kind: Kind,
-        asked: Asked,
-        to: u64,
-        progress: &dyn Fn(),
-    ) -> Result<(), Refusal> {
+    pub fn roll_back(&mut self, kind: Kind, asked: Asked, to: u64, progress: &dyn Fn()) -> Result<(), Refusal> {
         let unknown = || Refusal::Unknown(format!("generation {to} is not kept any more"));
         if to > self.generation {
-            return Err(Refusal::Unknown(format!("there is no generation {to} yet: the newest is {}", self.generation)));
+            return Err(Refusal::Unknown(format!(
+                "there is no generation {to} yet: the newest is {}",
+                self.generation
+            )));
         }
         self.require_log()?;
         let expected = self.fingerprint_of(to);

@@ -138,7 +138,9 @@ fn a_trial_ends_with_its_lease_or_by_promotion() {
     harness.mutate(100, 4, Some(1000)).unwrap();
     harness.mutate(200, 5, None).unwrap();
     let on_trial = harness.contents();
-    assert!(harness.lineage.promote(Asked::default(), 3).is_err() && harness.lineage.promote(Asked::default(), 7).is_err());
+    assert!(
+        harness.lineage.promote(Asked::default(), 3).is_err() && harness.lineage.promote(Asked::default(), 7).is_err()
+    );
     harness.lineage.promote(Asked::default(), 5).unwrap();
     assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (5, Some(1000)));
     harness.lineage.promote(Asked::default(), 6).unwrap();

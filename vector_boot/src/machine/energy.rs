@@ -39,7 +39,8 @@ impl Machine {
             return Ok(());
         }
         let retry_ms = ((cost - left) * REFILL_US).div_ceil(1000);
-        let text = format!("the mutation costs {} energy, {} are left: try again in {retry_ms} ms", cost / 1000, left / 1000);
+        let text =
+            format!("the mutation costs {} energy, {} are left: try again in {retry_ms} ms", cost / 1000, left / 1000);
         Err(Failure::new(1009, text).with(json!({"retry_ms": retry_ms})))
     }
 

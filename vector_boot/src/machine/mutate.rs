@@ -186,7 +186,8 @@ impl Machine {
         }
         let generation = lineage.generation();
         if mutation.base_generation != generation {
-            let text = format!("the mutation was made for generation {}, this is {generation}", mutation.base_generation);
+            let text =
+                format!("the mutation was made for generation {}, this is {generation}", mutation.base_generation);
             return Err(Failure::new(1007, text).with(json!({"generation": generation})));
         }
         if mutation.confidence.is_none_or(|confidence| confidence <= CONFIDENCE_NEEDED) {

@@ -54,9 +54,9 @@ pub fn all_finite(tensor_type: TensorType, blocks: &[u8]) -> bool {
         Floats::F32(places) => blocks.chunks_exact(bytes).all(|block| {
             places.iter().all(|at| every::<4>(&block[*at..at + 4], |x| f32::from_le_bytes(x).is_finite()))
         }),
-        Floats::F16(places) => blocks.chunks_exact(bytes).all(|block| {
-            places.iter().all(|at| f16_is_finite(u16::from_le_bytes([block[*at], block[at + 1]])))
-        }),
+        Floats::F16(places) => blocks
+            .chunks_exact(bytes)
+            .all(|block| places.iter().all(|at| f16_is_finite(u16::from_le_bytes([block[*at], block[at + 1]])))),
         Floats::ScatteredF16 => blocks.chunks_exact(bytes).all(|block| {
             let nibble = |i: usize| u16::from(block[bytes - 8 + 2 * i + 1] >> 4) << (4 * i);
             f16_is_finite(nibble(0) | nibble(1) | nibble(2) | nibble(3))

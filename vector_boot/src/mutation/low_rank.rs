@@ -40,13 +40,7 @@ impl Factor {
 /// # Errors
 /// `Unsupported` for a tensor type that is not F32 F16 BF16 Q8_0, `Shape` unless `rows` are whole rows of the factor's
 /// columns and `a` has one row for each, `NotFinite` if an element, or the scale of a block, would not be finite.
-pub fn apply(
-    factor: &Factor,
-    tensor_type: TensorType,
-    scale: f32,
-    a: &[f32],
-    rows: &mut [u8],
-) -> Result<(), Refused> {
+pub fn apply(factor: &Factor, tensor_type: TensorType, scale: f32, a: &[f32], rows: &mut [u8]) -> Result<(), Refused> {
     let storage = Storage::of(tensor_type).ok_or(Refused::Unsupported)?;
     if factor.columns % storage.block_elements() != 0 {
         return Err(Refused::Shape);

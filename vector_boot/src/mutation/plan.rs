@@ -127,7 +127,10 @@ fn plan_edit<'a>(
             let block = tensor.tensor_type.block_bytes();
             if offset % block != 0 || part.len % block != 0 {
                 let name = tensor.tensor_type.name();
-                return Err((1004, format!("offset and length must be multiples of {block}, the bytes of a {name} block")));
+                return Err((
+                    1004,
+                    format!("offset and length must be multiples of {block}, the bytes of a {name} block"),
+                ));
             }
             let bytes = take(*part, blob, parts)?;
             if offset.checked_add(part.len).is_none_or(|end| end > tensor.bytes) {
@@ -158,7 +161,10 @@ fn plan_edit<'a>(
             let (target, tensor) = named(store, tensor)?;
             let fits = part.len % 3 == 0 && part.len / 3 <= PIXELS_LIMIT;
             if tensor.tensor_type == TensorType::BYTE && !(tensor.name.starts_with("evolved.") && fits) {
-                return Err((1004, "a program is at most 1364 pixels of 3 bytes, for one of evolved.0 to evolved.7".into()));
+                return Err((
+                    1004,
+                    "a program is at most 1364 pixels of 3 bytes, for one of evolved.0 to evolved.7".into(),
+                ));
             }
             require_support(Kind::Program, tensor)?;
             let pixels = take(*part, blob, parts)?;
@@ -223,9 +229,7 @@ fn named<'a>(store: &'a Store, name: &str) -> Result<(Target, &'a Tensor), Refus
 fn target(store: &Store, index: usize) -> Result<Target, Refusal> {
     let tensor = &store.tensors()[index];
     match tensor.address().filter(|_| !tensor.protected) {
-        Some(address) => {
-            Ok(Target { index, address, bytes: tensor.bytes as usize, tensor_type: tensor.tensor_type })
-        }
+        Some(address) => Ok(Target { index, address, bytes: tensor.bytes as usize, tensor_type: tensor.tensor_type }),
         None => Err((1002, format!("{:?} is protected", tensor.name))),
     }
 }
@@ -248,7 +252,8 @@ fn require_support(kind: Kind, tensor: &Tensor) -> Result<(), Refusal> {
 
 /// The bytes of a part that no earlier edit has taken.
 fn take<'a>(part: Part, blob: &'a [u8], parts: &mut Vec<Part>) -> Result<&'a [u8], Refusal> {
-    let bytes = part.of(blob).ok_or_else(|| (1003, format!("the part leaves the blob, which has {} bytes", blob.len())))?;
+    let bytes =
+        part.of(blob).ok_or_else(|| (1003, format!("the part leaves the blob, which has {} bytes", blob.len())))?;
     // Both lie in the blob: no sum overflows.
     if parts.iter().any(|other| part.offset < other.offset + other.len && other.offset < part.offset + part.len) {
         return Err((1003, "the part overlaps that of an earlier edit".into()));

@@ -18,9 +18,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::hw_mmio::{word, Page, State};
+use crate::machine::ENERGY_CAPACITY_MILLI;
 use crate::rts::hex;
 use crate::standalone::control::Control;
-use crate::machine::ENERGY_CAPACITY_MILLI;
 use crate::sys::memory::{memory_file, SharedWords};
 use crate::sys::ready::{wait, Interest};
 use crate::sys::signal::Signals;
