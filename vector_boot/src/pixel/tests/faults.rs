@@ -141,12 +141,17 @@ fn memory_is_counted_before_it_is_taken() {
     faults(&mut machine, &program(&["wild"], &[]), 2, 1004);
     assert_eq!(machine.decoded, 0);
     let limits = Limits { stack_bytes: 400, ..Limits::default() };
-    let mut machine = Machine::default().with("m", 5, 10, &[1.0; 50]).with("n", 1, 48, &[1.0; 48]);
+    let mut machine =
+        Machine::default().with("m", 5, 10, &[1.0; 50]).with("n", 1, 48, &[1.0; 48]).with("v", 1, 10, &[1.0; 10]);
     let run = |machine: &mut Machine, program: &[u8]| run(program, machine, limits);
     assert!(run(&mut machine, &program(&["m"], &[(10, 0), (11, 0), (11, 0)])).is_ok());
     assert_eq!(run(&mut machine, &program(&["m"], &[(10, 0), (10, 0)])).unwrap_err().pixel, 3);
     // What is dropped is given back, the buffer too.
     assert!(run(&mut machine, &program(&["m"], &[(11, 0)]).repeat(50)).is_ok());
+    for freeing in [[(3, 0), (11, 0)], [(4, 0), OUT]] {
+        assert!(run(&mut machine, &program(&["m", "v"], &freeing).repeat(50)).is_ok());
+    }
+    assert!(run(&mut machine, &program(&["m"], &[(8, 0), OUT]).repeat(50)).is_ok());
     assert_eq!(run(&mut machine, &[1, 2, 3].repeat(134)).unwrap_err().pixel, 133);
     // Operands count until the result stands: 192 + 192 bytes leave no room for a product and a column.
     assert_eq!(run(&mut machine, &program(&["n", "n"], &[(3, 0)])).unwrap_err().code, 1004);
