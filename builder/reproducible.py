@@ -18,7 +18,7 @@ from vboot_errors import InputError
 
 # What a build reads of this project; the rest of the checkout has no part in an image.
 SOURCES = ("builder", "image", "initramfs", "qemu", "vboot_errors.py")
-CRATE_SOURCES = ("Cargo.toml", "Cargo.lock", "build.rs", "src", "tests", "examples")
+CRATE_SOURCES = ("Cargo.toml", "Cargo.lock", "build.rs", "build", "src", "tests", "examples")
 OTHER_SURROUNDINGS = {"TZ": "Pacific/Chatham", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "SOURCE_DATE_EPOCH": "86400"}
 
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from image.gguf_types import TensorType
 from image.gguf_writer import Metadata, Tensor, u32
+from image.pixels import SLOT_BYTES, kernel_programs, program_slot
 
 LAYOUT_KEY = "vector_boot.layout"
 LAYOUT = 1
 SLOTS = 8
-SLOT_BYTES = 4096
 JOURNAL_BYTES = 1 << 20
 JOURNAL_RECORD_BYTES = 64
 MMIO_WORDS = 1024
@@ -40,16 +40,16 @@ def mmio_table() -> tuple[MmioEntry, ...]:
 
 
 def machine_tensors() -> tuple[Tensor, ...]:
-    """All machine tensors: hw.mmio with its initial words, an empty journal, empty program slots."""
+    """All machine tensors: hw.mmio with its initial words, an empty journal, the built-in programs, empty slots."""
     return (
         Tensor("hw.mmio", (MMIO_WORDS,), TensorType.I32, _initial_mmio()),
         Tensor("cortex_journal", (JOURNAL_BYTES,), TensorType.I8, _empty_journal()),
         *(
-            # A slot whose pixel count is 0 is empty.
-            Tensor(f"{kind}.{index}", (SLOT_BYTES,), TensorType.I8, bytes(SLOT_BYTES))
-            for kind in ("kernel", "evolved")
-            for index in range(SLOTS)
+            Tensor(f"kernel.{index}", (SLOT_BYTES,), TensorType.I8, program_slot(pixels))
+            for index, pixels in enumerate(kernel_programs())
         ),
+        # A slot whose pixel count is 0 is empty.
+        *(Tensor(f"evolved.{index}", (SLOT_BYTES,), TensorType.I8, bytes(SLOT_BYTES)) for index in range(SLOTS)),
     )
 
 

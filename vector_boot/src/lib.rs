@@ -14,6 +14,7 @@ pub mod machine;
 pub mod model_file;
 pub mod mutation;
 pub mod neural;
+pub mod pixel;
 pub mod protocol;
 pub mod rts;
 pub mod sys;

@@ -3,6 +3,8 @@
 use crate::gguf::{self, TensorType};
 use crate::{journal, vitals};
 
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
 /// One of the machine's own tensors.
 pub struct MachineTensor {
     pub name: &'static str,
@@ -63,6 +65,14 @@ impl MachineTensor {
 
     pub fn bytes(&self) -> u64 {
         self.elements * self.tensor_type().block_bytes()
+    }
+
+    /// Writes what it starts with over zero bytes: a built-in program behind its number of pixels, else nothing.
+    pub fn initialise(&self, bytes: &mut [u8]) {
+        let number = self.name.strip_prefix("kernel.").and_then(|number| number.parse::<usize>().ok());
+        let Some(program) = number.and_then(|number| KERNELS.get(number)) else { return };
+        bytes[..4].copy_from_slice(&(program.len() as u32 / 3).to_le_bytes());
+        bytes[4..4 + program.len()].copy_from_slice(program);
     }
 
     pub fn fits(&self, tensor: &gguf::Tensor<'_>) -> bool {

@@ -243,7 +243,16 @@ impl Store {
 fn extra(tensors: &[Tensor]) -> Result<Mapping, LoadError> {
     let own = |tensor: &&Tensor| tensor.behind_model && tensor.address().is_some();
     let bytes: u64 = tensors.iter().filter(own).map(|tensor| tensor.bytes).sum();
-    Mapping::zeroed(bytes as usize).map_err(LoadError::Memory)
+    let mut extra = Mapping::zeroed(bytes as usize).map_err(LoadError::Memory)?;
+    let mut rest = extra.bytes_mut();
+    for tensor in tensors.iter().filter(own) {
+        let (own, behind) = rest.split_at_mut(tensor.bytes as usize);
+        if let Some(machine) = MACHINE_TENSORS.iter().find(|machine| *machine.name == *tensor.name) {
+            machine.initialise(own);
+        }
+        rest = behind;
+    }
+    Ok(extra)
 }
 
 impl Tensor {
