@@ -17,7 +17,7 @@ Texts: TypeAlias = Sequence[Sequence[int]] | Sequence[str]
 class Pass:
     """What one batch took: `seconds` of the pass alone.
 
-    A driver in Python also says what is not its runtime's: `python_seconds` until the interpreter began to import the
+    A driver in Python also says what is not its runtime's: `python_seconds` until the interpreter had imported the
     runtime, `python_bytes` of anonymous memory held by then. Both are 0 for a program of its own.
     """
 

@@ -3,11 +3,12 @@
 A driver is run as `DRIVER MODEL OUTPUT THREADS [VOCABULARY.gguf]` and works like vector_boot/examples/embed.rs: each
 line of stdin is a JSON array of texts, every text an array of token ids or (with a tokenizer) a string. OUTPUT gets all
 embeddings, float32, when stdin ends; stdout gets a line for each batch: the nanoseconds of the pass, those from the
-start of the process to the import of the runtime, and the bytes of anonymous memory held by then.
+start of the process until the runtime was imported, and the bytes of anonymous memory held by then.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -22,11 +23,12 @@ Prepare = Callable[[list[Any]], Callable[[], Any]]
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def serve(load: Callable[[list[str]], Prepare]) -> None:
-    """Answer batches until stdin ends; `load` imports the runtime and opens the model, given the driver's arguments."""
+def serve(runtime: str, load: Callable[[Any, list[str]], Prepare]) -> None:
+    """Answer batches until stdin ends; `load` opens the model, given the imported `runtime` and the arguments."""
+    module = importlib.import_module(runtime)
     python = f"{_age_ns()} {anonymous_bytes()}"
     output = Path(sys.argv[2])
-    prepare = load(sys.argv[1:])
+    prepare = load(module, sys.argv[1:])
     embeddings = []
     for line in sys.stdin:
         run = prepare(json.loads(line))

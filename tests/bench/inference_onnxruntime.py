@@ -14,9 +14,7 @@ import numpy as np
 from tests.bench.inference_driver import Prepare, serve
 
 
-def _load(arguments: list[str]) -> Prepare:
-    import onnxruntime  # type: ignore[import-not-found, unused-ignore]
-
+def _load(onnxruntime: Any, arguments: list[str]) -> Prepare:
     graph, _, threads, *vocabulary = arguments
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(threads)
@@ -52,4 +50,4 @@ def _bert_spelling(token: str) -> str:
 
 
 if __name__ == "__main__":
-    serve(_load)
+    serve("onnxruntime", _load)

@@ -40,8 +40,9 @@ _HOW = (
     " attention, and the same graph after its own dynamic int8 quantisation (per channel, products alone). That one is"
     " information: like llama.cpp's Q8_0 it rounds the activations to 8 bits and multiplies integers, where our Q8_0"
     " stores the weights in 8 bits and multiplies in float32. llama.cpp, compiled for this processor, reads the same"
-    " GGUF as ours. Each embedding of ours is the same to the bit whatever the number of threads, the batch and the"
-    " SIMD width; the peers do not promise that."
+    " GGUF as ours and takes up to 512 tokens at once, its default and fastest: in a larger batch every text looks at"
+    " all the others and masks them. Each embedding of ours is the same to the bit whatever the number of threads, the"
+    " batch and the SIMD width; the peers do not promise that."
 )
 
 

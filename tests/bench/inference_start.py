@@ -41,9 +41,9 @@ _HOW = (
     " embedding of one text of 16 tokens, then 8 texts of 256 tokens, after which its memory is read in /proc."
     " `--listen` is the machine as an ordinary program, supervisor and worker, asked over its socket with a text, the"
     " sum of both; in process is `vector_boot/examples/embed.rs`, which reads the model instead of mapping it and is"
-    " given token ids, as the peers are. The peers are called from Python: what the interpreter and numpy took before"
-    " the runtime was imported, seconds and anonymous memory, is taken off. Peak is the largest resident set, pages of"
-    " mapped files included."
+    " given token ids, as the peers are. The peers are called from Python: what the interpreter, numpy and the import"
+    " of the runtime's package took, seconds and anonymous memory, is taken off, the loading of its shared libraries"
+    " with it. Peak is the largest resident set, pages of mapped files included."
 )
 
 
@@ -136,5 +136,5 @@ def _findings(cases: list[Case], rivals: list[str], starts: Mapping[str, tuple[S
     for rival in rivals:
         last = starts[rival][-1]
         taken = f"{quantity(last.python_seconds, 's')} and {quantity(last.python_bytes, 'bytes')}"
-        findings.append(Finding(f"{rival}: taken off for Python and numpy", taken))
+        findings.append(Finding(f"{rival}: taken off for Python and imports", taken))
     return findings

@@ -161,9 +161,6 @@ impl Instance {
         self.machine.expire_lease();
         let answer = self.machine.answer(request, received);
         lock(&self.cancellable).running = None;
-        if request.method == "execute_pixels" && answer.is_ok() {
-            self.machine.vitals().count_program();
-        }
         answer
     }
 
@@ -203,8 +200,7 @@ impl Instance {
     /// # Errors
     /// The machine's refusal; what an earlier program made stays.
     pub fn execute_pixels(&self, pixels: Vec<u8>) -> Result<(), String> {
-        let blob = if pixels.is_empty() { Blob::None } else { Blob::Bytes(pixels) };
-        let reply = self.call("execute_pixels", Map::new(), blob)?;
+        let reply = self.call("execute_pixels", Map::new(), Blob::Bytes(pixels))?;
         *lock(&self.result) = Some(reply.blob);
         Ok(())
     }

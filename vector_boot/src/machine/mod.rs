@@ -5,6 +5,7 @@ mod energy;
 mod history;
 mod inference;
 mod mutate;
+mod pixels;
 mod stats;
 mod store;
 mod uploads;
@@ -149,6 +150,10 @@ impl Machine {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
     /// The next request is not the one that was cancelled.
     pub fn forget_cancellation(&self) {
         self.cancelled.store(false, Ordering::Relaxed);
@@ -206,6 +211,7 @@ impl Machine {
             "history" => self.history(request),
             "upload" => self.upload(request),
             "embed" => self.embed(request),
+            "execute_pixels" => self.execute_pixels(request),
             "generate" => self.generate(request),
             "interrupt" => self.interrupt(request, received),
             method => Err(Failure::new(-32601, format!("there is no method {method:?}"))),

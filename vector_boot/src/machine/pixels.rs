@@ -23,9 +23,8 @@ impl Machine {
         }
         let lineage = self.lineage()?;
         let mut host = MachineHost { machine: self, lineage: &lineage };
-        let outcome = run(program, &mut host, Limits::default()).map_err(|fault| {
-            Failure::new(fault.code, fault.text).with(json!({"pixel": fault.pixel}))
-        })?;
+        let outcome = run(program, &mut host, Limits::default())
+            .map_err(|fault| Failure::new(fault.code, fault.text).with(json!({"pixel": fault.pixel})))?;
         let page = self.page();
         page.set_wide(word::PIXELS_PROCESSED, page.get_wide(word::PIXELS_PROCESSED) + outcome.pixels);
         self.vitals().count_program();

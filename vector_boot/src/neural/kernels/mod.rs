@@ -18,6 +18,16 @@ mod avx512;
 use super::lanes::Lanes;
 use crate::gguf::TensorType;
 
+/// e^x for x <= 0, the bits of every kernel.
+pub fn exp(x: f32) -> f32 {
+    functions::exp::<arithmetic::Emulated>(x)
+}
+
+/// x Φ(x), the bits of every kernel.
+pub fn gelu(x: f32) -> f32 {
+    functions::gelu::<arithmetic::Emulated>(x)
+}
+
 /// Rows of weights that a product takes at once.
 pub const ROWS: usize = 12;
 
