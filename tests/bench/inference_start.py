@@ -20,6 +20,7 @@ from tests.bench.inference_contenders import (
     ONNXRUNTIME_INT8,
     Contenders,
     cores,
+    laggards,
     make_texts,
     ours,
     prepare,
@@ -74,6 +75,7 @@ def run(setting: Setting) -> Result:
         made = _cases(kind, starts)
         cases += made
         findings += _findings(made, contenders.present(rivals), starts)
+    findings += laggards(cases, setting)
     return Result("Embeddings: start and memory", _HOW, tuple(cases), tuple(findings), contenders.versions)
 
 

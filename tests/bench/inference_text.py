@@ -18,6 +18,7 @@ from tests.bench.inference_contenders import (
     ONNXRUNTIME,
     Contenders,
     cores,
+    laggards,
     make_texts,
     ours,
     prepare,
@@ -70,6 +71,7 @@ def run(setting: Setting) -> Result:
             if peer in case.samples:
                 what = f"{case.name}: times as fast as {peer}"
                 findings.append(at_least(what, case.ratio(peer), 1.0, shown=lambda value: f"{value:.3g}"))
+    findings += laggards(cases, setting)
     return Result("Embeddings: text in", _HOW, tuple(cases), tuple(findings), contenders.versions)
 
 

@@ -14,7 +14,8 @@ from evolution.arithmetic import TensorData
 from evolution.storage_types import CODE_RANGES, FLOAT_STORAGE, all_finite, block_of, encode
 from image.gguf_types import pad_to
 from image.gguf_writer import string
-from image.machine_tensors import SLOT_BYTES, SLOTS
+from image.machine_tensors import SLOTS
+from image.pixels import SLOT_BYTES
 
 ALIGNMENT = 32
 """The least that GGUF has by default: one page of memory then holds parts of many tensors."""
