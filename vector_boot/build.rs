@@ -18,7 +18,8 @@ const LIMIT: u64 = 4 << 20;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=VECTOR_BOOT_MODEL");
-    println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed=build/pixels.rs");
+    println!("cargo::rerun-if-changed=build/toml.rs");
     for result in [package_model(), generate_hw_mmio(), pixels::generate_instructions(), pixels::generate_kernels()] {
         if let Err(why) = result {
             println!("cargo::error={why}");
