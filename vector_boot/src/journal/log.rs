@@ -72,6 +72,8 @@ impl Log {
         }
         let found = copies.iter().filter_map(Bounds::decode).max_by_key(|bounds| bounds.turn);
         if let Some(bounds) = found {
+            // A writer that died while it forgot may have left the memory behind.
+            storage.discard(FIRST_ENTRY, bounds.start.saturating_sub(FIRST_ENTRY));
             return Ok(Log { storage, bounds });
         }
         if copies.iter().flatten().any(|byte| *byte != 0) {

@@ -48,20 +48,20 @@ impl<'a> Image<'a> {
     }
 
     /// Writes its pages; false if they do not fit the memory.
-    pub fn load(&self, memory: &mut Memory) -> bool {
-        let pages = memory.pages();
-        let mut change = memory.begin();
+    pub fn load(&self, memory: &mut Memory, progress: &dyn Fn()) -> bool {
         let mut rest = self.pages;
         for number in self.numbers.chunks_exact(4) {
             let number = number.try_into().map_or(u32::MAX, u32::from_le_bytes);
-            if number >= pages {
+            if number >= memory.pages() {
                 return false;
             }
-            let Some((page, tail)) = rest.split_at_checked(change.page_bytes(number).min(PAGE)) else { return false };
-            change.write_page(number, page);
+            let Some((page, tail)) = rest.split_at_checked(memory.page_bytes(number)) else { return false };
+            memory.restore_page(number, page);
             rest = tail;
+            if number % 64 == 0 {
+                progress();
+            }
         }
-        change.commit();
         rest.is_empty()
     }
 }

@@ -16,10 +16,11 @@ use crate::journal::{Content, Head, Kind};
 use crate::tensor::memory::BeforeImages;
 use crate::tensor::Store;
 use ids::Ids;
+use rebuild::Start;
 use undo::Undo;
 
 /// Time that replaying since the last image may take before another one is made.
-const REPLAY_BUDGET_US: u64 = 1_000_000;
+const REPLAY_BUDGET_US: u64 = 10_000_000;
 /// Replay of an entry costs about this beyond its application.
 const ENTRY_COST_US: u64 = 20;
 
@@ -32,14 +33,17 @@ pub struct Budget {
     pub log: u64,
     /// Bytes of the log that are never passed.
     pub log_limit: u64,
+    /// Bytes of memory that may still be taken; 0 if nobody knows.
+    pub available: fn() -> u64,
 }
 
 impl Budget {
     /// A share of the machine's memory.
     pub fn of_memory(total_bytes: u64) -> Self {
         const MIB: u64 = 1 << 20;
-        let log = (total_bytes / 16).clamp(16 * MIB, 256 * MIB);
-        Budget { undo: log as usize, log, log_limit: (total_bytes / 4).max(64 * MIB) }
+        let log = (total_bytes / 4).clamp(16 * MIB, 256 * MIB);
+        let undo = (total_bytes / 16).clamp(16 * MIB, 256 * MIB) as usize;
+        Budget { undo, log, log_limit: (total_bytes / 3).max(64 * MIB), available: crate::sys::available_memory }
     }
 }
 
@@ -204,6 +208,10 @@ impl Lineage {
         }
         // Before-images reach further back than the log may: then the way back must not lead through the log.
         let lost = self.path(to).is_none();
+        if lost && !self.can_afford(image::size(self.store.memory(), &self.ids)) {
+            self.put_back(&before);
+            return Err(unknown());
+        }
         self.make_return(kind, asked, to, before, lost).inspect_err(|_| {
             (self.lease_until_us, self.promoted) = (lease, promoted);
         })?;
@@ -260,15 +268,16 @@ impl Lineage {
         self.note(Kind::Renew, Asked::default(), generation).inspect_err(|_| self.lease_until_us = lease)
     }
 
-    /// Makes an image of the weights as they are, so that rebuilding starts here. During a trial there is none: its
-    /// generations may have to be forgotten.
+    /// Makes an image of the weights as they are, so that rebuilding starts here. During a trial there is none, for its
+    /// generations may have to be forgotten, nor without the memory for it.
     ///
     /// # Errors
     /// 1015.
     pub fn checkpoint(&mut self) -> Result<(), Refusal> {
         self.require_log()?;
         let known = self.images.last().is_some_and(|image| image.generation == self.generation);
-        if known || self.lease_until_us.is_some() {
+        let image_bytes = image::size(self.store.memory(), &self.ids);
+        if known || self.lease_until_us.is_some() || !self.can_afford(image_bytes) {
             return Ok(());
         }
         self.append_image()?;
@@ -370,6 +379,7 @@ impl Lineage {
         let mut change = self.store.memory_mut().begin();
         before.iter().for_each(|(page, bytes)| change.write_page(page, bytes));
         change.commit();
+        self.store.forget_digests(before.iter().map(|(page, _)| page));
     }
 
     /// The log is not trusted any more: a later write that succeeds would hide a loss.
@@ -426,9 +436,9 @@ impl Lineage {
         }
         let image_bytes = image::size(self.store.memory(), &self.ids);
         let since_image = size - self.images.last().map_or(0, |image| image.offset - self.log_start());
-        let slow = self.replay_cost_us > REPLAY_BUDGET_US && image_bytes <= self.budget.log / 2;
+        let slow = self.replay_cost_us > REPLAY_BUDGET_US && self.can_afford(2 * image_bytes);
         // Several images in one budget: what is forgotten at a time is a part of the past, not all of it.
-        let large = since_image > self.budget.log / 4 && image_bytes <= since_image / 2;
+        let large = since_image > self.budget.log / 4 && image_bytes <= since_image / 2 && self.can_afford(image_bytes);
         if (slow || large) && self.append_image().is_err() {
             return;
         }
@@ -437,22 +447,40 @@ impl Lineage {
         }
     }
 
+    fn can_afford(&self, bytes: u64) -> bool {
+        let available = (self.budget.available)();
+        available == 0 || bytes < available
+    }
+
     fn log_start(&self) -> u64 {
         self.log.as_ref().map_or(0, Log::start)
     }
 
-    /// Forgets what lies before the oldest image from which on the log fits its budget; at most all before the newest.
+    /// Makes an image and forgets what is before it, if nothing is on trial and memory allows.
+    pub fn make_room(&mut self) {
+        let image_bytes = image::size(self.store.memory(), &self.ids);
+        if self.lease_until_us.is_none() && self.can_afford(image_bytes) && self.append_image().is_ok() {
+            self.forget();
+        }
+    }
+
+    /// Forgets what lies before the oldest image from which on the log fits its budget, but never what the current
+    /// generation is rebuilt from.
     fn forget(&mut self) {
+        let Some((Start::Image(needed), _)) = self.path(self.generation) else { return };
         let Ok(log) = &mut self.log else { return };
-        let fits = |image: &&ImageAt| log.end() - image.offset <= self.budget.log;
-        let Some(image) = self.images.iter().find(fits).or(self.images.last()).copied() else { return };
-        if image.offset == log.start() || log.forget_before(image.offset, image.sequence).is_err() {
+        let fits = |image: &&ImageAt| log.end() - image.offset <= self.budget.log && image.offset <= needed;
+        let at_last = |image: &&ImageAt| image.offset == needed;
+        let chosen = self.images.iter().find(fits).or(self.images.iter().find(at_last)).copied();
+        let Some(image) = chosen.filter(|image| image.offset != log.start()) else { return };
+        if log.forget_before(image.offset, image.sequence).is_err() {
             return;
         }
         self.images.retain(|other| other.offset >= image.offset);
         let old = (image.generation + 1).saturating_sub(self.first_made) as usize;
         self.made.drain(..old.min(self.made.len()));
         self.first_made = image.generation + 1;
+        debug_assert!(self.path(self.generation).is_some());
     }
 }
 

@@ -143,7 +143,7 @@ impl Lineage {
         let mut memory = self.store.base_memory().map_err(|error| format!("the base cannot be mapped: {error}"))?;
         if let Start::Image(offset) = start {
             let entry = read(offset)?;
-            let loaded = Image::parse(&entry.payload).is_some_and(|image| image.load(&mut memory));
+            let loaded = Image::parse(&entry.payload).is_some_and(|image| image.load(&mut memory, progress));
             if !loaded || memory.fingerprint() != entry.head.fingerprint {
                 return Err("an image in the journal is damaged".into());
             }

@@ -27,7 +27,7 @@ fn recover(journal: &File, budget: Budget) -> Lineage {
 impl Harness {
     fn new(undo: usize, log: u64) -> Self {
         let journal = File::from(memory_file(c"test").unwrap());
-        let budget = Budget { undo, log, log_limit: 1 << 30 };
+        let budget = Budget { undo, log, log_limit: 1 << 30, available: || 0 };
         Harness { lineage: recover(&journal, budget), journal, budget }
     }
 
@@ -259,4 +259,41 @@ fn the_newest_generations_outlive_what_is_forgotten() {
     harness.restart();
     harness.roll_back(980).unwrap();
     assert_eq!(harness.contents(), states[980]);
+}
+
+#[test]
+fn nothing_that_the_current_generation_needs_is_forgotten() {
+    let mut state = 0x2545_F491_4F6C_DD1Du64;
+    let mut random = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    for undo in [1, 1 << 20] {
+        let mut harness = Harness::new(undo, 40_000);
+        let mut states = vec![harness.contents()];
+        for step in 0..1500 {
+            let generation = harness.lineage.generation();
+            match random(20) {
+                0 => {
+                    let to = random(generation + 1);
+                    if harness.roll_back(to).is_ok() {
+                        states.push(states[to as usize].clone());
+                    }
+                }
+                1 => harness.lineage.checkpoint().unwrap(),
+                2 => harness.restart(),
+                _ => {
+                    harness.mutate(random(12) * 5000, random(256) as u8, None).unwrap();
+                    states.push(harness.contents());
+                }
+            }
+            assert_eq!(harness.lineage.generation() as usize + 1, states.len(), "step {step}");
+            assert!(harness.contents() == *states.last().unwrap(), "step {step}");
+        }
+        assert!(harness.lineage.log_start() > 100_000, "much was forgotten");
+        harness.restart();
+        assert!(harness.contents() == *states.last().unwrap());
+    }
 }

@@ -6,7 +6,7 @@ use super::mutate::{content, earlier};
 use super::Machine;
 use crate::journal::ring::{self, Record};
 use crate::journal::Kind;
-use crate::lineage::{Asked, Refusal};
+use crate::lineage::{Asked, Lineage, Refusal};
 use crate::protocol::{required, Failure, Reply, Request};
 use crate::sys::monotonic_us;
 
@@ -98,12 +98,18 @@ impl Machine {
 
     /// Ends a trial whose time is over.
     pub fn expire_lease(&self) {
-        let Ok(mut lineage) = self.lineage_mut() else { return };
+        // Whoever takes the weights to change them ends it first.
+        drop(self.lineage_mut());
+    }
+
+    /// Ends a trial of these weights whose time is over.
+    pub(super) fn expire_lease_of(&self, lineage: &mut Lineage) {
         let vitals = self.vitals();
         let expired = lineage.expire_lease(monotonic_us(), &|| vitals.make_progress());
-        self.show(&lineage);
+        if !matches!(expired, Ok(false)) {
+            self.show(lineage);
+        }
         let generation = lineage.generation();
-        drop(lineage);
         let text = match expired {
             Ok(false) => return,
             Ok(true) => {

@@ -122,8 +122,11 @@ impl Machine {
         Ok(self.lock()?.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The same, to change them: a trial whose time is over is ended first.
     fn lineage_mut(&self) -> Result<RwLockWriteGuard<'_, Lineage>, Failure> {
-        Ok(self.lock()?.write().unwrap_or_else(PoisonError::into_inner))
+        let mut lineage = self.lock()?.write().unwrap_or_else(PoisonError::into_inner);
+        self.expire_lease_of(&mut lineage);
+        Ok(lineage)
     }
 
     fn lock(&self) -> Result<&RwLock<Lineage>, Failure> {

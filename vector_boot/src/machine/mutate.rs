@@ -20,7 +20,7 @@ use crate::sys::monotonic_us;
 const CONFIDENCE_NEEDED: f64 = 0.8;
 /// Digests a reply tells at most.
 const DIGESTS_LIMIT: usize = 256;
-/// Mutations that touch less need not ask for memory first.
+/// Mutations that need less memory need not ask for it first.
 const SMALL_BYTES: u64 = 4 << 20;
 
 impl From<Refusal> for Failure {
@@ -198,8 +198,12 @@ impl Machine {
             return Err(Failure::new(1013, text).with(json!({"limit": EDIT_LIMIT})));
         }
         let plan = plan(lineage.store(), &mutation.edits, blob)?;
-        self.require_memory(plan.touched_bytes())?;
-        if !lineage.has_room(blob.len() as u64 + mutation.edits_json.len() as u64) {
+        self.require_memory(2 * plan.reachable_bytes() + blob.len() as u64)?;
+        let payload_bytes = blob.len() as u64 + mutation.edits_json.len() as u64;
+        if !lineage.has_room(payload_bytes) {
+            lineage.make_room();
+        }
+        if !lineage.has_room(payload_bytes) {
             return Err(Failure::new(1015, "the journal is full: promote or roll back what is on trial"));
         }
         let asked = Asked { id: mutation.id, content, upload: source.upload_id(), ..Asked::default() };
@@ -209,13 +213,14 @@ impl Machine {
         Ok(outcome)
     }
 
-    /// Refuses what would need more memory than there is: a private copy of what changes, and its before-images.
-    fn require_memory(&self, touched_bytes: u64) -> Result<(), Failure> {
+    /// Refuses what would need more memory than there is: a private copy of what changes, its before-images, and the
+    /// blob once more in the journal.
+    fn require_memory(&self, needed: u64) -> Result<(), Failure> {
         let available = u64::from(self.page().get(word::MEMORY_AVAILABLE_KIB)) * 1024;
-        if touched_bytes < SMALL_BYTES || available == 0 || touched_bytes.saturating_mul(2) < available {
+        if needed < SMALL_BYTES || available == 0 || needed < available {
             return Ok(());
         }
-        let text = format!("{touched_bytes} bytes may change, and there is memory for {}", available / 2);
+        let text = format!("the mutation may need {needed} bytes of memory, and {available} are there");
         Err(Failure::new(1017, text).with(json!({"retry_ms": 1000})))
     }
 

@@ -60,6 +60,12 @@ impl Uploads {
         }
     }
 
+    /// Bytes that the open uploads but this one will still need.
+    fn promised(&self, id: &[u8; 16]) -> u64 {
+        let others = self.open.iter().filter(|upload| upload.id != *id);
+        others.map(|upload| (upload.memory.bytes().len() - upload.received) as u64).sum()
+    }
+
     fn open(&mut self, id: [u8; 16], total: usize, now_us: u64) -> Result<&mut Upload, Failure> {
         if let Some(known) = self.open.iter().position(|upload| upload.id == id) {
             return Ok(&mut self.open[known]);
@@ -85,15 +91,16 @@ impl Uploads {
         if offset != 0 && !self.open.iter().any(|upload| upload.id == id) {
             return Err(Failure::new(1012, "there is no such upload: begin it with offset 0"));
         }
+        if offset.checked_add(piece.len()).is_none_or(|end| end > total) {
+            return Err(Failure::new(-32602, format!("the piece leaves the upload, whose total is {total}")));
+        }
         let upload = self.open(id, total, now_us)?;
         upload.used_us = now_us;
         let refuse = |text: String| Err(Failure::new(-32602, text).with(json!({"received": upload.received})));
         if upload.memory.bytes().len() != total {
             return refuse(format!("the upload was begun with a total of {}", upload.memory.bytes().len()));
         }
-        let Some(end) = offset.checked_add(piece.len()).filter(|end| *end <= total) else {
-            return refuse(format!("the piece leaves the upload, whose total is {total}"));
-        };
+        let end = offset + piece.len();
         // A piece sent again because its answer was lost.
         let repeated = end <= upload.received && upload.memory.bytes()[offset..end] == *piece;
         if !repeated && offset != upload.received {
@@ -117,7 +124,9 @@ impl Machine {
         if total == 0 {
             return Err(Failure::new(-32602, "parameter \"total\" must be at least 1"));
         }
+        let promised = self.uploads().promised(&id);
         let available = u64::from(self.page().get(word::MEMORY_AVAILABLE_KIB)) * 1024 / 4 * 3;
+        let available = if available > 0 { available.saturating_sub(promised).max(1) } else { 0 };
         if total > UPLOAD_LIMIT || (available > 0 && total > available) {
             let limit = if available > 0 { UPLOAD_LIMIT.min(available) } else { UPLOAD_LIMIT };
             return Err(Failure::new(1012, format!("an upload of {total} bytes is too large: at most {limit}")));
@@ -141,7 +150,8 @@ mod tests {
         let mut uploads = Uploads::default();
         assert_eq!(uploads.add([1; 16], 0, 5, b"abc").unwrap(), 3);
         assert_eq!(uploads.add([1; 16], 0, 5, b"abc").unwrap(), 3);
-        for (offset, total, piece) in [(0, 5, &b"abd"[..]), (4, 5, b"e"), (3, 5, b"def"), (3, 6, b"de")] {
+        assert_eq!(uploads.add([1; 16], 3, 5, b"def").unwrap_err().code, -32602);
+        for (offset, total, piece) in [(0, 5, &b"abd"[..]), (4, 5, b"e"), (3, 6, b"de")] {
             let failure = uploads.add([1; 16], offset, total, piece).unwrap_err();
             assert_eq!((failure.code, failure.data), (-32602, Some(json!({"received": 3}))));
         }

@@ -80,6 +80,23 @@ impl Plan<'_> {
         self.steps.iter().map(touched).sum()
     }
 
+    /// Bytes whose pages may change, each tensor's counted once at most.
+    pub fn reachable_bytes(&self) -> u64 {
+        const PAGE: u64 = crate::tensor::memory::PAGE as u64;
+        let mut reached: Vec<(usize, u64, u64)> = Vec::with_capacity(self.steps.len());
+        for (target, work) in &self.steps {
+            let bytes = match work {
+                Work::Bytes { bytes, .. } => bytes.len() as u64 + PAGE,
+                Work::Elements { indices, .. } => indices.len() as u64 * PAGE,
+                Work::Product { .. } | Work::Noise(_) => target.bytes as u64,
+            };
+            reached.push((target.index, bytes, target.bytes as u64));
+        }
+        reached.sort_unstable();
+        let tensors = reached.chunk_by(|a, b| a.0 == b.0);
+        tensors.map(|steps| steps.iter().map(|step| step.1).sum::<u64>().min(steps[0].2 + 2 * PAGE)).sum()
+    }
+
     /// The tensors, each once, in the store's order.
     pub fn targets(&self) -> Vec<Target> {
         let mut targets: Vec<Target> = self.steps.iter().map(|(target, _)| *target).collect();

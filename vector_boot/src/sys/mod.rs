@@ -58,6 +58,18 @@ pub fn total_memory() -> u64 {
     }
 }
 
+/// Bytes of memory that the kernel could still give out, as far as one call tells: what is free and what buffers hold.
+/// 0 if the kernel does not tell.
+pub fn available_memory() -> u64 {
+    // SAFETY: all zeros is a valid value, and the call fills it.
+    let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is live.
+    match unsafe { libc::sysinfo(&mut info) } {
+        0 => info.freeram.saturating_add(info.bufferram).saturating_mul(u64::from(info.mem_unit)),
+        _ => 0,
+    }
+}
+
 /// Microseconds of the monotonic clock, the same in every process.
 pub fn monotonic_us() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -74,6 +74,7 @@ const ALLOWED: &[(libc::c_long, &str)] = &[
     (libc::SYS_pread64, "the journal"),
     (libc::SYS_pwrite64, "the journal"),
     (libc::SYS_fallocate, "memory of forgotten journal entries given back"),
+    (libc::SYS_sysinfo, "whether an image of the weights fits the memory"),
     (libc::SYS_readv, "std's buffered reads"),
     (libc::SYS_writev, "std's buffered writes"),
     (libc::SYS_sendto, "messages to the supervisor"),

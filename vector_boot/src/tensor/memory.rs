@@ -133,6 +133,24 @@ impl Memory {
         self.fingerprint
     }
 
+    /// Replaces a page for good, as rebuilding does; false if `new` has not its length.
+    pub fn restore_page(&mut self, page: u32, new: &[u8]) -> bool {
+        let (address, len) = self.extent(page);
+        if new.len() != len {
+            return false;
+        }
+        let delta = fingerprint(page, new).wrapping_sub(fingerprint(page, self.bytes(address, len)));
+        self.fingerprint = self.fingerprint.wrapping_add(delta);
+        self.bytes_mut(address, len).copy_from_slice(new);
+        self.dirty.insert(page);
+        true
+    }
+
+    /// Bytes of a page, fewer than [`PAGE`] at the end of a mapping.
+    pub fn page_bytes(&self, page: u32) -> usize {
+        self.extent(page).1
+    }
+
     /// Starts a change of all or nothing.
     pub fn begin(&mut self) -> Transaction<'_> {
         Transaction { memory: self, before: BeforeImages::default(), open: true }
@@ -171,11 +189,6 @@ impl Transaction<'_> {
     pub fn write_page(&mut self, page: u32, new: &[u8]) {
         let (address, len) = self.memory.extent(page);
         self.write(address, &new[..len.min(new.len())]);
-    }
-
-    /// Bytes of a page, fewer than [`PAGE`] at the end of a mapping.
-    pub fn page_bytes(&self, page: u32) -> usize {
-        self.memory.extent(page).1
     }
 
     fn save(&mut self, page: u32) {

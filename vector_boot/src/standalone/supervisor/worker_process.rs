@@ -129,7 +129,8 @@ impl WorkerProcess {
     /// Takes note of a child that was reaped. Tells how it died if it was the worker.
     pub fn note_end(&mut self, ended: &Ended) -> Option<String> {
         self.running.as_ref().filter(|running| running.pid == ended.pid)?;
-        self.bury();
+        // One that was killed, for want of memory as like as not, says nothing about the journal.
+        self.bury(ended.signal != Some(libc::SIGKILL));
         Some(match ended.signal {
             Some(signal) => format!("was killed by signal {signal}"),
             None => format!("exited with status {}", ended.status),
@@ -143,11 +144,12 @@ impl WorkerProcess {
     }
 
     /// Decides when to start the next one: at once after a good life, later and later after short ones.
-    fn bury(&mut self) {
+    fn bury(&mut self, by_itself: bool) {
         let Some(running) = self.running.take() else { return };
         let lived = running.since.elapsed();
         self.failures = if lived > Duration::from_secs(1) { 0 } else { (self.failures + 1).min(6) };
-        self.died_of_journal = if running.serves || !running.reported { 0 } else { self.died_of_journal + 1 };
+        let of_journal = by_itself && running.reported && !running.serves;
+        self.died_of_journal = if of_journal { self.died_of_journal + 1 } else { 0 };
         if self.died_of_journal == JOURNAL_BLAMED_AFTER {
             console::say("the worker keeps dying: from now on it serves the model as it was built, without mutations");
             self.endowment.options.without_journal = true;

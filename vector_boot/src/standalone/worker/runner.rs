@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::time::Instant;
 
@@ -63,7 +64,10 @@ impl Runner {
         std::thread::Builder::new().name("runtime".into()).stack_size(256 << 10).spawn(move || {
             let _ = started.send(vec![0u8]); // the allocator has met this thread now
             for job in todo {
-                if done.send(work(&worker, job)).is_err() {
+                // A thread that is gone would keep the machine waiting: a panic ends the worker, and a sound one follows.
+                let answer = catch_unwind(AssertUnwindSafe(|| work(&worker, job)));
+                let answer = answer.unwrap_or_else(|_| std::process::exit(1));
+                if done.send(answer).is_err() {
                     break;
                 }
                 let _ = message::send(&waker, &[1]);
@@ -83,7 +87,7 @@ impl Runner {
     pub fn takes(request: &Request) -> bool {
         match (request.method.as_str(), &request.blob) {
             ("mutate", Blob::None | Blob::Upload(_)) => true,
-            ("mutate", Blob::Bytes(bytes)) => bytes.len() > QUICK_BLOB_BYTES || makes_noise(request),
+            ("mutate", Blob::Bytes(bytes)) => bytes.len() > QUICK_BLOB_BYTES || computes_much(request),
             (method, Blob::None) if LONG_METHODS.contains(&method) => true,
             _ => Self::runs_beside_others(request),
         }
@@ -156,8 +160,11 @@ fn work(machine: &Machine, job: Job) -> Option<(Value, Result<Reply, Failure>)> 
     }
 }
 
-/// Whether a mutation computes what it writes for whole tensors.
-fn makes_noise(request: &Request) -> bool {
+/// Whether a mutation computes what it writes for whole tensors, or reads them whole for their digests.
+fn computes_much(request: &Request) -> bool {
+    if request.params.get("digest") == Some(&Value::Bool(true)) {
+        return true;
+    }
     let edits = request.params.get("edits").and_then(Value::as_array);
     edits.is_some_and(|edits| edits.iter().any(|edit| edit["kind"] == "seeded" || edit["kind"] == "low_rank"))
 }

@@ -16,6 +16,8 @@ use crate::sys::ready::{wait, Interest};
 
 /// The loop turns at least this often, whatever poll says.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
+/// A host that always has more to say is left alone after this.
+const LONGEST_TURN: Duration = Duration::from_millis(20);
 /// How long a stopping machine waits for the host's `bye`.
 const BYE_WAIT_MS: u64 = 1000;
 /// Messages of the supervisor taken up in one turn.
@@ -34,6 +36,8 @@ pub struct Service {
     fault_allowed: bool,
     appliance: bool,
     runner: Runner,
+    /// Whether the last turn ended with work left.
+    pressed: bool,
     stopping: Option<Stopping>,
     crash: Option<String>,
     started: Instant,
@@ -66,6 +70,7 @@ impl Service {
             fault_allowed,
             appliance,
             runner,
+            pressed: false,
             stopping: None,
             crash: None,
             started: Instant::now(),
@@ -104,7 +109,7 @@ impl Service {
         let stop = self.stopping.as_ref().map(|stopping| stopping.deadline_ms);
         let lease = self.machine.lease_left_us().filter(|_| !self.runner.is_busy()).map(Duration::from_micros);
         let timeout = LONGEST_WAIT.min(until(self.connection.deadline_ms())).min(until(stop));
-        let timeout = timeout.min(lease.unwrap_or(LONGEST_WAIT));
+        let timeout = if self.pressed { Duration::ZERO } else { timeout.min(lease.unwrap_or(LONGEST_WAIT)) };
         let mut interests = vec![Interest::read(self.control.as_raw_fd()), Interest::read(self.runner.fd())];
         interests.extend(self.link.interests(self.connection.may_read(), self.connection.has_output()));
         let _ = wait(&mut interests, timeout);
@@ -152,8 +157,14 @@ impl Service {
 
     /// Reads, answers and writes until nothing moves any more.
     fn serve_connection(&mut self) {
+        let started = Instant::now();
         let mut moves = true;
+        self.pressed = false;
         while moves {
+            if started.elapsed() > LONGEST_TURN {
+                self.pressed = true; // others have their turn, then it goes on
+                return;
+            }
             if self.connection.read(&mut self.link).is_err() {
                 return self.drop_connection();
             }
