@@ -285,6 +285,11 @@ impl Lineage {
         Ok(())
     }
 
+    /// Gives the memory of all before-images back; the log still leads to their generations. Tells how many bytes.
+    pub fn forget_before_images(&mut self) -> u64 {
+        self.undo.clear() as u64
+    }
+
     /// Whether an entry with so many bytes of payload still fits the log.
     pub fn has_room(&self, payload_bytes: u64) -> bool {
         self.log.as_ref().is_ok_and(|log| log.size() + payload_bytes <= self.budget.log_limit)

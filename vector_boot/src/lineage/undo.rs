@@ -29,6 +29,12 @@ impl Undo {
         }
     }
 
+    /// Forgets all of them. Tells how many bytes that frees.
+    pub fn clear(&mut self) -> usize {
+        self.steps.clear();
+        std::mem::take(&mut self.bytes)
+    }
+
     /// Puts the contents of generation `to` back; false if it is too old for that.
     pub fn restore(&self, to: u64, change: &mut Transaction<'_>) -> bool {
         let reaches = self.steps.front().is_some_and(|(oldest, _)| to + 1 >= *oldest);

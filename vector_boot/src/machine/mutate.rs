@@ -198,7 +198,7 @@ impl Machine {
             return Err(Failure::new(1013, text).with(json!({"limit": EDIT_LIMIT})));
         }
         let plan = plan(lineage.store(), &mutation.edits, blob)?;
-        self.require_memory(2 * plan.reachable_bytes() + blob.len() as u64)?;
+        self.require_memory(&mut lineage, plan.reachable_bytes(), blob.len() as u64)?;
         let payload_bytes = blob.len() as u64 + mutation.edits_json.len() as u64;
         if !lineage.has_room(payload_bytes) {
             lineage.make_room();
@@ -213,15 +213,21 @@ impl Machine {
         Ok(outcome)
     }
 
-    /// Refuses what would need more memory than there is: a private copy of what changes, its before-images, and the
-    /// blob once more in the journal.
-    fn require_memory(&self, needed: u64) -> Result<(), Failure> {
+    /// Refuses what would need more memory than there is: before-images of what changes, a private copy where there is
+    /// none yet, and the blob once more in the journal. Older before-images make room first.
+    fn require_memory(&self, lineage: &mut Lineage, reachable: u64, blob: u64) -> Result<(), Failure> {
         let available = u64::from(self.page().get(word::MEMORY_AVAILABLE_KIB)) * 1024;
+        let copies = reachable.min(lineage.store().memory().clean_bytes());
+        let needed = reachable + copies + blob;
         if needed < SMALL_BYTES || available == 0 || needed < available {
             return Ok(());
         }
+        let freed = lineage.forget_before_images();
+        if needed < available + freed {
+            return Ok(());
+        }
         let text = format!("the mutation may need {needed} bytes of memory, and {available} are there");
-        Err(Failure::new(1017, text).with(json!({"retry_ms": 1000})))
+        Err(Failure::new(1017, text)) // waiting does not help, so no retry_ms
     }
 
     fn carry_out(

@@ -151,6 +151,12 @@ impl Memory {
         self.extent(page).1
     }
 
+    /// Bytes of the pages that never changed.
+    pub fn clean_bytes(&self) -> u64 {
+        let dirty: u32 = self.dirty.0.iter().map(|cell| cell.count_ones()).sum();
+        u64::from(self.pages().saturating_sub(dirty)) * PAGE as u64
+    }
+
     /// Starts a change of all or nothing.
     pub fn begin(&mut self) -> Transaction<'_> {
         Transaction { memory: self, before: BeforeImages::default(), open: true }
