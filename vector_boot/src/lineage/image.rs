@@ -18,7 +18,7 @@ pub fn front(memory: &Memory, ids: &Ids) -> (Vec<u8>, Vec<u32>) {
 /// Bytes that an image would take, about.
 pub fn size(memory: &Memory, ids: &Ids) -> u64 {
     let page = PAGE + size_of::<u32>();
-    (memory.dirty_pages().count() * page + ids.encoded_bytes()) as u64
+    (memory.dirty_count() as usize * page + ids.encoded_bytes()) as u64
 }
 
 /// An image taken apart.

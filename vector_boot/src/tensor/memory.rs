@@ -151,10 +151,14 @@ impl Memory {
         self.extent(page).1
     }
 
+    /// Number of pages that ever changed.
+    pub fn dirty_count(&self) -> u32 {
+        self.dirty.0.iter().map(|cell| cell.count_ones()).sum()
+    }
+
     /// Bytes of the pages that never changed.
     pub fn clean_bytes(&self) -> u64 {
-        let dirty: u32 = self.dirty.0.iter().map(|cell| cell.count_ones()).sum();
-        u64::from(self.pages().saturating_sub(dirty)) * PAGE as u64
+        u64::from(self.pages().saturating_sub(self.dirty_count())) * PAGE as u64
     }
 
     /// Starts a change of all or nothing.
