@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from evolution import noise
 from evolution.edits import MAX_PIXELS, MAX_RANK, SEED, Dense, Edit, LowRank, Program, Seeded, Sparse
+from evolution.errors import REMEDIES
 from evolution.storage_types import (
     CODE_RANGES,
     FLOAT_STORAGE,
@@ -60,7 +61,7 @@ class EditRefused(InputError):  # noqa: N818
     """The machine would refuse these edits. Attributes: `code` of the protocol's table, `text` for a person."""
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"{text} (code {code})")
+        super().__init__(f"{text} (code {code})", remedy=REMEDIES.get(code))
         self.code = code
         self.text = text
 
@@ -146,8 +147,7 @@ def _judge(number: int, edit: Edit, tensors: Mapping[str, TensorData], protected
         if misfit := _misfit(edit, tensor):
             raise refuse(_DOES_NOT_FIT, misfit)
         if not _supports(edit, tensor.type):
-            kind = f"{edit.form} noise" if isinstance(edit, Seeded) else f"{type(edit).__name__} edit"
-            raise refuse(_UNSUPPORTED_TYPE, f"{name!r} is of type {tensor.type}, on which there is no {kind}")
+            raise refuse(_UNSUPPORTED_TYPE, f"{name!r} is of type {tensor.type}, on which there is no {_kind(edit)}")
         if outside := _outside(edit, tensor):
             raise refuse(_OUTSIDE, outside)
         yield name
@@ -172,10 +172,33 @@ def _misfit(edit: Edit, tensor: TensorData) -> str | None:
                     f"factors of {edit.a.shape} and {edit.b.shape} do not fit {tensor.name!r} of shape {tensor.shape}"
                 )
         case Program() if tensor.type == "I8":
-            is_slot = tensor.name.startswith("evolved.") and len(tensor.data) == _SLOT_BYTES
-            if not is_slot or len(edit.pixels) % 3 or len(edit.pixels) > 3 * MAX_PIXELS:
-                return f"{len(edit.pixels)} bytes are not up to {MAX_PIXELS} pixels of 3, or {tensor.name!r} is no slot"
+            return _slot_misfit(edit.pixels, tensor)
     return None
+
+
+def _slot_misfit(pixels: bytes, tensor: TensorData) -> str | None:
+    if not tensor.name.startswith("evolved.") or len(tensor.data) != _SLOT_BYTES:
+        return f"{tensor.name!r} is no slot for a program: those are evolved.0 to evolved.7"
+    if len(pixels) % 3:
+        return f"{len(pixels)} bytes are no whole pixels, which have 3 bytes each"
+    if len(pixels) > 3 * MAX_PIXELS:
+        return f"{len(pixels) // 3} pixels are more than the {MAX_PIXELS} that a slot holds"
+    return None
+
+
+def _kind(edit: Edit) -> str:
+    """What a machine calls such an edit."""
+    match edit:
+        case Dense():
+            return "dense edit"
+        case Sparse():
+            return "sparse edit"
+        case LowRank():
+            return "low-rank edit"
+        case Seeded():
+            return f"seeded edit of form {edit.form}"
+        case Program():
+            return "program"
 
 
 def _supports(edit: Edit, kind: str) -> bool:

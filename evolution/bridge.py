@@ -72,9 +72,9 @@ class RustNeuralBridge:
     `suffer`, for tests.
     """
 
-    def __init__(self, *, library: Path | None = None, timeout: float = TIMEOUT_S, faults: bool = False) -> None:
+    def __init__(self, *, library: str | Path | None = None, timeout: float = TIMEOUT_S, faults: bool = False) -> None:
         self.timeout = timeout
-        self._library = library
+        self._library = None if library is None else Path(library)
         self._faults = faults
         self._lock = threading.RLock()
         self._model: Path | None = None
@@ -84,7 +84,7 @@ class RustNeuralBridge:
         self._maps: dict[int, mmap.mmap] = {}
         self._number = 0
 
-    def initialize(self, model: Path | None = None, *, timeout: float = LOAD_SECONDS) -> None:
+    def initialize(self, model: str | Path | None = None, *, timeout: float = LOAD_SECONDS) -> None:
         """Load a GGUF file or an RTS image; None is the built-in tiny model. What was loaded before is given up for it.
 
         Raises InputError (the earlier model stays loaded then) when the library is missing or the model is refused,
@@ -93,14 +93,15 @@ class RustNeuralBridge:
         deadline = time.monotonic() + timeout
         with self._lock:
             library = self._library or find_library()
+            path = None if model is None else Path(model)
             memory = SharedMemory()
             try:
-                process = BridgeProcess(library, model, memory, faults=self._faults, deadline=deadline)
+                process = BridgeProcess(library, path, memory, faults=self._faults, deadline=deadline)
             except BaseException:
                 memory.close()
                 raise
             self.close()
-            self._library, self._model, self._memory, self._process = library, model, memory, process
+            self._library, self._model, self._memory, self._process = library, path, memory, process
             rows = json.loads(self._call(Kind.DATA_LAYOUT, deadline=deadline))
             self._layout = {row.pop("name"): Place(**{**row, "shape": tuple(row["shape"])}) for row in rows}
             self._maps = {fd: mmap.mmap(fd, 0, prot=mmap.PROT_READ) for fd in (memory.weights, memory.words)}

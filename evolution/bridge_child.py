@@ -189,8 +189,12 @@ def main(arguments: list[str]) -> int:
     _end_with_parent(stream)
     try:
         library = Library(path)
+    except (OSError, AttributeError) as error:
+        stream.sendall(encode(Packet(Kind.NO_LIBRARY, LOADED, str(error).encode())))
+        return 1
+    try:
         library.load_shared(model, weights, journal, words)
-    except (OSError, AttributeError, RuntimeFailed) as error:
+    except RuntimeFailed as error:
         stream.sendall(encode(Packet(Kind.FAILED, LOADED, str(error).encode())))
         return 1
     stream.sendall(encode(Packet(Kind.DONE, LOADED)))

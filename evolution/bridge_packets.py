@@ -29,6 +29,8 @@ class Kind(IntEnum):
     DATA_LAYOUT = 6
     FAULT = 7
     """For tests: what to suffer at the next call, "segv-before", "segv-after" or "hang"."""
+    NO_LIBRARY = 8
+    """How loading failed, instead of FAILED, when it was not for the model."""
 
 
 @dataclass(frozen=True)

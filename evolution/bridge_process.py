@@ -19,6 +19,7 @@ from vboot_errors import InputError
 
 LIBRARY_VARIABLE = "VECTOR_BOOT_LIBRARY"
 _CHECKOUT = Path(__file__).resolve().parent.parent
+_BUILD = "`cargo build --release` in vector_boot"
 _PIECE = 1 << 18
 _END_SECONDS = 2.0
 _LAST_WORDS = 400
@@ -30,7 +31,7 @@ def find_library() -> Path:
     path = Path(named) if named else _CHECKOUT / "vector_boot" / "target" / "release" / "libvector_boot.so"
     if path.is_file():
         return path
-    remedy = f"correct {LIBRARY_VARIABLE}" if named else "run `cargo build --release` in vector_boot"
+    remedy = f"correct {LIBRARY_VARIABLE}" if named else f"run {_BUILD}"
     raise InputError(f"the library of the runtime is not at {path}", remedy=f"{remedy}, or pass `library`")
 
 
@@ -174,6 +175,9 @@ class BridgeProcess:
         packet = self.answer(LOADED, deadline)
         if packet is None:
             raise TimedOut("the runtime did not load the model before the deadline", remedy="allow more time")
+        if packet.kind is Kind.NO_LIBRARY:
+            remedy = f"run {_BUILD}, or name another with {LIBRARY_VARIABLE} or `library`"
+            raise InputError(f"the library of the runtime does not load: {packet.data.decode()}", remedy=remedy)
         if packet.kind is not Kind.DONE:
             raise InputError(f"the runtime does not load: {packet.data.decode()}", remedy="name another model")
 

@@ -19,8 +19,6 @@ from evolution.session import Reply, Session, Uploaded
 from evolution.uploads import ATTEMPTS, UNKNOWN_UPLOAD, Progress, upload
 
 _ENERGY_SPENT, _BUSY = 1009, 1017
-_PAUSE_MS = 100
-"""Where the machine does not say after how long to ask again."""
 
 
 def change(
@@ -35,7 +33,8 @@ def change(
 ) -> Reply:
     """The reply to a change; `data` goes with it, or by upload if it is too large (`progress` is told then).
 
-    Asked again while the machine is busy, and with `wait` while its energy is spent, unless the deadline comes first.
+    Asked again while the machine is busy, and with `wait` while its energy is spent, unless the deadline comes first or
+    the machine does not say after how long: then waiting does not help.
     Raises Refused, LinkLost, TimedOut, ProtocolBroken; InputError for data too large.
     """
     large = len(data) > BLOB_LIMIT
@@ -52,10 +51,14 @@ def change(
         except Refused as refusal:
             if refusal.code == UNKNOWN_UPLOAD and is_uploaded and uploads_left:
                 is_uploaded = False
-            elif refusal.code == _BUSY or (refusal.code == _ENERGY_SPENT and wait):
-                _put_off(session, refusal, deadline)
-            else:
+                continue
+            is_put_off = refusal.code == _BUSY or (refusal.code == _ENERGY_SPENT and wait)
+            if not is_put_off or refusal.retry_ms is None:
                 raise
+            pause = max(1, refusal.retry_ms) / 1000
+            if time.monotonic() + pause >= deadline:
+                raise
+            session.pause(pause)
 
 
 def history(session: Session, start: int, *, seconds: float) -> Iterator[Record]:
@@ -68,11 +71,3 @@ def history(session: Session, start: int, *, seconds: float) -> Iterator[Record]
         if page.next is not None and page.next <= at:
             raise ProtocolBroken("the machine's history does not end", remedy="report this bug")
         at = page.next
-
-
-def _put_off(session: Session, refusal: Refused, deadline: float) -> None:
-    """Wait as long as the machine says. Raises the refusal if the deadline comes first."""
-    pause = max(1, refusal.retry_ms or _PAUSE_MS) / 1000
-    if time.monotonic() + pause >= deadline:
-        raise refusal
-    session.pause(pause)

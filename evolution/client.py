@@ -139,10 +139,16 @@ class Machine:
     def read(self, tensor: str, *, offset: int = 0, size: int | None = None) -> TensorBytes:
         """`size` bytes of a tensor from byte `offset` (None: up to its end), all of the same generation.
 
-        Raises MachineError when the weights change too often for a large range to be read in one state.
+        Raises InputError for an open or empty range outside the tensor, Refused for any other such range; MachineError
+        when the weights change too often for a large range to be read in one state.
         """
-        if size is None:
-            size = self.tensor(tensor).bytes - offset
+        if size is None or size == 0:  # a machine reads no empty range: what it says of the tensor is enough
+            total = self.tensor(tensor).bytes
+            if not 0 <= offset <= total:
+                raise InputError(f"byte {offset} lies outside {tensor!r}", remedy=f"start at 0 to {total}")
+            size = total - offset if size is None else 0
+        if size == 0:
+            return TensorBytes(tensor, offset, b"", self.hello().generation)
         for _ in range(_GENERATIONS_TRIED):
             pieces = list(self._read_pieces(tensor, offset, size))
             generations = {generation for generation, _ in pieces}

@@ -9,10 +9,10 @@ are equal only when they are the same object; what `pack` makes of them compares
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isfinite
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -127,6 +127,11 @@ def unpack(
     return tuple(edits)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON or TOML is a number that f64 holds; an integer there may have any size."""
+    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
+
+
 def _describe(edit: Edit) -> tuple[dict[str, Any], bytes | None]:
     """Wire members without `blob`, and the part (None: this kind has none)."""
     match edit:
@@ -159,10 +164,6 @@ def _span(described: Mapping[str, Any], size: int) -> tuple[int, int]:
     return offset, offset + length
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value)
-
-
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -174,10 +175,10 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "offset": lambda value: type(value) is int and value >= 0,
     "op": SPARSE_OPS.__contains__,
     "rank": lambda value: type(value) is int and 1 <= value <= MAX_RANK,
-    "scale": _is_number,
+    "scale": is_number,
     "seed": lambda value: isinstance(value, str) and SEED.fullmatch(value) is not None,
     "form": SEEDED_FORMS.__contains__,
-    "density": lambda value: _is_number(value) and 0 <= value <= 1,
+    "density": lambda value: is_number(value) and 0 <= value <= 1,
     "blob": lambda _: True,  # `_span` has looked
 }
 

@@ -46,6 +46,8 @@ def embed(
     Refused (1018: the model has no network; 1005: it gives no finite values), LinkLost, TimedOut, ProtocolBroken;
     MachineError when the weights change too often.
     """
+    if isinstance(texts, str):  # a sequence of letters, which nobody means
+        raise InputError("the texts to embed are one str", remedy="give a list of texts")
     batches = tuple(_batches(texts))
     for _ in range(_GENERATIONS_TRIED):
         parts: list[Embeddings] = []

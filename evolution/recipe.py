@@ -44,19 +44,30 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.edits import MAX_RANK, SEED, SEEDED_FORMS, SPARSE_OPS, Dense, Edit, LowRank, Program, Seeded, Sparse
+from evolution.edits import (
+    MAX_RANK,
+    SEED,
+    SEEDED_FORMS,
+    SPARSE_OPS,
+    Dense,
+    Edit,
+    LowRank,
+    Program,
+    Seeded,
+    Sparse,
+    is_number,
+)
 from evolution.messages import TensorInfo
+from evolution.recipe_document import read_document
 from evolution.storage_types import FLOAT_STORAGE, block_of, encode
 from evolution.tensor_values import element_dtype
 from vboot_errors import InputError
@@ -77,21 +88,24 @@ def load(path: Path, lookup: Callable[[str], TensorInfo]) -> Recipe:
 
     Raises InputError that names the file, the edit and the field.
     """
-    top = _parse(path)
+    top = read_document(path)
     if not isinstance(top, dict):
-        raise InputError(f"{path}: the recipe is {top!r:.40}", remedy="make it an object with edits")
+        raise InputError(f"{path}: the recipe is {_shown(top)}", remedy="make it an object with edits")
     _Members(path, "the recipe", top).check(required=("edits",), optional=("confidence", "origin", "lease_ms"))
     edits = []
     for number, edit in enumerate(top["edits"]):
         place = f"edits[{number}]"
         if not isinstance(edit, dict):
-            raise InputError(f"{path}: {place} is {edit!r:.40}", remedy="make it a table with a kind")
+            raise InputError(f"{path}: {place} is {_shown(edit)}", remedy="make it a table with a kind")
         edits.append(_edit(_Members(path, place, edit), lookup))
     return Recipe(tuple(edits), top.get("confidence"), top.get("origin"), top.get("lease_ms"))
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value)
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.40}"
+    except ValueError:  # Python writes no number of more than some thousand digits
+        return "beyond what a number can be"
 
 
 def _is_text(value: Any) -> bool:
@@ -108,16 +122,16 @@ def _is_count(value: Any) -> bool:
 
 _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "edits": (_is_list, "a list of edits"),
-    "confidence": (_is_number, "a number"),
+    "confidence": (is_number, "a number"),
     "origin": (_is_text, "a string"),
     "lease_ms": (lambda value: _is_count(value) and value > 0, "a number of milliseconds"),
     "kind": (_is_text, "a kind of edit"),
     "tensor": (_is_text, "the name of a tensor"),
     "offset": (_is_count, "a number of bytes"),
-    "hex": (_is_text, "a string of hex digits"),
-    "base64": (_is_text, "a string of base64"),
+    "hex": (_is_text, "a string of hex digits, two for each byte"),
+    "base64": (_is_text, "a string of base64, padded with ="),
     "file": (_is_text, "the name of a file"),
-    "value": (_is_number, "a number"),
+    "value": (is_number, "a number"),
     "count": (_is_count, "how many times the value is meant"),
     "values": (lambda value: _is_list(value) or _is_text(value), "a list of numbers or a .npy file"),
     "op": (lambda value: value in SPARSE_OPS, "set or add"),
@@ -127,8 +141,8 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "tensors": (_is_text, "a name or pattern of tensors"),
     "seed": (lambda value: _is_text(value) and SEED.fullmatch(value) is not None, "16 lower-case hex digits"),
     "form": (lambda value: value in SEEDED_FORMS, "normal, step or scale"),
-    "density": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
-    "scale": (_is_number, "a number"),
+    "density": (lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "scale": (is_number, "a number"),
 }
 """What each member must be, and how to say so."""
 
@@ -141,7 +155,7 @@ class _Members:
     place: str
     values: Mapping[str, Any]
 
-    def refuse(self, what: str, remedy: str) -> InputError:
+    def refuse(self, what: str, remedy: str | None) -> InputError:
         return InputError(f"{self.path}: {self.place}: {what}", remedy=remedy)
 
     def check(self, *, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
@@ -151,7 +165,7 @@ class _Members:
                 raise self.refuse(f"{name!r:.40} is unknown here", f"use {', '.join(required + optional)}")
             is_right, wanted = _FIELDS[name]
             if not is_right(value):
-                raise self.refuse(f"{name} is {value!r:.40}", f"make it {wanted}")
+                raise self.refuse(f"{name} is {_shown(value)}", f"make it {wanted}")
         for name in required:
             if name not in self.values:
                 raise self.refuse(f"{name} is missing", f"give {_FIELDS[name][1]}")
@@ -176,43 +190,46 @@ class _Members:
         source = self.load_npy(value) if isinstance(value, str) else value
         numbers = self.convert(name, source, dtype)
         if numbers.ndim != dimensions:
-            raise self.refuse(f"{name} has {numbers.ndim} dimensions, not {dimensions}", f"make it {_FIELDS[name][1]}")
+            what = f"{name} is {numbers.ndim}-dimensional, not {dimensions}-dimensional"
+            raise self.refuse(what, f"make it {_FIELDS[name][1]}")
         return numbers
 
     def convert(self, name: str, source: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Numbers as `dtype`, refused if it cannot hold them."""
+        wrong = f"{name} cannot be taken as {dtype.name}"
         try:
-            return _converted(np.asarray(source), dtype)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise self.refuse(f"{name} cannot be taken as {dtype.name} ({error})", "give numbers that fit") from error
+            numbers = np.asarray(source)
+        except ValueError as error:
+            raise self.refuse(f"{wrong}: its rows differ in length", "make them equally long") from error
+        try:
+            return _converted(numbers, dtype)
+        except (TypeError, OverflowError) as error:
+            raise self.refuse(f"{wrong}: {error}", "give numbers that fit") from error
+
+    def target(self, lookup: Callable[[str], TensorInfo]) -> TensorInfo:
+        """What `lookup` says of the tensor."""
+        try:
+            return lookup(self.values["tensor"])
+        except InputError as error:
+            raise self.refuse(f"tensor: {error.what}", error.remedy) from error
 
     def load_npy(self, file: str) -> NDArray[Any]:
         """The array in a .npy file beside the recipe."""
         try:
             loaded = np.load(io.BytesIO(self.read(file)), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise self.refuse(f"{file!r} is not a .npy file ({error})", "write it with numpy.save") from error
+            raise self.refuse(f"{file!r} is not a .npy file of numbers", "write it with numpy.save") from error
         if not isinstance(loaded, np.ndarray):
             raise self.refuse(f"{file!r} holds several arrays", "write it with numpy.save")
         return loaded
 
 
-def _parse(path: Path) -> Any:
-    """The JSON or TOML value of a file. Raises InputError."""
-    try:
-        text = path.read_text("utf-8")
-        return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})", remedy="name a recipe") from error
-    except (ValueError, RecursionError) as error:
-        language = "TOML" if path.suffix == ".toml" else "JSON"
-        raise InputError(f"{path} is not {language} ({error})", remedy="end its name in .toml or .json") from error
-
-
 def _converted(numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Raises TypeError for what is not numbers, OverflowError for what `dtype` cannot hold."""
     if numbers.dtype.kind not in ("iu" if dtype.kind in "iu" and numbers.size else "iuf"):
-        raise TypeError(f"these are {numbers.dtype.name}")
+        if numbers.dtype.kind == "O" and all(type(number) in (int, float) for number in numbers.flat):
+            raise OverflowError("an integer is too large")
+        raise TypeError("not all are whole numbers" if numbers.dtype.kind == "f" else "not all are numbers")
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if numbers.size and not (limits.min <= int(numbers.min()) and int(numbers.max()) <= limits.max):
@@ -239,7 +256,7 @@ def _edit(members: _Members, lookup: Callable[[str], TensorInfo]) -> Edit:
         case "program":
             members.check(required=("kind", "tensor"), optional=("hex", "base64", "file"))
             return Program(members.values["tensor"], _bytes(members, members.one_of("hex", "base64", "file")))
-    raise members.refuse(f"kind is {kind!r:.40}", "make it dense, sparse, low_rank, seeded or program")
+    raise members.refuse(f"kind is {_shown(kind)}", "make it dense, sparse, low_rank, seeded or program")
 
 
 def _dense(members: _Members, lookup: Callable[[str], TensorInfo]) -> Dense:
@@ -251,14 +268,14 @@ def _dense(members: _Members, lookup: Callable[[str], TensorInfo]) -> Dense:
         raise members.refuse("count is given without value", "give it with value only")
     tensor = values["tensor"]
     if source == "value":
-        info = lookup(tensor)
+        info = members.target(lookup)
         if (count := values.get("count", 1)) > prod(info.shape):
             raise members.refuse(f"count is {count}", f"make it at most {prod(info.shape)}, the elements of {tensor!r}")
         data = _stored(members, source, np.full(count, values["value"]), info)
     elif isinstance(file := values[source], str) and file.endswith(".npy"):
-        data = _stored(members, source, members.load_npy(file), lookup(tensor))
+        data = _stored(members, source, members.load_npy(file), members.target(lookup))
     elif source == "values":
-        data = _stored(members, source, members.values["values"], lookup(tensor))
+        data = _stored(members, source, members.values["values"], members.target(lookup))
     else:
         data = _bytes(members, source)
     return Dense(tensor, values.get("offset", 0), data)
@@ -283,7 +300,7 @@ def _bytes(members: _Members, source: str) -> bytes:
     try:
         return bytes.fromhex(text) if source == "hex" else base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise members.refuse(f"{source} is not that ({error})", f"make it {_FIELDS[source][1]}") from error
+        raise members.refuse(f"{source} is {_shown(text)}", f"make it {_FIELDS[source][1]}") from error
 
 
 def _sparse(members: _Members) -> Sparse:

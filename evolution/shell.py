@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal
 
 from evolution.edits import SEEDED_FORMS
@@ -318,8 +319,8 @@ def _parse_word(verb: Verb, argument: Argument, word: str) -> str | int | float:
             raise _misused(verb, f"{argument.name.upper()} must be a number of seconds, not {printable(word)}")
         return float(word)
     if argument.kind == "number":
-        if not _NUMBER.fullmatch(word):
-            raise _misused(verb, f"{argument.name.upper()} must be a number, not {printable(word)}")
+        if not _NUMBER.fullmatch(word) or not isfinite(float(word)):
+            raise _misused(verb, f"{argument.name.upper()} must be a finite number, not {printable(word)}")
         return float(word)
     return word
 

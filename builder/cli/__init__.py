@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from builder.cli.answer import Answer
-from vboot_errors import VbootError
+from builder.cli.errors import TERMINATED, Stopped, Terminated, described
 
 VERBS: Mapping[str, str] = {
     "build": "build the image: executable, model, container, manifest",
@@ -42,10 +42,7 @@ VERBS: Mapping[str, str] = {
 }
 """Every verb and its help. Each is the module `builder.cli.VERB` with `configure(parser)` and `run(arguments)`."""
 
-# As a shell reports a program that a signal ended: 128 and the signal's number.
-INTERRUPTED = 130
 BROKEN_PIPE = 141
-TERMINATED = 143
 
 
 class UsageError(Exception):
@@ -62,16 +59,22 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, self.format_usage())
+
+
+class _VerbParser(_Parser):
+    """Refuses what it does not know itself, as argparse would show the usage of the whole program for it."""
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         # argparse ends a list of words at the first option behind one of them.
         found, extras = super().parse_known_args(args, namespace)
         words = getattr(found, "words", None)
         if isinstance(words, list) and not any(word.startswith("-") for word in extras):
             return argparse.Namespace(**{**vars(found), "words": words + extras}), []
+        if extras:
+            self.error(f"unrecognized arguments: {' '.join(extras)}")
         return found, extras
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, self.format_usage())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,13 +99,14 @@ def _run(words: Sequence[str]) -> int:
         # A verb that has printed as it went has nothing left to say.
         if answer.data or answer.text:
             print(json.dumps(answer.data, indent=2) if as_json else answer.text)
-    except SystemExit as finished:  # --help, --version, SIGTERM
+    except (KeyboardInterrupt, Terminated, Stopped) as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped(stop)
+        _complain(stopped.error, as_json=as_json)
+        return stopped.exit_code
+    except SystemExit as finished:  # --help, --version
         return int(finished.code or 0)
     except BrokenPipeError:
         raise
-    except KeyboardInterrupt:
-        _complain({"type": "Interrupted", "message": "interrupted"}, as_json=as_json)
-        return INTERRUPTED
     except UsageError as error:
         sys.stderr.write(error.usage)
         _complain({"type": "UsageError", "message": str(error)}, as_json=as_json)
@@ -110,13 +114,13 @@ def _run(words: Sequence[str]) -> int:
     except Exception as error:
         if "--debug" in words:
             traceback.print_exc()
-        _complain(_described(error), as_json=as_json)
+        _complain(described(error), as_json=as_json)
         return 1
     return answer.exit_code
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(TERMINATED)
+    raise Terminated(TERMINATED)
 
 
 def _answer(words: Sequence[str]) -> Answer:
@@ -130,7 +134,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="vboot", description="Builds a bootable machine from a GGUF model.")
     parser.add_argument("--version", action="version", version=f"vboot {version('vector-boot')}")
     _add_global_options(parser, default=None)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
     for name, text in VERBS.items():
         verb_parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         # Given before or after the verb; here the absence must not overrule what was given before.
@@ -148,21 +152,6 @@ def _add_global_options(parser: argparse.ArgumentParser, *, default: Any) -> Non
     )
     group.add_argument("--json", action="store_true", default=default, help="print one JSON object, also for errors")
     group.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
-
-
-def _described(error: Exception) -> dict[str, Any]:
-    """An error as JSON; its message is the line that people see."""
-    if isinstance(error, VbootError):
-        details = {name: value for name, value in vars(error).items() if value is not None}
-        # Last, as an error may have a message of its own, from a machine and not fit for a terminal.
-        return {"type": type(error).__name__} | details | {"message": str(error)}
-    if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename else ""
-        return {"type": type(error).__name__, "message": f"{place}{error.strerror}"}
-    return {
-        "type": type(error).__name__,
-        "message": f"internal error: {type(error).__name__}: {error}; run it again with --debug and report it",
-    }
 
 
 def _complain(error: dict[str, Any], *, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from builder.boot_image import BootImage, command_line, open_image
 from builder.cli.answer import Answer, columns, printable
 from builder.cli.boot_watch import STEP, await_hello, last_words
+from builder.cli.numeric_options import positive_seconds
 from builder.cli.progress import stderr_reporter
 from builder.cli.settings_flags import add_settings, read_config
 from builder.cli.shell import Shell
@@ -48,7 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--state", type=Path, metavar="FILE", help="disk to attach as vb-state; the machine does not use it yet"
     )
     parser.add_argument(
-        "--timeout", type=float, metavar="S", help="seconds to wait for the machine (default: 20, emulated 120)"
+        "--timeout",
+        type=positive_seconds,
+        metavar="S",
+        help="seconds to wait for the machine (default: 20, emulated 120)",
     )
     add_settings(parser, verb="boot")
 

@@ -23,7 +23,8 @@ def mutation_answer(made: Mutation, proposal: Proposal, *, verified: bool | None
         text += f"\non trial for {proposal.lease_ms / 1000:g} s: promote generation {made.generation} to keep it"
     if verified:
         text += "\nverified: the machine's digests are those predicted"
-    data = asdict(made) | _seed(proposal) | ({} if verified is None else {"verified": verified})
+    trial = {} if proposal.lease_ms is None else {"lease_ms": proposal.lease_ms}
+    data = asdict(made) | trial | _seed(proposal) | ({} if verified is None else {"verified": verified})
     return Answer(data, f"{text}{_seed_line(proposal)}{_digests(made.sha256 or {})}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from builder.cli.numeric_options import positive_seconds
 from evolution.client import Machine, connect
 from qemu.launch import attach
 from qemu.machine import Machine as VirtualMachine
@@ -34,8 +35,10 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 def add_timeout(parser: argparse.ArgumentParser) -> None:
     """Add the option that says how long a machine may take."""
     parser.add_argument(
-        "--timeout", type=float, default=TIMEOUT_S, metavar="S", help=f"seconds for each answer (default {TIMEOUT_S:g})"
-    )
+        "--timeout", type=positive_seconds, default=TIMEOUT_S, metavar="S",
+        help=f"seconds for each short answer (default {TIMEOUT_S:g}); changes, digests, pixel programs and embeddings "
+        "have longer limits of their own",
+    )  # fmt: skip
 
 
 def split_machine(words: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
@@ -86,9 +89,12 @@ def find_machine(given: Path | None) -> VirtualMachine | Path:
     """
     if given is None:
         return newest_running()
-    if given.is_socket():
-        return given
-    if not given.is_dir():
+    require_machine(given)
+    return given if given.is_socket() else attach(given)
+
+
+def require_machine(given: Path, *, remedy: str = "give the folder that boot printed, or an evolution socket") -> None:
+    """Raises InputError when this is neither a folder nor a socket."""
+    if not (given.is_socket() or given.is_dir()):
         what = f"{given} is {'neither a run folder nor a socket' if given.exists() else 'not there'}"
-        raise InputError(what, remedy="give the folder that boot printed, or an evolution socket")
-    return attach(given)
+        raise InputError(what, remedy=remedy)

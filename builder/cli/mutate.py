@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import secrets
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from builder.cli.answer import Answer
 from builder.cli.change_answers import mutation_answer, prediction_answer
+from builder.cli.errors import Stopped, Terminated
 from builder.cli.machines import add_machine, connected
+from builder.cli.numeric_options import finite
 from builder.cli.progress import reported
 from builder.cli.proposal import Proposal, misuse, propose
 from evolution.client import Machine
@@ -40,16 +46,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     noise.add_argument(
         "--form", choices=SEEDED_FORMS, help="normal: add to elements; step: move codes by one; scale: scale blocks"
     )
-    noise.add_argument("--density", type=float, metavar="SHARE", help="share of the elements, 0 to 1")
-    noise.add_argument("--scale", type=float, metavar="SCALE", help="size of the noise")
+    noise.add_argument("--density", type=finite, metavar="SHARE", help="share of the elements, 0 to 1")
+    noise.add_argument("--scale", type=finite, metavar="SCALE", help="size of the noise")
     noise.add_argument("--seed", metavar="HEX", help="16 hex digits (default: made up, and told)")
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--confidence", type=float, metavar="C",
+        "--confidence", type=finite, metavar="C",
         help="how sure you are that it is good; above 0.8 is necessary, never sufficient",
     )  # fmt: skip
     how.add_argument("--origin", metavar="NAME", help="who or what asks")
-    how.add_argument("--lease", type=float, metavar="S", help="a trial: undone after so long unless it is promoted")
+    how.add_argument("--lease", type=finite, metavar="S", help="a trial: undone after so long unless it is promoted")
     how.add_argument("--base", type=int, metavar="G", help="refuse if another generation is the current one")
     how.add_argument("--wait", action="store_true", help="wait for energy if it is spent")
     how.add_argument("--digest", action="store_true", help="tell the changed tensors' SHA-256")
@@ -68,20 +74,35 @@ def run(arguments: argparse.Namespace) -> Answer:
         if arguments.dry_run:
             return prediction_answer(_predict(machine, proposal, arguments.base), proposal)
         expected = _predict(machine, proposal, arguments.base) if arguments.verify else None
-        with reported("mutate") as progress:
-            made = machine.mutate(
-                proposal.edits,
-                confidence=proposal.confidence,
-                base_generation=expected.base_generation if expected else arguments.base,
-                origin=proposal.origin,
-                lease_ms=proposal.lease_ms,
-                digest=arguments.digest or arguments.verify,
-                wait=arguments.wait,
-                progress=lambda sent, total: progress("send", sent, total),
-            )
-        if expected is not None:
-            verify(machine, made, expected)
+        ident = secrets.token_hex(16)
+        with _in_doubt(ident, proposal.seed, arguments.machine):
+            with reported("mutate") as progress:
+                made = machine.mutate(
+                    proposal.edits,
+                    confidence=proposal.confidence,
+                    base_generation=expected.base_generation if expected else arguments.base,
+                    origin=proposal.origin,
+                    lease_ms=proposal.lease_ms,
+                    digest=arguments.digest or arguments.verify,
+                    id=ident,
+                    wait=arguments.wait,
+                    progress=lambda sent, total: progress("send", sent, total),
+                )
+            if expected is not None:
+                verify(machine, made, expected)
         return mutation_answer(made, proposal, verified=True if expected else None)
+
+
+@contextmanager
+def _in_doubt(ident: str, seed: str | None, machine: Path | None) -> Iterator[None]:
+    """Has whoever stops the change know by which id to look for it, and which seed was made up for it."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        history = "vboot history" if machine is None else f"vboot history {shlex.quote(str(machine))}"
+        with_seed = f" with seed {seed}" if seed else ""
+        doubt = f"the change {ident}{with_seed} may have been made; see `{history}`"
+        raise Stopped(stop, doubt, id=ident, **({"seed": seed} if seed else {})) from stop
 
 
 def _predict(machine: Machine, proposal: Proposal, base: int | None) -> Prediction:

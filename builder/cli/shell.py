@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from builder.cli.answer import Answer
+from builder.cli.errors import described
 from builder.cli.machines import add_machine, find_machine
 from builder.cli.shell_changes import tell_event
 from builder.cli.shell_commands import execute, watch, welcome
 from builder.cli.shell_terminal import editing, is_interactive, read_line
 from evolution.client import Machine, connect
-from evolution.errors import LinkLost, Refused, TimedOut
+from evolution.errors import LinkLost, TimedOut
 from evolution.messages import MutationEvent
-from evolution.shell import completions, parse
+from evolution.shell import AS_JSON, completions, parse
 from vboot_errors import BootError, VbootError
 
 _POWER_OFF_S = 60.0
@@ -98,11 +99,13 @@ class Shell:
             sys.stdout.flush()
 
     def _obey(self, line: str) -> bool:
+        # Of a line that cannot be read, as far as can be told.
+        as_json = self.as_json or AS_JSON in line.split()
         try:
             command = parse(line, faults=self._faults)
             if command is None:
                 return True
-            as_json = command.as_json or self.as_json
+            as_json = self.as_json or command.as_json
             if command.verb == "quit":
                 return False
             if command.verb == "watch":
@@ -117,7 +120,7 @@ class Shell:
         except VbootError as error:
             if isinstance(error, LinkLost):
                 self._look()
-            self._complain(error)
+            self._complain(error, as_json=as_json)
         return True
 
     def _watch(self, values: Mapping[str, Any], *, as_json: bool) -> None:
@@ -136,11 +139,10 @@ class Shell:
     def _show(self, answer: Answer, *, as_json: bool) -> None:
         print(json.dumps(answer.data) if as_json else answer.text, flush=True)
 
-    def _complain(self, error: VbootError) -> None:
+    def _complain(self, error: VbootError, *, as_json: bool) -> None:
         self.failed = True
-        if self.as_json:
-            refusal = {"code": error.code, "data": error.data} if isinstance(error, Refused) else {}
-            print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)} | refusal}))
+        if as_json:
+            print(json.dumps({"error": described(error)}, default=str))
         sys.stdout.flush()
         sys.stderr.write(f"error: {error}\n")
 

@@ -8,6 +8,7 @@ import select
 from pathlib import Path
 
 from builder.cli.answer import Answer
+from builder.cli.numeric_options import positive_seconds
 from evolution.client import Machine, connect
 from evolution.errors import MachineError
 from qemu.launch import attach
@@ -24,7 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder that boot printed")
     parser.add_argument(
-        "--timeout", type=float, metavar="S", help="seconds for each way to end it (default: 10, emulated 60)"
+        "--timeout",
+        type=positive_seconds,
+        metavar="S",
+        help="seconds for each way to end it (default: 10, emulated 60)",
     )
 
 

@@ -38,6 +38,7 @@ def test_help_and_version(vboot: Vboot) -> None:
     [
         ([], "required: VERB"),
         (["biuld"], "invalid choice: 'biuld'"),
+        (["--modle", "build"], "unrecognized arguments: --modle"),
         (["build", "--modle", "tiny"], "unrecognized arguments: --modle tiny"),
         (["build", "--mod", "tiny"], "unrecognized arguments: --mod tiny"),
         (["build", "--type", "Q9"], "argument --type: model.type = 'Q9' is not one of F16, F32, Q8_0"),
@@ -113,6 +114,12 @@ def test_interrupt(vboot: Vboot, failing: Failing) -> None:
     assert vboot.json("doctor", code=130) == {"error": {"type": "Interrupted", "message": "interrupted"}}
 
 
+def test_sigterm_is_told(vboot: Vboot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.cli.doctor.run", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert vboot.json("doctor", code=143) == {"error": {"type": "Terminated", "message": "terminated"}}
+    assert vboot.err == "vboot: error: terminated\n"
+
+
 def test_doctor(vboot: Vboot) -> None:
     answer = vboot.json("doctor")
     assert answer["ok"] is True
@@ -126,6 +133,20 @@ def test_doctor_on_a_host_that_lacks_a_compiler(vboot: Vboot, monkeypatch: pytes
     assert vboot.json("doctor", code=1)["ok"] is False
     assert vboot("doctor") == 1
     assert "MISSING (linking the Rust executable): run `make deps`" in vboot.out
+
+
+@pytest.mark.parametrize("verb", ["history", "stop", "embed"])
+def test_an_unknown_option_shows_how_the_verb_is_written(vboot: Vboot, verb: str) -> None:
+    assert vboot(verb, "RUN", "--nonsense") == 2
+    assert vboot.err.startswith(f"usage: vboot {verb} ")
+    assert vboot.last_error().endswith("unrecognized arguments: --nonsense")
+
+
+@pytest.mark.parametrize("verb", ["boot", "stop", "mutate", "embed", "shell", "history"])
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1", "1e300", "soon"])
+def test_a_timeout_is_a_positive_number_of_seconds(vboot: Vboot, verb: str, seconds: str) -> None:
+    assert vboot(verb, *([] if verb == "boot" else ["gone"]), f"--timeout={seconds}") == 2
+    assert f"argument --timeout: '{seconds}' is not a" in vboot.last_error()
 
 
 @pytest.mark.parametrize("words", [["--help"], ["inspect", "vector_boot.rts"], ["inspect", "gone", "--json"]])

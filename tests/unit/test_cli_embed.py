@@ -25,7 +25,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def type_in(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+    # As the C locale has it: what is not UTF-8 becomes surrogates.
+    stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", stdin)
 
 
 def test_texts_are_told_and_compared(vboot: Vboot, machine: Path) -> None:
@@ -74,7 +76,39 @@ def test_lines_of_stdin_become_rows_of_a_file(
     assert "cannot write missing/vectors.npy" in vboot.last_error()
 
 
-@pytest.mark.parametrize(("data", "error"), [(b"", "there is no text"), (b"caf\xe9\n", "stdin is not UTF-8")])
+def test_lines_may_end_as_elsewhere(vboot: Vboot, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in(monkeypatch, b"a\r\nb\n")
+    assert [each["text"] for each in vboot.json("embed", machine)["texts"]] == ["a", "b"]
+
+
+def test_a_closed_stdin_has_no_text(vboot: Vboot, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert vboot("embed", machine) == 1
+    assert "there is no text" in vboot.last_error()
+
+
+def test_an_argument_that_is_not_utf8(vboot: Vboot, machine: Path) -> None:
+    assert vboot("embed", machine, "good", "caf\udce9") == 1
+    assert vboot.last_error() == "vboot: error: text 2 is not UTF-8; give texts in UTF-8"
+
+
+def test_a_file_that_cannot_be_written_fails_before_the_work(vboot: Vboot, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in ("missing/vectors.npy", "folder"):
+        assert vboot("embed", "no machine runs", "--npy", path) == 1
+        assert f"cannot write {path}" in vboot.last_error()
+
+
+def test_a_text_like_a_path_is_no_machine(vboot: Vboot, monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in(monkeypatch, b"")
+    assert vboot("embed", "and/or") == 1
+    assert "and/or is not there; give the folder that boot printed" in vboot.last_error()
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [(b"", "there is no text"), (b"good\ncaf\xe9\n", "line 2 of stdin is not UTF-8; give texts in UTF-8")],
+)
 def test_stdin_without_texts(
     vboot: Vboot, machine: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, error: str
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,10 +95,31 @@ def test_what_was_done_is_verified(vboot: Vboot, machine: Path, monkeypatch: pyt
 def test_a_trial(vboot: Vboot, machine: Path) -> None:
     assert vboot("mutate", machine, *SET, "--lease", "30") == 0
     assert vboot.out.endswith("on trial for 30 s: promote generation 1 to keep it\n")
+    assert (
+        vboot.json("mutate", machine, *SET[:1], "token_embd.weight[0]=1", *SET[2:], "--lease", "9")["lease_ms"] == 9000
+    )
+    assert vboot("rollback", machine, "--to", "1") == 0
     assert vboot("promote", machine, "--generation", "1") == 0
     assert vboot.out == "generation 1 is promoted\n"
     assert vboot("mutate", machine, *SET, "--lease", "0") == 1
     assert "a lease of 0 s is none" in vboot.err
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Terminated")])
+def test_who_stops_a_change_learns_by_which_id_to_look_for_it(
+    vboot: Vboot, machine: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, kind: str
+) -> None:
+    def stop(wanted: type[Any], value: Any, *, name: str) -> Any:
+        if wanted is Mutation:
+            os.kill(os.getpid(), number)
+        return decode(wanted, value, name=name)
+
+    monkeypatch.setattr("evolution.client.decode", stop)
+    error = vboot.json("mutate", machine, *NOISE, code=128 + number)["error"]
+    told = f"the change {error['id']} with seed {error['seed']} may have been made; see `vboot history {machine}`"
+    assert (error["type"], error["message"]) == (kind, f"{kind.lower()}: {told}")
+    assert vboot.err == f"vboot: error: {error['message']}\n"
+    assert vboot.json("history", machine)["records"][-1]["id"] == error["id"]
 
 
 @pytest.mark.parametrize(
@@ -132,6 +155,11 @@ def test_refusals(vboot: Vboot, machine: Path, words: tuple[str, ...], code: int
         ((*NOISE, "--form", "loud"), "invalid choice: 'loud'"),
         ((*SET, "--dry-run", "--verify"), "not allowed with"),
         ((*SET, "--base", "x"), "invalid int value"),
+        ((*SET, "--lease", "nan"), "argument --lease: 'nan' is not a finite number"),
+        ((*SET, "--lease", "inf"), "argument --lease: 'inf' is not a finite number"),
+        ((*SET[:3], "nan"), "argument --confidence: 'nan' is not a finite number"),
+        ((*NOISE, "--density", "nan"), "argument --density: 'nan' is not a finite number"),
+        ((*NOISE, "--scale", "1e999"), "argument --scale: '1e999' is not a finite number"),
     ],
 )
 def test_wrong_usage(vboot: Vboot, words: tuple[str, ...], told: str) -> None:

@@ -321,6 +321,23 @@ def test_the_first_check_that_fails_answers(edits: list[Edit], code: int) -> Non
     assert before == {name: found.data for name, found in _TENSORS.items()}
 
 
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (Program("evolved.x", bytes(3)), "'evolved.x' is no slot for a program"),
+        (Program("evolved.0", bytes(4)), "4 bytes are no whole pixels"),
+        (Program("evolved.0", bytes(3 * 1365)), "1365 pixels are more than the 1364 that a slot holds"),
+        (Program("w", bytes(3)), "there is no program"),
+        (Seeded("w", SEED, "step", 0.5, 1), "there is no seeded edit of form step"),
+        (Program("none", b""), "; see `tensors` for those there are"),
+    ],
+)
+def test_a_refusal_says_why_as_the_machine_does(edit: Edit, text: str) -> None:
+    slot = TensorData("evolved.0", "I8", (4096,), bytes(4096))
+    with pytest.raises(EditRefused, match=text):
+        apply([edit], _TENSORS | {slot.name: slot}, {"hw.mmio"})
+
+
 def test_targets_are_the_exact_name_or_what_a_pattern_matches_unprotected() -> None:
     names = ["blk.0.w", "blk.1.w", "blk.*.w", "hw.mmio"]
 

@@ -135,12 +135,22 @@ def test_a_list_of_tensors_that_does_not_end_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("tensor", "offset", "size", "code"),
-    [("nothing", 0, 1, 1001), ("hw.mmio", 4096, 1, 1003), ("hw.mmio", 0, 0, -32602), ("hw.mmio", -1, 4, -32602)],
+    [("nothing", 0, 1, 1001), ("hw.mmio", 4096, 1, 1003), ("hw.mmio", -1, 4, -32602)],
 )
 def test_read_of_what_is_not_there(machine: Machine, tensor: str, offset: int, size: int, code: int) -> None:
     with pytest.raises(Refused) as caught:
         machine.read(tensor, offset=offset, size=size)
     assert caught.value.code == code
+
+
+def test_an_empty_range_is_read_without_bytes(machine: Machine) -> None:
+    end = machine.tensor("hw.mmio").bytes
+    for offset, size in ((0, 0), (end, 0), (end, None)):
+        piece = machine.read("hw.mmio", offset=offset, size=size)
+        assert (piece.data, piece.generation) == (b"", machine.hello().generation)
+    for size in (0, None):
+        with pytest.raises(InputError, match=f"byte {end + 1} lies outside 'hw.mmio'; start at 0 to {end}"):
+            machine.read("hw.mmio", offset=end + 1, size=size)
 
 
 def test_digest(machine: Machine) -> None:

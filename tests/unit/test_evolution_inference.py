@@ -84,6 +84,8 @@ def test_texts_that_cannot_be_sent() -> None:
     machine = Machine(embedding().open)
     with pytest.raises(InputError, match="no text"):
         machine.embed([])
+    with pytest.raises(InputError, match="one str; give a list"):
+        machine.embed("A cat")
     with pytest.raises(InputError, match="text 2 is 70003 bytes long"):
         machine.embed(["a", "x" * 70_000])
     with pytest.raises(InputError, match="cannot be written as JSON"):

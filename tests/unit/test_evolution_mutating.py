@@ -429,12 +429,21 @@ def test_a_machine_that_counts_wrongly() -> None:
 
 def test_a_busy_machine_is_asked_again_when_it_says() -> None:
     model = Model()
-    model.upset("mutate", refuse(1017, {"retry_ms": 60}), refuse(1017, None))
+    model.upset("mutate", refuse(1017, {"retry_ms": 60}), refuse(1017, {"retry_ms": 100}))
     started = time.monotonic()
     made = model.machine().mutate([NOISE], confidence=0.9)
     assert 0.16 <= time.monotonic() - started < 1
     # The model had counted it when it was refused: what matters is that the request was the same each time.
     assert (made.generation, len(model.params("mutate"))) == (3, 3)
+
+
+@pytest.mark.parametrize("code", [1017, 1009])
+def test_a_refusal_that_waiting_does_not_help_is_final(code: int) -> None:
+    model = Model()
+    model.upset("mutate", refuse(code, None))
+    with pytest.raises(Refused) as caught:
+        model.machine().mutate([NOISE], confidence=0.9, wait=True)
+    assert (caught.value.code, len(model.params("mutate"))) == (code, 1)
 
 
 def test_no_longer_than_the_deadline() -> None:
@@ -484,6 +493,23 @@ def test_any_other_refusal_is_final(code: int) -> None:
     refusal = caught.value
     assert (refusal.code, refusal.generation, refusal.limit, refusal.retry_ms) == (code, 7, 256, None)
     assert len(model.params("mutate")) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "data", "remedy"),
+    [
+        (1001, None, "see `tensors`"),
+        (1006, None, "give a confidence above 0.8"),
+        (1007, {"generation": 7}, "generation 7"),
+        (1007, None, "the current generation"),
+        (1017, {"retry_ms": 60}, "try again"),
+        (1017, None, "ask for less"),
+    ],
+)
+def test_a_refusal_says_what_to_do(code: int, data: Any, remedy: str) -> None:
+    refusal = Refused(code, "no", data)
+    assert remedy in (refusal.remedy or "")
+    assert str(refusal) == f"the machine refuses: no (code {code}); {refusal.remedy}"
 
 
 @pytest.mark.parametrize("data", [None, 5, "x", {"retry_ms": "soon"}, {"retry_ms": True}, {"retry_ms": 1.5}, []])

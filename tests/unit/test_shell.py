@@ -61,6 +61,8 @@ def test_every_verb_of_the_table_is_carried_out(tmp_path: Path) -> None:
         "read": "read hw.mmio",
         "fault": "fault orphans 1",
         "raw": 'raw {"method": "stats"}',
+        "run": "run NEURAL_EXEC",
+        "disassemble": "disassemble kernel.0",
         "help": "help",
     }
     elsewhere = {"quit", "watch", "shutdown"}
@@ -123,6 +125,15 @@ def test_json_for_scripts(shell: Scripted, local: LocalMachine) -> None:
     assert lines[3]["state"] == "beating"
     assert lines[4]["error"]["code"] == -32602
     assert shell.code == 1
+
+
+def test_json_after_a_command_makes_its_error_json(shell: Scripted, local: LocalMachine) -> None:
+    out = shell(local.socket, "read nothing --json", "stats now --json", "interrupt 300 --json", "stats now")
+    errors = [json.loads(line)["error"] for line in out]
+    assert [error["type"] for error in errors] == ["InputError", "InputError", "Refused"]
+    assert (errors[1]["what"], errors[1]["remedy"]) == ("stats does not take now", "write stats")
+    assert errors[2]["code"] == -32602
+    assert shell.err.count("error: ") == 4
 
 
 def test_a_script_goes_on_after_an_error_and_fails_in_the_end(shell: Scripted, local: LocalMachine) -> None:
