@@ -16,7 +16,13 @@ from rich.text import Text
 
 HERE = Path(__file__).parent
 COLUMNS, LINES = 112, 60
-COMMANDS = ("stats", "tensors blk.5.ffn", 'similarity "a cat on a mat" "a kitten on a rug"', "digest token_embd.weight", "quit")
+COMMANDS = (
+    "stats",
+    "tensors blk.5.ffn",
+    'similarity "a cat on a mat" "a kitten on a rug"',
+    "digest token_embd.weight",
+    "quit",
+)
 PROMPT = re.escape("> ")
 SESSION_SECONDS = 300
 BAR = "\u2501"

@@ -140,13 +140,13 @@ def fake_toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 
 
 def test_toolchain_on_the_path_comes_first(fake_toolchain: FakeToolchain, tmp_path: Path) -> None:
-    fake_toolchain(tmp_path / "path", "1.88.0")
+    fake_toolchain(tmp_path / "path", "1.89.0")
     fake_toolchain(tmp_path / ".cargo/bin", "1.99.0")
     assert find_toolchain().rustc == tmp_path / "path/rustc"
 
 
 def test_toolchain_that_is_too_old_is_passed_over(fake_toolchain: FakeToolchain, tmp_path: Path) -> None:
-    fake_toolchain(tmp_path / "path", "1.87.9")
+    fake_toolchain(tmp_path / "path", "1.88.9")
     fake_toolchain(tmp_path / ".cargo/bin", "1.100.0")
     assert find_toolchain().version == "rustc 1.100.0 (abc 2026-01-01)"
     find_toolchain.cache_clear()
