@@ -164,7 +164,7 @@ def test_cargo_uses_the_compiler_beside_it(fake_toolchain: FakeToolchain, tmp_pa
 
 
 def test_no_toolchain_is_new_enough(fake_toolchain: FakeToolchain, tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match=r"no cargo with rustc 1\.88 or newer \(none is installed\); run `make deps`"):
+    with pytest.raises(ToolError, match=r"no cargo with rustc 1\.89 or newer \(none is installed\); run `make deps`"):
         find_toolchain()
     fake_toolchain(tmp_path / "path", "1.63.0")
     with pytest.raises(ToolError, match=r"path/rustc is rustc 1\.63\.0"):

@@ -213,7 +213,7 @@ def test_orphans_are_reaped_within_a_beat(machine: Listening) -> None:
 def test_a_worker_that_is_killed_comes_back(machine: Listening, number: signal.Signals) -> None:
     port = machine.connect()
     before = result(port, "digest")["model"]
-    (worker,) = children(machine.process.pid)
+    worker = result(port, "stats")["worker"]["pid"]
     os.kill(worker, number)
     deadline = time.monotonic() + 12  # a stopped one is missed after five seconds
     while children(machine.process.pid) in ([worker], []) and time.monotonic() < deadline:
@@ -228,8 +228,8 @@ def test_a_worker_that_is_killed_comes_back(machine: Listening, number: signal.S
 
 
 def test_the_worker_has_given_up_its_rights(machine: Listening) -> None:
-    machine.connect().close()
-    (worker,) = children(machine.process.pid)
+    with machine.connect() as port:
+        worker = result(port, "stats")["worker"]["pid"]
     status = Path(f"/proc/{worker}/status").read_text()
     fields = dict(entry.split(":\t", 1) for entry in status.splitlines() if ":\t" in entry)
     assert fields["NoNewPrivs"] == "1"
@@ -266,8 +266,8 @@ def test_it_stops_in_order(executable: Path, model: Path, tmp_path: Path) -> Non
         assert not machine.path.exists()
         port.close()
     with listening(executable, model, tmp_path) as machine:
-        machine.connect().close()
-        (worker,) = children(machine.process.pid)
+        with machine.connect() as port:
+            worker = result(port, "stats")["worker"]["pid"]
         machine.process.send_signal(signal.SIGTERM)
         assert machine.process.wait(5) == 0
         assert not Path(f"/proc/{worker}").exists()

@@ -16,9 +16,9 @@ from image.compose import compose
 from tests.support.bert_reference import BertReference
 
 SHA256: dict[ModelType, str] = {
-    "F16": "d4d8b12068f6e2e2dfd1cf351a07ba5f9cf34050eae325b8c7bf278a5ece4d62",
-    "F32": "7fedaea84ba7ba2f160bb3fa60d8526d72319de19354dc08667b20867b4970c4",
-    "Q8_0": "b2359d6cef71bda0761d07c58a0dd352f26f0d6b9b153e7c944d4df2405dc3f1",
+    "F16": "ee8528b5cb5264c99111517906d4224e889e7044cd5b51b202ff87b2e221969a",
+    "F32": "e470e7a7feef7fd0d1ef1047c6ed9b82509d8abb3f9217cbb559982a2cef0410",
+    "Q8_0": "a0268a99bc6b51c105d45b9d2c9803eefcf2f308b4b3bf9e987bb30e017d3c38",
 }
 TYPES: tuple[ModelType, ...] = ("F16", "F32", "Q8_0")
 
