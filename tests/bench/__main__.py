@@ -36,6 +36,7 @@ BENCHMARKS: Mapping[str, str] = {
     "embed": "inference_speed",
     "embed-start": "inference_start",
     "embed-text": "inference_text",
+    "bridge": "bridge_calls",
 }
 """Every benchmark's name and its module, which has `run(setting) -> Result`."""
 
