@@ -80,10 +80,11 @@ def _blocks(number: int) -> bytes:
 
 
 def _send_dense(line: Connected, pieces: list[bytes]) -> None:
-    """Each piece one mutation; the places change with the generation, so that each one changes something."""
+    """Each piece one mutation; its blocks turn with the generation, so that each one changes something."""
     generation = line.machine.hello().generation
     for place, piece in enumerate(pieces):
-        edit = Dense(_EMBEDDING, (place + generation) % 8 * len(piece), piece)
+        turn = _BLOCK_BYTES * (generation % 97 + 1)
+        edit = Dense(_EMBEDDING, place % 8 * len(piece), piece[turn:] + piece[:turn])
         generation = line.machine.mutate([edit], confidence=0.9, base_generation=generation).generation
 
 
