@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
 from evolution import session as session_module
-from evolution.client import Machine, connect
+from evolution.client import Machine
 from evolution.edits import Dense, Edit, Program, Seeded, Sparse
 from evolution.errors import LinkLost, ProtocolBroken, Refused, TimedOut
 from evolution.framing import Message
-from evolution.messages import Changed, Checkpoint, Mutation, MutationEvent, Promotion, Record, Rollback
-from tests.support.local_machine import LocalMachine, local_machine
+from evolution.messages import Changed, Checkpoint, Mutation, Promotion, Record, Rollback
 from tests.support.scripted_peer import GREETING, HELLO, Answer, Host, Peer
 from vboot_errors import InputError
 
@@ -515,128 +508,3 @@ def test_a_refusal_says_what_to_do(code: int, data: Any, remedy: str) -> None:
 @pytest.mark.parametrize("data", [None, 5, "x", {"retry_ms": "soon"}, {"retry_ms": True}, {"retry_ms": 1.5}, []])
 def test_data_of_a_refusal_may_be_anything(data: Any) -> None:
     assert Refused(1017, "no", data).retry_ms is None
-
-
-# the real machine
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[LocalMachine]:
-    with local_machine(tmp_path, "--fault", "--heartbeat-ms", "20") as machine:
-        yield machine
-
-
-def test_a_real_machine_makes_it_once(local: LocalMachine) -> None:
-    with connect(local.socket) as machine:
-        before = machine.digest().model
-        again = {"confidence": 0.9, "base_generation": 0, "id": "5a" * 16}
-        first = machine.mutate([NOISE], **again, origin="test")  # type: ignore[arg-type]
-        assert machine.mutate([NOISE], **again, origin="test") == replace(first, replayed=True)  # type: ignore[arg-type]
-        with pytest.raises(Refused) as caught:
-            machine.mutate([NOISE], **again, origin="another")  # type: ignore[arg-type]
-        assert caught.value.code == 1020
-        with pytest.raises(Refused) as caught:
-            machine.mutate([NOISE], confidence=0.9, base_generation=0)
-        assert (caught.value.code, caught.value.generation) == (1007, 1)
-        assert machine.digest().model != before
-        done = machine.rollback(0, reason="worse", id="5b" * 16)
-        assert (done.generation, done.restored, done.replayed) == (2, 0, False)
-        assert machine.rollback(0, reason="worse", id="5b" * 16).replayed
-        assert machine.digest().model == before
-        records = [(r.kind, r.generation, r.origin) for r in machine.history() if r.verdict == "applied"]
-        assert records == [("boot", 0, ""), ("mutate", 1, "test"), ("rollback", 2, "worse")]
-        assert [r.code for r in machine.history() if r.verdict == "refused"] == [1020, 1007]
-
-
-def test_a_real_machine_dies_between_two_changes(local: LocalMachine) -> None:
-    with connect(local.socket) as machine:
-        made = machine.mutate([NOISE], confidence=0.9, digest=True)
-        for fault in ("segv", "abort"):
-            machine.fault(fault)
-            made = machine.mutate([NOISE], confidence=0.9, digest=True)
-        assert made.generation == 3
-        assert machine.stats().worker.restarts == 2
-        assert machine.digest(list(made.sha256 or {})).sha256 == made.sha256
-
-
-NUMBERS = np.arange(640_000, dtype=np.float32).tobytes()
-
-
-@contextmanager
-def large_machine(folder: Path) -> Iterator[Machine]:
-    """A machine with 640,000 zeros in `w`."""
-    writer = gguf.GGUFWriter(folder / "large.gguf", "unknown")
-    writer.add_tensor("w", np.zeros(640_000, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    with local_machine(folder, "--fault", model=folder / "large.gguf") as local, connect(local.socket) as machine:
-        yield machine
-
-
-def test_a_real_machine_takes_uploads(tmp_path: Path) -> None:
-    with large_machine(tmp_path) as machine:
-        ident = {"confidence": 0.9, "base_generation": 0, "id": "5c" * 16}
-        made = machine.mutate([Dense("w", 0, NUMBERS)], **ident)  # type: ignore[arg-type]
-        assert machine.read("w").data == NUMBERS
-        machine.fault("segv")
-        # Another upload of the same bytes is the same change.
-        assert machine.mutate([Dense("w", 0, NUMBERS)], **ident) == replace(made, replayed=True)  # type: ignore[arg-type]
-        assert machine.read("w").data == NUMBERS
-        assert machine.upload(NUMBERS) != machine.upload(NUMBERS)
-
-
-def test_a_real_machine_dies_in_the_middle_of_an_upload(tmp_path: Path) -> None:
-    with large_machine(tmp_path) as machine:
-        worker = machine.stats().worker.pid
-        told: list[int] = []
-
-        def kill_once(sent: int, _total: int) -> None:
-            if not told:
-                os.kill(worker, signal.SIGKILL)
-            told.append(sent)
-
-        made = machine.mutate([Dense("w", 0, NUMBERS)], confidence=0.9, progress=kill_once)
-        assert (made.generation, made.replayed) == (1, False)
-        assert told == [1 << 20, 1 << 20, 2 << 20, 2_560_000]
-        assert machine.stats().worker.restarts == 1
-        assert machine.read("w").data == NUMBERS
-
-
-def test_trials_of_a_real_machine(local: LocalMachine) -> None:
-    with connect(local.socket) as machine:
-        machine.subscribe(["mutation"])
-        machine.mutate([NOISE], confidence=0.9, lease_ms=150)
-        machine.renew(1, 300)
-        time.sleep(0.2)
-        assert machine.hello().generation == 1
-        expired = [event for event in machine.events(timeout=0.5) if isinstance(event, MutationEvent)][-1]
-        assert (expired.generation, expired.change) == (2, "lease_expired")
-        machine.mutate([NOISE], confidence=0.9, lease_ms=100)
-        assert machine.promote(3) == Promotion(3)
-        assert machine.checkpoint("kept").generation == 3
-        time.sleep(0.2)
-        hello = machine.hello()
-        assert (hello.generation, hello.promoted) == (3, 3)
-
-
-def test_waiting_for_the_energy_of_a_real_machine(local: LocalMachine) -> None:
-    with connect(local.socket) as machine:
-        index = np.array([0], np.uint64)
-
-        def change(number: int, *, wait: bool) -> Mutation:
-            edit = Sparse("token_embd.weight", "set", index, np.array([number % 7 + 1], np.float32))
-            return machine.mutate([edit], confidence=0.9, base_generation=number, wait=wait)
-
-        made = 0
-        refusal: Refused | None = None
-        while refusal is None:
-            assert made < 5000, "energy is never spent"
-            try:
-                made = change(made, wait=False).generation
-            except Refused as error:
-                refusal = error
-        assert refusal.code == 1009
-        assert refusal.retry_ms is not None
-        assert change(made, wait=True).generation == made + 1
