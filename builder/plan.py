@@ -29,8 +29,8 @@ from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import OutputFile, configuration_of, render_manifest
 from builder.settings import Config, ModelSettings
 from builder.steps import Context, Facts, Step
-from image.atomic import atomic_write
 from vboot_errors import InputError
+from vboot_files import atomic_write
 
 TENSORS_NAME = "vectorland.gguf"
 RTS_NAME = "vector_boot.rts"

@@ -69,11 +69,19 @@ class RustNeuralBridge:
     """A machine of this program's own. Calls from several threads wait for each other.
 
     `timeout` is what a call may take, in seconds; a process that is not back by then is killed. `faults` allows
-    `suffer`, for tests.
+    `suffer`, for tests. Without `energy` changes cost none, as on a machine booted with `vector_boot.energy=off`.
     """
 
-    def __init__(self, *, library: str | Path | None = None, timeout: float = TIMEOUT_S, faults: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        library: str | Path | None = None,
+        timeout: float = TIMEOUT_S,
+        faults: bool = False,
+        energy: bool = True,
+    ) -> None:
         self.timeout = timeout
+        self._energy = energy
         self._library = None if library is None else Path(library)
         self._faults = faults
         self._lock = threading.RLock()
@@ -96,7 +104,9 @@ class RustNeuralBridge:
             path = None if model is None else Path(model)
             memory = SharedMemory()
             try:
-                process = BridgeProcess(library, path, memory, faults=self._faults, deadline=deadline)
+                process = BridgeProcess(
+                    library, path, memory, faults=self._faults, energy=self._energy, deadline=deadline
+                )
             except BaseException:
                 memory.close()
                 raise
@@ -208,7 +218,9 @@ class RustNeuralBridge:
             if self._process is not None:
                 self._process.kill()
             assert self._library is not None, "set with the model"
-            self._process = BridgeProcess(self._library, self._model, memory, faults=self._faults, deadline=deadline)
+            self._process = BridgeProcess(
+                self._library, self._model, memory, faults=self._faults, energy=self._energy, deadline=deadline
+            )
         return self._process
 
     def _require_model(self) -> SharedMemory:

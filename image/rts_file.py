@@ -17,7 +17,6 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from image import rts
-from image.atomic import atomic_write
 from image.elf import elf_end
 from image.rts import RtsError, RtsHeader
 from image.streams import (
@@ -31,6 +30,7 @@ from image.streams import (
     size_of,
 )
 from vboot_errors import InputError
+from vboot_files import atomic_write
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from image.atomic import atomic_write
 from image.streams import CHUNK, consume, copy_range, read_chunks
 from vboot_errors import InputError
+from vboot_files import atomic_write
 
 DATA = random.Random(2).randbytes(3 * CHUNK + 12_345)
 
