@@ -1,0 +1,77 @@
+"""Splitting pairs into what a search may see and what only its report may. Pure.
+
+The part of a pair follows from its own content alone, so a longer list moves no pair from one part to another, and a
+search that is started again after an update of the list still has never seen what it is judged by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from evolution.fitness.contract import Dataset, Pair, SearchData
+from vboot_errors import InputError
+
+_SALT = b"vector_boot pairs 1"
+"""Another number here makes another split."""
+_SHARES = {"train": 70, "calibration": 10, "watch": 5, "held_out": 15}
+"""Percent of all pairs."""
+_WATCH_CHARACTERS = 200
+"""An emulated machine embeds a text of so many in some seconds."""
+
+
+@dataclass(frozen=True)
+class PartSizes:
+    """The most pairs that a part may have."""
+
+    train: int = 16384
+    calibration: int = 256
+    watch: int = 32
+    held_out: int = 1024
+
+
+DEFAULT_SIZES = PartSizes()
+
+
+def pair_digest(pair: Pair) -> bytes:
+    """SHA-256 of a pair's content, under this split's salt. Raises UnicodeEncodeError for a lone surrogate."""
+    query, document = pair.query.encode(), pair.document.encode()
+    return hashlib.sha256(_SALT + len(query).to_bytes(8, "little") + query + document).digest()
+
+
+def split(pairs: Iterable[Pair], *, source: str, sizes: PartSizes = DEFAULT_SIZES) -> Dataset:
+    """The parts, each in the order of its pairs' digests and cut to its size; equal pairs count once.
+
+    `watch` takes pairs of two short texts first. Raises InputError when a part gets fewer than two pairs.
+    """
+    parts: dict[str, list[tuple[bytes, Pair]]] = {name: [] for name in _SHARES}
+    for digest, pair in sorted({pair_digest(pair): pair for pair in pairs}.items()):
+        parts[_part(digest)].append((digest, pair))
+    parts["watch"].sort(key=lambda entry: not _is_short(entry[1]))
+    content = hashlib.sha256()
+    kept: dict[str, tuple[Pair, ...]] = {}
+    for name, entries in parts.items():
+        chosen = entries[: getattr(sizes, name)]
+        if len(chosen) < 2:
+            what = f"{source}: the {name.replace('_', '-')} part has {len(chosen)} pairs"
+            raise InputError(what, remedy="give more pairs, 100 or so, and allow two or more for each part")
+        kept[name] = tuple(pair for _, pair in chosen)
+        content.update(f"{name} {len(chosen)}\n".encode() + b"".join(digest for digest, _ in chosen))
+    search = SearchData(kept["train"], kept["calibration"], kept["watch"])
+    return Dataset(source, content.hexdigest(), search, kept["held_out"])
+
+
+def _part(digest: bytes) -> str:
+    """The part whose share of 0 to 1 holds the digest's first 8 bytes, read as a fraction."""
+    position = int.from_bytes(digest[:8], "big") * 100
+    end = 0
+    for name, share in _SHARES.items():
+        end += share << 64
+        if position < end:
+            return name
+    raise AssertionError("the shares are 100 percent in all")
+
+
+def _is_short(pair: Pair) -> bool:
+    return max(len(pair.query), len(pair.document)) <= _WATCH_CHARACTERS

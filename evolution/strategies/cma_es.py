@@ -1,0 +1,157 @@
+"""CMA-ES in a subspace: the coefficients of some fixed directions of noise, adapted by the `cmaes` package.
+
+Source: Hansen, The CMA Evolution Strategy: A Tutorial (2016); `adaptive`: Nomura et al., CMA-ES with Learning Rate
+Adaptation (2023); `separable`: Ros and Hansen, A Simple Modification in CMA-ES (2008).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.edits import Edit
+from evolution.strategies.ask_tell import Outcome
+from evolution.strategies.cma_fields import (
+    VARIANTS,
+    Fields,
+    Optimiser,
+    Variant,
+    dump_fields,
+    fields_of,
+    is_healthy,
+    learns,
+    load_fields,
+    optimiser,
+    put_back,
+    widest,
+)
+from evolution.strategies.options import one_of, whole
+from evolution.strategies.search_space import SearchSpace, mixtures, seed_of
+from evolution.strategies.state import MAX_COUNT, in_range, members_of
+from evolution.strategies.step_size import SPREAD_LIMITS
+from vboot_errors import InputError
+
+_AFTER_REFUSAL = 0.85
+_AFTER_FAILURE = 0.5
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What CMA-ES has learnt in its `epoch`-th set of directions.
+
+    Its mean is not part of it: between generations it is the parent, which is 0.
+    """
+
+    epoch: int
+    learnt: Fields
+
+
+@dataclass(frozen=True)
+class CmaEs:
+    """Proposals mix `directions` noises, always the same; the move is the new mean.
+
+    Coefficients are relative to the parent, so an accepted move needs no book-keeping, and a refused one puts the mean
+    back. A refusal also ends the evolution paths, which led there, and shortens the step. A first proposal is as large
+    as one noise of the tier's sigma. `population` 0 is the package's own choice, 4 + 3 ln k. A proposal without a score
+    counts as the worst; if more than half have none, nothing is learnt but a smaller step. When the distribution has
+    become so narrow that there is nothing left to find, or degenerate, the search goes on in new directions.
+    """
+
+    name: ClassVar[str] = "cma_es"
+
+    space: SearchSpace
+    seed: int
+    directions: Annotated[int, whole(2, 64)] = 16
+    population: Annotated[int, whole(0, 1024)] = 0
+    variant: Annotated[Variant, one_of(*VARIANTS)] = "full"
+
+    def __post_init__(self) -> None:
+        if self.space.tier.form == "step":
+            raise InputError(
+                f"{self.name!r} mixes noises, and steps of codes cannot be mixed", remedy="choose another tier"
+            )
+        if self.directions > self.space.capacity:
+            raise InputError(
+                f"{self.directions} directions of the tier {self.space.tier.name!r} do not fit a mutation",
+                remedy=f"use at most {self.space.capacity}",
+            )
+        if self.population in (1, 2, 3):
+            raise InputError(f"a population of {self.population} has no choice", remedy="use 0, or at least 4")
+
+    def options(self) -> dict[str, Any]:
+        """Its options as JSON."""
+        return {name: getattr(self, name) for name in ("directions", "population", "variant")}
+
+    def start(self) -> Memory:
+        """A sphere."""
+        return self._in_directions(0)
+
+    def propose(self, generation: int, memory: Memory) -> Sequence[tuple[Edit, ...]]:
+        """Samples of the distribution."""
+        return self._mixtures(memory, self._sample(generation, self._optimiser(memory)))
+
+    def conclude(self, generation: int, memory: Memory, scores: Sequence[float | None]) -> Outcome[Memory]:
+        """The mean of the better half."""
+        if 2 * sum(score is None for score in scores) > len(scores):
+            sigma = max(_AFTER_FAILURE * memory.learnt["_sigma"], SPREAD_LIMITS[0] * self._first_sigma)
+            return Outcome.stay(replace(memory, learnt={**memory.learnt, "_sigma": np.array(sigma)}))
+        learner = self._optimiser(memory)
+        points = self._sample(generation, learner)
+        costs = [math.inf if score is None else -score for score in scores]
+        if not learns(learner, points, costs):
+            return Outcome.stay(self._in_directions(memory.epoch + 1))
+        learnt = fields_of(self.variant, learner)
+        sigma = _AFTER_REFUSAL * min(learnt["_sigma"].item(), memory.learnt["_sigma"].item())
+        without_paths = dict.fromkeys(("_p_sigma", "_pc"), np.zeros(self.directions))
+        (move,) = self._mixtures(memory, [learner.mean])
+        return Outcome(
+            move,
+            accepted=self._kept_up(memory.epoch, learnt),
+            refused=self._kept_up(memory.epoch, {**learnt, **without_paths, "_sigma": np.array(sigma)}),
+        )
+
+    def dump(self, memory: Memory) -> dict[str, Any]:
+        """A memory as JSON."""
+        return {"epoch": memory.epoch, "learnt": dump_fields(memory.learnt)}
+
+    def load(self, members: Mapping[str, Any]) -> Memory:
+        """The memory from JSON. Raises InputError."""
+        read = members_of(members, {"epoch": int, "learnt": dict})
+        in_range("epoch", read["epoch"], 0, MAX_COUNT)
+        return Memory(read["epoch"], load_fields(self.variant, self.directions, read["learnt"]))
+
+    @property
+    def _first_sigma(self) -> float:
+        """It makes a sum of noises as large as one."""
+        return 1 / math.sqrt(self.directions)
+
+    def _new(self) -> Optimiser:
+        return optimiser(self.variant, self.directions, self.population or None, self._first_sigma)
+
+    def _optimiser(self, memory: Memory) -> Optimiser:
+        fresh = self._new()
+        put_back(memory.learnt, fresh)
+        return fresh
+
+    def _sample(self, generation: int, source: Optimiser) -> list[NDArray[np.float64]]:
+        """The same points for the same generation and memory: the package's generator starts anew for each."""
+        source.reseed_rng(int(seed_of(self.seed, generation, "sample")[:8], 16))
+        return [source.ask() for _ in range(source.population_size)]
+
+    def _mixtures(self, memory: Memory, points: Sequence[NDArray[np.float64]]) -> list[tuple[Edit, ...]]:
+        seeds = [seed_of(self.seed, "direction", memory.epoch, n) for n in range(self.directions)]
+        return mixtures(self.space, seeds, [point.tolist() for point in points])
+
+    def _in_directions(self, epoch: int) -> Memory:
+        return Memory(epoch, fields_of(self.variant, self._new()))
+
+    def _kept_up(self, epoch: int, learnt: Fields) -> Memory:
+        """What was learnt, as long as there is something to find with it; else new directions."""
+        wide_enough = SPREAD_LIMITS[0] * self._first_sigma
+        goes_on = is_healthy(learnt) and widest(learnt) >= wide_enough
+        return Memory(epoch, learnt) if goes_on else self._in_directions(epoch + 1)

@@ -1,0 +1,61 @@
+"""The (1+1) evolution strategy: one child a generation, its step size after the 1/5 success rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from evolution.edits import Edit
+from evolution.strategies.ask_tell import Outcome
+from evolution.strategies.search_space import Noise, SearchSpace, combine, seed_of
+from evolution.strategies.state import in_range, members_of
+from evolution.strategies.step_size import SPREAD_LIMITS, one_fifth
+
+
+@dataclass(frozen=True)
+class Memory:
+    """`spread`: the factor on the tier's sigma."""
+
+    spread: float
+
+
+@dataclass(frozen=True)
+class OnePlusOne:
+    """The parent, measured anew on the data of each generation, and one noise of it, the move if it is better.
+
+    Without the new measurement an old lucky score of the parent would stop the search. The rule takes a move for a
+    success only when it is accepted: under noise half of all children look better.
+    """
+
+    name: ClassVar[str] = "one_plus_one"
+
+    space: SearchSpace
+    seed: int
+
+    def options(self) -> dict[str, Any]:
+        """It has none."""
+        return {}
+
+    def start(self) -> Memory:
+        """The tier's own sigma."""
+        return Memory(1.0)
+
+    def propose(self, generation: int, memory: Memory) -> Sequence[tuple[Edit, ...]]:
+        """The parent and the child."""
+        return [(), combine(self.space, [Noise(seed_of(self.seed, generation), memory.spread)])]
+
+    def conclude(self, generation: int, memory: Memory, scores: Sequence[float | None]) -> Outcome[Memory]:
+        """The child, if both have scores and its is greater."""
+        parent, child = scores
+        better = parent is not None and child is not None and child > parent
+        accepted, refused = (Memory(one_fifth(memory.spread, success)) for success in (True, False))
+        return Outcome(self.propose(generation, memory)[1] if better else None, accepted, refused)
+
+    def dump(self, memory: Memory) -> dict[str, Any]:
+        """A memory as JSON."""
+        return asdict(memory)
+
+    def load(self, members: Mapping[str, Any]) -> Memory:
+        """The memory from JSON. Raises InputError."""
+        return Memory(in_range("spread", members_of(members, {"spread": float})["spread"], *SPREAD_LIMITS))

@@ -1,0 +1,69 @@
+"""Random search: the baseline that every other strategy has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar
+
+from evolution.edits import Edit
+from evolution.strategies.ask_tell import Outcome
+from evolution.strategies.options import whole
+from evolution.strategies.search_space import Noise, SearchSpace, combine, seed_of
+from evolution.strategies.state import in_range, members_of
+from evolution.strategies.step_size import SPREAD_LIMITS, after_generation
+
+
+@dataclass(frozen=True)
+class Memory:
+    """`spread`: the factor on the tier's sigma."""
+
+    spread: float
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """The parent and `proposals` independent noises of it; the best of them is the move if it beats the parent."""
+
+    name: ClassVar[str] = "random_search"
+
+    space: SearchSpace
+    seed: int
+    proposals: Annotated[int, whole(1, 1024)] = 16
+
+    def options(self) -> dict[str, Any]:
+        """Its options as JSON."""
+        return {"proposals": self.proposals}
+
+    def start(self) -> Memory:
+        """The tier's own sigma."""
+        return Memory(1.0)
+
+    def propose(self, generation: int, memory: Memory) -> Sequence[tuple[Edit, ...]]:
+        """The parent first."""
+        noises = (
+            Noise(seed_of(self.seed, generation, member), memory.spread) for member in range(1, self.proposals + 1)
+        )
+        return [(), *(combine(self.space, [noise]) for noise in noises)]
+
+    def conclude(self, generation: int, memory: Memory, scores: Sequence[float | None]) -> Outcome[Memory]:
+        """The best, if it beats the parent."""
+        after = Memory(after_generation(memory.spread, scores))
+        best = best_of(scores)
+        return Outcome(self.propose(generation, memory)[best] if best else None, after, after)
+
+    def dump(self, memory: Memory) -> dict[str, Any]:
+        """A memory as JSON."""
+        return asdict(memory)
+
+    def load(self, members: Mapping[str, Any]) -> Memory:
+        """The memory from JSON. Raises InputError."""
+        return Memory(in_range("spread", members_of(members, {"spread": float})["spread"], *SPREAD_LIMITS))
+
+
+def best_of(scores: Sequence[float | None]) -> int:
+    """The number of the best proposal, the first of equals; 0, the parent, unless it has a score and that is beaten."""
+    parent = scores[0]
+    if parent is None:
+        return 0
+    return max(range(len(scores)), key=lambda n: (parent if (score := scores[n]) is None else score, -n))

@@ -1,0 +1,61 @@
+"""Fitness shaping: from scores to the coefficients that noise is summed with. Pure; f64 throughout.
+
+Shaped scores depend on the order of the scores, or on their spread, and no longer on their unit: one lucky outlier does
+not decide a move, and the size of a step means the same for every fitness.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+Shaping: TypeAlias = Literal["ranks", "signs", "standardised"]
+
+SHAPINGS: tuple[Shaping, ...] = get_args(Shaping)
+
+
+def centred_ranks(scores: Floats) -> Floats:
+    """Ranks of scores (n,), spread evenly over -1/2..1/2, equal scores sharing the mean of theirs; 0 for a single one.
+
+    Source: Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement Learning (2017), 2.1.
+    """
+    if len(scores) < 2:
+        return np.zeros(len(scores))
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts + 1) / 2
+    centred: Floats = ranks[places] / (len(scores) - 1) - 0.5
+    return centred
+
+
+def standardised(scores: Floats) -> Floats:
+    """Scores (n,) less their mean, over their standard deviation; zeros where all are equal."""
+    largest = np.abs(scores).max(initial=0)
+    if largest == 0:
+        return np.zeros(len(scores))
+    scaled = scores / largest  # so that no square overflows
+    spread = scaled.std()
+    return (scaled - scaled.mean()) / spread if spread > 0 else np.zeros(len(scores))
+
+
+def pair_coefficients(plus: Floats, minus: Floats, shaping: Shaping) -> Floats:
+    """What each of n antithetic pairs says for its noise: the shaped score with +noise less that with -noise, (n,).
+
+    `ranks` and `standardised` look at all 2n scores at once. `signs` keeps only which of the two was better, as
+    signSGD does with gradients (Bernstein et al., 2018).
+    """
+    if shaping == "signs":
+        return (plus > minus).astype(np.float64) - (plus < minus)
+    shaped = (centred_ranks if shaping == "ranks" else standardised)(np.concatenate([plus, minus]))
+    return shaped[: len(plus)] - shaped[len(plus) :]
+
+
+def of_unit_length(coefficients: Floats) -> Floats:
+    """Coefficients (n,) over their Euclidean length; zeros stay.
+
+    Independent noises summed with these are together as large as one of them.
+    """
+    length = float(np.linalg.norm(coefficients))
+    return coefficients / length if length > 0 else coefficients

@@ -1,0 +1,71 @@
+"""Tiers: which tensors a search changes, how, and by how much, cheapest and safest first. All default numbers are here.
+
+A tier is meant for any model. `search_space` finds what it comes to on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from evolution.edits import MAX_RANK
+from vboot_errors import InputError
+
+TierForm: TypeAlias = Literal["normal", "scale", "step", "low_rank"]
+
+TIER_FORMS: tuple[TierForm, ...] = get_args(TierForm)
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Noise of one form on the tensors that some patterns name. Raises InputError for numbers that make no sense.
+
+    tensors: exact names or globs; `{last}` in them is the number of the model's last block. What a pattern names and
+        the form cannot change (another type, protected) is left alone.
+    sigma: size of the noise, as `scale` of a seeded edit has it: the noise has the standard deviation sigma * sqrt(1/2)
+        on each weight (`normal`, `low_rank`), or relative to each block's scale (`scale`); 1 and without meaning for
+        `step`.
+    density: share of the elements or blocks changed; 1 and without meaning for `low_rank`.
+    rank: of the noise on one matrix, for `low_rank` alone.
+    """
+
+    name: str
+    form: TierForm
+    tensors: tuple[str, ...]
+    sigma: float = 1.0
+    density: float = 1.0
+    rank: int = 1
+
+    def __post_init__(self) -> None:
+        wrong = [
+            says
+            for holds, says in (
+                (self.form in TIER_FORMS, f"its form is not one of {', '.join(TIER_FORMS)}"),
+                (bool(self.tensors), "it names no tensors"),
+                (0 < self.sigma <= 1e6, "its sigma is not above 0 and at most a million"),
+                (self.form != "step" or self.sigma == 1, "steps have no sigma but 1"),
+                (0 < self.density <= 1, "its density is not above 0 and at most 1"),
+                (self.form != "low_rank" or self.density == 1, "low rank has no density but 1"),
+                (1 <= self.rank <= MAX_RANK, f"its rank is not 1 to {MAX_RANK}"),
+                (self.form == "low_rank" or self.rank == 1, "only low rank has a rank other than 1"),
+            )
+            if not holds
+        ]
+        if wrong:
+            raise InputError(f"the tier {self.name!r:.40} cannot be: {wrong[0]}", remedy="correct its numbers")
+
+
+_MATRICES = "blk.*[!m].weight"
+"""All weights of blocks but norms."""
+
+STANDARD_TIERS: Mapping[str, Tier] = {
+    tier.name: tier
+    for tier in (
+        Tier("output", "normal", ("blk.{last}.layer_output_norm.*", "output_norm.*"), sigma=0.02),
+        Tier("norms", "normal", ("*_norm.weight", "*.bias"), sigma=0.01),
+        Tier("scales", "scale", (_MATRICES,), sigma=0.01),
+        Tier("codes", "step", (_MATRICES,), density=1e-3),
+        Tier("low_rank", "low_rank", (_MATRICES,), sigma=1e-3),
+    )
+}
