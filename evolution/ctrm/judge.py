@@ -1,0 +1,74 @@
+"""The judgement on a candidate: all checks, then how likely it is not degraded. Pure.
+
+    judgement = judge(candidate, Facts(machine.tensors(), shadow=result), curve=curve)
+    if judgement.admitted: machine.mutate(candidate.edits, confidence=judgement.confidence, ...)
+
+Judge once without a shadow to spare it what is refused anyway, then again with what it showed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evolution.ctrm import behavioural, statistical, structural
+from evolution.ctrm.calibration import CalibrationCurve
+from evolution.ctrm.confidence import probability_not_degraded
+from evolution.ctrm.contract import Candidate, Check, Facts, Finding
+from evolution.prediction import CONFIDENCE_THRESHOLD
+
+CHECKS: tuple[Check, ...] = (*structural.CHECKS, *statistical.CHECKS, *behavioural.CHECKS)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the checks found, up to the first that failed, and the probability that the candidate is not degraded.
+
+    `raw` is that probability before the calibration curve, which is what the curve records; 0 without a shadow, when
+    nothing is known. `confidence` is what the curve makes of it; 0 when a check failed.
+    """
+
+    findings: tuple[Finding, ...]
+    raw: float
+    confidence: float
+
+    @property
+    def refusal(self) -> Finding | None:
+        """The check that failed."""
+        return next((finding for finding in self.findings if not finding.passed), None)
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the candidate may go to the live machine."""
+        return self.refusal is None and self.confidence > CONFIDENCE_THRESHOLD
+
+    @property
+    def reason(self) -> str | None:
+        """Why it may not, in one sentence with the value and its limit; None: it may."""
+        if self.admitted:
+            return None
+        if self.refusal is not None:
+            return f"{self.refusal.check}: {self.refusal.text}"
+        return f"confidence: {self.confidence:.3f} is not above {CONFIDENCE_THRESHOLD}"
+
+
+_EMPTY = CalibrationCurve()
+
+
+def judge(
+    candidate: Candidate, facts: Facts, *, checks: Sequence[Check] = CHECKS, curve: CalibrationCurve = _EMPTY
+) -> Judgement:
+    """Run the checks in order, up to the first that fails."""
+    findings: list[Finding] = []
+    for check in checks:
+        finding = check(candidate, facts)
+        if finding is not None:
+            findings.append(finding)
+            if not finding.passed:
+                break
+    shadow = facts.shadow
+    if shadow is None or shadow.after is None:
+        return Judgement(tuple(findings), 0.0, 0.0)
+    raw = probability_not_degraded(shadow.before, shadow.after, tolerance=facts.limits.degradation)
+    refused = any(not finding.passed for finding in findings)
+    return Judgement(tuple(findings), raw, 0.0 if refused else curve.map(raw))

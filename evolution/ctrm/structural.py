@@ -1,0 +1,117 @@
+"""Checks that need no arithmetic: whether the candidate is of this machine, and within what it takes. Pure.
+
+The machine makes them again and believes nobody; here they cost no mutation of a shadow, and name what is wrong.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from evolution.arithmetic import targets
+from evolution.ctrm.contract import Candidate, Check, Facts, Finding, at_most
+from evolution.edits import pack
+from evolution.messages import TensorInfo
+from evolution.storage_types import all_finite
+
+_MACHINE_TENSORS = ("hw.mmio", "cortex_journal", "kernel.*")
+"""Never to be touched, whatever a list of tensors may say."""
+
+
+def number_of_edits(candidate: Candidate, facts: Facts) -> Finding:
+    """At least one edit, and no more than a mutation may have."""
+    count, limit = len(candidate.edits), facts.limits.edits
+    if not count:
+        return Finding("number_of_edits", False, 0, limit, "there is no edit")
+    return at_most("number_of_edits", count, limit, "the number of edits")
+
+
+def size_of_blob(candidate: Candidate, facts: Facts) -> Finding:
+    """All parts of the edits in one upload."""
+    return at_most("size_of_blob", len(pack(candidate.edits)[1]), facts.limits.blob_bytes, "the blob's size in bytes")
+
+
+def known_tensors(candidate: Candidate, facts: Facts) -> Finding:
+    """Every tensor that the candidate has bytes of, or an edit names, is one of the machine's."""
+    missing = sorted((candidate.before.keys() | candidate.after.keys()) - facts.tensors.keys())
+    protected = _protected(facts)
+    missing += [
+        f"edit {number}" for number, edit in enumerate(candidate.edits) if not targets(edit, facts.tensors, protected)
+    ]
+    return _none("known_tensors", missing, "is no tensor of the machine")
+
+
+def unprotected(candidate: Candidate, facts: Facts) -> Finding:
+    """No tensor that the machine protects is changed, or named by an edit."""
+    protected = _protected(facts)
+    named = {name for edit in candidate.edits for name in targets(edit, facts.tensors, protected)}
+    return _none("unprotected", sorted((named | candidate.after.keys()) & protected), "is protected")
+
+
+def named_by_edits(candidate: Candidate, facts: Facts) -> Finding:
+    """What has changed is what the edits mean, of what was there before."""
+    protected = _protected(facts)
+    named = {name for edit in candidate.edits for name in targets(edit, facts.tensors, protected)}
+    stray = sorted(candidate.after.keys() - (named & candidate.before.keys()))
+    return _none("named_by_edits", stray, "has changed without an edit of it")
+
+
+def same_storage(candidate: Candidate, facts: Facts) -> Finding:
+    """Type, shape and length are the machine's, before and after."""
+    odd = [
+        name
+        for name, tensor in candidate.before.items()
+        if not _fits(facts.tensors[name], tensor.type, tensor.shape, candidate.after.get(name, tensor.data))
+        or len(tensor.data) != facts.tensors[name].bytes
+    ]
+    return _none("same_storage", odd, "has another type, shape or length than the machine's")
+
+
+def changes_something(candidate: Candidate, facts: Facts) -> Finding:
+    """At least one byte differs: rounding may have left nothing of a small edit."""
+    changed = sum(candidate.before[name].data != data for name, data in candidate.after.items())
+    text = f"{changed} tensors have changed" if changed else "the edits change nothing"
+    return Finding("changes_something", changed > 0, changed, 1, text)
+
+
+def finite(candidate: Candidate, facts: Facts) -> Finding:
+    """No element, and no block's scale, is infinite or NaN."""
+    bad = [
+        name
+        for name, data in candidate.after.items()
+        if not all_finite(facts.tensors[name].type, np.frombuffer(data, np.uint8))
+    ]
+    return _none("finite", bad, "has values that are not finite")
+
+
+CHECKS: tuple[Check, ...] = (
+    number_of_edits,
+    size_of_blob,
+    known_tensors,
+    unprotected,
+    named_by_edits,
+    same_storage,
+    changes_something,
+    finite,
+)
+
+
+def _protected(facts: Facts) -> set[str]:
+    return {
+        info.name
+        for info in facts.terrain
+        if info.protected or any(fnmatchcase(info.name, own) for own in _MACHINE_TENSORS)
+    }
+
+
+def _fits(info: TensorInfo, kind: str, shape: tuple[int, ...], data: bytes) -> bool:
+    return (info.type, tuple(info.shape), info.bytes) == (kind, tuple(shape), len(data))
+
+
+def _none(check: str, found: list[str], what: str) -> Finding:
+    """The finding that there must be nothing of the kind; it names the first."""
+    if not found:
+        return Finding(check, True, 0, 0, f"nothing {what}")
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return Finding(check, False, len(found), 0, f"{found[0]!r} {what}{more}")
