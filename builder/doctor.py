@@ -10,9 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from builder.executable import CRATE, find_toolchain, minimum_rust
-from builder.tools import capture
 from qemu.accel import probe
 from vboot_errors import VbootError
+from vboot_tools import capture
 
 MINIMUM_PYTHON = (3, 11)
 # Model, image and cargo's target folder together, with as much again to spare.

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import image
 from builder.boot_steps import INITRAMFS_NAME, VMLINUZ_NAME, initramfs_step, kernel_step
-from builder.checker import check_file
 from builder.executable import (
     CRATE,
     ENVIRONMENT,
@@ -29,6 +28,7 @@ from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import OutputFile, configuration_of, render_manifest
 from builder.settings import Config, ModelSettings
 from builder.steps import Context, Facts, Step
+from vboot_check import check_file
 from vboot_errors import InputError
 from vboot_files import atomic_write
 

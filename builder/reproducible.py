@@ -13,8 +13,8 @@ from builder.cache import Progress, hash_file
 from builder.executable import BUILD_TIMEOUT_S, CRATE
 from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import parse_outputs
-from builder.tools import run_logged
 from vboot_errors import InputError
+from vboot_tools import run_logged
 
 # What a build reads of this project; the rest of the checkout has no part in an image.
 SOURCES = ("builder", "image", "initramfs", "qemu", "vboot_errors.py")

@@ -72,20 +72,27 @@ def apply(edits: Sequence[Edit], tensors: Mapping[str, TensorData], protected: C
     `tensors` need hold no others than those that `targets` names. Raises EditRefused with the code that the machine
     would answer.
     """
+    changed = dict(each_change(edits, tensors, protected))
+    if not changed:
+        raise EditRefused(_CHANGES_NOTHING, "the edits change nothing")
+    return changed
+
+
+def each_change(
+    edits: Sequence[Edit], tensors: Mapping[str, TensorData], protected: Collection[str]
+) -> Iterator[tuple[str, bytes]]:
+    """What `apply` gives, one tensor after the other, for changes that need not fit in memory together.
+
+    What can be refused without the values of tensors is refused at once; no changes are not.
+    """
     for number, edit in enumerate(edits):
         _check_params(number, edit)
     work: dict[str, list[tuple[int, Edit]]] = {}
     for number, edit in enumerate(edits):
         for name in _judge(number, edit, tensors, protected):
             work.setdefault(name, []).append((number, edit))
-    changed = {}
-    for name, own_edits in work.items():
-        data = _apply_all(own_edits, tensors[name])
-        if data != tensors[name].data:
-            changed[name] = data
-    if not changed:
-        raise EditRefused(_CHANGES_NOTHING, "the edits change nothing")
-    return changed
+    results = ((name, _apply_all(own_edits, tensors[name])) for name, own_edits in work.items())
+    return ((name, data) for name, data in results if data != tensors[name].data)
 
 
 def targets(edit: Edit, names: Collection[str], protected: Collection[str]) -> list[str]:

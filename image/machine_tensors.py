@@ -10,8 +10,9 @@ from importlib import resources
 import numpy as np
 
 from image.gguf_types import TensorType
-from image.gguf_writer import Metadata, Tensor, u32
+from image.gguf_writer import Tensor, u32
 from image.pixels import SLOT_BYTES, kernel_programs, program_slot
+from vboot_gguf import Metadata
 
 LAYOUT_KEY = "vector_boot.layout"
 LAYOUT = 1

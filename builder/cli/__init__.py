@@ -31,12 +31,14 @@ VERBS: Mapping[str, str] = {
     "rollback": "go back to an older generation of the weights",
     "promote": "keep a generation of the weights for good",
     "history": "show what was done to a machine's weights",
+    "evolve": "improve the weights of a running machine",
     "stop": "end a running machine in order",
     "compose": "make vectorland.gguf: a model plus the tensors of the machine",
     "inspect": "show what an RTS or GGUF file holds",
     "verify": "check an RTS or GGUF file with both readers",
     "extract": "copy the executable or the tensors out of an RTS file",
     "repack": "copy an RTS file with one half replaced",
+    "surgeon": "edit, merge and compare the weights in GGUF files",
     "bench": "measure us beside our peers",
     "doctor": "look for what the build, the boot and the tests need",
 }
@@ -133,19 +135,20 @@ def _answer(words: Sequence[str]) -> Answer:
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="vboot", description="Builds a bootable machine from a GGUF model.")
     parser.add_argument("--version", action="version", version=f"vboot {version('vector-boot')}")
-    _add_global_options(parser, default=None)
+    add_global_options(parser, default=None)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
     for name, text in VERBS.items():
         verb_parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         # Given before or after the verb; here the absence must not overrule what was given before.
-        _add_global_options(verb_parser, default=argparse.SUPPRESS)
+        add_global_options(verb_parser, default=argparse.SUPPRESS)
         # Importing only the verb that was named keeps every command's start fast.
         if name in words:
             importlib.import_module(f"builder.cli.{name}").configure(verb_parser)
     return parser
 
 
-def _add_global_options(parser: argparse.ArgumentParser, *, default: Any) -> None:
+def add_global_options(parser: argparse.ArgumentParser, *, default: Any) -> None:
+    """Add what every verb takes; `default` is argparse.SUPPRESS where it may have been given before."""
     group = parser.add_argument_group("options of every verb")
     group.add_argument(
         "--config", type=Path, metavar="FILE", default=default, help="settings (default: appliance.toml, if it is here)"

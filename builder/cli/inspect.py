@@ -7,15 +7,10 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-from gguf.constants import GGMLQuantizationType
-
-from builder.checker import check_file
 from builder.cli.answer import Answer, columns, human_bytes, printable
 from builder.cli.rust_reader import rust_reader
-from image.gguf_reader import TensorInfo, read_layout
-
-# Known to ggml, not yet to the gguf package.
-NEWER_TYPES = {42: "Q2_0"}
+from vboot_check import check_file
+from vboot_gguf import TensorInfo, read_layout, type_name
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +23,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     report = check_file(rust_reader(arguments.file), arguments.file)
     tensors = _tensors(arguments.file, report)
     shown = [
-        {"name": t.name, "type": _type_name(t.type), "shape": list(t.dims), "offset": t.offset, "bytes": t.size}
+        {"name": t.name, "type": type_name(t.type), "shape": list(t.dims), "offset": t.offset, "bytes": t.size}
         for t in tensors
     ]
     data = {name: value for name, value in report.items() if name != "ok"} | {"tensors": shown}
@@ -73,11 +68,7 @@ def _head(file: Path, report: dict[str, Any]) -> list[str]:
 def _table(tensors: tuple[TensorInfo, ...]) -> str:
     rows = [("tensor", "type", "shape", "bytes", "offset")]
     rows += [
-        (printable(t.name), _type_name(t.type), " x ".join(map(str, t.dims)), str(t.size), str(t.offset))
+        (printable(t.name), type_name(t.type), " x ".join(map(str, t.dims)), str(t.size), str(t.offset))
         for t in tensors
     ]
     return columns(rows)
-
-
-def _type_name(number: int) -> str:
-    return NEWER_TYPES.get(number) or GGMLQuantizationType(number).name

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from builder.cli.answer import Answer
 from builder.cli.change_answers import mutation_answer, prediction_answer
+from builder.cli.edit_options import add_edit_options
 from builder.cli.errors import Stopped, Terminated
 from builder.cli.machines import add_machine, connected
 from builder.cli.numeric_options import finite
 from builder.cli.progress import reported
 from builder.cli.proposal import Proposal, misuse, propose
 from evolution.client import Machine
-from evolution.edits import SEEDED_FORMS
 from evolution.prediction import Prediction, predict, verify
 
 _EPILOG = """examples:
@@ -32,23 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.set_defaults(misused=parser.error)
     add_machine(parser)
-    what = parser.add_argument_group("what to change, one of")
-    what.add_argument("--recipe", type=Path, metavar="FILE", help="edits in a .toml or .json file")
-    what.add_argument("--seeded", metavar="GLOB", help="noise on the tensors of this name or pattern")
-    what.add_argument(
-        "--set", action="append", metavar="TENSOR[INDEX]=VALUE", help="one element; may be given many times"
-    )
-    what.add_argument(
-        "--dense", action="append", metavar="TENSOR@OFFSET=HEX|@FILE",
-        help="bytes in the tensor's storage type; may be given many times",
-    )  # fmt: skip
-    noise = parser.add_argument_group("options of --seeded")
-    noise.add_argument(
-        "--form", choices=SEEDED_FORMS, help="normal: add to elements; step: move codes by one; scale: scale blocks"
-    )
-    noise.add_argument("--density", type=finite, metavar="SHARE", help="share of the elements, 0 to 1")
-    noise.add_argument("--scale", type=finite, metavar="SCALE", help="size of the noise")
-    noise.add_argument("--seed", metavar="HEX", help="16 hex digits (default: made up, and told)")
+    add_edit_options(parser)
     how = parser.add_argument_group("how")
     how.add_argument(
         "--confidence", type=finite, metavar="C",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.checker import check_file
 from builder.cli.answer import Answer, human_bytes
 from builder.cli.progress import reported
 from builder.cli.rust_reader import rust_reader
 from builder.signing_key import load_private_key
 from image.rts_file import repack
+from vboot_check import check_file
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

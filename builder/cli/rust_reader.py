@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.checker import file_size
 from builder.cli.progress import reported
 from builder.executable import CRATE, build_executable, executable_path
+from vboot_check import file_size
 
 
 def rust_reader(*files: Path) -> Path:

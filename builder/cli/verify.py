@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from builder.cache import hash_file
-from builder.checker import check_file
 from builder.cli.answer import Answer
 from builder.cli.progress import reported
 from builder.cli.rust_reader import rust_reader
@@ -14,6 +13,7 @@ from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import parse_outputs
 from builder.signing_key import load_public_key
 from image.rts_file import verify_rts
+from vboot_check import check_file
 from vboot_errors import InputError
 
 

@@ -21,10 +21,11 @@ from evolution.strategies.shaping import SHAPINGS, Shaping, of_unit_length, pair
 from evolution.strategies.state import bad, in_range, members_of
 from evolution.strategies.step_size import SPREAD_LIMITS, after_generation
 
-_STRIDE_LIMITS = (2.0**-6, 4.0)
+_STRIDE_LIMITS = (2.0**-6, 1.0)
 _LONGER = 1.2
 _SHORTER = 0.7
-"""Together they balance at two accepted moves in three: 1.2^2 * 0.7 is about 1."""
+"""Together they balance at two accepted moves in three: 1.2^2 * 0.7 is about 1. Never longer than the learning rate
+says: a gate that refuses harm alone would let steps grow until they do harm."""
 _MOST = 1e6
 """No amount that a search comes to by itself is beyond this."""
 
@@ -44,7 +45,7 @@ class AntitheticEs:
 
     A move is `learning_rate` times as large as a proposal, whatever the shaping, plus `momentum` times the move before.
     Of all noises as many as a mutation can hold are kept, those that weigh most. A refused move shortens the next and
-    ends the momentum; an accepted one lengthens the next.
+    ends the momentum; after accepted ones the length comes back.
 
     With steps of codes: twice as many proposals as `pairs`, and the parent; the move is the best of them that beat the
     parent, at most `together` (fewer after refusals). `shaping` and `momentum` have no part in it.

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from image.gguf_types import TensorType
-from image.gguf_writer import Metadata, Model, Tensor, boolean, f32, i32_array, plan, string, string_array, u32
+from image.gguf_writer import Model, Tensor, boolean, f32, i32_array, plan, string, string_array, u32
+from vboot_gguf import Metadata
 
 _PARTS = (
     "attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from builder.tools import capture
 from qemu.accel import Accel, qemu_version
+from vboot_tools import capture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _QUERY_SECONDS = 30.0

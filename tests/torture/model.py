@@ -12,10 +12,10 @@ from gguf import GGMLQuantizationType
 
 from evolution.arithmetic import TensorData
 from evolution.storage_types import CODE_RANGES, FLOAT_STORAGE, all_finite, block_of, encode
-from image.gguf_types import pad_to
 from image.gguf_writer import string
 from image.machine_tensors import SLOTS
 from image.pixels import SLOT_BYTES
+from vboot_gguf import pad_to
 
 ALIGNMENT = 32
 """The least that GGUF has by default: one page of memory then holds parts of many tensors."""

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image.gguf_reader import read_layout
 from image.gguf_writer import Model
 from tests.bench.gguf_files import synthetic, write_random, write_sparse
 from tests.bench.guest.python_init import read_head
@@ -21,6 +20,7 @@ from tests.bench.sampling import alternate
 from tests.bench.statistics import Summary, growth_exponent, paired_ratio, summarise
 from tests.bench.timed_child import TimedChild
 from vboot_errors import ToolError
+from vboot_gguf import read_layout
 
 costs = st.floats(1e-9, 1e9)
 

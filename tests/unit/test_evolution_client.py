@@ -17,10 +17,10 @@ from evolution.client import Machine, connect
 from evolution.errors import LinkLost, MachineError, ProtocolBroken, Refused
 from evolution.framing import Message
 from evolution.messages import Event, HeartbeatEvent
-from image.gguf_reader import read_layout
 from tests.support.local_machine import LocalMachine, local_machine, tiny_model
 from tests.support.scripted_peer import Host, Peer
 from vboot_errors import InputError
+from vboot_gguf import read_layout
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image import gguf_writer as w
-from image.gguf_reader import Layout, read_layout, scalar
 from image.gguf_types import TensorType
-from image.gguf_writer import FileRange, Metadata, Model, Tensor
+from image.gguf_writer import FileRange, Model, Tensor
 from tests.support.rts_vectors import GGUF
 from vboot_errors import InputError
+from vboot_gguf import Layout, Metadata, read_layout, scalar
 
 keys = st.from_regex(r"[a-z0-9_]{1,12}(\.[a-z0-9_-]{1,12}){0,3}", fullmatch=True).filter(
     lambda key: key != "general.alignment"

@@ -21,7 +21,6 @@ from evolution.edits import Sparse, pack
 from evolution.messages import TensorInfo
 from evolution.recipe import load
 from evolution.storage_types import all_finite
-from image.gguf_reader import read_layout
 from tests.bench.mutation_machines import percentile
 from tests.torture.__main__ import explain, main
 from tests.torture.draws import draw_cycle
@@ -33,6 +32,7 @@ from tests.torture.tally import Tally, progress, summary
 from tests.torture.twin import Twin
 from tests.torture.wire import Wire
 from vboot_errors import InputError
+from vboot_gguf import read_layout
 
 SEED = 5
 MODEL = tensors(SEED)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.checker import CheckError, check_file
+from vboot_check import CheckError, check_file
 from vboot_errors import InputError, ToolError
 
 Reader = Callable[[str], Path]

@@ -1,22 +1,54 @@
-"""Finds the entries and tensors of a GGUF file without decoding them, so that they can be copied to the byte.
+"""The GGUF format: its numbers, and where the entries and tensors of a file lie, to be copied to the byte.
 
-The gguf package's reader makes several objects for every token of a vocabulary (seconds and hundreds of megabytes for
-a large one) and may hang on a malformed file; this one skips over arrays and ends on any input. It is not the judge of
-a file: that is `vector_boot check`.
+Nothing is decoded. The gguf package's reader makes several objects for every token of a vocabulary (seconds and
+hundreds of megabytes for a large one) and may hang on a malformed file; this one skips over arrays and ends on any
+input. It is not the judge of a file: that is `vector_boot check`.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any
 
-from image.gguf_types import DEFAULT_ALIGNMENT, MAGIC, ValueType, pad_to, tensor_bytes
-from image.gguf_writer import ALIGNMENT_KEY, Metadata
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
 from vboot_errors import InputError
 
+MAGIC = b"GGUF"
+ALIGNMENT_KEY = "general.alignment"
+_DEFAULT_ALIGNMENT = 32
 _VERSIONS = (2, 3)
+
+
+class ValueType(IntEnum):
+    """Types of metadata values."""
+
+    U8 = 0
+    I8 = 1
+    U16 = 2
+    I16 = 3
+    U32 = 4
+    I32 = 5
+    F32 = 6
+    BOOL = 7
+    STRING = 8
+    ARRAY = 9
+    U64 = 10
+    I64 = 11
+    F64 = 12
+
+
+# Elements and bytes per block of every type. The gguf package has Q8_1 (9) wrong, as two f32 in place of two f16, and
+# does not know Q2_0 (42); both by ggml-common.h.
+_BLOCKS: dict[int, tuple[int, int]] = {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()} | {
+    9: (32, 36),
+    42: (64, 18),
+}
+_TYPE_NAMES: dict[int, str] = {kind.value: kind.name for kind in GGMLQuantizationType} | {42: "Q2_0"}
 _SCALARS = {
     ValueType.U8: struct.Struct("<B"),
     ValueType.I8: struct.Struct("<b"),
@@ -35,22 +67,59 @@ _U64 = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
+class Metadata:
+    """One entry: `value` is the u32 value type and the packed value, as they stand in the file."""
+
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies: `offset` from the start of the file, `size` in bytes without padding."""
+    """Where a tensor lies: `offset` from the start of the file, `size` in bytes without padding.
+
+    `type_at` is where the header says its type, u32, and behind it its offset in the data section, u64.
+    """
 
     name: str
     dims: tuple[int, ...]
     type: int
     offset: int
     size: int
+    type_at: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The entries and tensors of a file, in its order."""
+    """The entries and tensors of a file, in its order; `data_offset` is where the header and its padding end."""
 
     metadata: tuple[Metadata, ...]
     tensors: tuple[TensorInfo, ...]
+    alignment: int
+    data_offset: int
+
+
+def tensor_bytes(kind: int, dims: tuple[int, ...]) -> int:
+    """Size in bytes of a tensor of type number `kind`; dims[0] is the row length.
+
+    Raises ValueError for an unknown type or rows that are not whole blocks.
+    """
+    if kind not in _BLOCKS:
+        raise ValueError(f"unknown tensor type {kind}")
+    elements, size = _BLOCKS[kind]
+    if dims[0] % elements:
+        raise ValueError(f"rows of {dims[0]} are not whole blocks of {elements}")
+    return math.prod(dims) // elements * size
+
+
+def type_name(kind: int) -> str:
+    """What ggml calls the type of this number. Raises KeyError for an unknown one."""
+    return _TYPE_NAMES[kind]
+
+
+def pad_to(size: int, alignment: int) -> int:
+    """The number of bytes from `size` to the next multiple of `alignment`."""
+    return -size % alignment
 
 
 def read_layout(data: memoryview, *, name: str) -> Layout:
@@ -95,15 +164,15 @@ def _read_layout(data: memoryview) -> Layout:
         infos.append(info)
     alignment = scalar(entries, ALIGNMENT_KEY)
     if alignment is None:
-        alignment = DEFAULT_ALIGNMENT
+        alignment = _DEFAULT_ALIGNMENT
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"{ALIGNMENT_KEY} is {alignment}")
     start = at + pad_to(at, alignment)
-    tensors = [TensorInfo(i.name, i.dims, i.type, start + i.offset, i.size) for i in infos]
+    tensors = [replace(info, offset=start + info.offset) for info in infos]
     for tensor in tensors:
         if tensor.offset + tensor.size > len(data):
             raise ValueError(f"tensor {tensor.name} leaves the file")
-    return Layout(tuple(entries), tuple(tensors))
+    return Layout(tuple(entries), tuple(tensors), alignment, start)
 
 
 def _entry(data: memoryview, at: int) -> tuple[Metadata, int]:
@@ -140,8 +209,8 @@ def _tensor_info(data: memoryview, at: int) -> tuple[TensorInfo, int]:
         raise ValueError(f"tensor {name} has {count} dimensions")
     fields: tuple[Any, ...] = struct.unpack_from(f"<{count}QIQ", data, at + 4)
     *dims, kind, offset = fields
-    info = TensorInfo(name, tuple(dims), kind, offset, tensor_bytes(kind, tuple(dims)))
-    return info, at + 4 + 8 * count + 12
+    type_at = at + 4 + 8 * count
+    return TensorInfo(name, tuple(dims), kind, offset, tensor_bytes(kind, tuple(dims)), type_at), type_at + 12
 
 
 def _string(data: memoryview, at: int) -> tuple[str, int]:

@@ -1,0 +1,78 @@
+"""A GGUF file open for reading: mapped, so that only what is looked at takes memory, and no other program's."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from evolution.arithmetic import TensorData
+from evolution.surgeon.machine_tensors import model_sha256
+from evolution.surgeon.runtime_check import Check
+from vboot_errors import InputError
+from vboot_gguf import read_layout, scalar, type_name
+
+_IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
+
+
+class GGUFFile:
+    """A file that the runtime's parser accepts. What it maps stays as it was when others take the file's name.
+
+    `data` is the whole file, `layout` says where its parts lie, `tensors` are the bytes of each, in the file's order;
+    `status` is what the system said of it when it was opened.
+    """
+
+    def __init__(self, path: Path, check: Check) -> None:
+        """Have it judged, then open it. Raises InputError, ToolError."""
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a regular file", remedy="name a GGUF file")
+        if check(path).get("kind") == "rts":
+            raise InputError(f"{path} is an RTS file", remedy="take the model out of it with `vboot extract --tensors`")
+        try:
+            with path.open("rb") as file:
+                self.status = os.fstat(file.fileno())
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error})", remedy="do not change it meanwhile") from error
+        self.path = path
+        self.data = memoryview(mapping)
+        self.layout = read_layout(self.data, name=str(path))
+        self.tensors: Mapping[str, TensorData] = {
+            info.name: TensorData(
+                info.name,
+                type_name(info.type),
+                info.dims,
+                # A view does all that its readers ask of bytes, and takes no memory.
+                cast("bytes", self.data[info.offset : info.offset + info.size]),
+            )
+            for info in self.layout.tensors
+        }
+        self._digests: dict[str, str] = {}
+
+    @property
+    def architecture(self) -> str:
+        """What the file says that its model is; empty if it does not."""
+        stated = scalar(self.layout.metadata, "general.architecture")
+        return stated if isinstance(stated, str) else ""
+
+    def is_replaced(self) -> bool:
+        """Whether its name no longer leads to what was opened, or it has been written to."""
+        try:
+            now = self.path.stat()
+        except OSError:
+            return True
+        return any(getattr(now, field) != getattr(self.status, field) for field in _IDENTITY)
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 (hex) of a tensor's bytes, computed once."""
+        if name not in self._digests:
+            self._digests[name] = hashlib.sha256(self.tensors[name].data).hexdigest()
+        return self._digests[name]
+
+    def model_sha256(self, changed: Mapping[str, str] | None = None) -> str:
+        """The model's digest (hex), with the SHA-256 of some tensors replaced."""
+        known = changed or {}
+        return model_sha256({name: known.get(name) or self.sha256(name) for name in self.tensors})

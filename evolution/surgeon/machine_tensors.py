@@ -1,0 +1,26 @@
+"""Tensors that every machine has, whether its model's file holds them or not, and the digest of a model. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+PROTECTED = frozenset({"hw.mmio", "cortex_journal", *(f"kernel.{number}" for number in range(8))})
+"""What no operation may change: the machine's own state and its built-in programs."""
+
+SLOTS = frozenset(f"evolved.{number}" for number in range(8))
+"""Slots for evolved programs; a machine whose file lacks them starts with empty ones."""
+
+_EMPTY_SLOT = hashlib.sha256(bytes(4096)).hexdigest()
+
+
+def model_sha256(tensors: Mapping[str, str]) -> str:
+    """The digest (hex) that a machine would give a model, from the SHA-256 (hex) of its tensors.
+
+    It is the protocol's: SHA-256 over all unprotected tensors in name order of name, 0, SHA-256 of the bytes.
+    """
+    digests = dict.fromkeys(SLOTS, _EMPTY_SLOT) | dict(tensors)
+    digest = hashlib.sha256()
+    for name in sorted(digests.keys() - PROTECTED):
+        digest.update(name.encode() + b"\0" + bytes.fromhex(digests[name]))
+    return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""Storing tensors in another type. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from evolution.arithmetic import EditRefused, TensorData
+from evolution.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, encode
+from evolution.surgeon.machine_tensors import PROTECTED
+from evolution.surgeon.operation import (
+    DOES_NOT_FIT,
+    NO_SUCH_TENSOR,
+    PROTECTED_TENSOR,
+    UNSUPPORTED_TYPE,
+    Change,
+    Operation,
+)
+from evolution.surgeon.values import pieces, stored
+from vboot_errors import InputError
+
+
+def requantise(tensors: Mapping[str, TensorData], types: Mapping[str, str]) -> Operation:
+    """Give tensors other types (F32, F16, BF16, Q8_0), by name or pattern; of two patterns for one, the later counts.
+
+    A pattern means matrices: vectors, such as norms and biases, are small and matter, so they keep their types unless
+    they are named. Raises InputError for another type, EditRefused for what cannot be stored so.
+    """
+    wanted: dict[str, str] = {}
+    for pattern, kind in types.items():
+        if kind not in FLOAT_STORAGE:
+            known = ", ".join(sorted(FLOAT_STORAGE))
+            raise InputError(f"{pattern!r} cannot be stored as {kind!r}", remedy=f"give one of {known}")
+        wanted |= dict.fromkeys(_meant(pattern, tensors), kind)
+    changed = {name: kind for name, kind in wanted.items() if kind != tensors[name].type}
+    for name, kind in changed.items():
+        _check(tensors[name], kind)
+    return Operation(_changes(tensors, changed), changed)
+
+
+def convert(tensor: TensorData, kind: str) -> Bytes:
+    """The bytes of a tensor in another type of FLOAT_STORAGE; what it cannot hold becomes infinite."""
+    return np.concatenate([encode(kind, decode(tensor.type, piece)) for piece in pieces(tensor.type, stored(tensor))])
+
+
+def _changes(tensors: Mapping[str, TensorData], types: Mapping[str, str]) -> Iterator[Change]:
+    return (Change(name, convert(tensors[name], kind)) for name, kind in types.items())
+
+
+def _meant(pattern: str, tensors: Mapping[str, TensorData]) -> list[str]:
+    if pattern in PROTECTED:
+        raise EditRefused(PROTECTED_TENSOR, f"{pattern!r} is protected")
+    if pattern in tensors:
+        return [pattern]
+    matrices = (name for name, tensor in tensors.items() if len(tensor.shape) > 1 and name not in PROTECTED)
+    found = [name for name in matrices if fnmatchcase(name, pattern)]
+    if not found:
+        raise EditRefused(NO_SUCH_TENSOR, f"there is no matrix {pattern!r}")
+    return found
+
+
+def _check(tensor: TensorData, kind: str) -> None:
+    if tensor.type not in FLOAT_STORAGE:
+        raise EditRefused(UNSUPPORTED_TYPE, f"{tensor.name!r} is of type {tensor.type}, which is not converted")
+    if tensor.shape[0] % (block := block_of(kind).elements):
+        text = f"rows of {tensor.shape[0]} of {tensor.name!r} are not whole blocks of {block}, which {kind} has"
+        raise EditRefused(DOES_NOT_FIT, text)

@@ -1,0 +1,114 @@
+"""A GGUF file with an operation done to it: computed, told of, and put wherever a sink takes it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
+
+from gguf import GGMLQuantizationType
+
+from evolution.arithmetic import EditRefused, TensorData
+from evolution.storage_types import all_finite, block_of
+from evolution.surgeon.difference import count_changed
+from evolution.surgeon.gguf_file import GGUFFile
+from evolution.surgeon.machine_tensors import PROTECTED
+from evolution.surgeon.operation import (
+    CHANGES_NOTHING,
+    NOT_FINITE,
+    PROTECTED_TENSOR,
+    Change,
+    Operation,
+)
+from evolution.surgeon.relayout import relayout
+from evolution.surgeon.reports import SurgeryReport, TensorChange
+from evolution.surgeon.values import stored
+from vboot_gguf import TensorInfo, pad_to
+
+Sink: TypeAlias = Callable[[int, memoryview], None]
+"""Takes bytes of the new file and where in it they belong, each byte once, in any order."""
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Told what is done, bytes so far and bytes in all (0: not known)."""
+
+_CHUNK = 1 << 22
+
+
+def rewrite(base: GGUFFile, operation: Operation, sink: Sink | None, progress: Progress) -> SurgeryReport:
+    """Do an operation to a file. Without a sink only its changes are computed, to be told of.
+
+    One changed tensor is held at a time. Raises EditRefused when it would change nothing or something protected, or
+    make a value that is not finite; the sink may have been given something by then.
+    """
+    numbers = {name: int(GGMLQuantizationType[kind]) for name, kind in operation.types.items()}
+    header, places = relayout(bytes(base.data[: base.layout.data_offset]), base.layout, numbers)
+    at = {info.name: info.offset for info in places}
+    changed: dict[str, TensorChange] = {}
+    done = 0
+    for change in operation.changes:
+        told = _judge(base.tensors[change.name], change, operation.types.get(change.name))
+        done += len(change.data)
+        progress("compute", done, 0)
+        if told is not None:
+            changed[change.name] = told
+            if sink is not None:
+                sink(at[change.name], change.data.data)
+    if not changed:
+        raise EditRefused(CHANGES_NOTHING, "the operation changes nothing")
+    size = places[-1].offset + places[-1].size + len(_padding(base, len(places) - 1, places))
+    if sink is not None:
+        sink(0, memoryview(header))
+        for offset, part in _unchanged(base, places, changed):
+            for start in range(0, len(part), _CHUNK):
+                sink(offset + start, part[start : start + _CHUNK])
+                progress("copy", offset + start, size)
+    progress("hash", 0, 0)
+    return SurgeryReport(
+        base=str(base.path),
+        output=None,
+        bytes=size,
+        changed_bytes=sum(each.changed_bytes for each in changed.values()),
+        model_before=base.model_sha256(),
+        model=base.model_sha256({name: each.sha256 for name, each in changed.items()}),
+        tensors=tuple(changed[name] for name in base.tensors if name in changed),
+        kept=operation.kept,
+        distances=operation.distances,
+    )
+
+
+def _judge(before: TensorData, change: Change, new_type: str | None) -> TensorChange | None:
+    """What a change does; None for nothing."""
+    kind = new_type or before.type
+    if before.name in PROTECTED:
+        raise EditRefused(PROTECTED_TENSOR, f"{before.name!r} is protected")
+    if not all_finite(kind, change.data):
+        raise EditRefused(NOT_FINITE, f"a value of {before.name!r} would not be finite")
+    size = len(change.data)
+    blocks = size // block_of(kind).bytes
+    counts = (size, blocks)
+    if kind == before.type:
+        counts = count_changed(kind, stored(before), change.data)
+        if counts == (0, 0):
+            return None
+    digest = hashlib.sha256(change.data.data).hexdigest()
+    return TensorChange(before.name, before.type, kind, size, counts[0], blocks, counts[1], digest)
+
+
+def _unchanged(
+    base: GGUFFile, places: tuple[TensorInfo, ...], changed: Mapping[str, TensorChange]
+) -> Iterator[tuple[int, memoryview]]:
+    """What stays of the data section, and what lies between the tensors, with its offsets in the new file."""
+    for index, (old, new) in enumerate(zip(base.layout.tensors, places, strict=True)):
+        if new.name not in changed:
+            yield new.offset, base.data[old.offset : old.offset + old.size]
+        yield new.offset + new.size, _padding(base, index, places)
+
+
+def _padding(base: GGUFFile, index: int, places: tuple[TensorInfo, ...]) -> memoryview:
+    """What follows a tensor: what the base has there, unless the tensor has another size."""
+    infos = base.layout.tensors
+    old, new = infos[index], places[index]
+    if new.size != old.size:
+        return memoryview(bytes(pad_to(new.size, base.layout.alignment)))
+    end = infos[index + 1].offset if index + 1 < len(infos) else len(base.data)
+    return base.data[old.offset + old.size : end]

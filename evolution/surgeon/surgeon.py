@@ -1,0 +1,233 @@
+"""Surgery on the weights in a GGUF file: read, computed, judged, written beside and renamed, or only told of.
+
+    surgeon = GGUFSurgeon(Path("vectorland.gguf"))
+    report = surgeon.apply([Seeded("blk.*.weight", "00c0ffee00c0ffee", "normal", 0.01, 1e-3)])     # a dry run
+    report = surgeon.apply(edits, output=Path("evolved.gguf"))
+
+Outside the bytes of the tensors that change, the new file is the old one to the byte.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from evolution.arithmetic import each_change
+from evolution.edits import Edit
+from evolution.messages import TensorInfo
+from evolution.surgeon.crossover import Unit, crossover
+from evolution.surgeon.difference import difference
+from evolution.surgeon.gguf_file import GGUFFile
+from evolution.surgeon.machine_tensors import PROTECTED, SLOTS
+from evolution.surgeon.merge import merge
+from evolution.surgeon.operation import Change, Operation
+from evolution.surgeon.relation import require_relatives
+from evolution.surgeon.reports import FileDifference, SurgeryReport
+from evolution.surgeon.requantise import requantise
+from evolution.surgeon.rewrite import Progress, Sink, rewrite
+from evolution.surgeon.runtime_check import Check, runtime_check
+from vboot_errors import InputError, VbootError
+from vboot_files import atomic_write
+
+
+class GGUFSurgeon:
+    """Operates on one file as it was when it was opened: after an operation in place it is opened anew.
+
+    Every operation is a dry run unless it is given an `output`, another file than those it reads, or `in_place`, which
+    replaces the file that it reads. Either way the new file appears whole, after the runtime's parser has accepted it
+    and its digest is the one that was computed, or not at all.
+
+    All raise EditRefused when they would change nothing (1008), touch what a machine protects (1002) or make a value
+    that is not finite (1005), InputError for other files and options that do not do, ToolError when the parser fails.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        check: Check = runtime_check,
+        progress: Progress = lambda _phase, _done, _total: None,
+    ) -> None:
+        """Open a file that `check` accepts. Raises InputError, ToolError."""
+        self._check = check
+        self._progress = progress
+        self._base = GGUFFile(path, check)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._base.path
+
+    def tensors(self) -> dict[str, TensorInfo]:
+        """All tensors by name, in the file's order."""
+        return {
+            name: TensorInfo(name, tensor.type, tensor.shape, len(tensor.data), name in PROTECTED)
+            for name, tensor in self._base.tensors.items()
+        }
+
+    def tensor(self, name: str) -> TensorInfo:
+        """One tensor. Raises InputError for an unknown name."""
+        found = self.tensors().get(name)
+        if found is None:
+            raise InputError(f"{self.path} has no tensor {name!r}", remedy="see `vboot inspect` for those it has")
+        return found
+
+    def digest(self) -> str:
+        """The model's digest (hex), as a machine that runs it would give it."""
+        return self._base.model_sha256()
+
+    def apply(self, edits: Sequence[Edit], *, output: Path | None = None, in_place: bool = False) -> SurgeryReport:
+        """The edits of a mutation, with the results of a machine that makes it, to the bit."""
+        return self._operate(self._edited(edits), output, in_place)
+
+    def requantise(
+        self, types: Mapping[str, str], *, output: Path | None = None, in_place: bool = False
+    ) -> SurgeryReport:
+        """Store tensors, by name or pattern, in other types: F32, F16, BF16, Q8_0.
+
+        A pattern means matrices alone. The file's metadata stays, `general.file_type` included.
+        """
+        return self._operate(requantise(self._base.tensors, types), output, in_place)
+
+    def merge(
+        self,
+        others: Sequence[Path],
+        *,
+        weights: Sequence[float] | None = None,
+        force: bool = False,
+        output: Path | None = None,
+        in_place: bool = False,
+    ) -> SurgeryReport:
+        """The weighted mean of this file and others, in this one's types; equal weights unless they are given.
+
+        The files must be relatives; with `force` they may be distant ones. The machine's own tensors stay as they are.
+        """
+        files = [self._base, *self._relatives(others)]
+        distances = self._distances(files[1:], force)
+        factors = [1 / len(files)] * len(files) if weights is None else weights
+        changes = merge([file.tensors for file in files], factors)
+        kept = self._kept(files[1:], PROTECTED | SLOTS)
+        return self._operate(Operation(changes, kept=kept, distances=distances), output, in_place, others)
+
+    def crossover(
+        self,
+        other: Path,
+        *,
+        seed: str,
+        unit: Unit = "tensor",
+        share: float = 0.5,
+        force: bool = False,
+        output: Path | None = None,
+        in_place: bool = False,
+    ) -> SurgeryReport:
+        """This file with about a `share` of tensors, or of their rows, from a relative; `seed` (16 hex) says which."""
+        files = self._relatives([other])
+        distances = self._distances(files, force)
+        changes = crossover(self._base.tensors, files[0].tensors, seed=seed, unit=unit, share=share)
+        kept = self._kept(files, PROTECTED)
+        return self._operate(Operation(changes, kept=kept, distances=distances), output, in_place, [other])
+
+    def diff(self, other: Path) -> FileDifference:
+        """How another file differs from this one; any two files can be compared."""
+        return difference(self._base, GGUFFile(other, self._check))
+
+    def verify(self, revised: Path, edits: Sequence[Edit]) -> SurgeryReport:
+        """That a file is this one with these edits, to the byte. Raises InputError that says where it is not."""
+        found = GGUFFile(revised, self._check)
+
+        def compare(offset: int, expected: memoryview) -> None:
+            present = np.frombuffer(found.data, np.uint8)[offset : offset + len(expected)]
+            unequal = np.flatnonzero(present != np.frombuffer(expected, np.uint8)[: len(present)])
+            if len(unequal) or len(present) < len(expected):
+                raise self._other_than_expected(found, offset + int(unequal[0] if len(unequal) else len(present)))
+
+        report = rewrite(self._base, self._edited(edits), compare, self._progress)
+        if len(found.data) != report.bytes:
+            raise self._other_than_expected(found, report.bytes)
+        return replace(report, output=str(revised))
+
+    def _other_than_expected(self, found: GGUFFile, offset: int) -> InputError:
+        infos = self._base.layout.tensors
+        names = [info.name for info in infos if info.offset <= offset < info.offset + info.size]
+        place = f"in tensor {names[0]!r}" if names else "outside of the tensors"
+        what = f"{found.path} is not {self.path} with these edits: it differs {place}, from byte {offset} on"
+        return InputError(what, remedy="see `vboot surgeon diff` for what was done to it")
+
+    def _edited(self, edits: Sequence[Edit]) -> Operation:
+        changed = each_change(edits, self._base.tensors, PROTECTED)
+        return Operation(Change(name, np.frombuffer(data, np.uint8)) for name, data in changed)
+
+    def _relatives(self, paths: Sequence[Path]) -> list[GGUFFile]:
+        if not paths:
+            raise InputError(f"{self.path} has nothing to be joined with", remedy="name another file")
+        return [GGUFFile(path, self._check) for path in paths]
+
+    def _distances(self, files: Sequence[GGUFFile], force: bool) -> dict[str, float]:
+        return {str(file.path): require_relatives(self._base, file, force=force) for file in files}
+
+    def _kept(self, files: Sequence[GGUFFile], names: frozenset[str]) -> tuple[str, ...]:
+        """Those tensors of `names` in which some file differs from this one."""
+        ours = self._base.tensors
+        differs = {
+            name
+            for file in files
+            for name in names & ours.keys() & file.tensors.keys()
+            if file.tensors[name] != ours[name]
+        }
+        return tuple(name for name in ours if name in differs)
+
+    def _operate(
+        self, operation: Operation, output: Path | None, in_place: bool, sources: Sequence[Path] = ()
+    ) -> SurgeryReport:
+        if output is None and not in_place:
+            return rewrite(self._base, operation, None, self._progress)
+        if output is not None and in_place:
+            raise InputError(f"{output} is named although the change is in place", remedy="give one of both")
+        target = self.path if output is None else output
+        for source in sources if in_place else (self.path, *sources):
+            _refuse_same(target, source)
+        with atomic_write(target) as file:
+            if in_place:  # a private model stays private
+                os.fchmod(file.fileno(), stat.S_IMODE(self._base.status.st_mode))
+            report = rewrite(self._base, operation, _writer(file), self._progress)
+            file.flush()
+            self._judge_written(Path(file.name), target, report)
+            if in_place and self._base.is_replaced():
+                raise InputError(f"{target} was changed by somebody else meanwhile", remedy="open it again")
+        return replace(report, output=str(target))
+
+    def _judge_written(self, temporary: Path, target: Path, report: SurgeryReport) -> None:
+        """The last look before the file becomes visible."""
+        self._progress("check", 0, 0)
+        try:
+            written = GGUFFile(temporary, self._check)
+        except InputError as error:
+            raise VbootError(
+                f"what was made for {target} is refused: {error.what}", remedy="report this bug"
+            ) from error
+        if written.model_sha256() != report.model:
+            what = f"what was written for {target} is not what was computed"
+            raise VbootError(what, remedy="see whether the disk is sound; nothing was changed")
+
+
+def _writer(file: BinaryIO) -> Sink:
+    def write(offset: int, part: memoryview) -> None:
+        file.seek(offset)
+        file.write(part)
+
+    return write
+
+
+def _refuse_same(target: Path, source: Path) -> None:
+    try:
+        same = target.samefile(source)
+    except OSError:
+        return
+    if same:
+        raise InputError(f"{target} is both input and output", remedy="name another output, or work in place")

@@ -1,0 +1,54 @@
+"""The values of tensors of every type that can be read as numbers, a piece at a time. Pure."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+from gguf import GGMLQuantizationType, quants
+from numpy.typing import NDArray
+
+from evolution.arithmetic import TensorData
+from evolution.storage_types import FLOAT_STORAGE, Bytes, block_of, decode
+from evolution.tensor_values import element_dtype
+
+_PIECE = 1 << 18
+"""Elements handled at a time: whole blocks of every type, and little memory."""
+
+
+def stored(tensor: TensorData) -> Bytes:
+    """The bytes of a tensor, as they are."""
+    return np.frombuffer(tensor.data, np.uint8)
+
+
+def pieces(kind: str, data: Bytes) -> Iterator[Bytes]:
+    """Bytes of a type in pieces of as many elements for every type; the last one may have fewer."""
+    block = block_of(kind)
+    step = _PIECE // block.elements * block.bytes
+    return (data[start : start + step] for start in range(0, len(data), step))
+
+
+def values(tensor: TensorData) -> Iterator[NDArray[np.float64]]:
+    """All elements of a tensor of a type that `is_readable`, in pieces of as many elements for every type."""
+    return (_read(tensor.type, piece) for piece in pieces(tensor.type, stored(tensor)))
+
+
+@functools.cache
+def is_readable(kind: str) -> bool:
+    """Whether there is a rule here for the numbers that a ggml type stores."""
+    try:
+        _read(kind, np.zeros(block_of(kind).bytes, np.uint8))
+    except (KeyError, NotImplementedError):
+        return False
+    return True
+
+
+def _read(kind: str, data: Bytes) -> NDArray[np.float64]:
+    if kind in FLOAT_STORAGE:
+        return decode(kind, data).astype(np.float64)
+    if (dtype := element_dtype(kind)) is not None:
+        return data.view(dtype).astype(np.float64)
+    with np.errstate(all="ignore"):  # what is not finite stays so
+        read: NDArray[np.float32] = quants.dequantize(data, GGMLQuantizationType[kind])
+    return read.astype(np.float64)
