@@ -1,0 +1,151 @@
+"""What lives on published files: it watches `current.json`, and reloads the model and the kernel that it names.
+
+with ReloadingConsumer(folder, bridge=RustNeuralBridge(), runner=WgslRunner()) as consumer:
+    consumer.wait(generation=1, timeout=10)
+    vectors = consumer.transform(consumer.embed(["a text"]))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.bridge import RustNeuralBridge
+from evolution.client import Machine
+from evolution.errors import TimedOut
+from evolution.fallback import current
+from evolution.fallback.current import Current, PublishedKernel, PublishedModel
+from evolution.fallback.wgsl_device import WgslRunner
+from vboot_errors import InputError
+
+_LOOK_SECONDS = 0.005
+_READ_AGAIN = 3
+"""How often `current.json` may change while what it names is loaded, before a missing file is an error."""
+
+
+class ReloadingConsumer:
+    """Runs what is published in `folder`, on a bridge and an adapter of its own, both closed with it."""
+
+    def __init__(self, folder: Path, *, bridge: RustNeuralBridge, runner: WgslRunner) -> None:
+        self._folder = folder
+        self._bridge = bridge
+        self._runner = runner
+        self._seen: bytes | None = None
+        self._current = current.NOTHING
+        self._source = ""
+        self._machine: Machine | None = None
+
+    @property
+    def current(self) -> Current:
+        """What is loaded."""
+        return self._current
+
+    @property
+    def adapter(self) -> str:
+        """Which adapter runs the kernels, in words."""
+        return self._runner.adapter
+
+    def poll(self) -> bool:
+        """Load what is new; whether anything was.
+
+        Raises InputError for files that are missing or not those that `current.json` means, and for what bridge or
+        adapter refuse; what was loaded stays then, and the next call tries again.
+        """
+        for attempt in range(_READ_AGAIN):
+            data = current.read(self._folder)
+            if data is None or data == self._seen:
+                return False
+            try:
+                self._load(current.parse(data))
+            except FileNotFoundError as error:
+                # Gone since: two publications later, old files are removed.
+                if attempt == _READ_AGAIN - 1 or current.read(self._folder) == data:
+                    what = f"{error.filename} is missing, which {current.NAME} names"
+                    raise InputError(what, remedy="publish again") from error
+                continue
+            self._seen = data
+            return True
+        raise AssertionError("the last attempt returns or raises")
+
+    def wait(self, *, generation: int, timeout: float) -> Current:
+        """Look until this generation or a later one is loaded. Raises TimedOut, and InputError as `poll`."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self.poll()
+            if self._current.generation >= generation:
+                return self._current
+            if time.monotonic() >= deadline:
+                what = f"generation {generation} was not published in {self._folder} within {timeout:g} s"
+                raise TimedOut(what, remedy="see whether the daemon runs")
+            time.sleep(_LOOK_SECONDS)
+
+    def transform(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The published kernel of every row, f32 (n, dim); raises as `WgslRunner.run_source`."""
+        kernel = self._current.kernel
+        if kernel is None:
+            raise InputError(f"no kernel is published in {self._folder}", remedy="publish one")
+        if vectors.ndim != 2 or vectors.shape[1] != kernel.dim:
+            what = f"vectors of shape {vectors.shape} are not for a kernel of {kernel.dim} elements"
+            raise InputError(what, remedy="give one vector a row")
+        return self._runner.run_source(self._source, vectors, entry_point=kernel.entry_point)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The embeddings by the published model, f32 (n, dim); raises as `Machine.embed`."""
+        if self._machine is None:
+            raise InputError(f"no model is published in {self._folder}", remedy="publish one")
+        return self._machine.embed(texts).vectors
+
+    def close(self) -> None:
+        """End the bridge and the adapter. Closing twice is fine."""
+        if self._machine is not None:
+            self._machine.close()
+        self._machine = None
+        self._bridge.close()
+        self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _load(self, new: Current) -> None:
+        """Both parts are checked before the first is taken over. Raises FileNotFoundError, InputError."""
+        source = self._source
+        if new.kernel is not None and new.kernel != self._current.kernel:
+            source = self._kernel_source(new.kernel)
+        if new.model is not None and new.model != self._current.model:
+            self._load_model(new.model)
+        self._source, self._current = source, new
+
+    def _kernel_source(self, kernel: PublishedKernel) -> str:
+        path = self._folder / kernel.file
+        data = path.read_bytes()
+        _require(hashlib.sha256(data).hexdigest(), kernel.sha256, path)
+        source = data.decode()
+        self._runner.validate(source, entry_point=kernel.entry_point)
+        return source
+
+    def _load_model(self, model: PublishedModel) -> None:
+        path = self._folder / model.file
+        with path.open("rb") as file:
+            _require(hashlib.file_digest(file, "sha256").hexdigest(), model.sha256, path)
+        self._bridge.initialize(path)
+        last, self._machine = self._machine, self._bridge.client()
+        if last is not None:
+            last.close()
+
+
+def _require(found: str, expected: str, path: Path) -> None:
+    if found != expected:
+        what = f"{path} is not the file that {current.NAME} means: its SHA-256 is {found}, not {expected}"
+        raise InputError(what, remedy="publish again")

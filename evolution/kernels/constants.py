@@ -1,0 +1,45 @@
+"""Constant vectors for kernels, from embeddings: their mean, and the directions they vary most in. Pure."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from evolution.kernels.genome import PushVector
+from vboot_errors import InputError
+
+
+def quantised(vector: ArrayLike) -> PushVector:
+    """The vector (dim,) in 256 steps from its least element to its greatest. Raises InputError if one is not finite."""
+    values = np.asarray(vector, np.float32).astype(np.float64)
+    if not values.size or not np.isfinite(values).all():
+        raise InputError("a constant of a kernel is empty or not finite", remedy="give finite f32")
+    low = np.float32(values.min())
+    step = np.float32((values.max() - float(low)) / 255)
+    if step == 0:
+        return PushVector(bytes(values.size), 0.0, float(low))
+    codes = np.rint((values - float(low)) / float(step)).clip(0, 255).astype(np.uint8)
+    return PushVector(codes.tobytes(), float(step), float(low))
+
+
+def pool_of(embeddings: NDArray[np.float32], *, directions: int = 8) -> tuple[PushVector, ...]:
+    """What embeddings f32 (n, dim) suggest: their mean, their principal directions (unit vectors), and one over their
+    standard deviations, scaled to a mean of 1. Directions are numbered from the one of the greatest variance.
+
+    Raises InputError for fewer than two embeddings, and for what is not finite.
+    """
+    if embeddings.ndim != 2 or len(embeddings) < 2:
+        raise InputError(f"embeddings of shape {embeddings.shape} show no directions", remedy="give two or more rows")
+    values = embeddings.astype(np.float64)
+    mean = values.mean(axis=0)
+    centred = values - mean
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    principal = [_oriented(axis) for axis in axes.T[::-1][:directions]]
+    deviations = centred.std(axis=0)
+    inverse = 1 / np.maximum(deviations, deviations.max() * 1e-3 + np.finfo(np.float64).tiny)
+    return tuple(quantised(vector) for vector in (mean, *principal, inverse / inverse.mean()))
+
+
+def _oriented(axis: NDArray[np.float64]) -> NDArray[np.float64]:
+    """With a positive element of the largest size: the sign of an eigenvector is nobody's choice."""
+    return axis if axis[np.abs(axis).argmax()] > 0 else -axis

@@ -1,0 +1,51 @@
+"""Random choices of a search: a stream of its own for every decision, from a seed and a name alone. Pure.
+
+The words are those of `evolution.noise`, raw Philox: the same for every version of numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution import noise
+
+T = TypeVar("T")
+
+_AT_ONCE = 64
+
+
+class Draws:
+    """The stream of `seed` (16 hex digits) for `name`; it starts anew with every object."""
+
+    def __init__(self, seed: str, name: str) -> None:
+        self._key = noise.key(seed, name)
+        self._at = 0
+        self._ready: list[int] = []
+
+    def below(self, count: int) -> int:
+        """An integer from 0 to `count` - 1; the bias of the remainder is below `count` / 2^64."""
+        if not self._ready:
+            self._ready = self.words(_AT_ONCE)[::-1].tolist()
+        return self._ready.pop() % count
+
+    def choice(self, items: Sequence[T]) -> T:
+        """One of them."""
+        return items[self.below(len(items))]
+
+    def uniform(self) -> float:
+        """From 0 up to, not including, 1."""
+        return self.below(1 << 53) / (1 << 53)
+
+    def normal(self) -> float:
+        """Of mean 0 and variance 1, in steps of a sixth: a sum of 144 fair coin flips."""
+        return sum(self.below(1 << 48).bit_count() - 24 for _ in range(3)) / 6
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """The next words of the stream, u64 (count,)."""
+        drawn = noise.words(self._key, self._at, count)
+        self._at += count
+        return drawn

@@ -1,0 +1,40 @@
+"""Embeddings behind a kernel, for a fitness that knows nothing of kernels. Pure.
+
+embed = recorded(texts, vectors)                     # the model has run once
+score = lambda kernel: fitness.evaluate(transformed(kernel, embed), pairs).score
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.fitness.contract import Embed
+from evolution.kernels import reference
+from evolution.kernels.genome import Kernel
+from vboot_errors import InputError
+
+
+def transformed(kernel: Kernel, embed: Embed) -> Embed:
+    """What the kernel makes of the embeddings. It raises what `embed` and `reference.run` raise."""
+    return lambda texts: reference.run(kernel, embed(texts))
+
+
+def recorded(texts: Sequence[str], vectors: NDArray[np.float32]) -> Embed:
+    """Embeddings made before, f32 (n, dim), one for each text. It raises InputError for any other text.
+
+    Raises InputError for another number of vectors than of texts.
+    """
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        what = f"vectors of shape {vectors.shape} do not go with {len(texts)} texts"
+        raise InputError(what, remedy="give one for each text")
+    rows = {text: row for row, text in enumerate(texts)}
+
+    def embed(wanted: Sequence[str]) -> NDArray[np.float32]:
+        if unknown := [text for text in wanted if text not in rows]:
+            raise InputError(f"the text {unknown[0]!r:.60} has not been embedded", remedy="embed all texts first")
+        return vectors[[rows[text] for text in wanted]]
+
+    return embed

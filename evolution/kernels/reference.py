@@ -1,0 +1,165 @@
+"""What a kernel computes, in numpy, equal to the running machine to the bit. Pure.
+
+The pixel machine's instructions as docs/pixels.md has them: sums run in sixteen lanes (element k in lane k mod 16,
+fused multiply-adds) that a fixed tree joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from evolution.kernels import functions
+from evolution.kernels.functions import Floats, mul_add
+from evolution.kernels.genome import (
+    Act,
+    Activate,
+    Apply,
+    Instruction,
+    Kernel,
+    Norm,
+    Normalise,
+    PushScalar,
+    PushVector,
+    Reduce,
+    ReduceTo,
+    check,
+)
+from vboot_errors import InputError
+
+LANES = 16
+LAYER_EPSILON = 1e-12
+RMS_EPSILON = 1e-6
+_CHUNK = 1 << 14
+"""Elements handled at a time: what a fused multiply-add makes of them in f64 stays in the second-level cache."""
+
+_ACTS: Mapping[Act, Callable[[Floats], Floats]] = {
+    "relu": functions.relu,
+    "gelu": functions.gelu,
+    "silu": functions.silu,
+    "tanh": functions.tanh,
+    "sigmoid": functions.sigmoid,
+}
+
+
+def run(kernel: Kernel, vectors: Floats) -> Floats:
+    """The kernel of every row: f32 (n, dim) to f32 (n, dim).
+
+    Raises InputError for what is no kernel, for vectors of another length, and where a value of the result is not
+    finite, which is where the pixel machine faults.
+    """
+    check(kernel)
+    if vectors.ndim != 2 or vectors.shape[1] != kernel.dim or vectors.dtype != np.float32:
+        what = f"vectors of {vectors.dtype} {vectors.shape} are not for a kernel of {kernel.dim} elements"
+        raise InputError(what, remedy="give one f32 vector a row")
+    results = np.empty_like(vectors)
+    rows = max(1, _CHUNK // kernel.dim)
+    for start in range(0, len(vectors), rows):
+        results[start : start + rows] = _run(kernel, vectors[start : start + rows])
+    finite = np.isfinite(results).all(axis=1)
+    if not finite.all():
+        raise InputError(f"the kernel's result of row {int(np.argmin(finite))} is not finite")
+    return results
+
+
+def _run(kernel: Kernel, vectors: Floats) -> Floats:
+    """The result, of one row if it is the same for all."""
+    # A value is (n, dim) or, a scalar for each row, (n, 1); a constant has one row, which spreads.
+    stack: list[Floats] = [vectors]
+    with np.errstate(all="ignore"):
+        for instruction in kernel.instructions:
+            _execute(instruction, stack)
+    return stack.pop()
+
+
+def _execute(instruction: Instruction, stack: list[Floats]) -> None:
+    match instruction:
+        case PushScalar(value):
+            # The machine makes a scalar by adding zeros to it, which turns -0 into 0.
+            stack.append(np.full((1, 1), value, np.float32) + np.float32(0))
+        case PushVector():
+            stack.append(instruction.values()[None])
+        case Apply("add"):
+            top = stack.pop()
+            stack[-1] = stack[-1] + top
+        case Apply("mul"):
+            top = stack.pop()
+            stack[-1] = stack[-1] * top
+        case Apply("dup"):
+            stack.append(stack[-1])
+        case Apply("drop"):
+            stack.pop()
+        case Apply("swap"):
+            stack[-1], stack[-2] = stack[-2], stack[-1]
+        case Activate(function):
+            stack[-1] = _ACTS[function](stack[-1])
+        case Normalise(norm):
+            stack[-1] = _normalised(stack[-1], norm)
+        case ReduceTo(reduce):
+            stack[-1] = _reduced(stack[-1], reduce)
+
+
+def _normalised(x: Floats, norm: Norm) -> Floats:
+    columns = np.float32(x.shape[1])
+    match norm:
+        case "layer":
+            centred = x - _sum(x) / columns
+            return _divided(centred, np.sqrt(_squares(centred) / columns + np.float32(LAYER_EPSILON)))
+        case "rms":
+            return _divided(x, np.sqrt(_squares(x) / columns + np.float32(RMS_EPSILON)))
+        case "l2":
+            length: Floats = np.sqrt(_squares(x))
+            return np.where(length != 0, _divided(x, length), x)
+        case "softmax":
+            powers = functions.exp(x - _largest(x))
+            return _divided(powers, _sum(powers))
+
+
+def _reduced(x: Floats, reduce: Reduce) -> Floats:
+    match reduce:
+        case "sum":
+            return _sum(x)
+        case "mean":
+            return _sum(x) / np.float32(x.shape[1])
+        case "max":
+            return _largest(x)
+
+
+def _divided(x: Floats, divisor: Floats) -> Floats:
+    """An infinite divisor has overflown: what it would leave is not zero but not a number."""
+    sound: Floats = np.where(np.isinf(divisor), np.float32(np.nan), divisor)
+    return x / sound
+
+
+def _largest(x: Floats) -> Floats:
+    """The first largest element of each row, (n, 1); NaN where there is one."""
+    return np.take_along_axis(x, x.argmax(axis=1)[:, None], axis=1)
+
+
+def _sum(x: Floats) -> Floats:
+    """The sum of each row, (n, 1)."""
+    lanes = np.zeros((len(x), LANES), np.float32)
+    for start in range(0, x.shape[1], LANES):
+        part = x[:, start : start + LANES]
+        lanes[:, : part.shape[1]] += part
+    return _joined(lanes)
+
+
+def _squares(x: Floats) -> Floats:
+    """The sum of the squares of each row, (n, 1)."""
+    lanes = np.zeros((len(x), LANES), np.float32)
+    for start in range(0, x.shape[1], LANES):
+        part = x[:, start : start + LANES]
+        width = part.shape[1]
+        lanes[:, :width] = mul_add(part, part, lanes[:, :width])
+    return _joined(lanes)
+
+
+def _joined(lanes: Floats) -> Floats:
+    """The upper half onto the lower, four times."""
+    half = LANES // 2
+    while half:
+        lanes = lanes[:, :half] + lanes[:, half : 2 * half]
+        half //= 2
+    return lanes

@@ -1,0 +1,146 @@
+"""A search for kernels: (mu + lambda) with mutation and crossover. Pure: state in, state out.
+
+    state = begin(plan, score)
+    for _ in range(generations):
+        state = step(state, plan, score)
+    best = state.population[0]
+
+A generation is a function of the plan, the generation before and the scores alone, so a run that goes on from
+`dump(state)` ends like one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from evolution.kernels import genome, to_pixels
+from evolution.kernels.draws import Draws
+from evolution.kernels.genome import Kernel, PushVector
+from evolution.kernels.variation import cross, mutate, normalised
+from evolution.pixels import PIXEL_BYTES
+from vboot_errors import InputError
+
+Score: TypeAlias = Callable[[Kernel], float]
+"""How good a kernel is, higher being better; raises InputError for one whose results are not finite. A function of the
+kernel alone, the same for the whole of a run: survivors keep the score they have."""
+
+_CROSSED = 4
+"""Of so many children one has two parents."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is: the length of vectors, the seed (16 hex digits), the constant vectors that new phrases may use
+    (`constants.pool_of`), survivors of a generation (mu), children of one (lambda)."""
+
+    dim: int
+    seed: str
+    pool: tuple[PushVector, ...]
+    survivors: int = 8
+    children: int = 24
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A kernel, its score, and how many pixels it is."""
+
+    kernel: Kernel
+    score: float
+    pixels: int
+
+
+@dataclass(frozen=True)
+class State:
+    """Between two generations: `population` the best first, never empty; `evaluations` made so far."""
+
+    generation: int
+    population: tuple[Scored, ...]
+    evaluations: int
+
+
+def begin(plan: Plan, score: Score) -> State:
+    """The state with one kernel, that of no instructions but the normalisation of its result.
+
+    Raises InputError for a plan that cannot be, and what `score` raises.
+    """
+    if not plan.pool or plan.survivors < 1 or plan.children < 1:
+        raise InputError("the plan of a search has no constants, survivors or children", remedy="give some of each")
+    kernel = normalised(Kernel(plan.dim, ()))
+    return State(0, (_scored(kernel, score),), 1)
+
+
+def step(state: State, plan: Plan, score: Score) -> State:
+    """The next generation. Children that no slot holds, or whose results are not finite, die unscored."""
+    known = {scored.kernel for scored in state.population}
+    born: list[Scored] = []
+    evaluations = state.evaluations
+    for number in range(plan.children):
+        child = _child(state, plan, number)
+        if child in known or not _fits(child):
+            continue
+        known.add(child)
+        evaluations += 1
+        try:
+            born.append(_scored(child, score))
+        except InputError:
+            continue
+    return State(state.generation + 1, _best(plan.survivors, (*state.population, *born)), evaluations)
+
+
+def dump(state: State) -> bytes:
+    """The state as bytes, the same for the same state."""
+    population = [{"kernel": genome.to_json(one.kernel), "score": one.score} for one in state.population]
+    rows = {"generation": state.generation, "evaluations": state.evaluations, "population": population}
+    return json.dumps(rows, sort_keys=True).encode()
+
+
+def load(data: bytes) -> State:
+    """The state of `dump`. Raises InputError for anything else."""
+    try:
+        rows = json.loads(data)
+        population = tuple(_known(genome.from_json(row["kernel"]), row["score"]) for row in rows["population"])
+        numbers = (rows["generation"], rows["evaluations"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _no_state(f"{error!r:.60}") from error
+    if not population or any(type(number) is not int or number < 0 for number in numbers):
+        raise _no_state("its population is empty or a number is none")
+    return State(numbers[0], population, numbers[1])
+
+
+def _child(state: State, plan: Plan, number: int) -> Kernel:
+    draws = Draws(plan.seed, f"kernel {state.generation}.{number}")
+    parent = draws.choice(state.population).kernel
+    if draws.below(_CROSSED) == 0:
+        parent = cross(parent, draws.choice(state.population).kernel, draws)
+    return normalised(mutate(parent, plan.pool, draws))
+
+
+def _fits(kernel: Kernel) -> bool:
+    try:
+        to_pixels.program(kernel)
+    except InputError:
+        return False
+    return True
+
+
+def _scored(kernel: Kernel, score: Score) -> Scored:
+    return _known(kernel, float(score(kernel)))
+
+
+def _known(kernel: Kernel, score: object) -> Scored:
+    if not isinstance(score, float) or not math.isfinite(score):
+        raise InputError(f"{score!r:.40} is no score of a kernel", remedy="give a finite number")
+    return Scored(kernel, score, len(to_pixels.program(kernel)) // PIXEL_BYTES)
+
+
+def _best(count: int, population: Iterable[Scored]) -> tuple[Scored, ...]:
+    """The highest scores; of equal ones the shortest, then the oldest (sorting is stable)."""
+    return tuple(sorted(population, key=lambda one: (-one.score, one.pixels)))[:count]
+
+
+def _no_state(why: str) -> InputError:
+    return InputError(f"this is no state of a search for kernels ({why})", remedy="give what `dump` made")

@@ -1,0 +1,99 @@
+"""Kernels for the running machine: the program of an `evolved.*` slot, and the programs that run it. Pure.
+
+machine.mutate([edit(kernel, slot=3)], confidence=0.95)
+for program in calls(kernel, vectors, slot=3):
+    output += machine.execute_pixels(program).output
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.edits import MAX_PIXELS, Program
+from evolution.kernels.genome import (
+    Activate,
+    Apply,
+    Instruction,
+    Kernel,
+    Normalise,
+    PushScalar,
+    PushVector,
+    ReduceTo,
+    check,
+)
+from evolution.pixels import PIXEL_BYTES, assemble
+from vboot_errors import InputError
+
+SLOTS = 8
+_PIXELS_AT_ONCE = 65_536
+"""A machine runs so many instructions in one program. A pixel is at most one, and so many pixels, those of the calls
+included, stay far below the other limits."""
+
+
+def source(kernel: Kernel) -> str:
+    """The kernel in the language of `evolution.pixels`. Raises InputError for what is no kernel."""
+    check(kernel)
+    return "".join(f"{line}\n" for instruction in kernel.instructions for line in _lines(instruction)) + "OUT\n"
+
+
+def program(kernel: Kernel) -> bytes:
+    """The pixels, three bytes each. Raises InputError for what is no kernel, or one that no slot holds."""
+    pixels = assemble(source(kernel))
+    if len(pixels) > PIXEL_BYTES * MAX_PIXELS:
+        what = f"the kernel is {len(pixels) // PIXEL_BYTES} pixels, and a slot holds {MAX_PIXELS}"
+        raise InputError(what, remedy="use fewer instructions, above all constant vectors")
+    return pixels
+
+
+def edit(kernel: Kernel, *, slot: int) -> Program:
+    """The edit that puts the kernel into a slot, 0 to 7. Raises InputError as `program`."""
+    return Program(f"evolved.{_checked(slot)}", program(kernel))
+
+
+def calls(kernel: Kernel, vectors: NDArray[np.float32], *, slot: int) -> Iterator[bytes]:
+    """The programs that run the kernel, which is in `slot`, on every vector f32 (n, dim), within a machine's limits.
+
+    Their outputs, one behind the other, are the results as little-endian f32 (n, dim). Raises InputError as `program`,
+    and for vectors of another length.
+    """
+    own = len(program(kernel)) // PIXEL_BYTES
+    if vectors.ndim != 2 or vectors.shape[1] != kernel.dim:
+        what = f"vectors of shape {vectors.shape} are not for a kernel of {kernel.dim} elements"
+        raise InputError(what, remedy="give one vector a row")
+    # Four bytes an element, and in the worst case a LIT in front of every pixel of data.
+    most = 4 * kernel.dim // PIXEL_BYTES * 2 + 2 + own
+    rows_at_once = _PIXELS_AT_ONCE // most
+    call = f"INPUT f32\nCALL evolved.{_checked(slot)}\n"
+    for start in range(0, len(vectors), rows_at_once):
+        rows = vectors[start : start + rows_at_once].astype("<f4")
+        yield assemble("".join(f"bytes {row.tobytes().hex()}\n{call}" for row in rows))
+
+
+def _checked(slot: int) -> int:
+    if not 0 <= slot < SLOTS:
+        raise InputError(f"there is no slot {slot}", remedy=f"use 0 to {SLOTS - 1}")
+    return slot
+
+
+def _lines(instruction: Instruction) -> tuple[str, ...]:
+    match instruction:
+        case PushScalar(value):
+            return _scalar(value)
+        case PushVector(codes, step, offset):
+            return (f"bytes {codes.hex()}", "INPUT bytes", *_scalar(step), "MUL", *_scalar(offset), "ADD")
+        case Apply(operation):
+            return (operation.upper(),)
+        case Activate(function):
+            return (f"ACT {function}",)
+        case Normalise(norm):
+            return (f"NORM {norm}",)
+        case ReduceTo(reduce):
+            return (f"REDUCE {reduce}",)
+
+
+def _scalar(value: float) -> tuple[str, ...]:
+    """There is no instruction for one: a vector of it and the zeros that fill its pixels is summed."""
+    return (f"f32 {value!r}", "INPUT f32", "REDUCE sum")

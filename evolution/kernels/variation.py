@@ -1,0 +1,168 @@
+"""Mutation and crossover of kernels. Pure: all randomness is the `Draws` given.
+
+A kernel is cut only where its stack holds the one vector and nothing else. Between two cuts lies a *phrase*, a piece
+that turns a vector into a vector; phrases may be put in, taken out, exchanged, and the halves of two kernels joined,
+and what comes out is a kernel again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+
+from evolution.kernels.draws import Draws
+from evolution.kernels.genome import (
+    ACTS,
+    NORMS,
+    Activate,
+    Apply,
+    Instruction,
+    Kernel,
+    Normalise,
+    PushScalar,
+    PushVector,
+    ReduceTo,
+    stacks,
+)
+
+Phrase: TypeAlias = tuple[Instruction, ...]
+
+_STEP = 0.3
+"""Size of a change of a scalar, relative and absolute."""
+_CODE_STEP = 16
+"""The largest change of a code of a vector."""
+_LEAST, _MOST = 1e-6, 1e6
+"""Sizes of a scalar beyond which f32 arithmetic on embeddings, which are of length 1, ends in nothing or infinity."""
+
+
+def mutate(kernel: Kernel, pool: Sequence[PushVector], draws: Draws) -> Kernel:
+    """A neighbour of the kernel, which may happen to be equal to it. `pool`: the vectors that new phrases may use."""
+    return draws.choice(_MUTATIONS)(kernel, pool, draws)
+
+
+def cross(a: Kernel, b: Kernel, draws: Draws) -> Kernel:
+    """The beginning of `a` and the end of `b`, which is for vectors as long."""
+    head, tail = draws.choice(_cuts(a)), draws.choice(_cuts(b))
+    return replace(a, instructions=a.instructions[:head] + b.instructions[tail:])
+
+
+def normalised(kernel: Kernel) -> Kernel:
+    """The kernel with a result of length 1, as embeddings are."""
+    last = Normalise("l2")
+    if kernel.instructions[-1:] == (last,):
+        return kernel
+    return replace(kernel, instructions=(*kernel.instructions, last))
+
+
+def weighted_sum(vector: PushVector, weight: float) -> Phrase:
+    """x + weight * vector: with minus the mean, centring."""
+    return (vector, PushScalar(_f32(weight)), Apply("mul"), Apply("add"))
+
+
+def weighted_product(vector: PushVector, weight: float) -> Phrase:
+    """x * (1 + weight * vector), element by element."""
+    return (vector, PushScalar(_f32(weight)), Apply("mul"), PushScalar(1.0), Apply("add"), Apply("mul"))
+
+
+def projection(vector: PushVector, weight: float) -> Phrase:
+    """x + weight * (x · vector) * vector: with -1 and a unit vector, x without its part along it."""
+    along = (Apply("dup"), vector, Apply("mul"), ReduceTo("sum"), vector, Apply("mul"))
+    return (*along, PushScalar(_f32(weight)), Apply("mul"), Apply("add"))
+
+
+def _insert(kernel: Kernel, pool: Sequence[PushVector], draws: Draws) -> Kernel:
+    at = draws.choice(_cuts(kernel))
+    return _spliced(kernel, at, at, draws.choice(_PHRASES)(pool, draws))
+
+
+def _remove(kernel: Kernel, _pool: Sequence[PushVector], draws: Draws) -> Kernel:
+    return _spliced(kernel, *_a_phrase(kernel, draws), ())
+
+
+def _exchange(kernel: Kernel, pool: Sequence[PushVector], draws: Draws) -> Kernel:
+    return _spliced(kernel, *_a_phrase(kernel, draws), draws.choice(_PHRASES)(pool, draws))
+
+
+def _change_scalar(kernel: Kernel, _pool: Sequence[PushVector], draws: Draws) -> Kernel:
+    at = _one_of(kernel, PushScalar, draws)
+    if at is None:
+        return kernel
+    value = vars(kernel.instructions[at])["value"]
+    factor, addend = draws.choice(((1 + _STEP * draws.normal(), 0.0), (1.0, _STEP * draws.normal()), (-1.0, 0.0)))
+    return _spliced(kernel, at, at + 1, (PushScalar(_f32(value * factor + addend)),))
+
+
+def _change_vector(kernel: Kernel, pool: Sequence[PushVector], draws: Draws) -> Kernel:
+    """Another of the pool, or other codes for one element in sixteen."""
+    at = _one_of(kernel, PushVector, draws)
+    if at is None:
+        return kernel
+    vector = kernel.instructions[at]
+    if not isinstance(vector, PushVector) or draws.below(2):
+        return _spliced(kernel, at, at + 1, (draws.choice(pool),))
+    words = draws.words(kernel.dim)
+    steps = (words >> np.uint64(32)).astype(np.int64) % (2 * _CODE_STEP + 1) - _CODE_STEP
+    codes = np.frombuffer(vector.codes, np.uint8) + np.where(words % np.uint64(16) == 0, steps, 0)
+    jittered = replace(vector, codes=codes.clip(0, 255).astype(np.uint8).tobytes())
+    return _spliced(kernel, at, at + 1, (jittered,))
+
+
+_Mutation: TypeAlias = Callable[[Kernel, Sequence[PushVector], Draws], Kernel]
+_MUTATIONS: tuple[_Mutation, ...] = (
+    _insert,
+    _insert,
+    _remove,
+    _exchange,
+    _change_scalar,
+    _change_scalar,
+    _change_vector,
+)
+
+_PHRASES: tuple[Callable[[Sequence[PushVector], Draws], Phrase], ...] = (
+    lambda pool, draws: weighted_sum(draws.choice(pool), draws.normal()),
+    lambda pool, draws: weighted_sum(draws.choice(pool), -1.0),
+    lambda pool, draws: weighted_product(draws.choice(pool), draws.normal()),
+    lambda pool, draws: projection(draws.choice(pool), draws.normal()),
+    lambda pool, draws: projection(draws.choice(pool), -1.0),
+    lambda _pool, draws: (PushScalar(_f32(4 ** draws.normal())), Apply("mul")),
+    lambda _pool, draws: (PushScalar(_f32(_STEP * draws.normal())), Apply("add")),
+    lambda _pool, draws: (Activate(draws.choice(ACTS)),),
+    lambda _pool, draws: (Normalise(draws.choice(NORMS)),),
+    lambda _pool, draws: (
+        Apply("dup"),
+        Activate(draws.choice(ACTS)),
+        PushScalar(_f32(draws.normal())),
+        Apply("mul"),
+        Apply("add"),
+    ),
+)
+
+
+def _cuts(kernel: Kernel) -> list[int]:
+    """Before which instructions, the end included, the stack holds one vector alone."""
+    return [at for at, stack in enumerate(stacks(kernel)) if stack == ("vector",)]
+
+
+def _a_phrase(kernel: Kernel, draws: Draws) -> tuple[int, int]:
+    """Where one phrase, from a cut to the next, starts and ends; nothing of an empty kernel."""
+    cuts = _cuts(kernel)
+    number = draws.below(max(1, len(cuts) - 1))
+    return cuts[number], cuts[min(number + 1, len(cuts) - 1)]
+
+
+def _one_of(kernel: Kernel, kind: type[Instruction], draws: Draws) -> int | None:
+    places = [at for at, instruction in enumerate(kernel.instructions) if isinstance(instruction, kind)]
+    return draws.choice(places) if places else None
+
+
+def _spliced(kernel: Kernel, start: int, end: int, phrase: Phrase) -> Kernel:
+    return replace(kernel, instructions=kernel.instructions[:start] + phrase + kernel.instructions[end:])
+
+
+def _f32(value: float) -> float:
+    """The nearest f32 of a bearable size."""
+    size = min(max(abs(value), _LEAST), _MOST)
+    return float(np.float32(-size if value < 0 else size))
