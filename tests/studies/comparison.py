@@ -1,6 +1,6 @@
 """Our search beside random search, (1+1)-ES, OpenAI-ES and CMA-ES on the same model, at equal evaluations.
 
-    python -m tests.studies.comparison [--weights F16 Q8_0] [--evaluations 640] [--lists FOLDER] [-o docs/evolution.json]
+    python -m tests.studies.comparison [--weights F16 Q8_0] [--evaluations 640] [--lists FOLDER] [-o FILE]
 
 Every contender is an EvolutionDaemonV7 on a file, with the same data, the same judge and the same limits; it differs in
 what its line of `CONTENDERS` says. Each goes on in steps, and after each step the model as it is then is scored on the
@@ -53,7 +53,9 @@ NORMS = STANDARD_TIERS["norms"]
 CONTENDERS = (
     Contender("ours", "antithetic_es", NORMS),
     Contender("OpenAI-ES, our tier", "antithetic_es", NORMS, {"momentum": 0.0, "shaping": "ranks"}, neighbours=0),
-    Contender("OpenAI-ES, all weights", "antithetic_es", EVERYTHING, {"momentum": 0.0, "shaping": "ranks"}, neighbours=0),
+    Contender(
+        "OpenAI-ES, all weights", "antithetic_es", EVERYTHING, {"momentum": 0.0, "shaping": "ranks"}, neighbours=0
+    ),
     Contender("CMA-ES", "cma_es", NORMS, {"directions": 32, "population": 32}),
     Contender("(1+1)-ES", "one_plus_one", NORMS),
     Contender("random search", "random_search", NORMS, {"proposals": 31}),
@@ -82,12 +84,14 @@ def main() -> None:
         before = _held_out(model_file(weights), data)
         for contender in CONTENDERS:
             if not arguments.only or contender.name in arguments.only:
-                found["runs"].append(_run(contender, weights, data, before, arguments.evaluations, arguments.steps))
+                found["runs"].append(
+                    _run(contender, weights, data, before, evaluations=arguments.evaluations, steps=arguments.steps)
+                )
                 arguments.output.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _run(
-    contender: Contender, weights: str, data: Dataset, before: Report, evaluations: int, steps: int
+    contender: Contender, weights: str, data: Dataset, before: Report, *, evaluations: int, steps: int
 ) -> dict[str, Any]:
     folder = FOLDER / "comparison" / f"{weights}-{''.join(c if c.isalnum() else '-' for c in contender.name)}"
     shutil.rmtree(folder, ignore_errors=True)

@@ -29,6 +29,7 @@ from evolution.strategies.registry import make
 from evolution.strategies.search_space import Noise, combine, search_space
 from evolution.strategies.tiers import STANDARD_TIERS, Tier
 from tests.studies.models import data_set, model_file, shadow
+from vboot_errors import InputError
 
 SEEDS = 12
 PAIRS = 128
@@ -47,7 +48,7 @@ SIZES: dict[str, tuple[float, ...]] = {
     "scales": (0.01, 0.03, 0.1),
     "codes": (1e-3, 1e-2, 1e-1),
 }
-SEARCHED: dict[str, dict[str, Any]] = {"output": {}, "norms": {}, "low_rank": {}, "scales": {}, "codes": {}}
+SEARCHED = ("output", "norms", "low_rank", "scales", "codes")
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def main() -> None:
                 try:
                     found["search"].append(_search(machine, data, weights, tier))
                     print(found["search"][-1], flush=True)
-                except Exception as error:  # a tier that this type does not have
+                except InputError as error:  # a tier that this type does not have
                     print(weights, tier, error)
         arguments.output.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -79,7 +80,7 @@ def _fitness(data: Dataset, pairs: int) -> RetrievalFitness:
 
 def _sized(name: str, size: float) -> Tier:
     tier = STANDARD_TIERS.get(name, MATRICES)
-    return dataclasses.replace(tier, **{"density" if tier.form == "step" else "sigma": size})
+    return dataclasses.replace(tier, density=size) if tier.form == "step" else dataclasses.replace(tier, sigma=size)
 
 
 def _noise(machine: Machine, data: Dataset, weights: str) -> Iterator[dict[str, Any]]:
@@ -94,7 +95,7 @@ def _noise(machine: Machine, data: Dataset, weights: str) -> Iterator[dict[str, 
             milliseconds = []
             try:
                 space = search_space(_sized(name, size), machine.tensors())
-            except Exception:  # this type has nothing of the tier
+            except InputError:  # this type has nothing of the tier
                 break
             for seed in range(SEEDS):
                 edits = combine(space, [Noise(f"{seed:016x}", 1.0)])
@@ -142,7 +143,7 @@ def _search(machine: Machine, data: Dataset, weights: str, tier: str) -> dict[st
         report = retrieval_report(embed, data.held_out, temperature=0.05, document_chars=DOCUMENT_CHARACTERS)
         return {metric: report.mean(metric) for metric in ("mrr@10", "recall@1", "loss")}
 
-    strategy = make("antithetic_es", machine.tensors(), STANDARD_TIERS[tier], 1, **SEARCHED[tier])
+    strategy = make("antithetic_es", machine.tensors(), STANDARD_TIERS[tier], 1)
     before, evaluations, started = held_out(), 0, time.monotonic()
     for generation in range(GENERATIONS):
         pairs, base = fitness.batch(generation), machine.hello().generation
@@ -161,9 +162,9 @@ def _search(machine: Machine, data: Dataset, weights: str, tier: str) -> dict[st
         if move is not None:
             machine.mutate(move.edits, confidence=1.0)
         strategy.settle(move is not None)
-    seconds = time.monotonic() - started
-    return {"weights": weights, "tier": tier, "evaluations": evaluations, "seconds": round(seconds, 1), "before": before,
-            "after": held_out()}  # fmt: skip
+    seconds = round(time.monotonic() - started, 1)
+    what = {"weights": weights, "tier": tier, "evaluations": evaluations, "seconds": seconds}
+    return {**what, "before": before, "after": held_out()}
 
 
 if __name__ == "__main__":
