@@ -14,8 +14,8 @@ from vboot_errors import InputError
 
 TEMPERATURE = 0.05
 BATCH_SIZE = 64
-DOCUMENT_CHARACTERS = 400
-"""Most of a package's description; it bounds what a text takes a machine."""
+DOCUMENT_CHARACTERS = 200
+"""The beginning of a package's description says what it is; it bounds what a text takes a machine."""
 NEIGHBOURS = 7
 """With each pair of a batch that many whose documents are like its own: where a model errs, not where it is sure."""
 

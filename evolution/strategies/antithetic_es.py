@@ -56,7 +56,7 @@ class AntitheticEs:
     space: SearchSpace
     seed: int
     pairs: Annotated[int, whole(1, 1024)] = 16
-    shaping: Annotated[Shaping, one_of(*SHAPINGS)] = "ranks"
+    shaping: Annotated[Shaping, one_of(*SHAPINGS)] = "standardised"
     learning_rate: Annotated[float, number(1e-6, 1e3)] = 1.0
     momentum: Annotated[float, number(0.0, 0.99)] = 0.0
     together: Annotated[int, whole(1, 256)] = 4

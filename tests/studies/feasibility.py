@@ -34,7 +34,7 @@ from vboot_errors import InputError
 SEEDS = 12
 PAIRS = 128
 DOCUMENT_CHARACTERS = 200
-GENERATIONS = 8
+GENERATIONS = 5
 NEUTRAL, DEGRADED = 0.01, 0.05
 
 MATRICES = Tier("matrices", "normal", ("blk.*[!m].weight",), sigma=1e-3)
@@ -48,7 +48,7 @@ SIZES: dict[str, tuple[float, ...]] = {
     "scales": (0.01, 0.03, 0.1),
     "codes": (1e-3, 1e-2, 1e-1),
 }
-SEARCHED = ("output", "norms", "low_rank", "scales", "codes")
+SEARCHED = ("norms", "low_rank", "scales", "codes")
 
 
 def main() -> None:
