@@ -37,6 +37,7 @@ BENCHMARKS: Mapping[str, str] = {
     "embed-start": "inference_start",
     "embed-text": "inference_text",
     "bridge": "bridge_calls",
+    "evolve": "evolution_rates",
     "evolve-paths": "evolution_paths",
 }
 """Every benchmark's name and its module, which has `run(setting) -> Result`."""

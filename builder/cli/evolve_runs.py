@@ -1,0 +1,70 @@
+"""The runs that are kept in folders, opened to be looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from evolution.daemon.run_folder import RunFolder
+from evolution.edits import Edit
+from vboot_errors import InputError
+from vboot_files import atomic_write
+
+_ORIGIN_FILE = "origin.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run began with: its model's file, the data as `--data` names it, and the SHA-256 (hex) of its content."""
+
+    model: str
+    data: str
+    sha256: str
+
+
+def save_origin(path: Path, origin: Origin) -> None:
+    """Keep it in the run's folder, for reports. Raises InputError."""
+    with atomic_write(path / _ORIGIN_FILE) as file:
+        file.write(json.dumps(asdict(origin)).encode())
+
+
+def load_origin(path: Path) -> Origin:
+    """What the run in a folder began with. Raises InputError when the folder is none of a run, or does not say it."""
+    _require_run(path)
+    file = path / _ORIGIN_FILE
+    try:
+        members = json.loads(file.read_bytes())
+        origin = Origin(**members)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{file} does not say what the run began with", remedy="go on with the run first") from error
+    if not all(isinstance(value, str) for value in members.values()):
+        raise InputError(f"{file} does not say what the run began with", remedy="go on with the run first")
+    return origin
+
+
+@contextmanager
+def opened_run(path: Path) -> Iterator[RunFolder]:
+    """The run in a folder, locked meanwhile. Raises InputError when there is none, or a daemon works in it."""
+    _require_run(path)
+    with closing(RunFolder(path)) as folder:
+        yield folder
+
+
+def lineage(path: Path) -> tuple[Edit, ...]:
+    """All edits of the accepted moves of the run in a folder, in order. Raises InputError when there are none."""
+    with opened_run(path) as folder:
+        state = folder.load()
+        moves = () if state is None else state.lineage
+        edits = tuple(edit for number, move in enumerate(moves, start=1) for edit in folder.edits(number, move))
+    if not edits:
+        raise InputError(f"the run in {path} has accepted no move", remedy="give a run that has found something")
+    return edits
+
+
+def _require_run(path: Path) -> None:
+    # Opening a folder would make one of it.
+    if not (path / "run.json").is_file():
+        raise InputError(f"{path} is not the folder of a run", remedy="give the folder that evolve printed")

@@ -1,0 +1,85 @@
+"""Where the run goes on without a machine: a single GGUF file, or the files of V6 for a consumer that reloads them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from evolution.daemon.body import FileBody
+from evolution.daemon.events import Applied, DaemonEvent
+from evolution.daemon.follower import Course
+from evolution.daemon.weights_file import changes, write_weights
+from evolution.fallback.v6 import EvolutionDaemonV6
+from evolution.fallback.wgsl_device import WgslRunner
+from evolution.kernels.genome import Kernel
+from evolution.surgeon.gguf_file import GGUFFile
+from evolution.surgeon.runtime_check import runtime_check
+
+
+class FileKeeper:
+    """Keeps the file of a FileBody at the end of the course. Raises InputError, ToolError."""
+
+    def __init__(self, body: FileBody, tell: Callable[[DaemonEvent], None]) -> None:
+        self._body = body
+        self._tell = tell
+        self._holds: str | None = None
+
+    def connect(self) -> bool:
+        """A file is always there, or can be made."""
+        return True
+
+    def tick(self, course: Callable[[], Course]) -> None:
+        """A file has no metabolism."""
+
+    def follow(self, course: Course) -> None:
+        """Write the weights at the end of the course, unless the file has them."""
+        if not course.moves or self._digest(self._body.output) == course.reference.model:
+            return
+        started = time.monotonic()
+        report = write_weights(self._body.model, course.reference, self._body.output)
+        self._holds = report.model
+        milliseconds = (time.monotonic() - started) * 1000
+        move = course.step(course.moves)
+        self._tell(Applied(move.id, course.moves, report.model, milliseconds, report.changed_bytes))
+
+    def stats(self) -> None:
+        """A file has no counts."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _digest(self, path: Path) -> str | None:
+        if self._holds is None and path.exists():
+            self._holds = GGUFFile(path, runtime_check).model_sha256()
+        return self._holds
+
+
+class FallbackFiles:
+    """The fallback while no machine answers: V6 publishes the model and the kernel for a consumer that reloads them."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        self._model = model
+        self._folder = folder
+        self._holds: str | None = None
+        self._kernel: Kernel | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where the files are."""
+        return str(self._folder)
+
+    def publish(self, course: Course) -> None:
+        """Publish what stands at the end of the course, if it is not published yet. Raises InputError, ToolError."""
+        if self._holds == course.reference.model:
+            return
+        with WgslRunner() as runner:
+            daemon = EvolutionDaemonV6(self._folder, model=self._model, runner=runner)
+            published = daemon.current.model
+            source = self._model if published is None else self._folder / published.file
+            if edits := changes(source, course.reference):
+                daemon.publish_model(edits)
+            self._holds = course.reference.model
+            if course.kernel is not None and course.kernel != self._kernel:
+                daemon.publish(course.kernel)
+                self._kernel = course.kernel

@@ -1,0 +1,282 @@
+"""Has a running machine follow the run: it gets each accepted move, is watched with it, and keeps it.
+
+The run's lineage is what counts. Whatever a body has been through (killed, rebooted, its lease run out), it is found
+out where in the lineage it stands, and brought to the end of it: move by move, or all at once when it is far behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.client import Machine
+from evolution.daemon.body import MachineBody
+from evolution.daemon.config import DaemonConfig
+from evolution.daemon.events import (
+    Acknowledged,
+    Applied,
+    Connected,
+    DaemonEvent,
+    Promoted,
+    Recovered,
+    RolledBack,
+)
+from evolution.daemon.reconcile import ORIGIN, ForeignWeights, Reference, Standing, roll_back, standing, synchronise
+from evolution.daemon.run_state import Kind
+from evolution.edits import Edit
+from evolution.errors import STALE, MachineError, Refused
+from evolution.kernels.genome import Kernel
+from evolution.messages import Hello, PixelRun, Stats
+
+INTERRUPT = 255
+_REPLAYED_MOVES = 16
+"""A body that is further behind than that gets the bytes instead."""
+_NO_SUCH_GENERATION = 1014
+_SYNCHRONISE_LEASE_MS = 600_000
+_TEXTS_AT_ONCE = 8
+"""Watched between two renewals of a lease."""
+
+
+class BodyUnfit(MachineError):  # noqa: N818
+    """The body does not do what the shadow did: going on with it would prove nothing."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """An accepted move, counted from 1: its name, edits, confidence, and the digest that it leads to."""
+
+    number: int
+    id: str
+    kind: Kind
+    edits: Sequence[Edit]
+    confidence: float
+    model: str
+
+
+@dataclass(frozen=True)
+class Course:
+    """The run as a body is to follow it: digests after so many moves, the moves, the weights at the end.
+
+    watched: texts, and their embeddings by the weights at the end. probes: programs that call the kernel which stands
+    at the end, and what each gives out.
+    """
+
+    run: str
+    models: tuple[str, ...]
+    step: Callable[[int], Step]
+    reference: Reference
+    watched: Callable[[], tuple[Sequence[str], NDArray[np.float32]]]
+    kernel: Kernel | None = None
+    probes: Callable[[], Sequence[tuple[bytes, bytes]]] = tuple
+
+    @property
+    def moves(self) -> int:
+        """How many there are."""
+        return len(self.models) - 1
+
+
+class Follower:
+    """Leads one body. Every method raises LinkLost or TimedOut when it is gone: then `connect` again."""
+
+    def __init__(self, body: MachineBody, config: DaemonConfig, tell: Callable[[DaemonEvent], None]) -> None:
+        self._body = body
+        self._config = config
+        self._tell = tell
+        self._machine: Machine | None = None
+        self._seen: Standing | None = None
+        self._is_new = True
+        self._greeted: Hello | None = None
+
+    @property
+    def name(self) -> str:
+        """The body's."""
+        return self._body.name
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._machine is not None
+
+    def connect(self) -> None:
+        """Connect, if there is no connection. Raises MachineError, InputError."""
+        if self._machine is not None:
+            return
+        self._machine = self._body.open(self._config.connect_s)
+        self._is_new = True
+        hello = self._greeted = self._machine.greeted
+        if hello.emergency is not None:
+            self.disconnect()
+            raise BodyUnfit(f"{self.name} is in emergency mode: {hello.emergency}", remedy="boot a sound image")
+        if hello.signed:
+            self.disconnect()
+            raise BodyUnfit(f"{self.name} takes signed changes only", remedy="build it without a mutation key")
+        model = self._machine.digest([]).model
+        self._tell(Connected(self.name, hello.build, hello.generation, model))
+
+    def disconnect(self) -> None:
+        """End the connection; the body runs on."""
+        if self._machine is not None:
+            self._machine.close()
+            self._machine = None
+
+    def stats(self) -> Stats:
+        """The body's counts."""
+        return self._connected.stats()
+
+    def was_disturbed(self, generation: int) -> bool:
+        """Whether something has happened to the body that was not our doing, now that it is at this generation.
+
+        Its runtime may have been started anew under the same connection, or somebody else has changed its weights.
+        """
+        if self._connected.greeted is not self._greeted:
+            self._greeted = self._connected.greeted
+            self._is_new = True
+            return True
+        return self._seen is not None and generation != self._seen.generation
+
+    def pulse(self, pixels: bytes) -> PixelRun:
+        """Have the body run a program."""
+        return self._connected.execute_pixels(pixels)
+
+    def follow(self, course: Course) -> None:
+        """Bring the body to the end of the course, promoted.
+
+        Raises ForeignWeights when its weights are none of the run's (unless it may be taken over), BodyUnfit when it
+        does other than the shadow did, Refused, LinkLost, TimedOut.
+        """
+        started = time.monotonic()
+        place, how = self._find(course)
+        self.was_disturbed(place.generation)
+        if not self._is_new and self._seen is not None and place.moves < self._seen.moves:
+            move = course.step(self._seen.moves).id
+            self._tell(RolledBack(move, place.generation, "the body went back, as when a lease runs out"))
+            self._is_new = True
+        if course.moves - place.moves > _REPLAYED_MOVES:
+            place, how = self._synchronise(course), "synchronised"
+        if how != "nothing":
+            self._interrupt()
+        if self._is_new or how != "nothing":
+            self._tell(Recovered("body", how, place.generation, time.monotonic() - started))
+            self._is_new = False
+        began = place
+        while place.moves < course.moves:
+            place = self._seen = self._advance(course, place)
+        if place != began:
+            self._watch(course, began)
+        self._settle(course, place, watched=place != began)
+        self._seen = place
+
+    def _find(self, course: Course) -> tuple[Standing, str]:
+        """Where the body stands, and what had to be done about it."""
+        machine = self._connected
+        place = standing(machine, course.models)
+        if place is not None:
+            return place, "nothing"
+        if not self._config.takeover:
+            raise ForeignWeights(
+                f"the weights of {self.name} are none of this run's: somebody else changed them, or it runs another "
+                "model",
+                remedy="reboot it, name another machine, or take it over",
+            )
+        if self._seen is not None:
+            place = roll_back(machine, self._seen, course.models)
+            if place is not None:
+                self._tell(RolledBack("foreign", place.generation, "somebody else changed the weights"))
+                return place, "rollback"
+        return self._synchronise(course), "synchronised"
+
+    def _synchronise(self, course: Course) -> Standing:
+        generation = synchronise(self._connected, course.reference, lease_ms=_SYNCHRONISE_LEASE_MS)
+        return Standing(course.moves, generation)
+
+    def _advance(self, course: Course, place: Standing) -> Standing:
+        """Apply the next move; on trial if the mode says so."""
+        machine = self._connected
+        step = course.step(place.moves + 1)
+        lease_ms = self._config.lease_ms if self._config.mode == "trial" else None
+        started = time.monotonic()
+        made = machine.mutate(
+            step.edits,
+            confidence=step.confidence,
+            base_generation=place.generation,
+            origin=ORIGIN,
+            lease_ms=lease_ms,
+            id=change_id(course.run, step.number, place.generation),
+            wait=True,
+        )
+        milliseconds = (time.monotonic() - started) * 1000
+        found = machine.digest([])
+        if found.generation != made.generation:
+            raise Refused(STALE, "the weights have changed again", {"generation": found.generation})
+        if found.model != step.model:
+            self._take_back(step.id, place, "its weights are not the shadow's")
+        self._tell(Applied(step.id, made.generation, found.model, milliseconds, made.changed.bytes))
+        self._interrupt()
+        return Standing(step.number, made.generation)
+
+    def _watch(self, course: Course, before: Standing) -> None:
+        """The body embeds, and runs the kernel if there is a new one, as the shadow does, to the bit.
+
+        If it does not, it goes back to where it was before.
+        """
+        move = course.step(course.moves)
+        texts, expected = course.watched()
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            self._renew()
+            vectors = self._connected.embed(texts[start : start + _TEXTS_AT_ONCE]).vectors
+            if not np.array_equal(vectors, expected[start : start + _TEXTS_AT_ONCE]):
+                self._take_back(move.id, before, "it embeds otherwise than the shadow")
+        if move.kind == "kernel":
+            self._renew()
+            for program, output in course.probes():
+                if self._connected.execute_pixels(program).output != output:
+                    self._take_back(move.id, before, "it computes the kernel otherwise than the reference")
+
+    def _renew(self) -> None:
+        """A trial's time begins anew."""
+        if self._config.mode == "trial":
+            assert self._seen is not None, "applied before"
+            self._connected.renew(self._seen.generation, self._config.lease_ms)
+
+    def _settle(self, course: Course, place: Standing, *, watched: bool) -> None:
+        """Keep what is on trial; a daemon that was killed before this one may not have watched it."""
+        hello = self._connected.hello()
+        if hello.generation != place.generation:
+            raise Refused(STALE, "the weights have changed again", {"generation": hello.generation})
+        if hello.promoted == place.generation:
+            return
+        move = course.step(place.moves).id if place.moves else "base"
+        if place.moves and not watched:
+            self._seen = place
+            self._watch(course, Standing(place.moves - 1, hello.promoted))
+        self._connected.promote(place.generation)
+        self._tell(Promoted(move, place.generation))
+        self._interrupt()
+
+    def _take_back(self, move: str, to: Standing, why: str) -> None:
+        generation = self._connected.rollback(to.generation, reason=why[:60]).generation
+        self._tell(RolledBack(move, generation, why))
+        self._interrupt()
+        raise BodyUnfit(f"the move {move} was taken back from {self.name}: {why}", remedy="report this bug")
+
+    def _interrupt(self) -> None:
+        """The neural interrupt after an evolution event."""
+        taken = self._connected.interrupt(INTERRUPT)
+        if not taken.acknowledged:
+            raise BodyUnfit(f"{self.name} does not take the neural interrupt", remedy="look at its console")
+        self._tell(Acknowledged(taken.vector, taken.latency_us))
+
+    @property
+    def _connected(self) -> Machine:
+        assert self._machine is not None, "connected before"
+        return self._machine
+
+
+def change_id(run: str, number: int, base_generation: int) -> str:
+    """The id (32 hex) of a move's mutation: another one once the body has moved on, so a repeated one is no other's."""
+    return hashlib.sha256(f"{run}/{number}/{base_generation}".encode()).hexdigest()[:32]

@@ -1,0 +1,213 @@
+"""One generation of a search: proposals scored on the same data, and the move judged. All of it in the shadow.
+
+What is decided here follows from the parent's weights, the strategy and the data alone: neither the clock nor the body
+nor a crash can change it, so that a run which is interrupted anywhere ends as if it had not been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from evolution.arithmetic import targets
+from evolution.ctrm.calibration import CalibrationCurve
+from evolution.ctrm.contract import Candidate, Facts, Measured, ShadowResult
+from evolution.ctrm.judge import Judgement, judge
+from evolution.ctrm.shadow import measure
+from evolution.daemon.config import Admission
+from evolution.daemon.events import Evaluated
+from evolution.daemon.shadow import Shadow, WeightsChange
+from evolution.edits import Edit, pack
+from evolution.errors import LinkLost, MachineError, ProtocolBroken, Refused, TimedOut
+from evolution.fitness.contract import Evaluation, Fitness, Pair
+from evolution.messages import TensorInfo
+from evolution.strategies.contract import Strategy, Verdict
+from vboot_errors import InputError
+
+_NOT_FINITE, _CHANGES_NOTHING = 1005, 1008
+
+
+@dataclass(frozen=True)
+class Parent:
+    """How some weights do on the calibration and the watch data."""
+
+    calibration: Measured
+    watch: Evaluation
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a move in the shadow: admitted when `refusal` is None.
+
+    after: the weights with the move, as far as they were looked at. outcome: CTRM's raw confidence, and whether the
+    move turned out not degraded on data that it was not judged by.
+    """
+
+    confidence: float
+    refusal: str | None
+    after: Parent | None
+    change: WeightsChange | None
+    outcome: tuple[float, bool] | None
+
+
+def look_at(shadow: Shadow, fitness: Fitness) -> Parent:
+    """What the shadow's parent is like. Raises what `Fitness.evaluate` raises, and MachineError."""
+
+    def look() -> Parent:
+        calibration = measure(shadow.machine, fitness)
+        return Parent(calibration, fitness.evaluate(shadow.embed, fitness.search.watch))
+
+    return shadow.run(look)
+
+
+class Scoring:
+    """Scores proposals of one generation on its data; what was scored before is not scored again."""
+
+    def __init__(self, shadow: Shadow, fitness: Fitness, pairs: Sequence[Pair]) -> None:
+        self._shadow = shadow
+        self._fitness = fitness
+        self._pairs = pairs
+        self._known: dict[bytes, Verdict] = {}
+
+    def score(self, edits: Sequence[Edit]) -> Verdict:
+        """How the parent does with these edits. Raises LinkLost when the shadow does not come back."""
+        key = _key(edits)
+        if key not in self._known:
+            self._known[key] = self._scored(edits)
+        return self._known[key]
+
+    def _scored(self, edits: Sequence[Edit]) -> Verdict:
+        def look() -> float:
+            return self._fitness.evaluate(self._shadow.embed, self._pairs).score
+
+        try:
+            return Verdict(self._shadow.try_out(edits, look) if edits else self._shadow.run(look))
+        except Refused as refusal:
+            if refusal.code == _CHANGES_NOTHING:
+                return self.score(())  # rounding has left nothing of it: it is the parent
+            return Verdict(None, refusal.message)
+        except InputError as error:  # embeddings that no score can be made of
+            return Verdict(None, error.what)
+
+
+def evaluate(
+    strategy: Strategy,
+    scoring: Scoring,
+    *,
+    evaluations: int,
+    tick: Callable[[], None],
+    tell: Callable[[Evaluated], None],
+) -> int:
+    """Have every proposal of this generation scored and told; the number of evaluations of the run after it.
+
+    `evaluations` were made before. `tick` is called before each one, and may end it all by an exception.
+    """
+    for proposal in strategy.ask():
+        tick()
+        started = time.monotonic()
+        verdict = scoring.score(proposal.edits)
+        strategy.tell(proposal.id, verdict)
+        evaluations += 1
+        seconds = time.monotonic() - started
+        tell(Evaluated(proposal.id, verdict.score, verdict.reason, seconds, evaluations))
+    return evaluations
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges moves against what is kept: the parent, the best calibration score so far, CTRM's curve."""
+
+    shadow: Shadow
+    fitness: Fitness
+    admission: Admission
+    curve: CalibrationCurve
+    best: float
+
+    def judge(self, edits: Sequence[Edit], parent: Parent, *, fresh: Sequence[Pair]) -> Trial:
+        """Try a move. It stays in the shadow, to be kept or dropped, if `Trial.change` is not None.
+
+        `fresh` is data that played no part in finding the move. Raises LinkLost when the shadow does not come back.
+        """
+
+        def score() -> float:
+            return self.fitness.evaluate(self.shadow.embed, fresh).score
+
+        try:
+            before = self.shadow.run(score)
+            return self.shadow.apply(
+                edits,
+                touched(edits, self.shadow.terrain),
+                lambda change: self._tried(edits, change, parent, lambda: relative_fall(before, score())),
+            )
+        except Refused as refusal:
+            return Trial(0.0, f"runtime: {refusal.message}", None, None, None)
+        except InputError as error:  # embeddings that no score can be made of
+            return Trial(0.0, f"score: {error.what}", None, None, None)
+
+    def _tried(
+        self, edits: Sequence[Edit], change: WeightsChange, parent: Parent, fresh_fall: Callable[[], float]
+    ) -> Trial:
+        """The checks that need no network first, then the rest."""
+        candidate = Candidate(tuple(edits), 0, change.before, change.after)
+        facts = Facts(self.shadow.terrain, self.admission.limits)
+        first = judge(candidate, facts)
+        if first.refusal is not None:
+            return Trial(0.0, first.reason, None, change, None)
+        after = self._measure()
+        judgement = judge(candidate, replace(facts, shadow=ShadowResult(parent.calibration, after)), curve=self.curve)
+        if after is None:
+            return Trial(judgement.confidence, judgement.reason, None, change, None)
+        watch = self.fitness.evaluate(self.shadow.embed, self.fitness.search.watch)
+        found = Parent(after, watch)
+        outcome = (judgement.raw, fresh_fall() <= self.admission.limits.degradation)
+        return Trial(judgement.confidence, self._refusal(judgement, parent, found), found, change, outcome)
+
+    def _measure(self) -> Measured | None:
+        """How the shadow does on the calibration data; None when its embeddings are not finite."""
+        try:
+            return measure(self.shadow.machine, self.fitness)
+        except (LinkLost, TimedOut, ProtocolBroken):
+            raise
+        except Refused as refusal:
+            if refusal.code != _NOT_FINITE:
+                raise
+            return None
+        except MachineError:
+            return None
+
+    def _refusal(self, judgement: Judgement, parent: Parent, found: Parent) -> str | None:
+        """Why the move is not kept, in one sentence; None: it is."""
+        if not judgement.admitted:
+            return judgement.reason
+        rise = -relative_fall(parent.calibration.score, found.calibration.score)
+        if not rise > self.admission.least_gain:
+            least = f"{self.admission.least_gain:g}"
+            return f"gain: the relative rise on the calibration data is {rise:.3g}, not above {least}"
+        lost = relative_fall(self.best, found.calibration.score)
+        if lost > self.admission.most_lost:
+            return f"anchor: {lost:.3g} of the best calibration score is lost, above {self.admission.most_lost:g}"
+        fell = relative_fall(parent.watch.score, found.watch.score)
+        if fell > self.admission.watch_lost:
+            return f"watch: the relative fall on the watch data is {fell:.3g}, above {self.admission.watch_lost:g}"
+        return None
+
+
+def touched(edits: Sequence[Edit], terrain: Sequence[TensorInfo]) -> list[TensorInfo]:
+    """The tensors that edits can change."""
+    names = [info.name for info in terrain]
+    protected = {info.name for info in terrain if info.protected}
+    meant = {name for edit in edits for name in targets(edit, names, protected)}
+    return [info for info in terrain if info.name in meant]
+
+
+def relative_fall(before: float, after: float) -> float:
+    """How much lower a score is, relative to the size of what it was; below 0 for a higher one."""
+    return (before - after) / (abs(before) or 1.0)
+
+
+def _key(edits: Sequence[Edit]) -> bytes:
+    members, blob = pack(edits)
+    return hashlib.sha256(json.dumps(members).encode() + b"\n" + blob).digest()

@@ -1,0 +1,74 @@
+"""What makes a run that run: with any of it changed, going on would be another run. Only reads the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.daemon.config import DaemonConfig, StrategyPlan
+from evolution.fitness.contract import Fitness, Pair
+from vboot_errors import InputError
+
+
+def settings(
+    model: Path, fitness: Fitness, plan: StrategyPlan, config: DaemonConfig, *, version: str
+) -> dict[str, Any]:
+    """The settings of a run, as JSON can hold them. Raises InputError when the model cannot be read."""
+    return {
+        "daemon": version,
+        "model": _file_sha256(model),
+        "fitness": fingerprint(fitness),
+        "strategy": plan.name,
+        "seed": plan.seed,
+        "options": json.loads(json.dumps(dict(plan.options), default=repr, sort_keys=True)),
+        "tiers": [asdict(tier) for tier in plan.tiers],
+        **config.deciding(),
+    }
+
+
+def fingerprint(fitness: Fitness) -> str:
+    """SHA-256 (hex) of the data a fitness is made for, and of what it makes of two batches for a stand-in model.
+
+    Its settings are its own affair, but they show in the texts that it has embedded and in the scores it gives.
+    """
+    digest = hashlib.sha256(type(fitness).__qualname__.encode())
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        digest.update(json.dumps(list(texts)).encode())
+        return stand_in_embeddings(texts)
+
+    data = fitness.search
+    for part in (data.train, data.calibration, data.watch):
+        digest.update(_digest(part))
+    for number in (0, 1):
+        pairs = fitness.batch(number)
+        digest.update(_digest(pairs) + repr(fitness.evaluate(embed, pairs).items).encode())
+    return digest.hexdigest()
+
+
+def stand_in_embeddings(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Vectors f32 (n, 8) of length 1 that follow from each text alone, to try a fitness on without a model."""
+    digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+    values = np.frombuffer(b"".join(digests), "<i4").reshape(-1, 8).astype(np.float64)
+    unit: NDArray[np.float32] = (values / np.sqrt((values * values).sum(axis=1, keepdims=True))).astype(np.float32)
+    return unit
+
+
+def _digest(pairs: Sequence[Pair]) -> bytes:
+    return hashlib.sha256(json.dumps([[pair.query, pair.document] for pair in pairs]).encode()).digest()
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        what = f"the model {path} cannot be read ({error.strerror or error})"
+        raise InputError(what, remedy="name the model's GGUF file") from error

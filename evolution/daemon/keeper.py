@@ -1,0 +1,175 @@
+"""Keeps hold of the body: comes back after every loss with growing patience, falls back to files, and returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from evolution.daemon.config import DaemonConfig
+from evolution.daemon.events import Alarm, ConnectionFailed, DaemonEvent, FellBack, Returned
+from evolution.daemon.follower import BodyUnfit, Course, Follower
+from evolution.daemon.metabolism import Cycles
+from evolution.daemon.reconcile import ForeignWeights
+from evolution.errors import STALE, MachineError, Refused
+from evolution.messages import Stats
+from vboot_errors import InputError, ToolError, VbootError
+
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 60.0
+_ALARM_AFTER = 3
+_NO_SUCH_GENERATION, _ENERGY_SPENT, _BUSY = 1014, 1009, 1017
+_PASSING = (STALE, _NO_SUCH_GENERATION, _ENERGY_SPENT, _BUSY)
+"""Refusals that another look, or some time, may end."""
+
+
+class Files(Protocol):
+    """Where the run goes on while no machine answers."""
+
+    @property
+    def folder(self) -> str:
+        """Where the files are."""
+
+    def publish(self, course: Course) -> None:
+        """Write the weights at the end of the course. Raises VbootError."""
+
+
+def retry_after(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: doubling, the same on every machine."""
+    return min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(failures - 1, 16))
+
+
+class Keeper:
+    """Holds a machine body through a follower, or does without it."""
+
+    def __init__(
+        self,
+        follower: Follower,
+        config: DaemonConfig,
+        files: Files,
+        *,
+        tell: Callable[[DaemonEvent], None],
+        wait: Callable[[float], bool],
+    ) -> None:
+        """`wait` pauses for so many seconds; False: the daemon is to stop."""
+        self._follower = follower
+        self._config = config
+        self._files = files
+        self._tell = tell
+        self._wait = wait
+        self._cycles = Cycles(follower, config, tell=tell, wait=wait)
+        self._failures = 0
+        self._next_try = 0.0
+        self._lost_at: float | None = None
+        self._fell_back = False
+
+    def connect(self) -> bool:
+        """One attempt to connect; a failure is told, never raised. Raises BodyUnfit for what no retry mends."""
+        try:
+            self._follower.connect()
+        except BodyUnfit:
+            raise
+        except VbootError as error:
+            self._lost(error)
+            return False
+        return True
+
+    def tick(self, course: Callable[[], Course]) -> None:
+        """Between two evaluations: a metabolism cycle, or a look whether a lost body is back."""
+        if self._follower.is_connected and not self._fell_back:
+            try:
+                disturbed = self._cycles.tick()
+            except (BodyUnfit, ForeignWeights):
+                raise
+            except MachineError as error:
+                self._lost(error)
+                return
+            if disturbed:
+                self._try(course())
+            if self._cycles.pace.pause_s:
+                self._wait(self._cycles.pace.pause_s)
+        elif time.monotonic() >= self._next_try:
+            self._try(course())
+
+    def follow(self, course: Course) -> None:
+        """Bring the body to the end of the course, or the files if no body answers.
+
+        Raises BodyUnfit and ForeignWeights for what no retry mends. Returns early when the daemon is to stop.
+        """
+        while not self._fell_back:
+            if self._failures >= self._config.fallback_after:
+                self._fall_back()
+                break
+            pause = self._next_try - time.monotonic()
+            if pause > 0 and not self._wait(pause):
+                return
+            if self._try(course):
+                return
+        try:
+            self._files.publish(course)
+        except (InputError, ToolError) as error:
+            self._tell(Alarm("files", str(error)))
+
+    def stats(self) -> Stats | None:
+        """The body's counts; None when it does not answer."""
+        if not self._follower.is_connected:
+            return None
+        try:
+            return self._follower.stats()
+        except MachineError as error:
+            self._lost(error)
+            return None
+
+    def close(self) -> None:
+        """Disconnect; the body runs on."""
+        self._follower.disconnect()
+
+    def _try(self, course: Course) -> bool:
+        """Whether the body has followed."""
+        if not self.connect():
+            return False
+        try:
+            self._follower.follow(course)
+        except (BodyUnfit, ForeignWeights):
+            raise
+        except Refused as refusal:
+            if refusal.code not in _PASSING:
+                raise BodyUnfit(f"{self._follower.name} takes no changes: {refusal.what}") from refusal
+            self._put_off(refusal)
+            return False
+        except MachineError as error:
+            self._lost(error)
+            return False
+        self._is_back()
+        return True
+
+    def _put_off(self, refusal: Refused) -> None:
+        """The body is there, but not yet, or not where it was thought to be."""
+        self._failures += 1
+        delay = retry_after(self._failures)
+        if refusal.retry_ms is not None:
+            delay = max(delay, refusal.retry_ms / 1000)
+        self._next_try = time.monotonic() + (0.0 if refusal.code in (STALE, _NO_SUCH_GENERATION) else delay)
+        self._alarm(refusal.what)
+
+    def _lost(self, error: VbootError) -> None:
+        self._follower.disconnect()
+        self._failures += 1
+        if self._lost_at is None:
+            self._lost_at = time.monotonic()
+        delay = retry_after(self._failures)
+        self._next_try = time.monotonic() + delay
+        self._tell(ConnectionFailed(self._follower.name, error.what, self._failures, delay))
+        self._alarm(error.what)
+
+    def _alarm(self, why: str) -> None:
+        if self._failures == _ALARM_AFTER:
+            self._tell(Alarm("body", f"{self._failures} failures in a row: {why}"))
+
+    def _fall_back(self) -> None:
+        self._fell_back = True
+        self._tell(FellBack(self._files.folder))
+
+    def _is_back(self) -> None:
+        if self._fell_back:
+            self._tell(Returned(time.monotonic() - (self._lost_at or time.monotonic())))
+        self._failures, self._lost_at, self._fell_back = 0, None, False

@@ -1,0 +1,112 @@
+"""The body's metabolism: its counts once a cycle, a pulse through its substrate now and then, and what they ask for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from evolution.daemon.config import DaemonConfig
+from evolution.daemon.events import DaemonEvent, Metabolism, Pulse, Steered
+from evolution.daemon.follower import BodyUnfit, Follower
+from evolution.messages import Stats
+from evolution.pixels import assemble
+
+_PULSE = assemble("f32 1 2 3\nINPUT f32\nDUP\nADD\nOUT\n")
+_EXPECTED = bytes.fromhex("0000004000008040" + "0000c040")
+"""2, 4 and 6 as little-endian f32."""
+_CAPACITY = 1000
+LOW_ENERGY, ENOUGH_ENERGY = _CAPACITY // 5, _CAPACITY // 2
+_LONGEST_REST_S = 30.0
+_RISE = 1.25
+_LATE_SHARE = 0.1
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long to pause before each evaluation, in seconds, so that the body's heart keeps time; its last lateness."""
+
+    pause_s: float = 0.0
+    late_us: int | None = None
+
+    def after(self, stats: Stats) -> Pace:
+        """The pace once this was seen: slower when the heart's lateness rises beyond a tenth of its period."""
+        late, period_us = stats.heartbeat_late_us.p99, stats.heartbeat_period_ms * 1000
+        rises = self.late_us is not None and late > _RISE * self.late_us and late > _LATE_SHARE * period_us
+        if rises:
+            pause = min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, 2 * self.pause_s))
+        else:
+            pause = self.pause_s / 2 if self.pause_s > _SHORTEST_PAUSE_S else 0.0
+        return Pace(pause, late)
+
+
+class Cycles:
+    """Runs a cycle when it is due. Raises what the follower raises."""
+
+    def __init__(
+        self,
+        follower: Follower,
+        config: DaemonConfig,
+        *,
+        tell: Callable[[DaemonEvent], None],
+        wait: Callable[[float], bool],
+    ) -> None:
+        """`wait` pauses for so many seconds and tells whether to go on."""
+        self._follower = follower
+        self._config = config
+        self._tell = tell
+        self._wait = wait
+        self._cycle = 0
+        self._due = 0.0
+        self.pace = Pace()
+
+    def tick(self) -> bool:
+        """One cycle, if it is due; whether the body was disturbed since the last one."""
+        now = time.monotonic()
+        if now < self._due:
+            return False
+        self._due = now + self._config.period_s
+        self._cycle += 1
+        stats = self._look()
+        if self._cycle % self._config.pulse_cycles == 0:
+            self._pulse()
+        pace = self.pace.after(stats)
+        if pace.pause_s > self.pace.pause_s:
+            text = f"heartbeats are {pace.late_us} us late: a pause of {pace.pause_s:g} s before each evaluation"
+            self._tell(Steered("backoff", text))
+        self.pace = pace
+        if stats.energy < LOW_ENERGY:
+            self._rest(stats.energy)
+        return self._follower.was_disturbed(stats.generation)
+
+    def _look(self) -> Stats:
+        stats = self._follower.stats()
+        self._tell(
+            Metabolism(
+                self._cycle,
+                stats.pixels_processed,
+                stats.generation,
+                stats.energy,
+                stats.worker.restarts,
+                stats.heartbeat_late_us.p99,
+            )
+        )
+        return stats
+
+    def _rest(self, energy: int) -> None:
+        """Until there is energy enough for more than the next move."""
+        self._tell(Steered("rate", f"energy is {energy}: resting until it is {ENOUGH_ENERGY}"))
+        until = time.monotonic() + _LONGEST_REST_S
+        while time.monotonic() < until and self._wait(self._config.period_s):
+            self._cycle += 1
+            if self._look().energy >= ENOUGH_ENERGY:
+                return
+
+    def _pulse(self) -> None:
+        started = time.monotonic()
+        run = self._follower.pulse(_PULSE)
+        as_expected = run.output == _EXPECTED
+        self._tell(Pulse(self._cycle, run.steps, (time.monotonic() - started) * 1000, as_expected))
+        if not as_expected:
+            raise BodyUnfit(f"{self._follower.name} computes a known program wrongly", remedy="look at the machine")

@@ -1,0 +1,117 @@
+"""Finding out which of the run's weights a body has, and giving it those that it should have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from evolution.client import Machine
+from evolution.edits import Dense
+from evolution.errors import MachineError, Refused
+from evolution.messages import Digest, TensorInfo
+
+ORIGIN = "evolution-v7"
+_DIGESTS_AT_ONCE = 256
+_BYTES_AT_ONCE = 64 << 20
+"""In one mutation: the machine holds it twice meanwhile."""
+_NO_SUCH_GENERATION = 1014
+
+
+class ForeignWeights(MachineError):  # noqa: N818
+    """The body's weights are none of the run's."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A body's weights: they are those of the run after `moves` moves, as the body's generation."""
+
+    moves: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The weights that a body is to have: their digest, those of tensors by name, and their bytes."""
+
+    model: str
+    terrain: Sequence[TensorInfo]
+    digests: Callable[[Sequence[str]], Digest]
+    read: Callable[[str], bytes]
+
+
+def standing(machine: Machine, models: Sequence[str]) -> Standing | None:
+    """Where the body stands in `models`, the run's digests, oldest first; None: it is not of this run."""
+    found = machine.digest([])
+    for moves in range(len(models) - 1, -1, -1):
+        if models[moves] == found.model:
+            return Standing(moves, found.generation)
+    return None
+
+
+def roll_back(machine: Machine, to: Standing, models: Sequence[str]) -> Standing | None:
+    """The body at a generation of its own that it was seen at; None when it is not kept any more, or another."""
+    try:
+        machine.rollback(to.generation, reason=ORIGIN)
+    except Refused as refusal:
+        if refusal.code != _NO_SUCH_GENERATION:
+            raise
+        return None
+    return standing(machine, models)
+
+
+def synchronise(machine: Machine, wanted: Reference, *, lease_ms: int) -> int:
+    """Give the body the bytes of every tensor in which it differs; its generation then.
+
+    It is one trial until all is there, so that a body that loses us has its old weights again. Raises MachineError when
+    it has not the wanted digest in the end, or other tensors.
+    """
+    _require_same_tensors(machine, wanted)
+    names = [info.name for info in wanted.terrain if not info.protected]
+    differing = list(_differing(machine, wanted, names))
+    sizes = {info.name: info.bytes for info in wanted.terrain}
+    generation = machine.hello().generation
+    for part in _parts(differing, sizes):
+        edits = [Dense(name, 0, wanted.read(name)) for name in part]
+        made = machine.mutate(
+            edits, confidence=1.0, base_generation=generation, origin=ORIGIN, lease_ms=lease_ms, wait=True
+        )
+        generation = made.generation
+        machine.renew(generation, lease_ms)
+    found = machine.digest([])
+    if found.model != wanted.model:
+        raise MachineError(
+            f"the body's weights have the digest {found.model:.12} after all was sent, not {wanted.model:.12}",
+            remedy="report this bug",
+        )
+    machine.promote(found.generation)
+    return found.generation
+
+
+def _require_same_tensors(machine: Machine, wanted: Reference) -> None:
+    ours = {(info.name, info.type, info.shape) for info in wanted.terrain if not info.protected}
+    theirs = {(info.name, info.type, info.shape) for info in machine.tensors() if not info.protected}
+    if ours != theirs:
+        name = sorted(ours ^ theirs)[0][0]
+        raise ForeignWeights(
+            f"the body's model is another one: {name!r} is not the same tensor there",
+            remedy="name the machine that runs the model of this run",
+        )
+
+
+def _differing(machine: Machine, wanted: Reference, names: Sequence[str]) -> Iterator[str]:
+    for start in range(0, len(names), _DIGESTS_AT_ONCE):
+        part = names[start : start + _DIGESTS_AT_ONCE]
+        ours, theirs = wanted.digests(part).sha256, machine.digest(part).sha256
+        yield from (name for name in part if ours[name] != theirs[name])
+
+
+def _parts(names: Sequence[str], sizes: dict[str, int]) -> Iterator[list[str]]:
+    """The names in groups of bounded size."""
+    part: list[str] = []
+    for name in names:
+        if (part and sum(sizes[each] for each in [*part, name]) > _BYTES_AT_ONCE) or len(part) == 256:
+            yield part
+            part = []
+        part.append(name)
+    if part:
+        yield part

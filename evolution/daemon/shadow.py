@@ -1,0 +1,249 @@
+"""The shadow: a machine of the daemon's own, in a child process, in which everything is tried before the body sees it.
+
+It holds the weights of the run's parent. A try applies edits, looks, and takes them back to the bit. When the child
+dies or hangs, what was under way is done again: the outcome is that of a shadow to which nothing happened.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.arithmetic import TensorData
+from evolution.bridge import RustNeuralBridge
+from evolution.client import Machine
+from evolution.daemon.events import Recovered
+from evolution.edits import Edit
+from evolution.errors import LinkLost, MachineError, ProtocolBroken, Refused, TimedOut
+from evolution.messages import Digest, TensorInfo
+from vboot_errors import InputError
+
+T = TypeVar("T")
+
+_ORIGIN = "shadow"
+_TRIES = 5
+_BACKOFF_S = 0.5
+_CALL_S = 600.0
+"""What a call may take: the runtime hashes and embeds at its own speed, but a child that hangs is to be noticed."""
+_LOST = (LinkLost, TimedOut, ProtocolBroken)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How to come to some weights: a model file, the edits on it in order, the digest that this leads to."""
+
+    model: Path
+    edits: Callable[[], Sequence[Sequence[Edit]]]
+    digest: str | None
+
+
+@dataclass(frozen=True)
+class WeightsChange:
+    """Edits as they are in the shadow now: the tensors they touched before, new bytes of those changed, the digest."""
+
+    before: dict[str, TensorData]
+    after: dict[str, bytes]
+    digest: str
+    changed_bytes: int
+
+
+class WrongWeights(MachineError):  # noqa: N818
+    """Files did not lead to the weights that they were to lead to."""
+
+
+class Shadow:
+    """Holds the parent's weights. `ways` lead to them, the best first, whenever the child's memory is not trusted."""
+
+    def __init__(self, ways: Callable[[], Sequence[Weights]], *, tell: Callable[[Recovered], None]) -> None:
+        """Load the parent. Raises WrongWeights, InputError, LinkLost, TimedOut when no way leads to it."""
+        self._ways = ways
+        self._tell = tell
+        self._bridge = RustNeuralBridge(energy=False, timeout=_CALL_S)
+        self._machine: Machine | None = None
+        self._generation = 0
+        self._tried: tuple[int, str] | None = None
+        self.digest = ""
+        """Of the parent."""
+        self.terrain: tuple[TensorInfo, ...] = ()
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int | None:
+        """The process that holds the shadow."""
+        return self._bridge.pid
+
+    @property
+    def machine(self) -> Machine:
+        """Its client; only for what changes nothing."""
+        if self._machine is None:
+            self._machine = self._bridge.client(timeout=_CALL_S)
+        return self._machine
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings f32 (n, dim) by the weights as they are now."""
+        return self.machine.embed(texts).vectors
+
+    def run(self, look: Callable[[], T]) -> T:
+        """What `look` finds of the parent; looked again if the shadow died meanwhile."""
+        return self._sure(look)
+
+    def try_out(self, edits: Sequence[Edit], look: Callable[[], T]) -> T:
+        """What `look` finds of the parent with edits, which are then taken back.
+
+        Raises Refused when the runtime refuses the edits, and what `look` raises; the shadow holds the parent then too.
+        """
+
+        def tried() -> T:
+            self._mutate(edits)
+            found = look()
+            self._return()
+            return found
+
+        return self._sure(tried)
+
+    def apply(self, edits: Sequence[Edit], touched: Sequence[TensorInfo], look: Callable[[WeightsChange], T]) -> T:
+        """As `try_out`, but the edits stay until `keep` or `drop`; `look` gets what they did to `touched` tensors."""
+
+        def applied() -> T:
+            before = {info.name: self._read(info) for info in touched}
+            self._mutate(edits)
+            generation = self._generation_now()
+            after = {name: self._bytes(name) for name in before}
+            after = {name: data for name, data in after.items() if data != before[name].data}
+            digest = self.machine.digest([]).model
+            changed = sum(_differing(before[name].data, data) for name, data in after.items())
+            found = look(WeightsChange(before, after, digest, changed))
+            self._tried = (generation, digest)
+            return found
+
+        return self._sure(applied)
+
+    def keep(self) -> None:
+        """What was applied last is the parent now."""
+        assert self._tried is not None, "applied before"
+        (self._generation, self.digest), self._tried = self._tried, None
+
+    def drop(self) -> None:
+        """Take back what was applied last."""
+        self._sure(self._return)
+
+    def digests(self, names: Sequence[str]) -> Digest:
+        """The model's digest, and those of tensors by name (at most 256)."""
+        return self._sure(lambda: self.machine.digest(names))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a tensor as it is now."""
+        return self._bytes(name)
+
+    def close(self) -> None:
+        """End the child. Closing twice is fine."""
+        if self._machine is not None:
+            self._machine.close()
+            self._machine = None
+        self._bridge.close()
+
+    def _mutate(self, edits: Sequence[Edit]) -> None:
+        self.machine.mutate(edits, confidence=1.0, base_generation=self._generation, origin=_ORIGIN, timeout=_CALL_S)
+
+    def _return(self) -> None:
+        self._tried = None
+        self._generation = self.machine.rollback(self._generation, reason="tried in a shadow").generation
+
+    def _generation_now(self) -> int:
+        return self.machine.hello().generation
+
+    def _sure(self, work: Callable[[], T]) -> T:
+        """The outcome of work that began and ended in one and the same child, at the parent."""
+        why: MachineError | None = None
+        for attempt in range(_TRIES):
+            if attempt:
+                self._recover(attempt)
+            pid = self._bridge.pid
+            try:
+                found = work()
+                if pid is not None and self._bridge.pid == pid:
+                    return found
+            except _LOST as error:
+                why = error
+            except BaseException:
+                self._put_back()
+                raise
+        raise LinkLost(
+            f"the shadow died {_TRIES} times in a row{f': {why.what}' if why else ''}",
+            remedy="look at the machine's memory, then run again: the run goes on where it was",
+        ) from why
+
+    def _put_back(self) -> None:
+        """The parent's weights after a look that ended early."""
+        try:
+            if self._generation_now() != self._generation:
+                self._return()
+        except MachineError:
+            self._machine = None
+
+    def _recover(self, attempt: int) -> None:
+        """A child at the parent's weights again: the same memory if its digest is right, else from the files."""
+        started = time.monotonic()
+        time.sleep(_BACKOFF_S * 2 ** (attempt - 2) if attempt > 1 else 0.0)
+        how = "nothing"
+        try:
+            if self._generation_now() != self._generation:
+                self._return()
+                how = "rollback"
+            trusted = self.machine.digest([]).model == self.digest
+        except MachineError:
+            trusted = False
+        if not trusted:
+            self._build()
+            how = "synchronised"
+        self._tell(Recovered("shadow", how, self._generation, time.monotonic() - started))
+
+    def _build(self) -> None:
+        """Load the parent's weights from the files, the first of the ways that leads to them."""
+        ways = self._ways()
+        for number, weights in enumerate(ways, 1):
+            try:
+                return self._load(weights)
+            except (InputError, Refused, WrongWeights):
+                if number == len(ways):
+                    raise
+        raise AssertionError("there is no way to the parent")
+
+    def _load(self, weights: Weights) -> None:
+        if self._machine is not None:
+            self._machine.close()
+            self._machine = None
+        self._bridge.initialize(weights.model, timeout=_CALL_S)
+        self._generation, self._tried = 0, None
+        for edits in weights.edits():
+            self._mutate(edits)
+            self._generation = self._generation_now()
+        found = self.machine.digest([]).model
+        if weights.digest is not None and found != weights.digest:
+            raise WrongWeights(
+                f"the weights of {weights.model} and the run's moves on it do not come to the digest "
+                f"{weights.digest:.12}",
+                remedy="give the model that the run began with",
+            )
+        self.digest = found
+        self.terrain = self.machine.tensors()
+
+    def _read(self, info: TensorInfo) -> TensorData:
+        return TensorData(info.name, info.type, info.shape, self._bytes(info.name))
+
+    def _bytes(self, name: str) -> bytes:
+        return self._bridge.tensor(name).tobytes()
+
+
+def _differing(before: bytes, after: bytes) -> int:
+    return int(np.count_nonzero(np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8)))

@@ -1,0 +1,155 @@
+"""EvolutionDaemonV7: improves the body that it holds, generation by generation, and survives whatever happens to it.
+
+    daemon = EvolutionDaemonV7(BridgeBody(model), model, fitness, StrategyPlan("antithetic_es", (tier,)), folder)
+    stopped = daemon.run()
+
+The decisions are made in a shadow (`generation`), committed to the run's folder (`lineage`), then followed by the body
+(`keeper`, `follower`). So a run that is killed at any moment goes on, and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from evolution.daemon import events as e
+from evolution.daemon import identity
+from evolution.daemon.body import Body, FileBody
+from evolution.daemon.config import DaemonConfig, StrategyPlan
+from evolution.daemon.files import FallbackFiles, FileKeeper
+from evolution.daemon.follower import Follower
+from evolution.daemon.keeper import Keeper
+from evolution.daemon.lineage import Lineage
+from evolution.daemon.log import EventFile, log_to_logging
+from evolution.daemon.run_folder import RunFolder
+from evolution.daemon.search_run import SearchRun
+from evolution.daemon.shadow import Shadow
+from evolution.fitness.contract import Fitness
+from evolution.messages import Stats
+from vboot_errors import InputError, VbootError
+
+_ROLLBACKS, _ROLLBACK_SECONDS = 3, 600.0
+"""More rollbacks in so long, and the run pauses."""
+_SLICE_S = 0.1
+
+
+class EvolutionDaemonV7:
+    """Runs one search on one body. Not for two threads at once, but for `stop`."""
+
+    version = "EvolutionDaemonV7 (Rust-Native)"
+
+    def __init__(
+        self,
+        body: Body,
+        model: Path,
+        fitness: Fitness,
+        strategy: StrategyPlan,
+        run_folder: Path,
+        *,
+        config: DaemonConfig | None = None,
+        listeners: Sequence[e.Listener] = (),
+    ) -> None:
+        """`model` is the GGUF file that the body began with. Raises InputError for settings that cannot be."""
+        self._config = config or DaemonConfig()
+        if isinstance(body, FileBody) != (self._config.mode == "file"):
+            raise InputError("the mode `file` is for a file, and a file for it", remedy="choose another mode or body")
+        self._model = model
+        self._fitness = fitness
+        self._plan = strategy
+        self._run_folder = run_folder
+        self._listeners: list[e.Listener] = [log_to_logging, *listeners]
+        self._body = body
+        self._keeper = self._keeper_of(body)
+        self._is_stopping = False
+        self._stop_reason = "stopped"
+        self._rollbacks: deque[float] = deque(maxlen=_ROLLBACKS + 1)
+        self._folder: RunFolder | None = None
+        self._events: EventFile | None = None
+        self.result: Path = model
+        """The model as the run leaves it, once it has stopped: the file it began with while no move was accepted."""
+
+    def connect(self) -> bool:
+        """Connect to the body; whether it answers. A failure is logged, never raised."""
+        try:
+            return self._keeper.connect()
+        except VbootError as error:
+            self._tell(e.Alarm("body", error.what))
+            return False
+
+    def get_stats(self) -> Stats | None:
+        """The body's counts; None when it has none, or does not answer."""
+        return self._keeper.stats()
+
+    def stop(self) -> None:
+        """Have `run` end after the evaluation under way; from any thread, or a signal's handler."""
+        self._is_stopping = True
+
+    def run(self) -> e.Stopped:
+        """Go on until a limit is reached, `stop` is called, or nothing can go on; then tell why.
+
+        Raises InputError when the folder, the model, the strategy or the data cannot be used.
+        """
+        try:
+            return self._run()
+        finally:
+            self._keeper.close()
+            if self._events is not None:
+                self._listeners.remove(self._events)
+                self._events.close()
+            if self._folder is not None:
+                self._folder.close()
+            self._events = self._folder = None
+
+    def _run(self) -> e.Stopped:
+        self._folder = RunFolder(self._run_folder)
+        settings = identity.settings(self._model, self._fitness, self._plan, self._config, version=self.version)
+        run = self._folder.identify(settings)
+        lineage = Lineage(self._folder, self._model, self._folder.load())
+        self._events = EventFile(self._folder.events)
+        self._listeners.append(self._events)
+        shadow = Shadow(lineage.ways, tell=self._tell)
+        try:
+            search = SearchRun(
+                run=run,
+                version=self.version,
+                fitness=self._fitness,
+                plan=self._plan,
+                config=self._config,
+                lineage=lineage,
+                shadow=shadow,
+                keeper=self._keeper,
+                tell=self._tell,
+                stop_reason=lambda: self._stop_reason if self._is_stopping else None,
+            )
+            stopped = search.until_stopped()
+            self.result = lineage.newest_model()
+            return stopped
+        finally:
+            shadow.close()
+
+    def _keeper_of(self, body: Body) -> Keeper | FileKeeper:
+        if isinstance(body, FileBody):
+            return FileKeeper(body, self._tell)
+        files = FallbackFiles(self._model, self._run_folder / "v6")
+        follower = Follower(body, self._config, self._tell)
+        return Keeper(follower, self._config, files, tell=self._tell, wait=self._wait)
+
+    def _tell(self, event: e.DaemonEvent) -> None:
+        for listener in self._listeners:
+            listener(event)
+        if isinstance(event, e.RolledBack):
+            self._rollbacks.append(time.monotonic())
+            if len(self._rollbacks) > _ROLLBACKS and self._rollbacks[-1] - self._rollbacks[0] < _ROLLBACK_SECONDS:
+                self._rollbacks.clear()
+                self._stop_reason = f"more than {_ROLLBACKS} rollbacks in {_ROLLBACK_SECONDS / 60:g} minutes"
+                self._is_stopping = True
+                self._tell(e.Alarm("rollbacks", self._stop_reason))
+
+    def _wait(self, seconds: float) -> bool:
+        """Pause; False: the daemon is to stop. In slices: an Event is not to be set by a signal's handler."""
+        until = time.monotonic() + seconds
+        while not self._is_stopping and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _SLICE_S))
+        return not self._is_stopping

@@ -1,0 +1,262 @@
+"""`vboot evolve` on the real runtime: in process, behind a socket, on a file; stopped, gone on with, reported on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from evolution.bridge import RustNeuralBridge
+from evolution.client import connect
+from evolution.daemon.log import read_events
+from tests.support.local_machine import local_machine, tiny_model
+from tests.support.vboot import Vboot
+
+WORDS = ("storm", "ship", "river", "mirror", "forest", "engine", "lantern", "bridge", "valley", "winter", "copper")
+FEW = ("--tier", "output", "--batch", "4", "--generations", "2", "--watch", "2")
+ES = ("--option", "pairs=2")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """160 pairs, in each of whose documents two words of the query stand."""
+    lines = []
+    for number in range(160):
+        first, second = WORDS[number % 11], WORDS[(number // 11 + number) % 11]
+        pair = {"query": f"{first} {second} {number}", "document": f"the {second} of {number} and its {first}"}
+        lines.append(json.dumps(pair))
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def words(pairs: Path) -> tuple[str | Path, ...]:
+    """What all commands here share: the tiny model, the pairs, little work."""
+    return ("--model", tiny_model(), "--data", pairs, *FEW)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Path]:
+    with local_machine(tmp_path) as local:
+        yield local.socket
+
+
+def test_a_run_in_process_and_its_report(vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path) -> None:
+    told = vboot.json("evolve", "--in-process", "--folder", tmp_path / "run", *words, *ES)
+    assert told["generations"] == 2
+    assert told["evaluations"] >= 8
+    assert told["evaluations_per_second"] > 0
+    assert 0 <= told["share_outside_evaluation"] <= 1
+    assert told["held_out"]["pairs"] >= 2
+    assert set(told["held_out"]["metrics"]) >= {"mrr@10", "loss"}
+    for compared in told["held_out"]["metrics"].values():
+        for interval in compared.values():
+            assert interval["low"] <= interval["value"] <= interval["high"]
+        assert compared["difference"]["value"] == pytest.approx(
+            compared["after"]["value"] - compared["before"]["value"]
+        )
+    assert told["accepted"] > 0
+    assert told["held_out"]["metrics"]["loss"]["difference"]["value"] != 0
+    for name in ("fitness", "latency", "energy"):
+        ElementTree.parse(told["files"][name])
+    assert json.loads(Path(told["files"]["report"]).read_text())["held_out"] == told["held_out"]
+    assert "evolve: EvolutionDaemonV7 (Rust-Native) begins: antithetic_es in tier output, seed 1" in vboot.err
+    assert "Rust Pixels Processed: " in vboot.err
+    events = [event for _, event in read_events(Path(told["files"]["events"]))]
+    assert len(events) > 10
+
+    again = vboot.json("evolve", "--report", tmp_path / "run")
+    del told["files"], again["files"]
+    assert again == told
+
+
+def test_the_report_for_people_names_its_files_last(
+    vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    assert vboot("evolve", "--in-process", "--folder", tmp_path / "run", *words) == 0
+    lines = vboot.out.splitlines()
+    assert [Path(line).name for line in lines[-5:]] == [
+        "fitness.svg", "latency.svg", "energy.svg", "report.json", "events.jsonl",
+    ]  # fmt: skip
+    (held_out,) = [line for line in lines if "held-out pairs of" in line]
+    assert held_out.endswith("with 95% intervals")
+    assert any(line.startswith("mrr@10  ") for line in lines)
+    assert vboot("evolve", "--report", tmp_path / "run", "--no-report") == 0
+    assert "held-out" not in vboot.out
+    assert "generations moved" in vboot.out
+
+
+def test_the_same_command_goes_on(vboot: Vboot, words: tuple[str | Path, ...]) -> None:
+    first = vboot.json("evolve", "--in-process", "--no-report", *words, *ES)
+    assert first["generations"] == 2
+    more = vboot.json("evolve", "--in-process", "--no-report", *words, *ES, "--generations", "3")
+    assert "goes on" in vboot.err
+    assert (more["generations"], more["folder"]) == (3, first["folder"])
+    assert first["folder"] == "build/evolve/vectorland-pairs-antithetic_es-output-1"
+    assert vboot("evolve", "--in-process", *words, *ES, "--batch", "5") == 1
+    assert "give a folder of its own to another run, or the settings of this one" in vboot.err
+
+
+def test_a_running_machine_ends_up_with_the_runs_weights(
+    vboot: Vboot, words: tuple[str | Path, ...], machine: Path
+) -> None:
+    told = vboot.json("evolve", machine, "--no-report", *words, "--strategy", "random_search")
+    with connect(machine) as client:
+        assert client.digest([]).model == told["model"]["after"]
+        history = client.request("history").result["records"]
+    assert sum(record["kind"] == "mutate" for record in history) == told["applied"]
+
+
+def test_a_machine_with_other_weights_is_refused_unless_it_is_taken_over(
+    vboot: Vboot, words: tuple[str | Path, ...], machine: Path
+) -> None:
+    change = ("--set", "token_embd.weight[0]=0.5", "--confidence", "0.9")
+    assert vboot("mutate", machine, *change) == 0
+    refused = vboot.json("evolve", machine, "--no-report", *words, code=1)
+    assert refused["generations"] == 0
+    assert "are none of this run's" in refused["stopped"]
+    told = vboot.json("evolve", machine, "--no-report", *words, "--takeover")
+    with connect(machine) as client:
+        assert client.digest([]).model == told["model"]["after"]
+
+
+def test_two_runs_are_crossed(vboot: Vboot, words: tuple[str | Path, ...]) -> None:
+    for seed in ("1", "2"):
+        assert vboot("evolve", "--file", "m.gguf", "--folder", seed, "--no-report", *words, "--seed", seed) == 0
+    told = vboot.json("evolve", "--in-process", "--no-report", *words, "--strategy", "crossover", "--cross", "1", "2")
+    assert told["evaluations"] > 0
+    assert told["folder"].endswith("crossover-output-1")
+    assert vboot("evolve", "--in-process", *words, "--strategy", "crossover", "--cross", "1", "3") == 1
+    assert vboot.last_error() == "vboot: error: 3 is not the folder of a run; give the folder that evolve printed"
+    assert not Path("3").exists()
+
+
+def test_a_file(vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    told = vboot.json("evolve", "--file", out, "--no-report", *words)
+    assert told["accepted"] == told["applied"] > 0
+    assert told["files"]["model"] == str(out)
+    with RustNeuralBridge() as bridge:
+        bridge.initialize(out)
+        assert bridge.client().digest([]).model == told["model"]["after"] != told["model"]["before"]
+    assert vboot("evolve", "--file", "none.gguf", "--folder", "other", "--no-report", *words, "--generations", "0") == 0
+    assert vboot.out.splitlines()[-1] == "none.gguf was not written, as no move was accepted"
+    assert not Path("none.gguf").exists()
+
+
+def test_a_signal_stops_it_in_order(words: tuple[str | Path, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = ["evolve", "--in-process", "--folder", folder, *words, "--generations", "100000", "--json"]
+    with _started(command, tmp_path) as process:
+        _wait_for(folder / "state.json", process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    error = json.loads(out)["error"]
+    message = f"terminated: the run in {folder} is whole, and the same command goes on with it"
+    assert error == {"type": "Terminated", "message": message, "folder": str(folder)}
+    assert "evolve: stopped: " in err
+
+
+def test_a_second_signal_does_not_wait(words: tuple[str | Path, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = ["evolve", "--in-process", "--folder", folder, *words, "--generations", "100000"]
+    with _started(command, tmp_path) as process:
+        _wait_for(folder / "state.json", process)
+        process.send_signal(signal.SIGSTOP)  # so that both others are there when it looks
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode in (130, 143)
+    assert "goes on with it" not in err
+    assert "Traceback" not in err
+
+
+@contextmanager
+def _started(words: list[Any], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "builder", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 30
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until, f"there is no {path.name}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--generations", "-1"), "'-1' is not a whole number"),
+        (("--minutes", "0"), "'0' is no time"),
+        (("--minutes", "nan"), "'nan' is not a finite number"),
+        (("--strategy", "luck"), "invalid choice: 'luck'"),
+        (("--tier", "all"), "invalid choice: 'all'"),
+        (("--option", "pairs"), "'pairs' is not NAME=VALUE"),
+        (("--mode", "file"), "invalid choice: 'file'"),
+        (("--boot", "--in-process"), "not allowed with"),
+        (("--strategy", "crossover"), "--cross goes with --strategy crossover, which needs it"),
+        (("--cross", "a", "b"), "--cross goes with --strategy crossover, which needs it"),
+        (("m", "--in-process"), "give a running machine, or one of --boot, --in-process, --file and --report"),
+    ],
+)
+def test_wrong_usage(vboot: Vboot, given: tuple[str, ...], told: str) -> None:
+    assert vboot("evolve", *given) == 2
+    assert told in vboot.last_error()
+
+
+def test_what_is_not_there(vboot: Vboot, pairs: Path, tmp_path: Path) -> None:
+    data = ("--data", pairs)
+    model = ("--model", tiny_model())
+    for words, told in (
+        ((*model, "--in-process", "--data", "gone.jsonl"), "cannot read gone.jsonl: No such file or directory"),
+        (("--in-process", *data), "there is no model build/vectorland.gguf; build the image with `vboot build`"),
+        ((*model, *data), "no machine runs in build/run; boot one with `vboot boot`"),
+        ((*model, *data, "gone"), "gone is not there; give the folder that boot printed, or an evolution socket"),
+        ((*model, *data, "--report", tmp_path), f"{tmp_path} is not the folder of a run"),
+        ((*model, *data, "--in-process", "--option", "steps=3"), "has no option 'steps'"),
+    ):
+        assert vboot("evolve", *words) == 1
+        assert told in vboot.last_error()
+
+
+def test_a_report_on_another_model_or_other_data_is_refused(
+    vboot: Vboot, words: tuple[str | Path, ...], pairs: Path, tmp_path: Path
+) -> None:
+    assert vboot("evolve", "--in-process", "--no-report", "--folder", "run", *words) == 0
+    other = tmp_path / "other.gguf"
+    data = bytearray(tiny_model().read_bytes())
+    data[-1] ^= 1
+    other.write_bytes(data)
+    assert vboot("evolve", "--report", "run", "--model", other) == 1
+    assert "give the model that the run began with" in vboot.last_error()
+    lines = pairs.read_text().splitlines()
+    pairs.write_text("\n".join(lines[:-40]))
+    assert vboot("evolve", "--report", "run") == 1
+    assert vboot.last_error().endswith("began with; give these with --data, or --no-report")
+    Path("run/origin.json").write_text('{"model": 1}')
+    assert vboot("evolve", "--report", "run") == 1
+    assert vboot.last_error() == (
+        "vboot: error: run/origin.json does not say what the run began with; go on with the run first"
+    )

@@ -1,0 +1,237 @@
+"""The evolution daemon when its body is not there, gone, changed by others, or out of time or energy."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from evolution.bridge import RustNeuralBridge
+from evolution.client import connect
+from evolution.daemon import events as e
+from evolution.daemon.body import BridgeBody, SocketBody
+from evolution.daemon.keeper import FIRST_RETRY_S, LONGEST_RETRY_S, retry_after
+from evolution.edits import Dense, Seeded
+from evolution.fallback import current
+from evolution.surgeon import GGUFSurgeon
+from tests.support.evolution_run import Events, body_digest, daemon, evolve, fresh_body, small_model
+from tests.support.local_machine import local_machine
+
+_GENERATIONS = 6
+_FOREIGN = [Seeded("*.bias", "00000000000000aa", "normal", 1.0, 0.5)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest that an undisturbed run ends with."""
+    stopped = evolve(tmp_path_factory.mktemp("undisturbed"), generations=_GENERATIONS)
+    assert stopped.accepted
+    return stopped.model
+
+
+def test_connecting_tells_of_a_failure_and_raises_nothing(tmp_path: Path) -> None:
+    seen = Events()
+    evolver = daemon(tmp_path / "run", SocketBody(tmp_path / "nobody.sock"), listener=seen)
+    assert not evolver.connect()
+    (failed,) = seen.of(e.ConnectionFailed)
+    assert "no machine listens" in failed.why
+    assert (failed.attempt, failed.retry_s) == (1, 0.5)
+    assert evolver.get_stats() is None
+
+
+def test_retries_come_less_and_less_often() -> None:
+    assert [retry_after(failures) for failures in (1, 2, 3, 4)] == [0.5, 1, 2, 4]
+    assert (retry_after(1), retry_after(99)) == (FIRST_RETRY_S, LONGEST_RETRY_S)
+
+
+def test_without_a_machine_v6_takes_over_until_there_is_one(tmp_path: Path, model: str) -> None:
+    socket = tmp_path / "evolution.sock"
+    with ExitStack() as stack:
+        published: list[str] = []
+
+        def begin(event: e.DaemonEvent) -> None:
+            if isinstance(event, e.GenerationEnded) and not socket.exists() and event.generation == 3:
+                data = current.read(Path(seen.of(e.FellBack)[0].folder))
+                assert data is not None
+                named = current.parse(data).model
+                assert named is not None
+                published.append(GGUFSurgeon(tmp_path / "run" / "v6" / named.file).digest())
+                assert published == [event.model]
+                stack.enter_context(local_machine(tmp_path, model=small_model()))
+            elif isinstance(event, e.Evaluated) and published:
+                time.sleep(0.2)  # as long as models take that are no toys
+
+        seen = Events(begin)
+        stopped = evolve(tmp_path / "run", SocketBody(socket), generations=_GENERATIONS, listener=seen, fallback_after=2)
+        assert stopped.model == model
+        assert len(seen.of(e.FellBack)) == 1
+        (returned,) = seen.of(e.Returned)
+        assert returned.after_s > 0
+        assert seen.index(seen.of(e.Connected)[0]) < seen.index(returned)
+        with connect(socket) as machine:
+            assert machine.digest([]).model == model
+            assert machine.hello().promoted == machine.hello().generation
+
+
+def test_a_machine_that_is_gone_is_revived(tmp_path: Path, model: str) -> None:
+    with ExitStack() as stack:
+        machines = []
+
+        def boot() -> Path:
+            folder = tmp_path / str(len(machines))
+            folder.mkdir()
+            machines.append(stack.enter_context(local_machine(folder, model=small_model())))
+            return machines[-1].socket
+
+        def kill(event: e.DaemonEvent) -> None:
+            if isinstance(event, e.Promoted) and len(machines) < 3:
+                machines[-1].process.kill()
+
+        seen = Events(kill)
+        body = SocketBody(boot(), revive=boot)
+        stopped = evolve(tmp_path / "run", body, generations=_GENERATIONS, listener=seen)
+        assert stopped.model == model
+        assert len(machines) == 3
+        assert len([event for event in seen.of(e.Recovered) if event.what == "body"]) == 3
+        with connect(machines[-1].socket) as machine:
+            assert machine.digest([]).model == model
+
+
+def test_weights_of_another_run_are_refused(tmp_path: Path) -> None:
+    body = fresh_body()
+    with body.open(5) as machine:
+        machine.mutate(_FOREIGN, confidence=0.9)
+    before = body_digest(body)
+    seen = Events()
+    stopped = evolve(tmp_path, body, generations=2, listener=seen)
+    assert "none of this run's" in stopped.why
+    assert stopped.generation == 0
+    assert [event.what for event in seen.of(e.Alarm)] == ["body"]
+    assert body_digest(body) == before, "nobody has touched it"
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    with RustNeuralBridge() as bridge:
+        bridge.initialize()
+        stopped = evolve(tmp_path, BridgeBody(small_model(), bridge=bridge), generations=2, takeover=True)
+    assert "is not the same tensor there" in stopped.why
+
+
+@pytest.mark.parametrize("takeover", [False, True])
+def test_somebody_else_changes_the_weights_meanwhile(tmp_path: Path, model: str, takeover: bool) -> None:
+    body = fresh_body()
+    changed: list[int] = []
+
+    def change(event: e.DaemonEvent) -> None:
+        if isinstance(event, e.Evaluated) and event.evaluations == 10:
+            with body.open(5) as other:
+                changed.append(other.mutate(_FOREIGN, confidence=0.9).generation)
+
+    seen = Events(change)
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, takeover=takeover)
+    if takeover:
+        assert stopped.model == model == body_digest(body)
+        assert [event.how for event in seen.of(e.Recovered)] == ["nothing", "rollback"]
+        assert seen.of(e.RolledBack)[0].move == "foreign"
+    else:
+        assert "somebody else" in stopped.why
+        assert body_digest(body) != stopped.model
+        assert len(changed) == 1
+
+
+def test_a_body_is_taken_over_by_the_bytes_that_differ(tmp_path: Path, model: str) -> None:
+    body = fresh_body()
+    with body.open(5) as machine:
+        machine.mutate(_FOREIGN, confidence=0.9)
+    seen = Events()
+    assert evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, takeover=True).model == model
+    assert seen.of(e.Recovered)[0].how == "synchronised"
+    assert body_digest(body) == model
+
+
+def test_a_body_far_behind_gets_the_bytes(tmp_path: Path) -> None:
+    stopped = evolve(tmp_path, generations=40)
+    assert stopped.accepted > 16
+    body, seen = fresh_body(), Events()
+    evolve(tmp_path, body, generations=40, listener=seen)
+    assert [event.how for event in seen.of(e.Recovered)] == ["synchronised"]
+    assert body_digest(body) == stopped.model
+    assert not seen.of(e.Applied)
+
+
+def test_a_lease_that_runs_out_is_taken_again(tmp_path: Path, model: str) -> None:
+    body = fresh_body()
+    waited: list[str] = []
+
+    def dawdle(event: e.DaemonEvent) -> None:
+        if isinstance(event, e.Applied) and not waited:
+            waited.append(event.move)
+            time.sleep(1.3)
+
+    seen = Events(dawdle)
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, lease_ms=1000)
+    assert stopped.model == model == body_digest(body)
+    assert [event.move for event in seen.of(e.RolledBack)] == waited
+    assert [event.move for event in seen.of(e.Applied)][:2] == waited * 2
+
+
+def test_a_body_that_hangs_is_ended_and_comes_back(tmp_path: Path, model: str) -> None:
+    body = fresh_body()
+    bridge = body._bridge  # the fault is asked for behind the daemon's back
+    asked: list[int] = []
+
+    def hang(event: e.DaemonEvent) -> None:
+        if isinstance(event, e.Judged) and event.refusal is None and not asked:
+            asked.append(1)
+            bridge.suffer("hang")
+
+    seen = Events(hang)
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, connect_s=0.5, period_s=60)
+    assert stopped.model == model == body_digest(body)
+
+
+def test_low_energy_slows_the_daemon_down(tmp_path: Path) -> None:
+    body = fresh_body()
+    with body.open(5) as machine:
+        info = next(info for info in machine.tensors() if not info.protected and info.bytes > 5000)
+        first, second = (Dense(info.name, 0, bytes(info.bytes - 32) + bytes([n]) * 32) for n in (1, 2))
+        original = machine.read(info.name).data
+        while machine.stats().energy >= 200:
+            for edits in ([first] * 200, [second] * 200):
+                machine.mutate(edits, confidence=0.9, wait=True)
+        machine.mutate([Dense(info.name, 0, original)], confidence=0.9)
+    seen = Events()
+    evolve(tmp_path, body, generations=1, listener=seen)
+    (steered,) = seen.of(e.Steered)
+    assert steered.what == "rate"
+    energies = [event.energy for event in seen.of(e.Metabolism)]
+    assert energies[0] is not None and energies[0] < 200
+    assert max(energy or 0 for energy in energies) >= 500
+
+
+def test_rollbacks_without_end_stop_the_run(tmp_path: Path) -> None:
+    body = fresh_body()
+
+    def expire(event: e.DaemonEvent) -> None:
+        if isinstance(event, e.Applied):
+            time.sleep(1.1)
+
+    seen = Events(expire)
+    stopped = evolve(
+        tmp_path, body, generations=_GENERATIONS, listener=seen, lease_ms=1000, watched_pairs=2, fallback_after=99
+    )
+    assert stopped.why == "more than 3 rollbacks in 10 minutes"
+    assert [event.what for event in seen.of(e.Alarm)][-1] == "rollbacks"
+
+
+def test_the_metabolism_beats_and_pulses(tmp_path: Path) -> None:
+    seen = Events()
+    evolve(tmp_path, generations=3, listener=seen, period_s=0.001, pulse_cycles=3)
+    cycles = seen.of(e.Metabolism)
+    assert [event.cycle for event in cycles] == list(range(1, len(cycles) + 1))
+    pulses = seen.of(e.Pulse)
+    assert len(pulses) == len(cycles) // 3
+    assert all(pulse.as_expected and pulse.steps == 4 for pulse in pulses)
+    assert cycles[-1].pixels_processed > 0

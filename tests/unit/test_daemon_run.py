@@ -1,0 +1,302 @@
+"""A run of the evolution daemon: what it decides, what it leaves, and that nothing that happens to it changes that."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing.context
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from evolution.daemon import events as e
+from evolution.daemon.body import BridgeBody, FileBody, SocketBody
+from evolution.daemon.config import Admission, StrategyPlan
+from evolution.daemon.log import read_events
+from evolution.strategies.tiers import Tier
+from evolution.surgeon import GGUFSurgeon
+from tests.support.evolution_run import (
+    PLAN,
+    Events,
+    body_digest,
+    daemon,
+    evolve,
+    fitness,
+    fresh_body,
+    run_alone,
+    small_model,
+)
+from tests.support.local_machine import local_machine
+from vboot_errors import InputError
+
+_GENERATIONS = 6
+
+
+class _Death(BaseException):
+    """The daemon dies here."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[e.Stopped, Events]:
+    """A run to which nothing happens, and its events."""
+    seen = Events()
+    stopped = evolve(tmp_path_factory.mktemp("undisturbed"), generations=_GENERATIONS, listener=seen)
+    assert stopped.accepted >= 3, "the tests need moves"
+    return stopped, seen
+
+
+def test_a_run_improves_the_body_and_leaves_the_model(tmp_path: Path, undisturbed: tuple[e.Stopped, Events]) -> None:
+    body, seen = fresh_body(), Events()
+    evolver = daemon(tmp_path, body, generations=_GENERATIONS, listener=seen)
+    stopped = evolver.run()
+    assert stopped == undisturbed[0]
+    assert body_digest(body) == stopped.model == GGUFSurgeon(evolver.result).digest()
+    ended = seen.of(e.GenerationEnded)
+    assert [event.generation for event in ended] == list(range(_GENERATIONS))
+    assert ended[-1].fitness > ended[0].fitness or ended[0].accepted
+    assert [event.fitness for event in ended] == sorted(event.fitness for event in ended)
+    assert stopped.evaluations == len(seen.of(e.Evaluated)) == 4 * _GENERATIONS
+
+
+def test_what_happened_is_told_in_order_and_logged(tmp_path: Path) -> None:
+    seen = Events()
+    evolve(tmp_path, generations=2, listener=seen, period_s=60.0)
+    kinds = [type(event).__name__ for event in seen]
+    assert kinds[:4] == ["Started", "Connected", "Recovered", "Metabolism"]
+    accepted = kinds[kinds.index("Applied") - 1 :][:6]
+    assert accepted == ["Judged", "Applied", "Acknowledged", "Promoted", "Acknowledged", "GenerationEnded"]
+    assert kinds[-1] == "Stopped"
+    assert [event for _, event in read_events(tmp_path / "events.jsonl")] == list(seen)
+
+
+@pytest.mark.parametrize("mode", ["live", "trial"])
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, mode: str, undisturbed: tuple[e.Stopped, Events]
+) -> None:
+    body = fresh_body()
+    seen = Events(lambda event: first.stop() if isinstance(event, e.Evaluated) and event.evaluations == 10 else None)
+    first = daemon(tmp_path, body, generations=_GENERATIONS, listener=seen, mode=mode)
+    paused = first.run()
+    assert (paused.why, paused.generation) == ("stopped", 2)
+    assert len(seen.of(e.Evaluated)) == 10
+    assert body_digest(body) == paused.model
+    again = Events()
+    assert evolve(tmp_path, body, generations=_GENERATIONS, listener=again, mode=mode) == undisturbed[0]
+    started, recovered = again.of(e.Started)[0], again.of(e.Recovered)[0]
+    assert (started.resumed, started.generation, started.accepted) == (True, 2, paused.accepted)
+    assert (recovered.what, recovered.how) == ("body", "nothing")
+    assert body_digest(body) == undisturbed[0].model
+
+
+@pytest.mark.parametrize("at", ["Judged", "Applied", "Promoted", "GenerationEnded", "Acknowledged"])
+def test_a_daemon_that_dies_at_an_event_is_followed_by_one_that_ends_the_same(
+    tmp_path: Path, at: str, undisturbed: tuple[e.Stopped, Events]
+) -> None:
+    """The body lives on with whatever it was left with, an open trial for one."""
+    body = fresh_body()
+
+    def die(event: e.DaemonEvent) -> None:
+        if type(event).__name__ == at:
+            raise _Death
+
+    for _ in range(2):
+        with pytest.raises(_Death):
+            evolve(tmp_path, body, generations=_GENERATIONS, listener=die)
+    assert evolve(tmp_path, body, generations=_GENERATIONS) == undisturbed[0]
+    assert body_digest(body) == undisturbed[0].model
+
+
+def test_a_run_that_is_killed_at_random_ends_the_same(tmp_path: Path) -> None:
+    rng = random.Random(20)
+    generations = 30
+    folder = tmp_path / "killed"
+    small_model()  # made once, not in every child
+    killed = 0
+    for _ in range(8):
+        # A fork: importing everything anew would take longer than the run.
+        process = multiprocessing.get_context("fork").Process(target=run_alone, args=(folder, generations))
+        process.start()
+        _wait_for_events(folder / "events.jsonl", rng.randrange(2, 40), process)
+        time.sleep(rng.uniform(0, 0.02))
+        if not process.is_alive():
+            break
+        process.kill()
+        process.join()
+        killed += 1
+    assert killed >= 4, "it was hardly disturbed"
+    assert evolve(folder, generations=generations) == evolve(tmp_path / "straight", generations=generations)
+
+
+def _wait_for_events(log: Path, lines: int, process: multiprocessing.context.ForkProcess) -> None:
+    """So many more events than there were, or the end of the process."""
+    before = log.read_bytes().count(b"\n") if log.exists() else 0
+    until = time.monotonic() + 20
+    while process.is_alive() and time.monotonic() < until:
+        if log.exists() and log.read_bytes().count(b"\n") >= before + lines:
+            return
+        time.sleep(0.005)
+
+
+def test_a_body_that_is_killed_again_and_again_changes_nothing(
+    tmp_path: Path, undisturbed: tuple[e.Stopped, Events]
+) -> None:
+    body = fresh_body()
+    kinds = (e.Evaluated, e.Applied, e.Acknowledged, e.Judged)
+
+    def kill(event: e.DaemonEvent) -> None:
+        if isinstance(event, kinds) and body.pid is not None:
+            os.kill(body.pid, signal.SIGKILL)
+
+    seen = Events(kill)
+    assert evolve(tmp_path, body, generations=_GENERATIONS, listener=seen) == undisturbed[0]
+    assert body_digest(body) == undisturbed[0].model
+
+
+def test_a_shadow_that_is_killed_again_and_again_changes_nothing(
+    tmp_path: Path, undisturbed: tuple[e.Stopped, Events]
+) -> None:
+    own = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
+    body = fresh_body()
+    count = 0
+
+    def kill(event: e.DaemonEvent) -> None:
+        nonlocal count
+        if isinstance(event, e.Evaluated | e.Judged):
+            count += 1
+            for pid in _children() - own - {body.pid} if count % 3 == 0 else ():
+                os.kill(pid, signal.SIGSEGV)
+
+    seen = Events(kill)
+    assert evolve(tmp_path, body, generations=_GENERATIONS, listener=seen) == undisturbed[0]
+    recovered = [event for event in seen.of(e.Recovered) if event.what == "shadow"]
+    assert len(recovered) >= 3
+    assert {event.how for event in recovered} <= {"nothing", "rollback"}
+
+
+def _children() -> set[int]:
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+
+
+def test_a_machine_behind_a_socket_loses_its_worker_and_ends_the_same(
+    tmp_path: Path, undisturbed: tuple[e.Stopped, Events]
+) -> None:
+    with local_machine(tmp_path, "--fault", model=small_model()) as machine:
+        body = SocketBody(machine.socket)
+        workers: list[int] = []
+
+        def kill(event: e.DaemonEvent) -> None:
+            if isinstance(event, e.Metabolism) and (stats := evolver.get_stats()) is not None:
+                workers.append(stats.worker.pid)
+            if isinstance(event, e.Applied) and workers:
+                os.kill(workers[-1], signal.SIGSEGV)
+
+        evolver = daemon(tmp_path / "run", body, generations=_GENERATIONS, listener=kill)
+        assert evolver.run() == undisturbed[0]
+        with body.open(5.0) as client:
+            assert client.digest([]).model == undisturbed[0].model
+            assert client.stats().worker.restarts >= 2
+
+
+def test_a_file_is_a_body_too(tmp_path: Path, undisturbed: tuple[e.Stopped, Events]) -> None:
+    output = tmp_path / "evolved.gguf"
+    seen = Events()
+    body = FileBody(small_model(), output)
+    stopped = daemon(tmp_path / "run", body, generations=_GENERATIONS, mode="file", listener=seen).run()
+    assert stopped == undisturbed[0]
+    assert GGUFSurgeon(output).digest() == stopped.model
+    assert len(seen.of(e.Applied)) == stopped.accepted
+
+
+def test_snapshots_bound_what_is_made_again(tmp_path: Path, undisturbed: tuple[e.Stopped, Events]) -> None:
+    for generations in range(1, _GENERATIONS + 1):
+        stopped = evolve(tmp_path, generations=generations, snapshot_every=1)
+    assert stopped == undisturbed[0]
+    (snapshot,) = tmp_path.glob("model-*.gguf")
+    assert GGUFSurgeon(snapshot).digest() == stopped.model
+    snapshot.write_bytes(b"GGUF torn")
+    assert evolve(tmp_path, generations=_GENERATIONS) == undisturbed[0], "the way from the model is left"
+
+
+def test_a_barren_tier_is_left_for_the_next_one(tmp_path: Path) -> None:
+    tiers = tuple(Tier(name, "normal", ("*.bias",), sigma=1e-12) for name in ("first", "second"))
+    plan = StrategyPlan("random_search", tiers, options={"proposals": 2})
+    settings = {"plan": plan, "barren_generations": 2, "admission": Admission(least_gain=1.0)}
+    seen, again = Events(), Events()
+    straight = evolve(tmp_path / "a", generations=5, listener=seen, **settings)
+    assert [event.text[-6:] for event in seen.of(e.Steered) if event.what == "tier"] == ["second", " first"]
+    evolve(tmp_path / "b", generations=3, **settings)
+    assert evolve(tmp_path / "b", generations=5, listener=again, **settings) == straight
+    assert again.of(e.Started)[0].tier == "second"
+
+
+def test_a_kernel_is_found_injected_and_checked(tmp_path: Path) -> None:
+    settings = {"kernel_every": 2, "kernel_generations": 8, "kernel_gain": 0.0}
+    body, seen = fresh_body(), Events()
+    stopped = evolve(tmp_path / "a", body, generations=4, listener=seen, **settings)
+    injected = seen.of(e.KernelInjected)
+    assert injected
+    assert injected[0].after > injected[0].before
+    assert body_digest(body) == stopped.model
+    for generations in (2, 3):
+        evolve(tmp_path / "b", generations=generations, **settings)
+    assert evolve(tmp_path / "b", generations=4, **settings) == stopped
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"plan": StrategyPlan("random_search", PLAN.tiers, 6, PLAN.options)}, "seed 5, not 6"),
+        ({"fitness": fitness(2)}, "the fitness"),
+        ({"admission": Admission(least_gain=0.5)}, "the admission"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_settings(tmp_path: Path, settings: dict[str, object], named: str) -> None:
+    evolve(tmp_path, generations=1)
+    with pytest.raises(InputError, match=named):
+        evolve(tmp_path, generations=2, **settings)
+
+
+def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
+    def second(event: e.DaemonEvent) -> None:
+        if isinstance(event, e.Started):
+            with pytest.raises(InputError, match="another daemon works"):
+                evolve(tmp_path, BridgeBody(small_model()), generations=1)
+
+    assert evolve(tmp_path, generations=1, listener=second).generation == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"version": 1', b"[]", b"\xff\xfe"])
+def test_a_torn_state_is_refused_in_one_sentence(tmp_path: Path, data: bytes) -> None:
+    evolve(tmp_path, generations=1)
+    (tmp_path / "state.json").write_bytes(data)
+    with pytest.raises(InputError, match="the state of the run cannot be used"):
+        evolve(tmp_path, generations=2)
+
+
+def test_a_torn_log_is_cut_and_goes_on(tmp_path: Path) -> None:
+    evolve(tmp_path, generations=1)
+    log = tmp_path / "events.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole + b'{"time": 1, "event": "Appl')
+    evolve(tmp_path, generations=2)
+    assert log.read_bytes().startswith(whole + b'{"time"')
+    assert all(json.loads(line) for line in log.read_bytes().splitlines())
+
+
+def test_a_move_whose_edits_were_changed_is_noticed(tmp_path: Path) -> None:
+    stopped = evolve(tmp_path, generations=_GENERATIONS)
+    assert stopped.accepted
+    for path in tmp_path.glob("model-*.gguf"):
+        path.unlink()
+    move = tmp_path / "moves" / "000001.move"
+    move.write_bytes(move.read_bytes().replace(b"0.05", b"0.06"))
+    with pytest.raises(InputError, match="has been changed"):
+        evolve(tmp_path, generations=_GENERATIONS + 1)
+
+
+def test_a_mode_must_fit_its_body(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="file"):
+        daemon(tmp_path, BridgeBody(small_model()), mode="file")
