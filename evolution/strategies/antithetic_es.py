@@ -58,7 +58,7 @@ class AntitheticEs:
     pairs: Annotated[int, whole(1, 1024)] = 16
     shaping: Annotated[Shaping, one_of(*SHAPINGS)] = "standardised"
     learning_rate: Annotated[float, number(1e-6, 1e3)] = 1.0
-    momentum: Annotated[float, number(0.0, 0.99)] = 0.0
+    momentum: Annotated[float, number(0.0, 0.99)] = 0.5
     together: Annotated[int, whole(1, 256)] = 4
 
     def options(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ STANDARD_TIERS: Mapping[str, Tier] = {
         Tier("output", "normal", ("blk.{last}.layer_output_norm.*", "output_norm.*"), sigma=0.02),
         Tier("norms", "normal", ("*_norm.weight", "*_norm.bias"), sigma=0.01),
         Tier("scales", "scale", (_MATRICES,), sigma=0.01),
-        Tier("codes", "step", (_MATRICES,), density=1e-3),
+        Tier("codes", "step", (_MATRICES,), density=0.3),
         Tier("low_rank", "low_rank", (_MATRICES,), sigma=1e-3),
     )
 }

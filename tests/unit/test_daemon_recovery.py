@@ -13,7 +13,7 @@ from evolution.client import connect
 from evolution.daemon import events as e
 from evolution.daemon.body import BridgeBody, SocketBody
 from evolution.daemon.keeper import FIRST_RETRY_S, LONGEST_RETRY_S, retry_after
-from evolution.edits import Dense, Seeded
+from evolution.edits import Seeded
 from evolution.fallback import current
 from evolution.surgeon import GGUFSurgeon
 from tests.support.evolution_run import Events, body_digest, daemon, evolve, fresh_body, small_model
@@ -195,13 +195,10 @@ def test_a_body_that_hangs_is_ended_and_comes_back(tmp_path: Path, model: str) -
 def test_low_energy_slows_the_daemon_down(tmp_path: Path) -> None:
     body = fresh_body()
     with body.open(5) as machine:
-        info = next(info for info in machine.tensors() if not info.protected and info.bytes > 5000)
-        first, second = (Dense(info.name, 0, bytes(info.bytes - 32) + bytes([n]) * 32) for n in (1, 2))
-        original = machine.read(info.name).data
-        while machine.stats().energy >= 200:
-            for edits in ([first] * 200, [second] * 200):
-                machine.mutate(edits, confidence=0.9, wait=True)
-        machine.mutate([Dense(info.name, 0, original)], confidence=0.9)
+        costly = [Seeded("*.weight", f"{n:016x}", "normal", 1e-4, 0.01) for n in range(250)]
+        while machine.stats().energy >= 150:
+            machine.mutate(costly, confidence=0.9, wait=True)
+        machine.rollback(0)
     seen = Events()
     evolve(tmp_path, body, generations=1, listener=seen)
     (steered,) = seen.of(e.Steered)

@@ -45,6 +45,19 @@ def test_what_else_the_list_holds_moves_no_pair_to_another_part(chosen: set[int]
         assert set(part) == {whole[n] for n in chosen} & set(of_all[name])
 
 
+@pytest.mark.parametrize("sizes", [ALL, PartSizes(train=50, calibration=5, watch=3, held_out=10)])
+def test_no_text_is_in_two_parts(sizes: PartSizes) -> None:
+    several_queries = [Pair(f"query {n}", f"document {n // 3}") for n in range(1200)]
+    several_documents = [Pair(f"short {n // 2}", f"long {n}") for n in range(1200)]
+    whole = several_queries + several_documents
+    of_parts = [
+        {text for pair in part for text in (pair.query, pair.document)}
+        for part in parts(split(whole, source="test", sizes=sizes)).values()
+    ]
+    assert sum(map(len, of_parts)) == len(set().union(*of_parts))
+    assert set(split(whole, source="test", sizes=ALL).held_out) >= set(split(whole, source="test", sizes=sizes).held_out)
+
+
 def test_sizes_keep_the_first_by_digest_in_any_order_of_the_list() -> None:
     whole = pairs(600)
     sizes = PartSizes(train=50, calibration=20, watch=5, held_out=30)
