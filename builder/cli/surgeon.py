@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def _apply(arguments: argparse.Namespace) -> Answer:
         _refuse_misuse(arguments)
     with _opened(arguments.file) as surgeon:
         if arguments.requantise:
-            return operation_answer(surgeon.requantise(dict(arguments.requantise), **_output(arguments)))
+            return operation_answer(surgeon.requantise(_later_counts(arguments.requantise), **_output(arguments)))
         proposal = _proposal(arguments, surgeon)
         return operation_answer(surgeon.apply(proposal.edits, **_output(arguments)), seed=proposal.seed)
 
@@ -144,6 +144,15 @@ def _retyped(text: str) -> tuple[str, str]:
     if not (pattern and equals and kind):
         raise argparse.ArgumentTypeError(f"{text!r} is not GLOB=TYPE")
     return pattern, kind.upper()
+
+
+def _later_counts(types: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Types by pattern in the order in which each pattern was given last."""
+    ordered: dict[str, str] = {}
+    for pattern, kind in types:
+        ordered.pop(pattern, None)
+        ordered[pattern] = kind
+    return ordered
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

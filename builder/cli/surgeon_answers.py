@@ -21,7 +21,8 @@ def operation_answer(report: SurgeryReport, *, seed: str | None = None) -> Answe
         head = f"{printable(report.output)}: {human_bytes(report.bytes)}, changed {amount}"
     lines = [head, f"model {report.model}, before {report.model_before}"]
     lines += [f"seed {seed}"] if seed else []
-    lines += [f"distance of {printable(file)}: {distance:.4f}" for file, distance in report.distances.items()]
+    for file, distance in report.distances.items():
+        lines.append(f"distance of {printable(file)}: {'not known' if distance is None else f'{distance:.4f}'}")
     lines += [f"kept as in the first file: {', '.join(map(printable, report.kept))}"] if report.kept else []
     lines.append(_changes(report.tensors))
     data = {"dry_run": report.output is None} | asdict(report) | ({"seed": seed} if seed else {})

@@ -48,10 +48,12 @@ class BridgeBody:
         return self._bridge.pid
 
     def open(self, timeout: float) -> Machine:
-        """A new connection; the model is loaded for the first."""
+        """A new connection; the model is loaded for the first. A child that hangs is ended by it (BridgeHung)."""
         if not self._is_loaded:
             self._bridge.initialize(self._model)
             self._is_loaded = True
+        self._bridge.timeout = timeout
+        self._bridge.get_stats()
         return self._bridge.client(timeout=timeout)
 
     def close(self) -> None:

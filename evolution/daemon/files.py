@@ -13,8 +13,6 @@ from evolution.daemon.weights_file import changes, write_weights
 from evolution.fallback.v6 import EvolutionDaemonV6
 from evolution.fallback.wgsl_device import WgslRunner
 from evolution.kernels.genome import Kernel
-from evolution.surgeon.gguf_file import GGUFFile
-from evolution.surgeon.runtime_check import runtime_check
 
 
 class FileKeeper:
@@ -33,11 +31,12 @@ class FileKeeper:
         """A file has no metabolism."""
 
     def follow(self, course: Course) -> None:
-        """Write the weights at the end of the course, unless the file has them."""
-        if not course.moves or self._digest(self._body.output) == course.reference.model:
+        """Write the weights at the end of the course, unless they were written before."""
+        output = self._body.output
+        if not course.moves or (self._holds == course.reference.model and output.exists()):
             return
         started = time.monotonic()
-        report = write_weights(self._body.model, course.reference, self._body.output)
+        report = write_weights(self._body.model, course.reference, output)
         self._holds = report.model
         milliseconds = (time.monotonic() - started) * 1000
         move = course.step(course.moves)
@@ -48,11 +47,6 @@ class FileKeeper:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-    def _digest(self, path: Path) -> str | None:
-        if self._holds is None and path.exists():
-            self._holds = GGUFFile(path, runtime_check).model_sha256()
-        return self._holds
 
 
 class FallbackFiles:
@@ -71,7 +65,7 @@ class FallbackFiles:
 
     def publish(self, course: Course) -> None:
         """Publish what stands at the end of the course, if it is not published yet. Raises InputError, ToolError."""
-        if self._holds == course.reference.model:
+        if self._holds == course.reference.model and self._kernel == course.kernel:
             return
         with WgslRunner() as runner:
             daemon = EvolutionDaemonV6(self._folder, model=self._model, runner=runner)
@@ -79,7 +73,6 @@ class FallbackFiles:
             source = self._model if published is None else self._folder / published.file
             if edits := changes(source, course.reference):
                 daemon.publish_model(edits)
-            self._holds = course.reference.model
             if course.kernel is not None and course.kernel != self._kernel:
                 daemon.publish(course.kernel)
-                self._kernel = course.kernel
+        self._holds, self._kernel = course.reference.model, course.kernel

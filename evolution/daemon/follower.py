@@ -26,10 +26,19 @@ from evolution.daemon.events import (
     Recovered,
     RolledBack,
 )
-from evolution.daemon.reconcile import ORIGIN, ForeignWeights, Reference, Standing, roll_back, standing, synchronise
+from evolution.daemon.reconcile import (
+    ORIGIN,
+    ForeignWeights,
+    Reference,
+    Standing,
+    roll_back,
+    standing,
+    synchronise,
+    unfinished,
+)
 from evolution.daemon.run_state import Kind
 from evolution.edits import Edit
-from evolution.errors import STALE, MachineError, Refused
+from evolution.errors import STALE, LinkLost, MachineError, Refused
 from evolution.kernels.genome import Kernel
 from evolution.messages import Hello, PixelRun, Stats
 
@@ -155,6 +164,7 @@ class Follower:
         if not self._is_new and self._seen is not None and place.moves < self._seen.moves:
             move = course.step(self._seen.moves).id
             self._tell(RolledBack(move, place.generation, "the body went back, as when a lease runs out"))
+            self._interrupt()
             self._is_new = True
         if course.moves - place.moves > _REPLAYED_MOVES:
             place, how = self._synchronise(course), "synchronised"
@@ -177,6 +187,11 @@ class Follower:
         place = standing(machine, course.models)
         if place is not None:
             return place, "nothing"
+        if (to := unfinished(machine)) is not None:
+            # We were interrupted while we sent the weights as they are.
+            place = roll_back(machine, to, course.models)
+            if place is not None:
+                return place, "rollback"
         if not self._config.takeover:
             raise ForeignWeights(
                 f"the weights of {self.name} are none of this run's: somebody else changed them, or it runs another "
@@ -184,7 +199,7 @@ class Follower:
                 remedy="reboot it, name another machine, or take it over",
             )
         if self._seen is not None:
-            place = roll_back(machine, self._seen, course.models)
+            place = roll_back(machine, self._seen.generation, course.models)
             if place is not None:
                 self._tell(RolledBack("foreign", place.generation, "somebody else changed the weights"))
                 return place, "rollback"
@@ -212,7 +227,7 @@ class Follower:
         milliseconds = (time.monotonic() - started) * 1000
         found = machine.digest([])
         if found.generation != made.generation:
-            raise Refused(STALE, "the weights have changed again", {"generation": found.generation})
+            raise _changed_again(found.generation)
         if found.model != step.model:
             self._take_back(step.id, place, "its weights are not the shadow's")
         self._tell(Applied(step.id, made.generation, found.model, milliseconds, made.changed.bytes))
@@ -228,8 +243,10 @@ class Follower:
         texts, expected = course.watched()
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             self._renew()
-            vectors = self._connected.embed(texts[start : start + _TEXTS_AT_ONCE]).vectors
-            if not np.array_equal(vectors, expected[start : start + _TEXTS_AT_ONCE]):
+            found = self._connected.embed(texts[start : start + _TEXTS_AT_ONCE])
+            if self._seen is not None and found.generation != self._seen.generation:
+                raise _changed_again(found.generation)
+            if not np.array_equal(found.vectors, expected[start : start + _TEXTS_AT_ONCE]):
                 self._take_back(move.id, before, "it embeds otherwise than the shadow")
         if move.kind == "kernel":
             self._renew()
@@ -247,7 +264,7 @@ class Follower:
         """Keep what is on trial; a daemon that was killed before this one may not have watched it."""
         hello = self._connected.hello()
         if hello.generation != place.generation:
-            raise Refused(STALE, "the weights have changed again", {"generation": hello.generation})
+            raise _changed_again(hello.generation)
         if hello.promoted == place.generation:
             return
         move = course.step(place.moves).id if place.moves else "base"
@@ -265,8 +282,11 @@ class Follower:
         raise BodyUnfit(f"the move {move} was taken back from {self.name}: {why}", remedy="report this bug")
 
     def _interrupt(self) -> None:
-        """The neural interrupt after an evolution event."""
-        taken = self._connected.interrupt(INTERRUPT)
+        """The neural interrupt after an evolution event; raised again if the runtime died of whatever meanwhile."""
+        try:
+            taken = self._connected.interrupt(INTERRUPT)
+        except LinkLost:
+            taken = self._connected.interrupt(INTERRUPT)
         if not taken.acknowledged:
             raise BodyUnfit(f"{self.name} does not take the neural interrupt", remedy="look at its console")
         self._tell(Acknowledged(taken.vector, taken.latency_us))
@@ -280,3 +300,8 @@ class Follower:
 def change_id(run: str, number: int, base_generation: int) -> str:
     """The id (32 hex) of a move's mutation: another one once the body has moved on, so a repeated one is no other's."""
     return hashlib.sha256(f"{run}/{number}/{base_generation}".encode()).hexdigest()[:32]
+
+
+def _changed_again(generation: int) -> Refused:
+    """What a machine says of a change that comes too late; the caller looks anew where the body stands."""
+    return Refused(STALE, "the weights have changed again", {"generation": generation})

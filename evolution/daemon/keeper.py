@@ -102,7 +102,7 @@ class Keeper:
             pause = self._next_try - time.monotonic()
             if pause > 0 and not self._wait(pause):
                 return
-            if self._try(course):
+            if self._try(course) or not self._wait(0.0):
                 return
         try:
             self._files.publish(course)

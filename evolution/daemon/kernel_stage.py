@@ -26,6 +26,7 @@ from evolution.kernels.embeds import recorded, transformed
 from evolution.kernels.genome import Kernel
 from evolution.kernels.variation import normalised
 from evolution.strategies.search_space import seed_of
+from vboot_errors import InputError
 
 SLOT = 0
 """One kernel stands behind the model; a better one takes its place."""
@@ -108,8 +109,12 @@ def dump(kernel: Kernel) -> str:
 
 
 def load(text: str) -> Kernel:
-    """The kernel of `dump`. Raises InputError."""
-    return genome.from_json(json.loads(text))
+    """The kernel of `dump`. Raises InputError for any other text."""
+    try:
+        return genome.from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"the run's state has no kernel where it should ({error!r:.60})"
+        raise InputError(what, remedy="take the run folder from a backup") from error
 
 
 @dataclass(frozen=True)

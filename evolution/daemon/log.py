@@ -13,23 +13,54 @@ import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, BinaryIO, get_args, get_type_hints
 
 from evolution.daemon import events as e
 from vboot_errors import InputError
 
 LOGGER = "vector_boot.evolution"
 _TYPES: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(e.DaemonEvent)}
+_LONGEST_LINE = 1 << 20
 _WARNINGS = (e.Alarm, e.ConnectionFailed, e.FellBack, e.RolledBack)
 
 
-def text_of(event: e.DaemonEvent) -> str:  # noqa: PLR0911, PLR0912 -- one line for each kind
+def text_of(event: e.DaemonEvent) -> str:
     """The event as a line for people."""
+    return _text_of_search(event) or _text_of_body(event)
+
+
+def _text_of_search(event: e.DaemonEvent) -> str:  # noqa: PLR0911 -- one line for each kind
+    """The line of what is decided; "" for what happens to the body."""
     match event:
         case e.Started():
             how = "goes on" if event.resumed else "begins"
             where = f"generation {event.generation}, {event.accepted} moves accepted"
             return f"{event.version} {how}: {event.strategy} in tier {event.tier}, seed {event.seed}, {where}"
+        case e.Evaluated():
+            score = event.reason if event.score is None else f"{event.score:.6f}"
+            return f"evaluated {event.proposal}: {score} ({event.seconds * 1000:.0f} ms)"
+        case e.Judged():
+            verdict = "admitted" if event.refusal is None else f"refused, {event.refusal}"
+            return f"judged {event.move}: {verdict} (confidence {event.confidence:.3f})"
+        case e.KernelInjected():
+            return f"kernel injected into slot {event.slot}: {event.before:.6f} before, {event.after:.6f} after"
+        case e.GenerationEnded():
+            what = "accepted" if event.accepted else "no move"
+            return f"generation {event.generation} ended: {what}, fitness {event.fitness:.6f}"
+        case e.Steered():
+            return f"steered {event.what}: {event.text}"
+        case e.Alarm():
+            return f"ALARM {event.what}: {event.text}"
+        case e.Stopped():
+            what = f"generation {event.generation}, {event.accepted} moves accepted, {event.evaluations} evaluations"
+            return f"stopped: {event.why}; {what}"
+        case _:
+            return ""
+
+
+def _text_of_body(event: e.DaemonEvent) -> str:  # noqa: PLR0911 -- one line for each kind
+    """The line of what happens to the body; "" for anything else."""
+    match event:
         case e.Connected():
             return f"connected to {event.body}, build {event.build}, generation {event.generation}"
         case e.ConnectionFailed():
@@ -41,14 +72,6 @@ def text_of(event: e.DaemonEvent) -> str:  # noqa: PLR0911, PLR0912 -- one line 
         case e.Pulse():
             how = "as expected" if event.as_expected else "NOT as expected"
             return f"substrate pulse: {event.steps} steps in {event.milliseconds:.1f} ms, {how}"
-        case e.Steered():
-            return f"steered {event.what}: {event.text}"
-        case e.Evaluated():
-            score = event.reason if event.score is None else f"{event.score:.6f}"
-            return f"evaluated {event.proposal}: {score} ({event.seconds * 1000:.0f} ms)"
-        case e.Judged():
-            verdict = "admitted" if event.refusal is None else f"refused, {event.refusal}"
-            return f"judged {event.move}: {verdict} (confidence {event.confidence:.3f})"
         case e.Applied():
             what = f"{event.changed_bytes} bytes in {event.milliseconds:.1f} ms"
             return f"applied {event.move}: generation {event.generation}, {what}"
@@ -58,22 +81,14 @@ def text_of(event: e.DaemonEvent) -> str:  # noqa: PLR0911, PLR0912 -- one line 
             return f"promoted {event.move}: generation {event.generation}"
         case e.RolledBack():
             return f"rolled back {event.move}: generation {event.generation}, {event.why}"
-        case e.KernelInjected():
-            return f"kernel injected into slot {event.slot}: {event.before:.6f} before, {event.after:.6f} after"
-        case e.GenerationEnded():
-            what = "accepted" if event.accepted else "no move"
-            return f"generation {event.generation} ended: {what}, fitness {event.fitness:.6f}"
         case e.Recovered():
             return f"{event.what} recovered ({event.how}) in {event.seconds:.2f} s, generation {event.generation}"
         case e.FellBack():
             return f"no runtime answers: V6 goes on with files in {event.folder}"
         case e.Returned():
             return f"a runtime answers again after {event.after_s:.1f} s: V7 goes on"
-        case e.Alarm():
-            return f"ALARM {event.what}: {event.text}"
-        case e.Stopped():
-            what = f"generation {event.generation}, {event.accepted} moves accepted, {event.evaluations} evaluations"
-            return f"stopped: {event.why}; {what}"
+        case _:
+            return ""
 
 
 def log_to_logging(event: e.DaemonEvent) -> None:
@@ -91,7 +106,7 @@ class EventFile:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._file = os.fdopen(descriptor, "r+b")
-            self._file.truncate(_whole_lines(path.read_bytes()))
+            self._file.truncate(_whole_lines(self._file))
             self._file.seek(0, os.SEEK_END)
         except OSError as error:
             what = f"the log {path} cannot be written ({error.strerror or error})"
@@ -152,5 +167,8 @@ def _fits(hint: Any, value: Any) -> bool:
     )
 
 
-def _whole_lines(data: bytes) -> int:
-    return data.rfind(b"\n") + 1
+def _whole_lines(file: BinaryIO) -> int:
+    """How many bytes at the start of a file are whole lines, of which none is longer than what is looked at."""
+    start = max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE)
+    file.seek(start)
+    return start + file.read().rfind(b"\n") + 1

@@ -41,6 +41,7 @@ class Reference:
 
 def standing(machine: Machine, models: Sequence[str]) -> Standing | None:
     """Where the body stands in `models`, the run's digests, oldest first; None: it is not of this run."""
+    machine.hello()  # a body that does not answer at all is noticed sooner so: hashing may take minutes
     found = machine.digest([])
     for moves in range(len(models) - 1, -1, -1):
         if models[moves] == found.model:
@@ -48,10 +49,19 @@ def standing(machine: Machine, models: Sequence[str]) -> Standing | None:
     return None
 
 
-def roll_back(machine: Machine, to: Standing, models: Sequence[str]) -> Standing | None:
-    """The body at a generation of its own that it was seen at; None when it is not kept any more, or another."""
+def unfinished(machine: Machine) -> int | None:
+    """The generation to go back to when the body's weights are a trial of ours that was not ended; else None."""
+    hello = machine.hello()
+    if hello.promoted == hello.generation:
+        return None
+    newest = [record for record in machine.history() if record.generation == hello.generation]
+    return hello.promoted if any(record.origin == ORIGIN for record in newest) else None
+
+
+def roll_back(machine: Machine, to: int, models: Sequence[str]) -> Standing | None:
+    """The body at an earlier generation of its own; None when that is not kept any more, or none of the run's."""
     try:
-        machine.rollback(to.generation, reason=ORIGIN)
+        machine.rollback(to, reason=ORIGIN)
     except Refused as refusal:
         if refusal.code != _NO_SUCH_GENERATION:
             raise

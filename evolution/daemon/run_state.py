@@ -6,6 +6,7 @@ import base64
 import binascii
 import dataclasses
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -39,7 +40,7 @@ class Move:
 
 @dataclass(frozen=True)
 class RunState:
-    """The run between two generations, or with a few of its verdicts told.
+    """The run between two generations.
 
     base: digest of the model it began with. stage: which tier; `barren`: generations without a move in it.
     snapshot: how many moves the snapshot has, 0 is the base itself. best: the parent's best calibration score so far.
@@ -121,6 +122,8 @@ def load(data: bytes) -> RunState:
     counts.append(document.kernel_at)
     if any(not 0 <= count < 1 << 53 for count in counts) or document.snapshot > len(document.lineage):
         raise _bad("a count is out of range")
+    if document.best is not None and not math.isfinite(document.best):
+        raise _bad("its best score is none")
     lineage = tuple(_move(row) for row in document.lineage)
     if not _HEX.fullmatch(document.base):
         raise _bad("its base is no digest")

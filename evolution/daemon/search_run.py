@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from evolution.daemon import events as e
@@ -39,14 +39,6 @@ class Halted(Exception):  # noqa: N818
     """The run stops before its generation has ended: that is made again when the run goes on."""
 
 
-@dataclass
-class Clock:
-    """Where the time of a generation went, in seconds of the monotonic clock."""
-
-    started: float
-    evaluating: float = 0.0
-
-
 class SearchRun:
     """One run, from where its folder says that it is."""
 
@@ -76,6 +68,7 @@ class SearchRun:
         self._tell = tell
         self._stop_reason = stop_reason
         self._started = time.monotonic()
+        self._evaluating = 0.0
 
     def until_stopped(self) -> e.Stopped:
         """Go on until there is a reason to stop; everything is consistent then. Raises InputError, ToolError."""
@@ -131,23 +124,23 @@ class SearchRun:
                 state, strategy, parent = self._generation(state, strategy, parent)
 
     def _generation(self, state: RunState, strategy: Strategy, parent: Parent) -> tuple[RunState, Strategy, Parent]:
-        clock = Clock(time.monotonic())
+        started, self._evaluating = time.monotonic(), 0.0
         scoring = Scoring(self._shadow, self._fitness, self._fitness.batch(state.generation))
         evaluations = evaluate(
             strategy,
             scoring,
             evaluations=state.evaluations,
             tick=self._tick,
-            tell=lambda event: self._evaluated(clock, event),
+            tell=self._evaluated,
         )
-        state, parent, accepted = self._move(clock, replace(state, evaluations=evaluations), strategy, parent)
+        state, parent, accepted = self._move(replace(state, evaluations=evaluations), strategy, parent)
         strategy.settle(accepted)
         state = steering.after_generation(state, accepted=accepted)
         state, strategy = self._steer(state, strategy)
         self._lineage.save(replace(state, strategy=strategy.state()))
         self._keeper.follow(self._course())
         self._snapshot_if_due(state)
-        seconds = time.monotonic() - clock.started
+        seconds = time.monotonic() - started
         self._tell(
             e.GenerationEnded(
                 generation=state.generation - 1,
@@ -155,13 +148,13 @@ class SearchRun:
                 fitness=parent.calibration.score,
                 evaluations=evaluations,
                 seconds=seconds,
-                seconds_outside_evaluation=seconds - clock.evaluating,
+                seconds_outside_evaluation=seconds - self._evaluating,
                 model=state.model,
             )
         )
         return self._saved, strategy, parent
 
-    def _move(self, clock: Clock, state: RunState, strategy: Strategy, parent: Parent) -> tuple[RunState, Parent, bool]:
+    def _move(self, state: RunState, strategy: Strategy, parent: Parent) -> tuple[RunState, Parent, bool]:
         """Have the strategy's move judged; whether it was accepted, and what it led to."""
         move = strategy.move()
         if move is None:
@@ -171,7 +164,7 @@ class SearchRun:
         judge = Judge(self._shadow, self._fitness, self._config.admission, state.curve, state.best)
         started = time.monotonic()
         trial = judge.judge(move.edits, parent, fresh=self._fitness.batch(state.generation + 1))
-        clock.evaluating += time.monotonic() - started
+        self._evaluating += time.monotonic() - started
         after = None if trial.after is None else trial.after.calibration.score
         self._tell(e.Judged(move.id, trial.confidence, trial.refusal, parent.calibration.score, after))
         if trial.outcome is not None:
@@ -248,8 +241,8 @@ class SearchRun:
     def _course(self) -> Course:
         return self._lineage.course(self._run, self._shadow, self._fitness, watched_pairs=self._config.watched_pairs)
 
-    def _evaluated(self, clock: Clock, event: e.Evaluated) -> None:
-        clock.evaluating += event.seconds
+    def _evaluated(self, event: e.Evaluated) -> None:
+        self._evaluating += event.seconds
         self._tell(event)
 
     def _limit(self, state: RunState) -> str | None:

@@ -32,6 +32,8 @@ _BACKOFF_S = 0.5
 _CALL_S = 600.0
 """What a call may take: the runtime hashes and embeds at its own speed, but a child that hangs is to be noticed."""
 _LOST = (LinkLost, TimedOut, ProtocolBroken)
+_OF_THE_HOUR = frozenset({1007, 1009, 1011, 1012, 1014, 1015, 1016, 1017})
+"""Refusals that have their cause in this child, such as 1017 for want of memory: nothing may be decided by them."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Shadow:
         why: MachineError | None = None
         for attempt in range(_TRIES):
             if attempt:
-                self._recover(attempt)
+                self._recover(attempt, trust=not isinstance(why, Refused))
             pid = self._bridge.pid
             try:
                 found = work()
@@ -175,11 +177,16 @@ class Shadow:
                     return found
             except _LOST as error:
                 why = error
+            except Refused as refusal:
+                if refusal.code not in _OF_THE_HOUR:
+                    self._put_back()
+                    raise
+                why = refusal
             except BaseException:
                 self._put_back()
                 raise
         raise LinkLost(
-            f"the shadow died {_TRIES} times in a row{f': {why.what}' if why else ''}",
+            f"the shadow failed {_TRIES} times in a row{f': {why.what}' if why else ''}",
             remedy="look at the machine's memory, then run again: the run goes on where it was",
         ) from why
 
@@ -191,7 +198,7 @@ class Shadow:
         except MachineError:
             self._machine = None
 
-    def _recover(self, attempt: int) -> None:
+    def _recover(self, attempt: int, *, trust: bool) -> None:
         """A child at the parent's weights again: the same memory if its digest is right, else from the files."""
         started = time.monotonic()
         time.sleep(_BACKOFF_S * 2 ** (attempt - 2) if attempt > 1 else 0.0)
@@ -200,7 +207,7 @@ class Shadow:
             if self._generation_now() != self._generation:
                 self._return()
                 how = "rollback"
-            trusted = self.machine.digest([]).model == self.digest
+            trusted = trust and self.machine.digest([]).model == self.digest
         except MachineError:
             trusted = False
         if not trusted:

@@ -70,6 +70,9 @@ class ReloadingConsumer:
                     what = f"{error.filename} is missing, which {current.NAME} names"
                     raise InputError(what, remedy="publish again") from error
                 continue
+            except OSError as error:
+                what = f"cannot read {error.filename}, which {current.NAME} names: {error.strerror}"
+                raise InputError(what, remedy="publish again") from error
             self._seen = data
             return True
         raise AssertionError("the last attempt returns or raises")
@@ -131,7 +134,10 @@ class ReloadingConsumer:
         path = self._folder / kernel.file
         data = path.read_bytes()
         _require(hashlib.sha256(data).hexdigest(), kernel.sha256, path)
-        source = data.decode()
+        try:
+            source = data.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is no shader: it is not UTF-8", remedy="publish again") from error
         self._runner.validate(source, entry_point=kernel.entry_point)
         return source
 

@@ -35,6 +35,8 @@ Surgeon: TypeAlias = Callable[[Path, Sequence[Edit], Path], str]
 """Writes a model, (source, edits, target), whole or not at all, and gives the SHA-256 (hex) of the target's bytes."""
 
 _KERNELS, _MODELS = "kernels", "models"
+_UNFINISHED = ".vboot-*.tmp"
+"""What `atomic_write` leaves when its process is killed: as much as a whole model."""
 _PROBES = 16
 _PROBE_SEED = "70726f6265000000"
 
@@ -49,7 +51,8 @@ def operate(source: Path, edits: Sequence[Edit], target: Path) -> str:
 class EvolutionDaemonV6:
     """Publishes kernels and models into a folder. Generations go on where the folder is.
 
-    One daemon at a time writes to a folder. Files of generations before the one before the last are removed.
+    One daemon at a time writes to a folder. Files of generations before the one before the last are removed, and what
+    one that was killed had half written.
     """
 
     version = "EvolutionDaemonV6 (WGSL)"
@@ -63,8 +66,10 @@ class EvolutionDaemonV6:
         try:
             for name in (_KERNELS, _MODELS):
                 (folder / name).mkdir(parents=True, exist_ok=True)
+                for path in (folder / name).glob(_UNFINISHED):
+                    path.unlink()
         except OSError as error:
-            what = f"cannot make folders in {folder}: {error.strerror}"
+            what = f"cannot prepare folders in {folder}: {error.strerror}"
             raise InputError(what, remedy="choose a folder that can be written to") from error
         data = current.read(folder)
         self._current = current.NOTHING if data is None else current.parse(data)

@@ -37,7 +37,7 @@ class SearchData:
 
 @dataclass(frozen=True)
 class Dataset:
-    """All of a data set: where it came from, the SHA-256 (hex) of its content, and its parts, which share no pair."""
+    """All of a data set: where it came from, the SHA-256 (hex) of its content, and its parts, which share no text."""
 
     source: str
     sha256: str

@@ -72,9 +72,9 @@ class RetrievalFitness:
         chosen: list[Pair] = []
         for place in drawn:
             if self._is_new(place, seen):
-                group = (place, *(like for like in self._like(place) if self._is_new(like, seen)))
-                for member in group[: min(1 + self._neighbours, self._batch_size - len(chosen))]:
-                    if self._is_new(member, seen):
+                most = min(len(chosen) + 1 + self._neighbours, self._batch_size)
+                for member in (place, *self._like(place)):
+                    if len(chosen) < most and self._is_new(member, seen):
                         seen |= self._texts(member)
                         chosen.append(self._train[member][1])
             if len(chosen) == self._batch_size:

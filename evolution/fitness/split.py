@@ -1,7 +1,8 @@
 """Splitting pairs into what a search may see and what only its report may. Pure.
 
 The part of a pair follows from its own content alone, so a longer list moves no pair from one part to another, and a
-search that is started again after an update of the list still has never seen what it is judged by.
+search that is started again after an update of the list still has never seen the pairs that it is judged by. A pair
+that shares its query or its document with a part that judges more is left out: a text is never in two parts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ _SALT = b"vector_boot pairs 1"
 """Another number here makes another split."""
 _SHARES = {"train": 70, "calibration": 10, "watch": 5, "held_out": 15}
 """Percent of all pairs."""
+_JUDGES_FIRST = ("held_out", "calibration", "watch", "train")
+"""Of two parts with a text in common, the one that comes first here keeps it."""
 _WATCH_CHARACTERS = 200
 """An emulated machine embeds a text of so many in some seconds."""
 
@@ -43,11 +46,16 @@ def pair_digest(pair: Pair) -> bytes:
 def split(pairs: Iterable[Pair], *, source: str, sizes: PartSizes = DEFAULT_SIZES) -> Dataset:
     """The parts, each in the order of its pairs' digests and cut to its size; equal pairs count once.
 
-    `watch` takes pairs of two short texts first. Raises InputError when a part gets fewer than two pairs.
+    No text of one part, cut off or not, is in another. `watch` takes pairs of two short texts first. Raises InputError
+    when a part gets fewer than two pairs.
     """
     parts: dict[str, list[tuple[bytes, Pair]]] = {name: [] for name in _SHARES}
     for digest, pair in sorted({pair_digest(pair): pair for pair in pairs}.items()):
         parts[_part(digest)].append((digest, pair))
+    taken: set[str] = set()
+    for name in _JUDGES_FIRST:
+        parts[name] = [entry for entry in parts[name] if taken.isdisjoint(_texts(entry[1]))]
+        taken.update(text for _, pair in parts[name] for text in _texts(pair))
     parts["watch"].sort(key=lambda entry: not _is_short(entry[1]))
     content = hashlib.sha256()
     kept: dict[str, tuple[Pair, ...]] = {}
@@ -71,6 +79,10 @@ def _part(digest: bytes) -> str:
         if position < end:
             return name
     raise AssertionError("the shares are 100 percent in all")
+
+
+def _texts(pair: Pair) -> tuple[str, str]:
+    return pair.query, pair.document
 
 
 def _is_short(pair: Pair) -> bool:

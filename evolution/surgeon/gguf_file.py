@@ -27,7 +27,11 @@ class GGUFFile:
 
     def __init__(self, path: Path, check: Check) -> None:
         """Have it judged, then open it. Raises InputError, ToolError."""
-        if path.exists() and not path.is_file():
+        try:
+            is_special = path.exists() and not path.is_file()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}", remedy="check the path") from error
+        if is_special:
             raise InputError(f"{path} is not a regular file", remedy="name a GGUF file")
         if check(path).get("kind") == "rts":
             raise InputError(f"{path} is an RTS file", remedy="take the model out of it with `vboot extract --tensors`")

@@ -32,4 +32,4 @@ class Operation:
     changes: Iterator[Change]
     types: Mapping[str, str] = field(default_factory=dict)
     kept: tuple[str, ...] = ()
-    distances: Mapping[str, float] = field(default_factory=dict)
+    distances: Mapping[str, float | None] = field(default_factory=dict)

@@ -32,7 +32,7 @@ def weights(tensors: Mapping[str, TensorData]) -> dict[str, TensorData]:
     return {name: tensor for name, tensor in tensors.items() if name not in PROTECTED | SLOTS}
 
 
-def require_relatives(first: GGUFFile, other: GGUFFile, *, force: bool) -> float:
+def require_relatives(first: GGUFFile, other: GGUFFile, *, force: bool) -> float | None:
     """Their distance. Raises InputError that names what sets them apart; with `force` distance alone does not."""
     apart = f"{first.path} and {other.path} are not related"
     if first.architecture != other.architecture:
@@ -46,19 +46,25 @@ def require_relatives(first: GGUFFile, other: GGUFFile, *, force: bool) -> float
             what = f"{apart}: {name!r} is {list(tensor.shape)} in one, {list(theirs[name].shape)} in the other"
             raise InputError(what, remedy="give files with the same shapes")
     found = distance(ours, theirs)
-    if not (found <= RELATED or force):
+    if found is None and not force:
+        what = f"{apart}, as far as can be known: they hold values that are not finite, or that cannot be read"
+        raise InputError(what, remedy="give sound relatives, or force it if you know that they are")
+    if found is not None and found > RELATED and not force:
         what = f"{apart}: their distance is {found:.2f}, above {RELATED:g}"
         raise InputError(what, remedy="give relatives, or force it if you know that they are")
     return found
 
 
-def distance(ours: Mapping[str, TensorData], theirs: Mapping[str, TensorData]) -> float:
-    """The median distance of the matrices of two models with the same tensors; NaN if no values can be compared."""
+def distance(ours: Mapping[str, TensorData], theirs: Mapping[str, TensorData]) -> float | None:
+    """The median distance of the matrices of two models with the same tensors.
+
+    None if no values can be compared, or not all that can be read are finite where they differ.
+    """
     pairs = [(tensor, theirs[name]) for name, tensor in ours.items()]
     comparable = [(a, b) for a, b in pairs if is_readable(a.type) and is_readable(b.type)]
     matrices = [(a, b) for a, b in comparable if len(a.shape) > 1]
     found = [_distance(a, b) for a, b in matrices or comparable]
-    return float(np.median(found)) if found else math.nan
+    return float(np.median(found)) if found and all(map(math.isfinite, found)) else None
 
 
 def _distance(a: TensorData, b: TensorData) -> float:

@@ -28,7 +28,8 @@ class SurgeryReport:
     """What an operation did to `base`; `output` is None for a dry run, and then it is what it would do.
 
     `bytes` is the size of the new file; `model_before` and `model` are digests as a machine gives them (hex). `kept`:
-    tensors in which merged files differ and that stay the first's. `distances`: from the first, by file.
+    tensors in which merged files differ and that stay the first's. `distances`: from the first, by file; None
+    where it cannot be known.
     """
 
     base: str
@@ -39,7 +40,7 @@ class SurgeryReport:
     model: str
     tensors: tuple[TensorChange, ...]
     kept: tuple[str, ...]
-    distances: Mapping[str, float]
+    distances: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,6 @@ def _judge(before: TensorData, change: Change, new_type: str | None) -> TensorCh
     kind = new_type or before.type
     if before.name in PROTECTED:
         raise EditRefused(PROTECTED_TENSOR, f"{before.name!r} is protected")
-    if not all_finite(kind, change.data):
-        raise EditRefused(NOT_FINITE, f"a value of {before.name!r} would not be finite")
     size = len(change.data)
     blocks = size // block_of(kind).bytes
     counts = (size, blocks)
@@ -90,6 +88,8 @@ def _judge(before: TensorData, change: Change, new_type: str | None) -> TensorCh
         counts = count_changed(kind, stored(before), change.data)
         if counts == (0, 0):
             return None
+    if not all_finite(kind, change.data):
+        raise EditRefused(NOT_FINITE, f"a value of {before.name!r} would not be finite")
     digest = hashlib.sha256(change.data.data).hexdigest()
     return TensorChange(before.name, before.type, kind, size, counts[0], blocks, counts[1], digest)
 

@@ -83,7 +83,10 @@ class GGUFSurgeon:
         return self._base.model_sha256()
 
     def apply(self, edits: Sequence[Edit], *, output: Path | None = None, in_place: bool = False) -> SurgeryReport:
-        """The edits of a mutation, with the results of a machine that makes it, to the bit."""
+        """The edits of a mutation, with the results of a machine that makes it, to the bit.
+
+        Unlike a machine, it refuses to change a tensor that holds something that is not finite, unless that goes.
+        """
         return self._operate(self._edited(edits), output, in_place)
 
     def requantise(
@@ -168,7 +171,7 @@ class GGUFSurgeon:
             raise InputError(f"{self.path} has nothing to be joined with", remedy="name another file")
         return [GGUFFile(path, self._check) for path in paths]
 
-    def _distances(self, files: Sequence[GGUFFile], force: bool) -> dict[str, float]:
+    def _distances(self, files: Sequence[GGUFFile], force: bool) -> dict[str, float | None]:
         return {str(file.path): require_relatives(self._base, file, force=force) for file in files}
 
     def _kept(self, files: Sequence[GGUFFile], names: frozenset[str]) -> tuple[str, ...]:

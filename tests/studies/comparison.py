@@ -1,6 +1,6 @@
 """Our search beside random search, (1+1)-ES, OpenAI-ES and CMA-ES on the same model, at equal evaluations.
 
-    python -m tests.studies.comparison [--weights F16 Q8_0] [--evaluations 480] [--lists FOLDER] [-o FILE]
+    python -m tests.studies.comparison [--weights F16 Q8_0] [--evaluations 320] [--lists FOLDER] [-o FILE]
 
 Every contender is an EvolutionDaemonV7 on a file, with the same data, the same judge and the same limits; it differs in
 what its line of `CONTENDERS` says. Each goes on in steps, and after each step the model as it is then is scored on the
@@ -67,7 +67,7 @@ def main() -> None:
     """Run the contenders and write what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", nargs="+", default=["F16", "Q8_0"])
-    parser.add_argument("--evaluations", type=int, default=480)
+    parser.add_argument("--evaluations", type=int, default=320)
     parser.add_argument("--steps", type=int, default=4, help="how often the held-out pairs are scored")
     parser.add_argument("--only", nargs="+", metavar="NAME")
     parser.add_argument("--lists", type=Path)

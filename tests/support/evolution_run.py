@@ -24,7 +24,21 @@ from image.compose import compose
 
 T = TypeVar("T")
 
-_WORDS = "water house tree light stone red green blue small good long other first world people time hand day".split()
+_WORDS = (
+    "water",
+    "house",
+    "tree",
+    "light",
+    "stone",
+    "red",
+    "green",
+    "blue",
+    "small",
+    "good",
+    "long",
+    "other",
+    "people",
+)
 _FOLDER = tempfile.TemporaryDirectory(prefix="vboot-test-")
 NORMS = Tier("norms", "normal", ("*_norm.weight", "*.bias"), sigma=0.05)
 PLAN = StrategyPlan("random_search", (NORMS,), seed=5, options={"proposals": 3})

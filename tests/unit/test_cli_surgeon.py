@@ -73,6 +73,12 @@ def test_requantising(vboot: Vboot, model: Path) -> None:
     assert all(each["relative"] < 0.01 for each in found["tensors"])
 
 
+def test_of_two_patterns_for_a_tensor_the_one_given_last_counts(vboot: Vboot, model: Path) -> None:
+    options = [word for what in ("*=Q8_0", "blk.*=F32", "*=BF16") for word in ("--requantise", what)]
+    made = vboot.json("surgeon", "apply", model, *options, "--dry-run")
+    assert {each["type"] for each in made["tensors"]} == {"BF16"}
+
+
 def test_joining(vboot: Vboot, model: Path) -> None:
     for number in ("1", "2"):
         assert vboot("surgeon", "apply", model, *NOISE, "--seed", number * 16, "-o", f"{number}.gguf") == 0

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from evolution.bridge import RustNeuralBridge
-from evolution.client import connect
+from evolution.client import Machine, connect
 from evolution.daemon import events as e
 from evolution.daemon.body import BridgeBody, SocketBody
+from evolution.daemon.follower import Follower
 from evolution.daemon.keeper import FIRST_RETRY_S, LONGEST_RETRY_S, retry_after
-from evolution.edits import Seeded
+from evolution.daemon.metabolism import Cycles
+from evolution.edits import Edit, Seeded
 from evolution.fallback import current
+from evolution.messages import Embeddings, Mutation
 from evolution.surgeon import GGUFSurgeon
-from tests.support.evolution_run import Events, body_digest, daemon, evolve, fresh_body, small_model
-from tests.support.local_machine import local_machine
+from tests.support.evolution_run import QUICK, Events, body_bridge, body_digest, daemon, evolve, fresh_body, small_model
+from tests.support.local_machine import LocalMachine, local_machine
 
 _GENERATIONS = 6
 _FOREIGN = [Seeded("*.bias", "00000000000000aa", "normal", 1.0, 0.5)]
@@ -64,7 +71,9 @@ def test_without_a_machine_v6_takes_over_until_there_is_one(tmp_path: Path, mode
                 time.sleep(0.2)  # as long as models take that are no toys
 
         seen = Events(begin)
-        stopped = evolve(tmp_path / "run", SocketBody(socket), generations=_GENERATIONS, listener=seen, fallback_after=2)
+        stopped = evolve(
+            tmp_path / "run", SocketBody(socket), generations=_GENERATIONS, listener=seen, fallback_after=2
+        )
         assert stopped.model == model
         assert len(seen.of(e.FellBack)) == 1
         (returned,) = seen.of(e.Returned)
@@ -77,7 +86,7 @@ def test_without_a_machine_v6_takes_over_until_there_is_one(tmp_path: Path, mode
 
 def test_a_machine_that_is_gone_is_revived(tmp_path: Path, model: str) -> None:
     with ExitStack() as stack:
-        machines = []
+        machines: list[LocalMachine] = []
 
         def boot() -> Path:
             folder = tmp_path / str(len(machines))
@@ -151,13 +160,13 @@ def test_a_body_is_taken_over_by_the_bytes_that_differ(tmp_path: Path, model: st
     assert body_digest(body) == model
 
 
-def test_a_body_far_behind_gets_the_bytes(tmp_path: Path) -> None:
-    stopped = evolve(tmp_path, generations=40)
-    assert stopped.accepted > 16
+def test_a_body_far_behind_gets_the_bytes(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evolution.daemon.follower._REPLAYED_MOVES", 1)
+    evolve(tmp_path, generations=_GENERATIONS)
     body, seen = fresh_body(), Events()
-    evolve(tmp_path, body, generations=40, listener=seen)
+    evolve(tmp_path, body, generations=_GENERATIONS, listener=seen)
     assert [event.how for event in seen.of(e.Recovered)] == ["synchronised"]
-    assert body_digest(body) == stopped.model
+    assert body_digest(body) == model
     assert not seen.of(e.Applied)
 
 
@@ -188,39 +197,109 @@ def test_a_body_that_hangs_is_ended_and_comes_back(tmp_path: Path, model: str) -
             bridge.suffer("hang")
 
     seen = Events(hang)
-    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, connect_s=0.5, period_s=60)
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, connect_s=0.3, period_s=60)
     assert stopped.model == model == body_digest(body)
 
 
-def test_low_energy_slows_the_daemon_down(tmp_path: Path) -> None:
-    body = fresh_body()
+def test_low_energy_slows_the_daemon_down() -> None:
+    body, seen, waits = fresh_body(), Events(), 0
     with body.open(5) as machine:
         costly = [Seeded("*.weight", f"{n:016x}", "normal", 1e-4, 0.01) for n in range(250)]
         while machine.stats().energy >= 150:
             machine.mutate(costly, confidence=0.9, wait=True)
         machine.rollback(0)
-    seen = Events()
-    evolve(tmp_path, body, generations=1, listener=seen)
+
+    def wait(seconds: float) -> bool:
+        nonlocal waits
+        waits += 1
+        time.sleep(seconds)
+        return waits < 3
+
+    follower = Follower(body, QUICK, seen)
+    follower.connect()
+    assert not Cycles(follower, QUICK, tell=seen, wait=wait).tick()
+    follower.disconnect()
     (steered,) = seen.of(e.Steered)
     assert steered.what == "rate"
-    energies = [event.energy for event in seen.of(e.Metabolism)]
-    assert energies[0] is not None and energies[0] < 200
-    assert max(energy or 0 for energy in energies) >= 500
+    assert waits == 3, "it rests until there is enough, or it is to stop"
 
 
 def test_rollbacks_without_end_stop_the_run(tmp_path: Path) -> None:
     body = fresh_body()
 
-    def expire(event: e.DaemonEvent) -> None:
+    def take_back(event: e.DaemonEvent) -> None:
         if isinstance(event, e.Applied):
-            time.sleep(1.1)
+            with body.open(5) as other:
+                other.rollback(event.generation - 1)
 
-    seen = Events(expire)
-    stopped = evolve(
-        tmp_path, body, generations=_GENERATIONS, listener=seen, lease_ms=1000, watched_pairs=2, fallback_after=99
-    )
+    seen = Events(take_back)
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, fallback_after=99)
     assert stopped.why == "more than 3 rollbacks in 10 minutes"
+    assert len(seen.of(e.RolledBack)) == 4
     assert [event.what for event in seen.of(e.Alarm)][-1] == "rollbacks"
+
+
+class _LostOnTheWay(Machine):
+    """A machine that this program dies over while it sends the weights."""
+
+    def mutate(self, edits: Sequence[Edit], **options: Any) -> Mutation:
+        if self.hello().generation >= 2:
+            raise _Death
+        return super().mutate(edits, **options)
+
+
+class _Death(BaseException):
+    """The daemon dies here."""
+
+
+class _BodyOf(BridgeBody):
+    """A body whose client is of another class."""
+
+    def __init__(self, kind: type[Machine]) -> None:
+        super().__init__(small_model(), bridge=body_bridge())
+        self._kind = kind
+
+    def open(self, timeout: float) -> Machine:
+        super().open(timeout).close()
+        return self._kind(self._bridge.link, timeout=timeout)
+
+
+def test_a_body_that_was_half_given_the_bytes_is_no_stranger(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evolution.daemon.follower._REPLAYED_MOVES", 1)
+    monkeypatch.setattr("evolution.daemon.reconcile._BYTES_AT_ONCE", 1)
+    evolve(tmp_path, generations=_GENERATIONS)
+    body, seen = fresh_body(), Events()
+    with pytest.raises(_Death):
+        evolve(tmp_path, _BodyOf(_LostOnTheWay), generations=_GENERATIONS)
+    assert body_digest(body) != model
+    evolve(tmp_path, body, generations=_GENERATIONS, listener=seen)
+    assert body_digest(body) == model
+    assert [event.how for event in seen.of(e.Recovered)] == ["synchronised"]
+
+
+class _OtherNumbers(Machine):
+    """A machine that computes otherwise once there is a move to be watched."""
+
+    def embed(self, texts: Sequence[str], **options: Any) -> Embeddings:
+        found = super().embed(texts, **options)
+        return dataclasses.replace(found, vectors=np.nextafter(found.vectors, np.float32(1)))
+
+
+@pytest.mark.parametrize("mode", ["live", "trial"])
+def test_a_body_that_computes_otherwise_gets_its_old_weights_back(tmp_path: Path, mode: str) -> None:
+    fresh_body()
+    body, seen = _BodyOf(_OtherNumbers), Events()
+    before = body_digest(body)
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, mode=mode)
+    assert "it embeds otherwise than the shadow" in stopped.why
+    assert body_digest(body) == before
+    assert [event.what for event in seen.of(e.Alarm)] == ["body"]
+    assert len(seen.of(e.RolledBack)) == len(seen.of(e.Applied)) == 1
+    assert not seen.of(e.Promoted)
+    again = evolve(tmp_path, fresh_body(), generations=_GENERATIONS)
+    assert again.generation == _GENERATIONS, "a sound body goes on"
 
 
 def test_the_metabolism_beats_and_pulses(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing.context
 import os
@@ -9,9 +10,11 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from evolution.ctrm.contract import Limits
 from evolution.daemon import events as e
 from evolution.daemon.body import BridgeBody, FileBody, SocketBody
 from evolution.daemon.config import Admission, StrategyPlan
@@ -102,31 +105,30 @@ def test_a_daemon_that_dies_at_an_event_is_followed_by_one_that_ends_the_same(
         if type(event).__name__ == at:
             raise _Death
 
-    for _ in range(2):
-        with pytest.raises(_Death):
-            evolve(tmp_path, body, generations=_GENERATIONS, listener=die)
+    with pytest.raises(_Death):
+        evolve(tmp_path, body, generations=_GENERATIONS, listener=die)
     assert evolve(tmp_path, body, generations=_GENERATIONS) == undisturbed[0]
     assert body_digest(body) == undisturbed[0].model
 
 
 def test_a_run_that_is_killed_at_random_ends_the_same(tmp_path: Path) -> None:
     rng = random.Random(20)
-    generations = 30
+    generations = 20
     folder = tmp_path / "killed"
     small_model()  # made once, not in every child
     killed = 0
-    for _ in range(8):
+    for _ in range(6):
         # A fork: importing everything anew would take longer than the run.
         process = multiprocessing.get_context("fork").Process(target=run_alone, args=(folder, generations))
         process.start()
-        _wait_for_events(folder / "events.jsonl", rng.randrange(2, 40), process)
+        _wait_for_events(folder / "events.jsonl", rng.randrange(2, 30), process)
         time.sleep(rng.uniform(0, 0.02))
         if not process.is_alive():
             break
         process.kill()
         process.join()
         killed += 1
-    assert killed >= 4, "it was hardly disturbed"
+    assert killed >= 3, "it was hardly disturbed"
     assert evolve(folder, generations=generations) == evolve(tmp_path / "straight", generations=generations)
 
 
@@ -144,14 +146,14 @@ def test_a_body_that_is_killed_again_and_again_changes_nothing(
     tmp_path: Path, undisturbed: tuple[e.Stopped, Events]
 ) -> None:
     body = fresh_body()
-    kinds = (e.Evaluated, e.Applied, e.Acknowledged, e.Judged)
 
     def kill(event: e.DaemonEvent) -> None:
-        if isinstance(event, kinds) and body.pid is not None:
+        if isinstance(event, e.Applied | e.Judged | e.Promoted) and body.pid is not None:
             os.kill(body.pid, signal.SIGKILL)
 
     seen = Events(kill)
     assert evolve(tmp_path, body, generations=_GENERATIONS, listener=seen) == undisturbed[0]
+    assert len([event for event in seen.of(e.Recovered) if event.what == "body"]) >= 3
     assert body_digest(body) == undisturbed[0].model
 
 
@@ -208,10 +210,13 @@ def test_a_file_is_a_body_too(tmp_path: Path, undisturbed: tuple[e.Stopped, Even
     assert stopped == undisturbed[0]
     assert GGUFSurgeon(output).digest() == stopped.model
     assert len(seen.of(e.Applied)) == stopped.accepted
+    output.unlink()
+    evolve(tmp_path / "run", body, generations=_GENERATIONS, mode="file")
+    assert GGUFSurgeon(output).digest() == stopped.model, "it is made again"
 
 
 def test_snapshots_bound_what_is_made_again(tmp_path: Path, undisturbed: tuple[e.Stopped, Events]) -> None:
-    for generations in range(1, _GENERATIONS + 1):
+    for generations in (2, 4, _GENERATIONS):
         stopped = evolve(tmp_path, generations=generations, snapshot_every=1)
     assert stopped == undisturbed[0]
     (snapshot,) = tmp_path.glob("model-*.gguf")
@@ -223,7 +228,7 @@ def test_snapshots_bound_what_is_made_again(tmp_path: Path, undisturbed: tuple[e
 def test_a_barren_tier_is_left_for_the_next_one(tmp_path: Path) -> None:
     tiers = tuple(Tier(name, "normal", ("*.bias",), sigma=1e-12) for name in ("first", "second"))
     plan = StrategyPlan("random_search", tiers, options={"proposals": 2})
-    settings = {"plan": plan, "barren_generations": 2, "admission": Admission(least_gain=1.0)}
+    settings: dict[str, Any] = {"plan": plan, "barren_generations": 2, "admission": Admission(least_gain=1.0)}
     seen, again = Events(), Events()
     straight = evolve(tmp_path / "a", generations=5, listener=seen, **settings)
     assert [event.text[-6:] for event in seen.of(e.Steered) if event.what == "tier"] == ["second", " first"]
@@ -233,15 +238,17 @@ def test_a_barren_tier_is_left_for_the_next_one(tmp_path: Path) -> None:
 
 
 def test_a_kernel_is_found_injected_and_checked(tmp_path: Path) -> None:
-    settings = {"kernel_every": 2, "kernel_generations": 8, "kernel_gain": 0.0}
+    # CTRM minds that a kernel found for a handful of texts brings them nearer to each other; here that does not matter.
+    loose = Limits(**{field.name: 10**9 for field in dataclasses.fields(Limits)})
+    admission = Admission(limits=loose)
+    settings: dict[str, Any] = {"kernel_every": 2, "kernel_generations": 8, "kernel_gain": 0.0, "admission": admission}
     body, seen = fresh_body(), Events()
     stopped = evolve(tmp_path / "a", body, generations=4, listener=seen, **settings)
     injected = seen.of(e.KernelInjected)
     assert injected
     assert injected[0].after > injected[0].before
     assert body_digest(body) == stopped.model
-    for generations in (2, 3):
-        evolve(tmp_path / "b", generations=generations, **settings)
+    evolve(tmp_path / "b", generations=2, **settings)
     assert evolve(tmp_path / "b", generations=4, **settings) == stopped
 
 
@@ -253,7 +260,7 @@ def test_a_kernel_is_found_injected_and_checked(tmp_path: Path) -> None:
         ({"admission": Admission(least_gain=0.5)}, "the admission"),
     ],
 )
-def test_a_run_does_not_go_on_with_other_settings(tmp_path: Path, settings: dict[str, object], named: str) -> None:
+def test_a_run_does_not_go_on_with_other_settings(tmp_path: Path, settings: dict[str, Any], named: str) -> None:
     evolve(tmp_path, generations=1)
     with pytest.raises(InputError, match=named):
         evolve(tmp_path, generations=2, **settings)

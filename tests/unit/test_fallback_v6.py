@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +126,25 @@ def test_a_daemon_goes_on_where_the_folder_is(daemon: EvolutionDaemonV6, tmp_pat
     assert kept == ["evolved_2.gguf", *(f"evolved_{n}.{kind}" for n in (4, 5) for kind in ("json", "wgsl"))]
 
 
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vboot_files import atomic_write
+with atomic_write(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_daemon_had_half_written_is_removed(tmp_path: Path, runner: WgslRunner) -> None:
+    models = tmp_path / "out/models"
+    models.mkdir(parents=True)
+    subprocess.run([sys.executable, "-c", _KILLED, str(models / "evolved_1.gguf")], timeout=30, check=False)
+    assert len(list(models.iterdir())) == 1
+    EvolutionDaemonV6(tmp_path / "out", model=tiny_model(), runner=runner)
+    assert not list(models.iterdir())
+
+
 def test_what_fails_is_not_published(daemon: EvolutionDaemonV6, consumer: ReloadingConsumer, tmp_path: Path) -> None:
     daemon.publish(kernel(-1.0))
     before = daemon.current
@@ -172,6 +194,31 @@ def test_a_consumer_keeps_what_it_has_when_a_file_is_wrong(
     path.write_bytes(right)
     assert consumer.poll()
     assert consumer.current == published
+
+
+@pytest.mark.parametrize("part", ["kernel", "model"])
+def test_a_consumer_refuses_what_is_no_file_in_one_sentence(
+    daemon: EvolutionDaemonV6, consumer: ReloadingConsumer, tmp_path: Path, part: str
+) -> None:
+    published = getattr(daemon.publish(kernel(-1.0)) if part == "kernel" else daemon.publish_model(noise(1)), part)
+    path = tmp_path / "out" / published.file
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=rf"cannot read .*{path.name}, which current\.json names: Is a directory"):
+        consumer.poll()
+    assert consumer.current == current.NOTHING
+
+
+def test_a_consumer_refuses_a_shader_that_is_no_text(
+    daemon: EvolutionDaemonV6, consumer: ReloadingConsumer, tmp_path: Path
+) -> None:
+    published = daemon.publish(kernel(-1.0)).kernel
+    assert published is not None
+    (tmp_path / "out" / published.file).write_bytes(b"\xff")
+    forged = dataclasses.replace(published, sha256=hashlib.sha256(b"\xff").hexdigest())
+    (tmp_path / "out" / current.NAME).write_bytes(current.dump(Current(2, forged, None)))
+    with pytest.raises(InputError, match=r"evolved_1\.wgsl is no shader: it is not UTF-8; publish again"):
+        consumer.poll()
 
 
 def test_waiting_ends(consumer: ReloadingConsumer) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from evolution.bridge import RustNeuralBridge
 from evolution.fitness import portable_math
 from evolution.fitness.contract import Fitness, Pair, SearchData
+from evolution.fitness.likeness import Likeness
 from evolution.fitness.retrieval import RetrievalFitness, shorten
 from tests.support.local_machine import tiny_model
 from vboot_errors import InputError
@@ -117,6 +118,34 @@ def test_a_batch_never_holds_a_text_twice_as_the_model_sees_it() -> None:
     batch = fitness(train, document_chars=48).batch(0)
     assert len(batch) == 3
     assert set(batch) <= set(train)
+
+
+def test_texts_are_like_by_the_share_of_rare_words_that_they_have_in_common() -> None:
+    texts = ["alpha beta", "alpha beta gamma delta", "Beta, alpha!", "gamma delta", "alpha", "alone", "alpha"]
+    assert Likeness(texts).ranked(0).tolist() == [2, 1, 4, 6]
+    assert Likeness(["rare common", "common much", "rare much", *["common much"] * 5]).ranked(0).tolist()[0] == 2
+    assert Likeness(texts).ranked(5).tolist() == []
+
+
+def test_a_batch_holds_the_likest_of_train_with_each_pair() -> None:
+    families = [[Pair(f"ask {n} {m}", f"family{n} text{n} own{n}x{m}") for m in range(4)] for n in range(30)]
+    train = [pair for family in families for pair in family]
+    batch = fitness(train, batch_size=12, neighbours=3).batch(0)
+    assert len(batch) == 12
+    assert {frozenset(batch[at : at + 4]) for at in (0, 4, 8)} <= {frozenset(family) for family in families}
+    alone = fitness(train, batch_size=12, neighbours=0).batch(0)
+    assert len({pair.document.split()[0] for pair in alone}) > 6
+
+
+def test_neighbours_that_are_the_same_text_leave_room_for_others() -> None:
+    twins = [Pair(f"twin {n}", "one two three") for n in range(8)]
+    others = [Pair(f"other {n}", f"one two number{n}") for n in range(3)]
+    strangers = [Pair(f"stranger {n}", f"word{n // 2}") for n in range(20)]
+    by_chance = fitness([*twins, *others, *strangers], batch_size=4, neighbours=3)
+    batches = [by_chance.batch(number) for number in range(30)]
+    with_twins = [batch for batch in batches if batch[0] in twins]
+    assert with_twins
+    assert all(set(batch[1:]) == set(others) for batch in with_twins)
 
 
 def test_a_small_train_part_gives_all_its_pairs() -> None:

@@ -50,12 +50,12 @@ def test_no_text_is_in_two_parts(sizes: PartSizes) -> None:
     several_queries = [Pair(f"query {n}", f"document {n // 3}") for n in range(1200)]
     several_documents = [Pair(f"short {n // 2}", f"long {n}") for n in range(1200)]
     whole = several_queries + several_documents
-    of_parts = [
-        {text for pair in part for text in (pair.query, pair.document)}
-        for part in parts(split(whole, source="test", sizes=sizes)).values()
-    ]
+    dataset = split(whole, source="test", sizes=sizes)
+    of_parts = [{text for pair in part for text in (pair.query, pair.document)} for part in parts(dataset).values()]
     assert sum(map(len, of_parts)) == len(set().union(*of_parts))
-    assert set(split(whole, source="test", sizes=ALL).held_out) >= set(split(whole, source="test", sizes=sizes).held_out)
+    assert set(split(whole, source="test", sizes=ALL).held_out) >= set(
+        split(whole, source="test", sizes=sizes).held_out
+    )
 
 
 def test_sizes_keep_the_first_by_digest_in_any_order_of_the_list() -> None:

@@ -147,7 +147,7 @@ def test_the_fused_multiply_add_rounds_once() -> None:
     a, b, c = (np.ldexp(rng.normal(0, 1, 4000), rng.integers(-30, 30, 4000)).astype(np.float32) for _ in range(3))
     c[::3] = -(a * b)[::3]
     # The product lies between two f32, and a sum in f64 forgets the addend that decides.
-    a[1::3] = b[1::3] = 1 + 2**-12
+    a[1::3], b[1::3] = np.copysign(np.float32(1 + 2**-12), a[1::3]), 1 + 2**-12
     c[1::3] = np.ldexp(np.sign(c[1::3]), -70)
     found = functions.mul_add(a, b, c)
     for fused, exact in zip(

@@ -70,6 +70,9 @@ def test_refused_moves_get_shorter_and_failures_make_noise_smaller() -> None:
     first, second, third = (scales(move_of(strategy, accept=accept))[0] for accept in (False, True, True))
     assert second == pytest.approx(0.7 * first)
     assert third == pytest.approx(1.2 * second)
+    strategy = make("antithetic_es", toy_terrain(), LAST, 1, pairs=1)
+    assert generation(strategy, lambda _: None) is None
+    assert scales(move_of(strategy))[0] == pytest.approx(first / 2)  # as large as the proposals
     for name in ("antithetic_es", "random_search", "one_plus_one", "cma_es"):
         search = make(name, toy_terrain(), LAST, 1)
         before = np.abs(scales(search.ask()[-1].edits)).max()
@@ -93,6 +96,7 @@ def test_the_best_steps_are_taken_together() -> None:
     scores = [0.5, 0.1, 0.9, 0.4, 0.7, 0.6, 0.0]
     assert move_of(strategy, scores.__getitem__, accept=False) == (*proposals[2].edits, *proposals[4].edits)
     assert len(move_of(strategy, accept=False)) == 1
+    assert generation(strategy, lambda _: 0.5) is None
 
 
 @pytest.mark.parametrize("name", ["random_search", "one_plus_one"])
@@ -141,6 +145,14 @@ def test_cma_goes_on_in_new_directions_when_it_has_found_what_there_is() -> None
     assert len(first) == len(later) == 2
     assert not first & later
     assert many > 0.7 * few
+
+
+@pytest.mark.parametrize("accept", [True, False])
+def test_a_refusal_ends_the_paths_of_cma(accept: bool) -> None:
+    strategy = make("cma_es", toy_terrain(), LAST, 1, directions=4)
+    assert generation(strategy, float, accept=accept) is not None
+    learnt = json.loads(strategy.state())["memory"]["learnt"]
+    assert [learnt[name] == dump_array(np.zeros(4)) for name in ("p_sigma", "pc")] == [not accept] * 2
 
 
 def test_samples_of_cma_differ_by_more_than_their_size() -> None:

@@ -176,6 +176,12 @@ def test_files_that_are_refused(tmp_path: Path, file: Path, make: Callable[[Path
         assert "\n" not in str(caught.value)
 
 
+def test_a_name_that_the_system_refuses_is_refused(file: Path) -> None:
+    for name in ("x" * 300, f"{file}/below"):
+        with pytest.raises(InputError, match=r"cannot be read: (File name too long|Not a directory); check the path"):
+            GGUFSurgeon(Path(name))
+
+
 def test_an_rts_file_is_not_a_gguf_file(file: Path, tmp_path: Path) -> None:
     write_rts(tmp_path / "model.rts", binary=executable_path(), tensors=file)
     with pytest.raises(InputError, match=r"is an RTS file; take the model out of it with `vboot extract --tensors`"):

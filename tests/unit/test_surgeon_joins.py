@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_a_merge_is_the_weighted_mean(tmp_path: Path, kinds: tuple[str, ...]) ->
     weights = [1.25, *[-0.25 / (len(paths) - 1)] * (len(paths) - 1)]
     report = GGUFSurgeon(paths[0]).merge(paths[1:], weights=weights, output=tmp_path / "out")
     assert list(report.distances) == [str(path) for path in paths[1:]]
-    assert all(0.01 < distance < 0.15 for distance in report.distances.values())
+    assert all(distance and 0.01 < distance < 0.15 for distance in report.distances.values())
     for tensor in gguf.GGUFReader(tmp_path / "out").tensors:
         assert tensor.tensor_type.name == ("F32" if tensor.name == "norm" else kinds[0])
         mean = sum(
@@ -103,7 +104,7 @@ def test_strangers_are_not_joined(tmp_path: Path) -> None:
         surgeon.merge(paths[1:])
     with pytest.raises(InputError, match="are not related"):
         surgeon.crossover(paths[1], seed=SEED)
-    assert surgeon.merge(paths[1:], force=True).distances[str(paths[1])] > 1
+    assert (surgeon.merge(paths[1:], force=True).distances[str(paths[1])] or 0) > 1
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,16 @@ def test_types_without_arithmetic(tmp_path: Path) -> None:
     assert {each.name for each in surgeon.crossover(paths[1], seed=SEED, share=1).tensors} == {"m", "q"}
 
 
+def inherits(name: str, *, but_not: str) -> str:
+    """A seed with which a crossover of half the tensors takes the one and leaves the other."""
+    seeds = map("{:016x}".format, itertools.count())
+    return next(
+        seed
+        for seed in seeds
+        if [noise.selected(noise.words(noise.key(seed, each), 0, 1), 0.5)[0] for each in (name, but_not)] == [1, 0]
+    )
+
+
 def test_nothing_that_is_not_finite_is_made(tmp_path: Path) -> None:
     values = RANDOM.normal(size=(9, 32)).astype(np.float32)
     first = write_model(tmp_path / "a", {"m": matrix(values), "n": matrix(values)})
@@ -151,12 +162,29 @@ def test_nothing_that_is_not_finite_is_made(tmp_path: Path) -> None:
     second = write_model(tmp_path / "b", {"m": matrix(values), "n": matrix(values)})
     surgeon = GGUFSurgeon(first)
     for join in (surgeon.merge, lambda others, **how: surgeon.crossover(others[0], seed=SEED, share=1, **how)):
-        with pytest.raises(InputError, match="distance is nan"):
+        with pytest.raises(InputError, match="as far as can be known: they hold values that are not finite"):
             join([second])
         with pytest.raises(EditRefused) as caught:
             join([second], force=True, output=tmp_path / "out")
         assert caught.value.code == 1005
     assert not (tmp_path / "out").exists()
+
+
+def test_a_distance_is_the_same_from_both_ends(tmp_path: Path) -> None:
+    values = RANDOM.normal(size=(9, 32)).astype(np.float32)
+    paths = [write_model(tmp_path / f"{factor}", {"m": matrix(values * factor)}) for factor in (1, 4)]
+    for path, other in (paths, paths[::-1]):
+        report = GGUFSurgeon(path).merge([other], force=True)
+        assert report.distances[str(other)] == pytest.approx(0.75)
+
+
+def test_a_distance_that_cannot_be_known_is_none(tmp_path: Path) -> None:
+    sound, spoilt = near(matrix(np.ones((9, 32)))), np.full((9, 32), np.nan)
+    first = write_model(tmp_path / "a", {"m": sound, "n": matrix(spoilt)})
+    spoilt[0, 0] = 1
+    second = write_model(tmp_path / "b", {"m": near(sound), "n": matrix(spoilt)})
+    report = GGUFSurgeon(first).crossover(second, seed=inherits("m", but_not="n"), force=True)
+    assert (report.distances, [each.name for each in report.tensors]) == ({str(second): None}, ["m"])
 
 
 def test_a_crossover_of_rows_is_what_a_machine_makes_of_them(machine: Machine, model: Path, tmp_path: Path) -> None:
