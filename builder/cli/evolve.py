@@ -85,7 +85,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         f"file of JSON lines with query and document (default: {DEBIAN})",
     )  # fmt: skip
     what.add_argument(
-        "--batch", type=_count, default=BATCH_SIZE, metavar="N", help="pairs in a generation (default: %(default)s)"
+        "--batch", type=_pairs, default=BATCH_SIZE, metavar="N", help="pairs in a generation (default: %(default)s)"
     )
     what.add_argument("--strategy", choices=STRATEGIES, default=STRATEGY, help="how to search (default: %(default)s)")
     what.add_argument(
@@ -116,7 +116,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="trial: a move is undone by itself unless it proves good in the machine; live: it is not (default: trial)",
     )  # fmt: skip
     how.add_argument(
-        "--watch", type=_count, default=DaemonConfig.watched_pairs, metavar="N",
+        "--watch", type=_pairs, default=DaemonConfig.watched_pairs, metavar="N",
         help="pairs that the machine embeds after each move, to prove it does what was foreseen (default: %(default)s)",
     )  # fmt: skip
     how.add_argument(
@@ -268,6 +268,13 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 15:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
+
+
+def _pairs(text: str) -> int:
+    """How many pairs to compare with each other. Raises ArgumentTypeError for fewer than two."""
+    if (count := _count(text)) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is fewer than 2 pairs")
+    return count
 
 
 def _minutes(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
@@ -44,6 +45,7 @@ def opened_body(arguments: argparse.Namespace) -> Iterator[tuple[Body, Path]]:
         return
     model = model_file(arguments)
     if arguments.file is not None:
+        _require_writable(arguments.file, model)
         yield FileBody(model, arguments.file), model
     elif arguments.in_process:
         bridge = BridgeBody(model)
@@ -53,6 +55,18 @@ def opened_body(arguments: argparse.Namespace) -> Iterator[tuple[Body, Path]]:
             bridge.close()
     else:
         yield _running_body(arguments.machine), model
+
+
+def _require_writable(output: Path, model: Path) -> None:
+    """Raises InputError for a file that could not be written, before a generation is searched for it."""
+    if output.is_dir():
+        raise InputError(f"{output} is a folder", remedy="give --file the name of a file")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        what = f"the folder {output.parent} {'cannot be written to' if output.parent.exists() else 'is not there'}"
+        raise InputError(what, remedy="give --file a name in a folder that can be written to")
+    if output.exists() and output.samefile(model):
+        what = f"{output} is the model that the run begins with, and goes on from"
+        raise InputError(what, remedy="give --file another name")
 
 
 def _running_body(given: Path | None) -> SocketBody:

@@ -55,6 +55,9 @@ def run_answer(path: Path, *, model: Path, dataset: Dataset | None) -> Answer:
     data = _described(path, tally, state, held_out, dataset)
     _write(path / REPORT_FILE, json.dumps(data, indent=2) + "\n")
     files |= {"report": path / REPORT_FILE, "events": folder.events}
+    snapshot = None if state is None else folder.snapshot(len(state.lineage))
+    if snapshot is not None and snapshot.is_file():
+        files["model"] = snapshot
     data["files"] = {name: str(file) for name, file in files.items()}
     return Answer(data, _told(tally, held_out, dataset, files.values()))
 
@@ -124,6 +127,10 @@ def _summary(tally: Tally) -> str:
         rows.append(("applied", f"{tally.applied} mutations, {tally.applied_per_second:.3f} a second, {each}"))
     if tally.share_outside_evaluation is not None:
         rows.append(("overhead", f"{tally.share_outside_evaluation:.1%} of the time outside evaluation"))
+    if tally.unreached is not None:
+        rows.append(("machine", f"behind the run, as it did not answer: {tally.unreached}"))
+    if tally.alarm_count:
+        rows.append(("alarms", f"{tally.alarm_count}; the last: {tally.alarms[-1].what}: {tally.alarms[-1].text}"))
     return columns(rows)
 
 

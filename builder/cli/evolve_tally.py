@@ -43,6 +43,8 @@ class Tally:
 
     started: Started | None = None
     connection: str = "not connected yet"
+    unreached: str | None = None
+    """Why the body does not answer; None: it does, or there is none."""
     body_generation: int | None = None
     generation: int = 0
     generations: int = 0
@@ -68,6 +70,8 @@ class Tally:
     alarm_count: int = 0
     stopped: Stopped | None = None
     _scored_now: int = 0
+    _applied_in_time: int = 0
+    _applied_now: int = 0
     _recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
     def add(self, event: DaemonEvent) -> None:
@@ -80,9 +84,11 @@ class Tally:
         match event:
             case Started():
                 self.started, self.generation, self._scored_now = event, event.generation, 0
-                self.stopped = None
+                self.stopped = self.unreached = None
             case Evaluated():
                 self.evaluations = event.evaluations
+                if not self._scored_now:
+                    self._applied_now = 0  # what a body lacked at its start is no work of a generation
                 self._scored_now += 1
                 self._recent_s.append(event.seconds)
             case Judged():
@@ -97,6 +103,7 @@ class Tally:
                 self.seconds += event.seconds
                 self.seconds_outside += event.seconds_outside_evaluation
                 self.scored, self._scored_now = self.scored + self._scored_now, 0
+                self._applied_in_time, self._applied_now = self._applied_in_time + self._applied_now, 0
                 self.fitness.append(event.fitness)
             case Steered():
                 self.steered = event.text
@@ -107,8 +114,10 @@ class Tally:
         match event:
             case Connected():
                 self.connection, self.body_generation = f"connected to {event.body}", event.generation
+                self.unreached = None
             case ConnectionFailed():
                 self.connection = f"try {event.attempt + 1} in {event.retry_s:.3g} s: {event.why}"
+                self.unreached = event.why
             case FellBack():
                 self.connection = f"no runtime answers; writing files to {event.folder}"
             case Returned():
@@ -128,6 +137,7 @@ class Tally:
                     self.energies.append(event.energy)
             case Applied():
                 self.applied += 1
+                self._applied_now += 1
                 self.latencies_ms.append(event.milliseconds)
                 self.body_generation = event.generation
             case Acknowledged():
@@ -157,8 +167,8 @@ class Tally:
 
     @property
     def applied_per_second(self) -> float | None:
-        """Mutations of the body, of all time."""
-        return _rate(self.applied, self.seconds)
+        """Mutations of the body, of all time; those that only made up for lost ones are left out."""
+        return _rate(self._applied_in_time, self.seconds)
 
     @property
     def share_outside_evaluation(self) -> float | None:
@@ -188,6 +198,7 @@ class Tally:
             "share_outside_evaluation": self.share_outside_evaluation,
             "recovered": self.recovered,
             "alarms": self.alarm_count,
+            "unreached": self.unreached,
         }
 
 

@@ -80,7 +80,7 @@ def _heading(tally: Tally, seconds: float) -> Text:
     minutes, rest = divmod(int(seconds), 60)
     started = tally.started
     what = "starting" if started is None else f"{started.strategy}, tier {started.tier}, seed {started.seed}"
-    return _text(f"evolve  {what}  {minutes // 60}:{minutes % 60:02}:{rest:02}", style="bold")
+    return _text(f"evolve {minutes // 60}:{minutes % 60:02}:{rest:02}  {what}", style="bold")
 
 
 def _curve(tally: Tally, width: int) -> Iterable[Text]:

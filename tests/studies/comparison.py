@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,32 @@ def main() -> None:
                     _run(contender, weights, data, before, evaluations=arguments.evaluations, steps=arguments.steps)
                 )
                 arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+        versus([run for run in found["runs"] if run["weights"] == weights], data)
+        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def versus(runs: Sequence[dict[str, Any]], data: Dataset) -> None:
+    """Add to each run but the first how the final model of the first does beside its own, on the held-out pairs."""
+    ours, *others = (_held_out(_final_model(run["weights"], run["contender"]["name"]), data) for run in runs)
+    for run, theirs in zip(runs[1:], others, strict=True):
+        differences = {name: compared.difference for name, compared in compare(theirs, ours).items()}
+        run["first_over_this"] = {name: _interval(interval) for name, interval in differences.items()}
+
+
+def _folder(weights: str, contender: str) -> Path:
+    name = "".join(letter if letter.isalnum() else "-" for letter in contender)
+    return FOLDER / "comparison" / f"{weights}-{name}"
+
+
+def _final_model(weights: str, contender: str) -> Path:
+    evolved = _folder(weights, contender) / "evolved.gguf"
+    return evolved if evolved.exists() else model_file(weights)  # no move was accepted
 
 
 def _run(
     contender: Contender, weights: str, data: Dataset, before: Report, *, evaluations: int, steps: int
 ) -> dict[str, Any]:
-    folder = FOLDER / "comparison" / f"{weights}-{''.join(c if c.isalnum() else '-' for c in contender.name)}"
+    folder = _folder(weights, contender.name)
     shutil.rmtree(folder, ignore_errors=True)
     fitness = RetrievalFitness(
         data.search,

@@ -96,6 +96,7 @@ def _results(runs: Sequence[dict[str, Any]]) -> str:
         "change of MRR@10",
         "change of recall@1",
         "change of loss",
+        "ours over it, MRR@10",
     )
     return _table(head, (_result_row(run) for run in runs))
 
@@ -110,6 +111,7 @@ def _result_row(run: dict[str, Any]) -> list[str]:
         f"{run['accepted']} of {run['judged']}",
         _interval(metrics["mrr@10"]["after"]),
         *(_interval(metrics[name]["difference"], sign="+") for name in ("mrr@10", "recall@1", "loss")),
+        _interval(run["first_over_this"]["mrr@10"], sign="+") if "first_over_this" in run else "",
     ]
 
 

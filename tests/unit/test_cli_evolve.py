@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,7 +18,8 @@ import pytest
 
 from evolution.bridge import RustNeuralBridge
 from evolution.client import connect
-from evolution.daemon.log import read_events
+from evolution.daemon.events import Alarm, ConnectionFailed
+from evolution.daemon.log import EventFile, read_events
 from tests.support.local_machine import local_machine, tiny_model
 from tests.support.vboot import Vboot
 
@@ -86,14 +87,18 @@ def test_the_report_for_people_names_its_files_last(
 ) -> None:
     assert vboot("evolve", "--in-process", "--folder", tmp_path / "run", *words) == 0
     lines = vboot.out.splitlines()
-    assert [Path(line).name for line in lines[-5:]] == [
-        "fitness.svg", "latency.svg", "energy.svg", "report.json", "events.jsonl",
+    assert [Path(line).name for line in lines[-6:]] == [
+        "fitness.svg", "latency.svg", "energy.svg", "report.json", "events.jsonl", "model-000002.gguf",
     ]  # fmt: skip
     (held_out,) = [line for line in lines if "held-out pairs of" in line]
     assert held_out.endswith("with 95% intervals")
     assert any(line.startswith("mrr@10  ") for line in lines)
     assert vboot("evolve", "--report", tmp_path / "run", "--no-report") == 0
     assert "held-out" not in vboot.out
+    with RustNeuralBridge() as bridge:
+        bridge.initialize(Path(vboot.out.splitlines()[-1]))
+        model = bridge.client().digest([]).model
+    assert model == json.loads((tmp_path / "run" / "report.json").read_text())["model"]["after"]
     assert "generations moved" in vboot.out
 
 
@@ -155,6 +160,39 @@ def test_a_file(vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path) -> 
     assert not Path("none.gguf").exists()
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_search(
+    vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    model = tmp_path / "mine.gguf"
+    model.write_bytes(tiny_model().read_bytes())
+    for out, told in (
+        (model, f"{model} is the model that the run begins with, and goes on from; give --file another name"),
+        (tmp_path, f"{tmp_path} is a folder; give --file the name of a file"),
+        ("gone/out.gguf", "the folder gone is not there; give --file a name in a folder that can be written to"),
+    ):
+        assert vboot("evolve", "--folder", "run", *words, "--model", model, "--file", out) == 1
+        assert vboot.last_error() == f"vboot: error: {told}"
+        assert not Path("run").exists()
+    assert model.read_bytes() == tiny_model().read_bytes()
+
+
+def test_the_report_tells_that_a_machine_was_left_behind(
+    vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    with local_machine(tmp_path) as local:
+        assert vboot("evolve", local.socket, "--folder", "run", "--no-report", *words) == 0
+        assert "machine " not in vboot.out
+        socket = local.socket
+    with closing(EventFile(Path("run/events.jsonl"))) as log:
+        log(ConnectionFailed(str(socket), "no machine listens", 1, 0.5))
+        log(Alarm("body", "3 failures in a row"))
+    assert vboot("evolve", "--report", "run", "--no-report") == 0
+    (machine,) = [line for line in vboot.out.splitlines() if line.startswith("machine ")]
+    assert machine.endswith("behind the run, as it did not answer: no machine listens")
+    (alarms,) = [line for line in vboot.out.splitlines() if line.startswith("alarms ")]
+    assert alarms.endswith("1; the last: body: 3 failures in a row")
+
+
 def test_a_signal_stops_it_in_order(words: tuple[str | Path, ...], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = ["evolve", "--in-process", "--folder", folder, *words, "--generations", "100000", "--json"]
@@ -209,6 +247,8 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     ("given", "told"),
     [
         (("--generations", "-1"), "'-1' is not a whole number"),
+        (("--batch", "1"), "'1' is fewer than 2 pairs"),
+        (("--watch", "0"), "'0' is fewer than 2 pairs"),
         (("--minutes", "0"), "'0' is no time"),
         (("--minutes", "nan"), "'nan' is not a finite number"),
         (("--strategy", "luck"), "invalid choice: 'luck'"),

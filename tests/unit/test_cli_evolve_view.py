@@ -79,7 +79,7 @@ def row(text: str, label: str) -> str:
 
 def test_the_view_tells_search_and_body() -> None:
     text = drawn(*RUN, seconds=3723)
-    assert text.startswith("evolve  antithetic_es, tier output, seed 7  1:02:03")
+    assert text.startswith("evolve 1:02:03  antithetic_es, tier output, seed 7")
     assert row(text, "connection") == "connected to bridge"
     assert row(text, "fitness") == "-0.80000, from -0.90000: +0.10000"
     assert row(text, "generation") == "2; 4 evaluations, 4.0/s"
@@ -139,6 +139,19 @@ def test_rates_leave_out_what_an_interruption_cut_short() -> None:
     assert tally(*RUN).describe()["share_outside_evaluation"] == pytest.approx(0.25)
     assert tally(Stopped("enough", 3, 1, 96, MODEL), RUN[0]).stopped is None
     assert tally().describe()["evaluations_per_second"] is None
+
+
+def test_rates_leave_out_what_a_body_lacked_at_its_start() -> None:
+    counted = tally(*RUN[:3], Applied("9.move", 3, MODEL, 9.0, 12), *RUN[3:10])
+    assert counted.applied == 2
+    assert counted.applied_per_second == pytest.approx(1 / 4)
+
+
+def test_a_body_that_does_not_answer_is_told_until_it_does() -> None:
+    lost = [*RUN, ConnectionFailed("bridge", "it hung up", 1, 0.5)]
+    assert tally(*lost).describe()["unreached"] == "it hung up"
+    assert tally(*lost, RUN[1]).unreached is None
+    assert tally(*lost, RUN[0]).unreached is None
 
 
 def test_the_live_view_redraws_and_leaves_its_last_state_and_each_failure() -> None:
