@@ -32,8 +32,9 @@ from evolution.fitness import debian, pairs_file
 from evolution.fitness.contract import Dataset, SearchData
 from evolution.fitness.retrieval import BATCH_SIZE, RetrievalFitness
 from evolution.fitness.split import split
-from evolution.strategies.crossover import Crossover
+from evolution.strategies.crossover import Crossover, Lineage
 from evolution.strategies.registry import STRATEGIES
+from evolution.strategies.search_space import MAX_EDITS
 from evolution.strategies.tiers import STANDARD_TIERS
 from vboot_errors import InputError
 
@@ -209,8 +210,18 @@ def _plan(arguments: argparse.Namespace) -> StrategyPlan:
     tiers = tuple(STANDARD_TIERS[name] for name in _tiers(arguments))
     options: dict[str, Any] = dict(arguments.option or ())
     if arguments.cross is not None:
-        options["lineages"] = tuple(map(lineage, arguments.cross))
+        options["lineages"] = _crossed(*arguments.cross)
     return StrategyPlan(arguments.strategy, tiers, arguments.seed, options)
+
+
+def _crossed(one: Path, other: Path) -> tuple[Lineage, Lineage]:
+    """What both runs have found. Raises InputError when that is more than a crossing can mix."""
+    lineages = lineage(one), lineage(other)
+    edits = sum(map(len, lineages))
+    if edits > MAX_EDITS:
+        what = f"the moves of the runs in {one} and {other} are {edits} edits, and a crossing mixes {MAX_EDITS} at most"
+        raise InputError(what, remedy="give runs of fewer moves, or of smaller ones")
+    return lineages
 
 
 def _config(arguments: argparse.Namespace, body: Body) -> DaemonConfig:
@@ -242,7 +253,7 @@ def _dataset(given: str) -> Dataset:
     if given == DEBIAN:
         return split(debian.read_pairs(), source=debian.SOURCE)
     if Path(given).is_dir():
-        return split(debian.read_pairs(Path(given)), source=debian.SOURCE)
+        return split(debian.read_pairs(Path(given), status=None), source=debian.SOURCE)
     return split(pairs_file.read(Path(given)), source=given)
 
 

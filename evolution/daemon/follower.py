@@ -196,7 +196,7 @@ class Follower:
             raise ForeignWeights(
                 f"the weights of {self.name} are none of this run's: somebody else changed them, or it runs another "
                 "model",
-                remedy="reboot it, name another machine, or take it over",
+                remedy="reboot it, name another machine, or take it over (--takeover)",
             )
         if self._seen is not None:
             place = roll_back(machine, self._seen.generation, course.models)

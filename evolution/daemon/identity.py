@@ -24,12 +24,14 @@ def settings(
     return {
         "daemon": version,
         "model": _file_sha256(model),
-        "fitness": fingerprint(fitness),
+        "data": _data_digest(fitness),
         "strategy": plan.name,
         "seed": plan.seed,
         "options": json.loads(json.dumps(dict(plan.options), default=repr, sort_keys=True)),
         "tiers": [asdict(tier) for tier in plan.tiers],
         **config.deciding(),
+        # Last: a difference that has a name of its own is told by it.
+        "fitness": fingerprint(fitness),
     }
 
 
@@ -44,9 +46,7 @@ def fingerprint(fitness: Fitness) -> str:
         digest.update(json.dumps(list(texts)).encode())
         return stand_in_embeddings(texts)
 
-    data = fitness.search
-    for part in (data.train, data.calibration, data.watch):
-        digest.update(_digest(part))
+    digest.update(_data_digest(fitness).encode())
     for number in (0, 1):
         pairs = fitness.batch(number)
         digest.update(_digest(pairs) + repr(fitness.evaluate(embed, pairs).items).encode())
@@ -59,6 +59,11 @@ def stand_in_embeddings(texts: Sequence[str]) -> NDArray[np.float32]:
     values = np.frombuffer(b"".join(digests), "<i4").reshape(-1, 8).astype(np.float64)
     unit: NDArray[np.float32] = (values / np.sqrt((values * values).sum(axis=1, keepdims=True))).astype(np.float32)
     return unit
+
+
+def _data_digest(fitness: Fitness) -> str:
+    data = fitness.search
+    return hashlib.sha256(b"".join(_digest(part) for part in (data.train, data.calibration, data.watch))).hexdigest()
 
 
 def _digest(pairs: Sequence[Pair]) -> bytes:

@@ -82,9 +82,8 @@ def _text_of_body(event: e.DaemonEvent) -> str:  # noqa: PLR0911 -- one line for
         case e.RolledBack():
             return f"rolled back {event.move}: generation {event.generation}, {event.why}"
         case e.Recovered():
-            if event.how == "nothing":
-                return f"{event.what} found at weights of the run, generation {event.generation}"
-            return f"{event.what} recovered ({event.how}) in {event.seconds:.2f} s, generation {event.generation}"
+            how = "found at weights of the run" if event.how == "nothing" else f"recovered ({event.how})"
+            return f"{event.what} {how} in {event.seconds:.2f} s, generation {event.generation}"
         case e.FellBack():
             return f"no runtime answers: V6 goes on with files in {event.folder}"
         case e.Returned():

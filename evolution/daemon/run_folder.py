@@ -49,6 +49,10 @@ class RunFolder:
             raise InputError(f"another daemon works in {path}", remedy="stop it, or give another folder") from error
 
     @property
+    def _state(self) -> Path:
+        return self.path / "state.json"
+
+    @property
     def events(self) -> Path:
         """Where events are logged."""
         return self.path / "events.jsonl"
@@ -70,7 +74,7 @@ class RunFolder:
         """
         path = self.path / "run.json"
         wanted = json.loads(json.dumps(settings))
-        if not path.exists():
+        if not path.exists() or not self._state.exists():  # a first start that failed has made nothing to go on with
             document = {"format": _FORMAT, "version": _VERSION, "run": secrets.token_hex(8), "settings": wanted}
             with atomic_write(path) as file:
                 file.write(json.dumps(document, indent=1).encode())
@@ -88,17 +92,17 @@ class RunFolder:
     def load(self) -> RunState | None:
         """Where the run is; None: at its beginning. Raises InputError for a state that is none."""
         try:
-            data = (self.path / "state.json").read_bytes()
+            data = self._state.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            what = f"{self.path / 'state.json'} cannot be read ({error.strerror or error})"
+            what = f"{self._state} cannot be read ({error.strerror or error})"
             raise InputError(what, remedy="give the folder of a run") from error
         return run_state.load(data)
 
     def save(self, state: RunState) -> None:
         """Make this where the run is, for good."""
-        with atomic_write(self.path / "state.json") as file:
+        with atomic_write(self._state) as file:
             file.write(run_state.dump(state))
 
     def save_edits(self, number: int, edits: Sequence[Edit]) -> str:
@@ -155,4 +159,4 @@ def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str |
 
 def _shown(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 60 else f"{text[:57]}...{text[-1]}"

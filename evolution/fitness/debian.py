@@ -79,21 +79,23 @@ def clean(descriptions: Iterable[Description]) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def read_pairs(lists: Path = APT_LISTS, *, status: Path = DPKG_STATUS) -> tuple[Pair, ...]:
+def read_pairs(lists: Path = APT_LISTS, *, status: Path | None = DPKG_STATUS) -> tuple[Pair, ...]:
     """The pairs of the lists in a folder; where these hold too few, of the packages installed here (`status`).
 
-    Raises InputError when there are fewer than `FEWEST_PAIRS` or a file cannot be read, ToolError when apt's own
-    reader of compressed lists is missing or fails.
+    Without `status` the lists are all there is. Raises InputError when there are fewer than `FEWEST_PAIRS` or a file
+    cannot be read, ToolError when apt's own reader of compressed lists is missing or fails.
     """
     pairs = clean(entry for path in _list_files(lists) for entry in parse(_read(path)))
     if len(pairs) >= FEWEST_PAIRS:
         return pairs
-    installed = clean(parse(_read(status))) if status.is_file() else ()
-    if len(installed) >= FEWEST_PAIRS:
-        return installed
-    what = f"{lists} and {status} describe {len(pairs)} and {len(installed)} packages, and {FEWEST_PAIRS} are needed"
+    what = f"{lists} describes {len(pairs)} packages"
+    if status is not None:
+        installed = clean(parse(_read(status))) if status.is_file() else ()
+        if len(installed) >= FEWEST_PAIRS:
+            return installed
+        what = f"{lists} and {status} describe {len(pairs)} and {len(installed)} packages"
     remedy = "fetch the descriptions with `apt-get -o Acquire::Languages=en update`, or give pairs of your own"
-    raise InputError(what, remedy=remedy)
+    raise InputError(f"{what}, and {FEWEST_PAIRS} are needed", remedy=remedy)
 
 
 def _one_line(text: str) -> str:

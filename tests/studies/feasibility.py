@@ -46,7 +46,7 @@ SIZES: dict[str, tuple[float, ...]] = {
     "matrices": (1e-3, 3e-3, 1e-2),
     "low_rank": (1e-3, 3e-3, 1e-2),
     "scales": (0.01, 0.03, 0.1),
-    "codes": (1e-3, 1e-2, 1e-1),
+    "codes": (1e-2, 1e-1, 1.0),
 }
 SEARCHED = ("norms", "low_rank", "scales", "codes")
 

@@ -145,6 +145,12 @@ def test_two_runs_are_crossed(vboot: Vboot, words: tuple[str | Path, ...]) -> No
     assert vboot("evolve", "--in-process", *words, "--strategy", "crossover", "--cross", "1", "3") == 1
     assert vboot.last_error() == "vboot: error: 3 is not the folder of a run; give the folder that evolve printed"
     assert not Path("3").exists()
+    long = vboot.json("evolve", "--file", "m.gguf", "--folder", "1", "--no-report", *words, "--generations", "10")
+    assert long["accepted"] >= 7
+    assert vboot("evolve", "--in-process", *words, "--folder", "c", "--strategy", "crossover", "--cross", "1", "2") == 1
+    assert "the moves of the runs in 1 and 2 are " in vboot.last_error()
+    assert vboot.last_error().endswith("a crossing mixes 256 at most; give runs of fewer moves, or of smaller ones")
+    assert not Path("c").exists()
 
 
 def test_a_file(vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path) -> None:

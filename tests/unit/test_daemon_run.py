@@ -256,7 +256,7 @@ def test_a_kernel_is_found_injected_and_checked(tmp_path: Path) -> None:
     ("settings", "named"),
     [
         ({"plan": StrategyPlan("random_search", PLAN.tiers, 6, PLAN.options)}, "seed 5, not 6"),
-        ({"fitness": fitness(2)}, "the fitness"),
+        ({"fitness": fitness(2)}, "the data"),
         ({"admission": Admission(least_gain=0.5)}, "the admission"),
     ],
 )
@@ -264,6 +264,13 @@ def test_a_run_does_not_go_on_with_other_settings(tmp_path: Path, settings: dict
     evolve(tmp_path, generations=1)
     with pytest.raises(InputError, match=named):
         evolve(tmp_path, generations=2, **settings)
+
+
+def test_a_first_start_that_failed_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+    wrong = dataclasses.replace(PLAN, options={"proposals": -1})
+    with pytest.raises(InputError, match="proposals"):
+        evolve(tmp_path, plan=wrong, generations=1)
+    assert evolve(tmp_path, generations=1).generation == 1
 
 
 def test_a_second_daemon_is_refused(tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def test_installed_packages_stand_in_for_lists_without_descriptions(tmp_path: Pa
     status = tmp_path / "status"
     status.write_text(many(FEWEST_PAIRS, field="Description"))
     assert len(read_pairs(tmp_path / "missing", status=status)) == FEWEST_PAIRS
+    with pytest.raises(InputError, match="missing describes 0 packages"):
+        read_pairs(tmp_path / "missing", status=None)
 
 
 def test_too_few_pairs_are_refused_with_the_command_that_fetches_more(tmp_path: Path) -> None:
