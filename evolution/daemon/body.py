@@ -9,9 +9,11 @@ from typing import Protocol, TypeAlias
 
 from evolution.bridge import RustNeuralBridge
 from evolution.client import Machine, connect
-from evolution.errors import LinkLost
+from evolution.errors import LinkLost, TimedOut
 
 CLIENT = "evolution-v7"
+_WEDGED_AFTER = 3
+"""Connections in a row without an answer: whatever holds the machine, waiting does not help."""
 
 
 class MachineBody(Protocol):
@@ -65,12 +67,14 @@ class BridgeBody:
 class SocketBody:
     """A machine behind a Unix socket: a virtio-serial port of QEMU's, or `vector_boot --listen`.
 
-    `revive` starts the machine anew once nobody listens there any more, and says where it listens then.
+    `revive` starts the machine anew once nobody listens there any more, or nobody has answered for three connections
+    in a row, and says where it listens then.
     """
 
     def __init__(self, path: Path, *, revive: Callable[[], Path] | None = None) -> None:
         self._path = path
         self._revive = revive
+        self._silent = 0
 
     @property
     def name(self) -> str:
@@ -80,12 +84,20 @@ class SocketBody:
     def open(self, timeout: float) -> Machine:
         """A new connection, to a revived machine if need be."""
         try:
-            return connect(self._path, timeout=timeout, client=CLIENT)
+            machine = connect(self._path, timeout=timeout, client=CLIENT)
         except LinkLost:
             if self._revive is None:
                 raise
-            self._path = self._revive()
-            return connect(self._path, timeout=timeout, client=CLIENT)
+        except TimedOut:
+            self._silent += 1
+            if self._revive is None or self._silent < _WEDGED_AFTER:
+                raise
+        else:
+            self._silent = 0
+            return machine
+        self._silent = 0
+        self._path = self._revive()
+        return connect(self._path, timeout=timeout, client=CLIENT)
 
     def close(self) -> None:
         """Nothing is held between connections."""

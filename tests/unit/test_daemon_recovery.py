@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from evolution.daemon.follower import Follower
 from evolution.daemon.keeper import FIRST_RETRY_S, LONGEST_RETRY_S, retry_after
 from evolution.daemon.metabolism import Cycles
 from evolution.edits import Edit, Seeded
+from evolution.errors import TimedOut
 from evolution.fallback import current
 from evolution.messages import Embeddings, Mutation
 from evolution.surgeon import GGUFSurgeon
@@ -106,6 +108,20 @@ def test_a_machine_that_is_gone_is_revived(tmp_path: Path, model: str) -> None:
         assert len([event for event in seen.of(e.Recovered) if event.what == "body"]) == 3
         with connect(machines[-1].socket) as machine:
             assert machine.digest([]).model == model
+
+
+def test_a_machine_that_does_not_answer_is_revived(tmp_path: Path) -> None:
+    wedged = tmp_path / "wedged"
+    with socket.socket(socket.AF_UNIX) as silent, local_machine(tmp_path, model=small_model()) as local:
+        silent.bind(str(wedged))
+        silent.listen()
+        body = SocketBody(wedged, revive=lambda: local.socket)
+        for _ in range(2):
+            with pytest.raises(TimedOut):
+                body.open(0.2)
+        with body.open(2.0) as machine:
+            assert machine.hello().generation == 0
+        assert body.name == str(local.socket)
 
 
 def test_weights_of_another_run_are_refused(tmp_path: Path) -> None:
