@@ -148,7 +148,7 @@ def _plot(runs: Sequence[dict[str, Any]]) -> str:
             if run["weights"] == weights and run["contender"]["name"] == name
         )
         panels.append(Panel(f"{weights}: MRR@10", series, height=260))
-    return chart("Held-out retrieval while the model evolves", "evaluations", panels)
+    return chart("Held-out pairs", "evaluations", panels)
 
 
 if __name__ == "__main__":
