@@ -43,8 +43,8 @@ def similarities(queries: Quantised, documents: Quantised) -> NDArray[np.float64
     """The cosines f64 (queries, documents) of quantised embeddings, multiples of 2^-40.
 
     Exact, in whatever order the matrix product adds up: sums of |products| are below 2^41, and whole numbers are exact
-    in f64 up to 2^53. Not by `@`: the threads of numpy's BLAS spin on after a product, and take their processors from the
-    runtime that makes the next embeddings.
+    in f64 up to 2^53. Not by `@`: the threads of numpy's BLAS spin on after a product, and take the processors from
+    the runtime that makes the next embeddings.
     """
     product: NDArray[np.float64] = np.einsum("ik,jk->ij", queries, documents)
     return product * _SQUARED_UNIT
