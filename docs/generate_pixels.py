@@ -1,6 +1,6 @@
 """Writes everything that follows from the instruction table and from the texts of the built-in programs.
 
-Run it from the checkout after a change of `image/pixels.toml` or `image/kernels/`:
+Run it from the checkout after a change of `spec/pixels.toml` or `spec/kernels/`:
 `.venv/bin/python docs/generate_pixels.py`. A test fails until that has been done.
 """
 
@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 from image.pixels import Opcode, opcode_table  # noqa: E402
 
 TABLE_MODULE = Path("evolution/pixel_table.py")
-KERNELS = Path("image/kernels.txt")
+KERNELS = Path("spec/kernels.txt")
 PAGE = Path("docs/pixels.md")
 SLOTS = 8
 INSTRUCTION = 250
@@ -29,7 +29,7 @@ def table_module() -> str:
         f"    Opcode({opcode.code}, {_quoted(opcode.name)}, {_tuple(opcode.immediates)}, {_quoted(opcode.operand)}),"
         for opcode in opcode_table()
     )
-    return f'''"""The instructions of the pixel machine. Generated from image/pixels.toml by docs/generate_pixels.py."""
+    return f'''"""The instructions of the pixel machine. Generated from spec/pixels.toml by docs/generate_pixels.py."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def kernels() -> str:
     """The built-in programs assembled, one a line in hexadecimal."""
     assemble: Callable[[str], bytes] = importlib.import_module("evolution.pixels").assemble
     lines = "".join(f"kernel.{slot}: {assemble(_source(slot)).hex()}".rstrip() + "\n" for slot in range(SLOTS))
-    return f"# The built-in programs, assembled from image/kernels by docs/generate_pixels.py.\n{lines}"
+    return f"# The built-in programs, assembled from spec/kernels by docs/generate_pixels.py.\n{lines}"
 
 
 def page() -> str:
@@ -79,7 +79,7 @@ def _renewed(text: str, part: str, content: str) -> str:
 
 
 def _source(slot: int) -> str:
-    return (ROOT / "image" / "kernels" / f"kernel.{slot}.txt").read_text("utf-8")
+    return (ROOT / "spec" / "kernels" / f"kernel.{slot}.txt").read_text("utf-8")
 
 
 def _immediate(opcode: Opcode) -> str:

@@ -1,4 +1,4 @@
-"""The instructions of the pixel machine. Generated from image/pixels.toml by docs/generate_pixels.py."""
+"""The instructions of the pixel machine. Generated from spec/pixels.toml by docs/generate_pixels.py."""
 
 from __future__ import annotations
 

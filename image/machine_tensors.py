@@ -35,8 +35,8 @@ class MmioEntry:
 
 
 def mmio_table() -> tuple[MmioEntry, ...]:
-    """The word table of hw.mmio, from its one source `image/hw_mmio.toml`."""
-    text = resources.files("image").joinpath("hw_mmio.toml").read_text("utf-8")
+    """The word table of hw.mmio, from its one source `spec/hw_mmio.toml`."""
+    text = resources.files("spec").joinpath("hw_mmio.toml").read_text("utf-8")
     return tuple(MmioEntry(**entry) for entry in tomllib.loads(text)["entry"])
 
 

@@ -28,13 +28,13 @@ class Opcode:
 
 
 def opcode_table() -> tuple[Opcode, ...]:
-    """The instructions, from their one source `image/pixels.toml`."""
+    """The instructions, from their one source `spec/pixels.toml`."""
     entries = tomllib.loads(_text("pixels.toml"))["opcode"]
     return tuple(Opcode(**{**entry, "immediates": tuple(entry.get("immediates", ()))}) for entry in entries)
 
 
 def kernel_programs() -> tuple[bytes, ...]:
-    """The pixels of kernel.0 to kernel.7, three bytes each, as `image/kernels.txt` holds them assembled."""
+    """The pixels of kernel.0 to kernel.7, three bytes each, as `spec/kernels.txt` holds them assembled."""
     lines = _text("kernels.txt").splitlines()
     return tuple(bytes.fromhex(line.partition(":")[2]) for line in lines if not line.startswith("#"))
 
@@ -45,4 +45,4 @@ def program_slot(pixels: bytes) -> bytes:
 
 
 def _text(name: str) -> str:
-    return resources.files("image").joinpath(name).read_text("utf-8")
+    return resources.files("spec").joinpath(name).read_text("utf-8")

@@ -3,7 +3,7 @@
 Two blocks of width 64 with random weights and a vocabulary of words and single characters. It is a working model (texts
 with common words lie closer), not a trained one. The rule, for a second implementation:
 
-* The vocabulary is image/tiny_vocab.txt, in the form of a WordPiece vocab.txt; line n (from 0) is id n.
+* The vocabulary is spec/tiny_vocab.txt, in the form of a WordPiece vocab.txt; line n (from 0) is id n.
 * Every tensor's elements are offset + z * scale in element order, PyTorch's [outputs, inputs] row by row. z is the
   noise of the protocol's `seeded` edits: w from numpy.random.Philox(key=K).random_raw, z = (popcount(w >> 32) - 16) / 4
   with K = the first 16 bytes of SHA-256("vb1", SEED, tensor name) as two little-endian u64.
@@ -53,7 +53,7 @@ _SCALES = {
 
 def tiny(*, stored_as: ModelType) -> Model:
     """Return the tiny model as GGUF, with its matrices stored as `stored_as` says."""
-    vocabulary = resources.files("image").joinpath("tiny_vocab.txt").read_text("ascii").splitlines()
+    vocabulary = resources.files("spec").joinpath("tiny_vocab.txt").read_text("ascii").splitlines()
     weights = {name: _weights(name, shape) for name, shape in _shapes(len(vocabulary)).items()}
     return bert_gguf(CONFIG, vocabulary=vocabulary, weights=weights, stored_as=stored_as)
 

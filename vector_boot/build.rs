@@ -29,7 +29,7 @@ fn main() {
 
 /// Turns the word table into constants.
 fn generate_hw_mmio() -> Result<(), String> {
-    let tables = Tables::read("../image/hw_mmio.toml")?;
+    let tables = Tables::read("../spec/hw_mmio.toml")?;
     let (mut code, mut initial) = (String::new(), String::new());
     for entry in tables.of("entry") {
         let (name, word) = (entry.required("name")?.to_uppercase(), entry.required("word")?);

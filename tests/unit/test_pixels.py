@@ -32,7 +32,7 @@ def generator() -> ModuleType:
 
 @pytest.mark.parametrize(
     ("path", "content"),
-    [("evolution/pixel_table.py", "table_module"), ("image/kernels.txt", "kernels"), ("docs/pixels.md", "page")],
+    [("evolution/pixel_table.py", "table_module"), ("spec/kernels.txt", "kernels"), ("docs/pixels.md", "page")],
 )
 def test_generated_files_are_up_to_date(path: str, content: str) -> None:
     assert (ROOT / path).read_text("utf-8") == getattr(generator(), content)(), "run docs/generate_pixels.py"

@@ -4,10 +4,10 @@ use std::fs;
 
 use crate::toml::{write_output, Table, Tables};
 
-const TABLE: &str = "../image/pixels.toml";
+const TABLE: &str = "../spec/pixels.toml";
 /// Bytes of pixels that fit a slot.
 const LIMIT: usize = 4092;
-const KERNELS: &str = "../image/kernels.txt";
+const KERNELS: &str = "../spec/kernels.txt";
 
 /// The instruction set: an enumeration, one of the immediates of each instruction that names them, and the decoder.
 pub fn generate_instructions() -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! The device page `hw.mmio`: 1024 words that supervisor and worker share, and the vitals that lie behind it.
 //!
-//! The word table is `image/hw_mmio.toml`, from which the constants here are generated.
+//! The word table is `spec/hw_mmio.toml`, from which the constants here are generated.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 

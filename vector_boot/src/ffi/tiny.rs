@@ -4,7 +4,7 @@ use super::tiny_file::File;
 use crate::element::f32_to_f16;
 use crate::mutation::noise;
 
-const VOCABULARY: &str = include_str!("../../../image/tiny_vocab.txt");
+const VOCABULARY: &str = include_str!("../../../spec/tiny_vocab.txt");
 const SEED: [u8; 8] = *b"vb-tiny1";
 
 const BLOCKS: u32 = 2;

@@ -1,4 +1,4 @@
-//! The instruction set, generated from `image/pixels.toml`.
+//! The instruction set, generated from `spec/pixels.toml`.
 
 include!(concat!(env!("OUT_DIR"), "/pixels.rs"));
 
