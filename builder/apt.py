@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vboot_errors import ToolError
-from vboot_tools import capture, run_logged
+from vboot.errors import ToolError
+from vboot.programs import capture, run_logged
 
 LISTS_TIMEOUT_S = 60
 DOWNLOAD_TIMEOUT_S = 600

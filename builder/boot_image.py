@@ -11,7 +11,7 @@ from builder.plan import RTS_NAME
 from builder.settings import RuntimeSettings
 from image.rts import HEADER_SIZE, RtsError, parse_header
 from initramfs.memory import MemoryNeed
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 BASE_COMMAND_LINE = "console=ttyS0 panic=-1 quiet"
 """A panic ends the machine at once; without `panic=` it would hang for ever."""

@@ -9,8 +9,8 @@ import initramfs
 from builder.cache import Progress
 from builder.settings import KernelSettings
 from builder.steps import Context, Facts, Step
-from vboot_errors import InputError
-from vboot_files import atomic_write
+from vboot.errors import InputError
+from vboot.files import atomic_write
 
 if TYPE_CHECKING:
     from builder.kernel import Kernel

@@ -11,7 +11,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 SETUP_SECTORS_AT = 0x1F1
 BOOT_FLAG_AT = 0x1FE

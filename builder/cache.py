@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from vboot_errors import InputError
-from vboot_files import atomic_write
+from vboot.errors import InputError
+from vboot.files import atomic_write
 
 RECORD_NAME = ".vboot-cache.json"
 LOCK_NAME = ".vboot.lock"

@@ -20,7 +20,7 @@ from builder.settings import (
     Value,
     shown,
 )
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 FILE_NAME = "appliance.toml"
 

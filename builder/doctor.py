@@ -11,8 +11,8 @@ from pathlib import Path
 
 from builder.executable import CRATE, find_toolchain, minimum_rust
 from qemu.accel import probe
-from vboot_errors import VbootError
-from vboot_tools import capture
+from vboot.errors import VbootError
+from vboot.programs import capture
 
 MINIMUM_PYTHON = (3, 11)
 # Model, image and cargo's target folder together, with as much again to spare.

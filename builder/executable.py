@@ -13,8 +13,8 @@ from pathlib import Path
 
 from builder.cache import Progress
 from builder.elf_check import Finding, check_executable
-from vboot_errors import InputError, ToolError
-from vboot_tools import capture, run_logged
+from vboot.errors import InputError, ToolError
+from vboot.programs import capture, run_logged
 
 CRATE = Path(__file__).resolve().parent.parent / "vector_boot"
 BUILD_TIMEOUT_S = 3600.0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from builder import apt, bzimage, kernel_config
 from builder.apt import Package, Progress
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 RECORD_NAME = "package.json"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from initramfs.modules import MACHINE
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _SET = re.compile(r"CONFIG_(\w+)=(.+)", re.ASCII)
 _UNSET = re.compile(r"# CONFIG_(\w+) is not set", re.ASCII)

@@ -10,7 +10,7 @@ from typing import Any
 
 from builder.settings import Config
 from builder.steps import Facts
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 NAME = "manifest.json"
 VERSION = 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from builder.cache import Cache, Progress, StepEntry, step_key
 from builder.progress import Reporter
 from builder.steps import Context, Facts, Step, hash_all, reason_to_run
-from vboot_errors import VbootError
+from vboot.errors import VbootError
 
 
 @dataclass(frozen=True)

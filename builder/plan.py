@@ -28,9 +28,9 @@ from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import OutputFile, configuration_of, render_manifest
 from builder.settings import Config, ModelSettings
 from builder.steps import Context, Facts, Step
-from vboot_check import check_file
-from vboot_errors import InputError
-from vboot_files import atomic_write
+from vboot.check import check_file
+from vboot.errors import InputError
+from vboot.files import atomic_write
 
 TENSORS_NAME = "vectorland.gguf"
 RTS_NAME = "vector_boot.rts"
@@ -204,8 +204,9 @@ def _flattened(configuration: Mapping[str, Mapping[str, object]]) -> dict[str, o
 
 def _image_sources() -> tuple[Path, ...]:
     """The code that writes images: when it changes, what it wrote is no longer what it would write."""
-    folder = Path(image.__file__).parent
-    return tuple(sorted(path for path in folder.iterdir() if path.suffix in {".py", ".toml", ".txt"}))
+    code = Path(image.__file__).parent
+    tables = code.parent / "spec"
+    return tuple(sorted([*code.glob("*.py"), *tables.glob("*.toml"), *tables.glob("*.txt")]))
 
 
 def _library_versions() -> dict[str, str]:

@@ -13,11 +13,11 @@ from builder.cache import Progress, hash_file
 from builder.executable import BUILD_TIMEOUT_S, CRATE
 from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import parse_outputs
-from vboot_errors import InputError
-from vboot_tools import run_logged
+from vboot.errors import InputError
+from vboot.programs import run_logged
 
 # What a build reads of this project; the rest of the checkout has no part in an image.
-SOURCES = ("builder", "image", "initramfs", "qemu", "vboot_errors.py")
+SOURCES = ("builder", "image", "initramfs", "qemu", "vboot/errors.py")
 CRATE_SOURCES = ("Cargo.toml", "Cargo.lock", "build.rs", "build", "src", "tests", "examples")
 OTHER_SURROUNDINGS = {"TZ": "Pacific/Chatham", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "SOURCE_DATE_EPOCH": "86400"}
 

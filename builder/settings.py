@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Value = str | int | Path | None
 Kind = Literal["text", "integer", "path", "name or path"]

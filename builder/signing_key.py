@@ -10,7 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 # Far above any Ed25519 PEM: a wrong path must not read a disk image into memory.
 LIMIT_BYTES = 64 << 10

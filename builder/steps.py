@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.cache import Cache, Progress, StepEntry, step_key
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Facts = Mapping[str, str | int]
 """What a run learned and later steps or the manifest want to know; kept with the step, so a skipped step has it too."""

@@ -31,7 +31,7 @@ from evolution.storage_types import (
     encode,
     store_codes,
 )
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _CHUNK = 1 << 16
 """Elements handled at a time: their words and values stay in the second-level cache."""

@@ -30,7 +30,7 @@ from evolution.bridge_process import BridgeProcess, SharedMemory, find_library
 from evolution.client import TIMEOUT_S, Machine
 from evolution.errors import BridgeHung, MachineError
 from evolution.tensor_values import element_dtype
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Fault: TypeAlias = Literal["segv-before", "segv-after", "hang"]
 

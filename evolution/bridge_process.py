@@ -15,7 +15,7 @@ from pathlib import Path
 
 from evolution.bridge_packets import LOADED, Kind, Packet, cut, encode
 from evolution.errors import BridgeCrashed, LinkLost, TimedOut
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 LIBRARY_VARIABLE = "VECTOR_BOOT_LIBRARY"
 _ENERGY_VARIABLE = "VECTOR_BOOT_ENERGY"

@@ -42,7 +42,7 @@ from evolution.messages import (
     TensorPage,
 )
 from evolution.session import PROTOCOL, Reply, Session
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 TIMEOUT_S = 10.0
 _DIGEST_SECONDS = 600.0

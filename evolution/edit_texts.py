@@ -12,7 +12,7 @@ import numpy as np
 
 from evolution.edits import Dense, Sparse
 from evolution.errors import printable
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _ELEMENT = re.compile(r"(?P<tensor>.+)\[(?P<index>[0-9]{1,15})\]=(?P<value>[-+.eE0-9]+)", re.DOTALL)
 _BYTES = re.compile(r"(?P<tensor>[^@]+)@(?P<offset>[0-9]{1,15})=(?P<data>.+)", re.DOTALL)

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 MAX_RANK = 64
 MAX_PIXELS = 1364

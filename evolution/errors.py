@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vboot_errors import VbootError
+from vboot.errors import VbootError
 
 STALE, _BUSY = 1007, 1017
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import google_crc32c
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 LINE_LIMIT = 65_536
 BLOB_LIMIT = 1_048_576

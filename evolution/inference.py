@@ -17,7 +17,7 @@ from evolution.framing import BLOB_LIMIT, LINE_LIMIT
 from evolution.messages import EmbeddedTexts, Embeddings, PixelRun, RunPixels
 from evolution.session import Session
 from evolution.uploads import Progress
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 TEXTS_LIMIT = 64
 """Texts that one request may hold."""

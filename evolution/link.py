@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from evolution.errors import LinkLost, TimedOut
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _PIECE = 1 << 18
 _RETRY_SECONDS = 0.05

@@ -30,7 +30,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from evolution.pixel_table import INSTRUCTION, OPCODES, Opcode
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 PIXEL_BYTES = 3
 LIT = 0x00

@@ -70,7 +70,7 @@ from evolution.messages import TensorInfo
 from evolution.recipe_document import read_document
 from evolution.storage_types import FLOAT_STORAGE, block_of, encode
 from evolution.tensor_values import element_dtype
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def read_document(path: Path) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from evolution.edits import SEEDED_FORMS
 from evolution.errors import printable
 from evolution.messages import FAULTS
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Kind = Literal["tensor", "integer", "number", "seconds", "verb", "fault", "form", "watched", "text"]
 AS_JSON = "--json"

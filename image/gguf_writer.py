@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image.streams import read_chunks, split_chunks
-from vboot_gguf import ALIGNMENT_KEY, MAGIC, Metadata, ValueType, pad_to, tensor_bytes
+from vboot.gguf import ALIGNMENT_KEY, MAGIC, Metadata, ValueType, pad_to, tensor_bytes
 
 VERSION = 3
 ALIGNMENT = 4096

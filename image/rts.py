@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 HEADER_SIZE = 512
 MAGIC = b"RTS\x01"

@@ -29,8 +29,8 @@ from image.streams import (
     refuse_same_file,
     size_of,
 )
-from vboot_errors import InputError
-from vboot_files import atomic_write
+from vboot.errors import InputError
+from vboot.files import atomic_write
 
 
 @dataclass(frozen=True)

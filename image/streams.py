@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(phase, bytes done, bytes in total)."""

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from initramfs import newc
 from initramfs.modules import Module
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 SENTINEL = "etc/vector_boot.complete"
 """The last entry: 64 hexadecimal digits, SHA-256 of the archive's bytes before it, and a newline.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from initramfs.modules import MACHINE, Module, Wanted, module_name, select
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 ZSTD_TIMEOUT_S = 30
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from elftools.elf.elffile import ELFFile
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 MAGIC = b"070701"
 HEADER_SIZE = 110

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 from qemu.atomic import write_atomically
 from qemu.process import spawn
-from vboot_errors import BootError, InputError, ToolError
+from vboot.errors import BootError, InputError, ToolError
 
 QEMU = "qemu-system-x86_64"
 AccelName: TypeAlias = Literal["kvm", "tcg"]

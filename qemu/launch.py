@@ -22,7 +22,7 @@ from qemu.process import Process, reopen, spawn, start_ticks
 from qemu.run_folder import RunFolder, create_run_folder, open_run_folder
 from qemu.spec import MachineSpec, command
 from qemu.verdict import describe_input
-from vboot_errors import BootError, InputError, VbootError
+from vboot.errors import BootError, InputError, VbootError
 
 _TOLD = ("run", "pid", "evolution", "qmp", "console", "accel", "command")
 _KEPT = ("argv", "accel_reason", "start_ticks", "started_wall", "started_monotonic", "inputs")

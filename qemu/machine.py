@@ -23,7 +23,7 @@ from qemu.monitor import Monitor
 from qemu.process import Process
 from qemu.run_folder import RunFolder
 from qemu.verdict import Outcome, Verdict
-from vboot_errors import BootError
+from vboot.errors import BootError
 
 _DEADLINES = {"spawn": 5.0, "console": 20.0, "qmp": 5.0, "exit": 10.0, "quit": 2.0, "terminate": 2.0, "kill": 5.0}
 """Seconds under KVM for each wait."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
-from vboot_errors import BootError
+from vboot.errors import BootError
 
 _T = TypeVar("_T")
 _POLL = 0.01

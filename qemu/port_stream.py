@@ -20,7 +20,7 @@ from qemu.console import BootPhase
 from qemu.frames import LINE_LIMIT
 from qemu.transcript import Direction, Transcript
 from qemu.verdict import Outcome
-from vboot_errors import BootError
+from vboot.errors import BootError
 
 _SLICE = 0.05
 _LAST_WORDS = 0.25

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from vboot_errors import ToolError
+from vboot.errors import ToolError
 
 _PR_SET_PDEATHSIG = 1
 # Looked up before any fork: between fork and exec the child must do next to nothing.

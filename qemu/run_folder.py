@@ -16,7 +16,7 @@ from pathlib import Path
 
 from qemu.atomic import write_atomically
 from qemu.spec import Endpoints
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _SOCKET_PATH_LIMIT = 107
 """The longest Unix socket path: 108 bytes with the closing zero."""

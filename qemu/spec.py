@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from qemu.accel import QEMU, AccelName
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 EVOLUTION_PORT = "org.vectorland.evolution.0"
 """The name under which the guest finds the evolution port."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.cli.answer import Answer
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -29,7 +29,7 @@ from qemu.accel import select as select_accel
 from qemu.launch import attach, start
 from qemu.machine import Machine as VirtualMachine
 from qemu.spec import Disk, MachineSpec
-from vboot_errors import BootError, InputError
+from vboot.errors import BootError, InputError
 
 RTS_SERIAL, STATE_SERIAL = "vb-rts", "vb-state"
 """The serial numbers by which the guest finds its disks."""

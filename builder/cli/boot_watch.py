@@ -11,7 +11,7 @@ from evolution.errors import MachineError, TimedOut
 from qemu import console
 from qemu.console_file import ConsoleFile
 from qemu.machine import Machine as VirtualMachine
-from vboot_errors import BootError
+from vboot.errors import BootError
 
 STEP = "boot"
 _HELLO_S = 20.0

@@ -26,7 +26,7 @@ from evolution.messages import TensorInfo
 from evolution.prediction import predict, verify
 from evolution.similarity import cosine_similarities
 from qemu.machine import Machine as VirtualMachine
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 CONFIDENCE = 0.95
 SEED = "0123456789abcdef"

@@ -15,8 +15,8 @@ from builder.cli.embedding_answers import embeddings_answer
 from builder.cli.machines import add_timeout, connected, require_machine, split_machine
 from builder.cli.progress import reported
 from evolution.messages import Embeddings
-from vboot_errors import InputError
-from vboot_files import atomic_write
+from vboot.errors import InputError
+from vboot.files import atomic_write
 
 _EPILOG = """examples:
   vboot embed 'A cat sleeps.' 'A kitten naps.' 'Rates rose.'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vboot_errors import VbootError
+from vboot.errors import VbootError
 
 # As a shell reports a program that a signal ended: 128 and the signal's number.
 INTERRUPTED = 130

@@ -36,7 +36,7 @@ from evolution.strategies.crossover import Crossover, Lineage
 from evolution.strategies.registry import STRATEGIES
 from evolution.strategies.search_space import MAX_EDITS
 from evolution.strategies.tiers import STANDARD_TIERS
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 FOLDERS = Path("build/evolve")
 """Where runs are kept."""

@@ -20,7 +20,7 @@ from builder.settings import Config
 from evolution.daemon.body import Body, BridgeBody, FileBody, SocketBody
 from evolution.errors import LinkLost
 from qemu.machine import Machine
-from vboot_errors import BootError, InputError, VbootError
+from vboot.errors import BootError, InputError, VbootError
 
 
 def model_file(arguments: argparse.Namespace) -> Path:

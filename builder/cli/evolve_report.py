@@ -25,7 +25,7 @@ from evolution.daemon.run_state import RunState
 from evolution.daemon.shadow import Shadow, Weights
 from evolution.fitness.contract import Dataset
 from evolution.fitness.report import CONFIDENCE, Comparison, Interval, Report, compare, retrieval_report
-from vboot_files import atomic_write
+from vboot.files import atomic_write
 
 PLOTS: Mapping[str, Callable[[Iterable[DaemonEvent]], str]] = {
     "fitness": fitness_svg,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from evolution.daemon.run_folder import RunFolder
 from evolution.edits import Edit
-from vboot_errors import InputError
-from vboot_files import atomic_write
+from vboot.errors import InputError
+from vboot.files import atomic_write
 
 _ORIGIN_FILE = "origin.json"
 

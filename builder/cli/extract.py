@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builder.cli.answer import Answer, columns, human_bytes
 from image.rts_file import extract
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from builder.cli.answer import Answer, columns, human_bytes, printable
 from builder.cli.rust_reader import rust_reader
-from vboot_check import check_file
-from vboot_gguf import TensorInfo, read_layout, type_name
+from vboot.check import check_file
+from vboot.gguf import TensorInfo, read_layout, type_name
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

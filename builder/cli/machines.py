@@ -11,7 +11,7 @@ from builder.cli.numeric_options import positive_seconds
 from evolution.client import Machine, connect
 from qemu.launch import attach
 from qemu.machine import Machine as VirtualMachine
-from vboot_errors import InputError, VbootError
+from vboot.errors import InputError, VbootError
 
 RUNS = Path("build/run")
 """Where `vboot boot` keeps its run folders."""

@@ -12,7 +12,7 @@ from evolution.edit_texts import parse_bytes, parse_elements
 from evolution.edits import SEEDED_FORMS, Edit, Seeded, SeededForm
 from evolution.messages import TensorInfo
 from evolution.recipe import load
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _KINDS = ("recipe", "seeded", "set", "dense")
 _OF_SEEDED = ("form", "density", "scale", "seed")

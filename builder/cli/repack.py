@@ -10,7 +10,7 @@ from builder.cli.progress import reported
 from builder.cli.rust_reader import rust_reader
 from builder.signing_key import load_private_key
 from image.rts_file import repack
-from vboot_check import check_file
+from vboot.check import check_file
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from builder.cli.progress import reported
 from builder.executable import CRATE, build_executable, executable_path
-from vboot_check import file_size
+from vboot.check import file_size
 
 
 def rust_reader(*files: Path) -> Path:

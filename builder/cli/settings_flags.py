@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from builder.config import load_config
 from builder.settings import SETTINGS, Config, Setting, Value
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def add_settings(parser: argparse.ArgumentParser, *, verb: str) -> None:

@@ -20,7 +20,7 @@ from evolution.client import Machine, connect
 from evolution.errors import LinkLost, TimedOut
 from evolution.messages import MutationEvent
 from evolution.shell import AS_JSON, completions, parse
-from vboot_errors import BootError, VbootError
+from vboot.errors import BootError, VbootError
 
 _POWER_OFF_S = 60.0
 

@@ -22,7 +22,7 @@ from evolution.errors import MachineError, TimedOut
 from evolution.messages import HeartbeatEvent, Hello, Stats, TensorBytes, TensorInfo
 from evolution.shell import Command, verbs
 from evolution.tensor_values import element_dtype
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _SHOWN = 16
 _SHOWN_MOST = 1 << 16

@@ -12,7 +12,7 @@ from builder.cli.answer import Answer
 from builder.cli.embedding_answers import embeddings_answer, similarity_answer
 from evolution.client import Machine
 from evolution.pixels import assemble, disassemble
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 SHOWN = 8
 """Numbers of a result that are shown to a person."""

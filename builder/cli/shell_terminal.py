@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from vboot_errors import VbootError
-from vboot_files import atomic_write
+from vboot.errors import VbootError
+from vboot.files import atomic_write
 
 PROMPT = "vboot> "
 _HISTORY_LINES = 1000

@@ -13,7 +13,7 @@ from evolution.client import Machine, connect
 from evolution.errors import MachineError
 from qemu.launch import attach
 from qemu.machine import Machine as VirtualMachine
-from vboot_errors import BootError
+from vboot.errors import BootError
 
 _ASK_S = 5.0
 """A port that another client holds is silent, and the power button is an orderly way too."""

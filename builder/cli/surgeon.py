@@ -19,7 +19,7 @@ from builder.cli.proposal import Proposal, misuse, propose
 from builder.cli.rust_reader import rust_reader
 from builder.cli.surgeon_answers import difference_answer, operation_answer, verification_answer
 from evolution.surgeon import GGUFSurgeon
-from vboot_check import check_file
+from vboot.check import check_file
 
 _EPILOG = """examples:
   vboot surgeon apply model.gguf --seeded 'blk.*.weight' --density 0.01 --scale 0.001 --dry-run

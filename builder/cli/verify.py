@@ -13,8 +13,8 @@ from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import parse_outputs
 from builder.signing_key import load_public_key
 from image.rts_file import verify_rts
-from vboot_check import check_file
-from vboot_errors import InputError
+from vboot.check import check_file
+from vboot.errors import InputError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

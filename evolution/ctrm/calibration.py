@@ -18,7 +18,7 @@ from evolution.ctrm import isotonic
 from evolution.ctrm.reliability import Bin, brier_score, reliability
 from evolution.edits import is_number
 from evolution.prediction import CONFIDENCE_THRESHOLD
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 OUTCOMES_NEEDED = 50
 """Below that a curve would follow chance more than what it corrects."""

@@ -12,7 +12,7 @@ import math
 from statistics import fmean
 
 from evolution.fitness.contract import Evaluation
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _TINY = 1e-300
 _PRECISION = 1e-14

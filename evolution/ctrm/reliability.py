@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from xml.sax.saxutils import escape
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Outcomes = Sequence[tuple[float, bool]]
 """Confidences (0 to 1) that something is good, and whether it was."""

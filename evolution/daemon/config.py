@@ -13,7 +13,7 @@ from evolution.messages import TensorInfo
 from evolution.strategies.contract import Strategy
 from evolution.strategies.registry import make, restore
 from evolution.strategies.tiers import Tier
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Mode: TypeAlias = Literal["live", "trial", "file"]
 

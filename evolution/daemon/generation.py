@@ -25,7 +25,7 @@ from evolution.errors import LinkLost, MachineError, ProtocolBroken, Refused, Ti
 from evolution.fitness.contract import Evaluation, Fitness, Pair
 from evolution.messages import TensorInfo
 from evolution.strategies.contract import Strategy, Verdict
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _NOT_FINITE, _CHANGES_NOTHING = 1005, 1008
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evolution.daemon.config import DaemonConfig, StrategyPlan
 from evolution.fitness.contract import Fitness, Pair
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def settings(

@@ -13,7 +13,7 @@ from evolution.daemon.metabolism import Cycles
 from evolution.daemon.reconcile import ForeignWeights
 from evolution.errors import STALE, MachineError, Refused
 from evolution.messages import Stats
-from vboot_errors import InputError, ToolError, VbootError
+from vboot.errors import InputError, ToolError, VbootError
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 60.0
 _ALARM_AFTER = 3

@@ -26,7 +26,7 @@ from evolution.kernels.embeds import recorded, transformed
 from evolution.kernels.genome import Kernel
 from evolution.kernels.variation import normalised
 from evolution.strategies.search_space import seed_of
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 SLOT = 0
 """One kernel stands behind the model; a better one takes its place."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, get_args, get_type_hints
 
 from evolution.daemon import events as e
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 LOGGER = "vector_boot.evolution"
 _TYPES: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(e.DaemonEvent)}

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from evolution.ctrm.calibration import CalibrationCurve
 from evolution.decoding import decode
 from evolution.errors import ProtocolBroken
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Kind: TypeAlias = Literal["weights", "kernel"]
 

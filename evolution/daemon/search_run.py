@@ -19,7 +19,7 @@ from evolution.daemon.shadow import Shadow
 from evolution.errors import LinkLost
 from evolution.fitness.contract import Fitness
 from evolution.strategies.contract import Strategy
-from vboot_errors import VbootError
+from vboot.errors import VbootError
 
 
 class Follows(Protocol):

@@ -22,7 +22,7 @@ from evolution.daemon.events import Recovered
 from evolution.edits import Edit
 from evolution.errors import LinkLost, MachineError, ProtocolBroken, Refused, TimedOut
 from evolution.messages import Digest, TensorInfo
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from evolution.daemon.search_run import SearchRun
 from evolution.daemon.shadow import Shadow
 from evolution.fitness.contract import Fitness
 from evolution.messages import Stats
-from vboot_errors import InputError, VbootError
+from vboot.errors import InputError, VbootError
 
 _ROLLBACKS, _ROLLBACK_SECONDS = 3, 600.0
 """More rollbacks in so long, and the run pauses."""

@@ -10,7 +10,7 @@ from evolution.surgeon.gguf_file import GGUFFile
 from evolution.surgeon.reports import SurgeryReport
 from evolution.surgeon.runtime_check import runtime_check
 from evolution.surgeon.surgeon import GGUFSurgeon
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _DIGESTS_AT_ONCE = 256
 

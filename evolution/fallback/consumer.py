@@ -23,7 +23,7 @@ from evolution.errors import TimedOut
 from evolution.fallback import current
 from evolution.fallback.current import Current, PublishedKernel, PublishedModel
 from evolution.fallback.wgsl_device import WgslRunner
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _LOOK_SECONDS = 0.005
 _READ_AGAIN = 3

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 NAME = "current.json"
 LAYOUT = 1

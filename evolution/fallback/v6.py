@@ -28,8 +28,8 @@ from evolution.fallback.wgsl_device import WgslRunner
 from evolution.kernels import genome, reference, to_wgsl
 from evolution.kernels.genome import Kernel
 from evolution.surgeon import GGUFSurgeon
-from vboot_errors import InputError
-from vboot_files import atomic_write
+from vboot.errors import InputError
+from vboot.files import atomic_write
 
 Surgeon: TypeAlias = Callable[[Path, Sequence[Edit], Path], str]
 """Writes a model, (source, edits, target), whole or not at all, and gives the SHA-256 (hex) of the target's bytes."""

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from evolution.fallback.wgsl_jobs import Done, Job
 from evolution.kernels import to_wgsl
 from evolution.kernels.genome import Kernel
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 START_SECONDS = 30.0
 """Drivers compile much of themselves when they start."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from evolution.fitness import portable_math
 from evolution.fitness.contract import Pair
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Quantised: TypeAlias = NDArray[np.float64]
 """Embeddings (n, dim) as multiples of 2^-20, in units of it: whole numbers."""

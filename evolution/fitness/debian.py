@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evolution.fitness.contract import Pair
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 SOURCE = "Debian package descriptions"
 """What a data set of these pairs says it is made from."""

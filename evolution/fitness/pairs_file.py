@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evolution.fitness.contract import Pair
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 FILE_BYTES = 64 << 20
 LINE_BYTES = 64 << 10

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from evolution.fitness.contract import Embed, Pair
 from evolution.fitness.contrastive import candidates, info_nce, own_similarities, similarities
 from evolution.fitness.retrieval import BATCH_SIZE, DOCUMENT_CHARACTERS, TEMPERATURE, check_settings, embedded
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 METRICS = ("mrr@10", "recall@1", "recall@10", "ndcg@10", "loss")
 """All but the loss are from 0 to 1, higher being better; the loss is in nats, lower being better."""

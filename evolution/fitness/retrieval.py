@@ -10,7 +10,7 @@ from evolution.fitness.contract import Embed, Evaluation, Pair, SearchData
 from evolution.fitness.contrastive import Quantised, info_nce, quantise
 from evolution.fitness.likeness import Likeness
 from evolution.fitness.split import pair_digest
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 TEMPERATURE = 0.05
 BATCH_SIZE = 64

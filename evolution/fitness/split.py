@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evolution.fitness.contract import Dataset, Pair, SearchData
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _SALT = b"vector_boot pairs 1"
 """Another number here makes another split."""

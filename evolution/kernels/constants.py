@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evolution.kernels.genome import PushVector
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def quantised(vector: ArrayLike) -> PushVector:

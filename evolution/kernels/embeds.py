@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from evolution.fitness.contract import Embed
 from evolution.kernels import reference
 from evolution.kernels.genome import Kernel
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def transformed(kernel: Kernel, embed: Embed) -> Embed:

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Operation: TypeAlias = Literal["add", "mul", "dup", "drop", "swap"]
 Act: TypeAlias = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]

@@ -26,7 +26,7 @@ from evolution.kernels.genome import (
     ReduceTo,
     check,
 )
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 LANES = 16
 LAYER_EPSILON = 1e-12

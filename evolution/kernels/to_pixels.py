@@ -25,7 +25,7 @@ from evolution.kernels.genome import (
     check,
 )
 from evolution.pixels import PIXEL_BYTES, assemble
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 SLOTS = 8
 _PIXELS_AT_ONCE = 65_536

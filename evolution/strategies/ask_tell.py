@@ -16,7 +16,7 @@ from evolution.edits import Edit
 from evolution.strategies.contract import Proposal, Verdict
 from evolution.strategies.search_space import SearchSpace
 from evolution.strategies.state import Life, bad, write
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Memory = TypeVar("Memory")
 

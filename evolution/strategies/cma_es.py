@@ -34,7 +34,7 @@ from evolution.strategies.options import one_of, whole
 from evolution.strategies.search_space import SearchSpace, mixtures, seed_of
 from evolution.strategies.state import MAX_COUNT, in_range, members_of
 from evolution.strategies.step_size import SPREAD_LIMITS
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _AFTER_REFUSAL = 0.85
 _AFTER_FAILURE = 0.5

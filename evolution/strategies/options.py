@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from evolution.edits import is_number
 from evolution.strategies.search_space import Terrain
 from evolution.strategies.state import shown
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 @dataclass(frozen=True)

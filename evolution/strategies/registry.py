@@ -16,7 +16,7 @@ from evolution.strategies.random_search import RandomSearch
 from evolution.strategies.search_space import SearchSpace, Terrain, search_space
 from evolution.strategies.state import MAX_COUNT, Life, bad, read
 from evolution.strategies.tiers import Tier
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _RULES: tuple[type[Rule[Any]], ...] = (AntitheticEs, CmaEs, OnePlusOne, RandomSearch, Crossover)
 

@@ -23,7 +23,7 @@ from evolution.edits import MAX_RANK, Edit, LowRank, Seeded
 from evolution.messages import TensorInfo
 from evolution.storage_types import CODE_RANGES, FLOAT_STORAGE
 from evolution.strategies.tiers import Tier
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 MAX_EDITS = 256
 """Edits in one mutation, by the protocol."""

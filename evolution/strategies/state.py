@@ -22,7 +22,7 @@ from evolution.edits import is_number
 from evolution.strategies.contract import Verdict
 from evolution.strategies.search_space import SearchSpace
 from evolution.strategies.tiers import Tier
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _FORMAT = "vector_boot.strategy"
 _VERSION = 1

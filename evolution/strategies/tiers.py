@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from evolution.edits import MAX_RANK
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 TierForm: TypeAlias = Literal["normal", "scale", "step", "low_rank"]
 

@@ -16,7 +16,7 @@ from evolution.surgeon.machine_tensors import PROTECTED
 from evolution.surgeon.operation import UNSUPPORTED_TYPE, Change
 from evolution.surgeon.requantise import convert
 from evolution.surgeon.values import stored
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Unit: TypeAlias = Literal["tensor", "row"]
 """What is inherited as a whole."""

@@ -12,8 +12,8 @@ from typing import cast
 from evolution.arithmetic import TensorData
 from evolution.surgeon.machine_tensors import model_sha256
 from evolution.surgeon.runtime_check import Check
-from vboot_errors import InputError
-from vboot_gguf import read_layout, scalar, type_name
+from vboot.errors import InputError
+from vboot.gguf import read_layout, scalar, type_name
 
 _IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
 

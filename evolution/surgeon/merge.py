@@ -13,7 +13,7 @@ from evolution.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, enco
 from evolution.surgeon.machine_tensors import PROTECTED, SLOTS
 from evolution.surgeon.operation import UNSUPPORTED_TYPE, Change
 from evolution.surgeon.values import pieces, stored
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _SUM_TOLERANCE = 1e-6
 

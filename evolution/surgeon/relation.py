@@ -17,7 +17,7 @@ from evolution.arithmetic import TensorData
 from evolution.surgeon.gguf_file import GGUFFile
 from evolution.surgeon.machine_tensors import PROTECTED, SLOTS
 from evolution.surgeon.values import is_readable, values
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 RELATED = 0.5
 """The greatest distance of relatives.

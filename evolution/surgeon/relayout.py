@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vboot_gguf import Layout, TensorInfo, pad_to, tensor_bytes
+from vboot.gguf import Layout, TensorInfo, pad_to, tensor_bytes
 
 _TYPE_AND_OFFSET = struct.Struct("<IQ")
 

@@ -19,7 +19,7 @@ from evolution.surgeon.operation import (
     Operation,
 )
 from evolution.surgeon.values import pieces, stored
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def requantise(tensors: Mapping[str, TensorData], types: Mapping[str, str]) -> Operation:

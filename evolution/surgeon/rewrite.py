@@ -23,7 +23,7 @@ from evolution.surgeon.operation import (
 from evolution.surgeon.relayout import relayout
 from evolution.surgeon.reports import SurgeryReport, TensorChange
 from evolution.surgeon.values import stored
-from vboot_gguf import TensorInfo, pad_to
+from vboot.gguf import TensorInfo, pad_to
 
 Sink: TypeAlias = Callable[[int, memoryview], None]
 """Takes bytes of the new file and where in it they belong, each byte once, in any order."""

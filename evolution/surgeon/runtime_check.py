@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from vboot_check import check_file
-from vboot_errors import InputError
+from vboot.check import check_file
+from vboot.errors import InputError
 
 EXECUTABLE_VARIABLE = "VECTOR_BOOT_EXECUTABLE"
 _EXECUTABLE = Path(__file__).resolve().parents[2] / "vector_boot" / "target" / "release" / "vector_boot"

@@ -32,8 +32,8 @@ from evolution.surgeon.reports import FileDifference, SurgeryReport
 from evolution.surgeon.requantise import requantise
 from evolution.surgeon.rewrite import Progress, Sink, rewrite
 from evolution.surgeon.runtime_check import Check, runtime_check
-from vboot_errors import InputError, VbootError
-from vboot_files import atomic_write
+from vboot.errors import InputError, VbootError
+from vboot.files import atomic_write
 
 
 class GGUFSurgeon:

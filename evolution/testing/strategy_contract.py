@@ -22,7 +22,7 @@ from evolution import strategies
 from evolution.edits import pack
 from evolution.strategies.contract import Proposal, Strategy, Verdict
 from evolution.testing.toy_model import ToyTask, child, toy_model, toy_terrain
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _FAILED = Verdict(None, "the evaluation failed")
 _EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True, database=None)

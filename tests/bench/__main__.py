@@ -19,8 +19,8 @@ from qemu.accel import select
 from tests.bench.host import REPOSITORY, describe_host
 from tests.bench.report import render, render_plain
 from tests.bench.results import Result, Setting, to_json
-from vboot_errors import VbootError
-from vboot_files import atomic_write
+from vboot.errors import VbootError
+from vboot.files import atomic_write
 
 BENCHMARKS: Mapping[str, str] = {
     "gguf": "gguf_open",

@@ -13,7 +13,7 @@ from initramfs import newc
 from initramfs.build import MODULES_LOAD, MOUNT_POINTS, modules_load
 from initramfs.modules import Module
 from tests.bench.python_archive import python_records
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 BUSYBOX_LINE = "busybox: one line"
 

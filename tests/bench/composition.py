@@ -16,7 +16,7 @@ from tests.bench.gguf_files import synthetic, write_random
 from tests.bench.host import first_line
 from tests.bench.results import Case, Result, Setting
 from tests.bench.sampling import alternate
-from vboot_errors import ToolError
+from vboot.errors import ToolError
 
 OURS, COPY, COPY_AND_HASH = "image.compose", "copyfile + fsync", "cp + sha256sum + sync"
 _TOOL_SECONDS = 600.0

@@ -11,7 +11,7 @@ import numpy as np
 
 from image.gguf_types import TensorType
 from image.gguf_writer import Model, Tensor, boolean, f32, i32_array, plan, string, string_array, u32
-from vboot_gguf import Metadata
+from vboot.gguf import Metadata
 
 _PARTS = (
     "attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight",

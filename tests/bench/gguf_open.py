@@ -18,7 +18,7 @@ from tests.bench.rust import run_cargo
 from tests.bench.sampling import alternate
 from tests.bench.statistics import growth_exponent
 from tests.bench.timed_child import TimedChild
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 OURS, C_READER, PYTHON_READER = "vector_boot", "ggml (C)", "gguf (Python)"
 TENSORS = (100, 1_000, 10_000)

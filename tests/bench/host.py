@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from qemu.accel import Accel, qemu_version
-from vboot_tools import capture
+from vboot.programs import capture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _QUERY_SECONDS = 30.0

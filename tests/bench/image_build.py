@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.bench.host import REPOSITORY
 from tests.bench.report import quantity
 from tests.bench.results import Case, Result, Setting, at_most
-from vboot_errors import ToolError
+from vboot.errors import ToolError
 
 COLD, WARM, CHANGED = "cold", "nothing changed", "another model"
 _SECONDS = 3600.0

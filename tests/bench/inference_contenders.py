@@ -22,9 +22,9 @@ from tests.bench.results import Case, Finding, Setting
 from tests.bench.rust import run_cargo
 from tests.support.bert_reference import BertReference
 from tests.support.golden_embeddings import golden_texts
-from vboot_errors import ToolError
-from vboot_files import atomic_write
-from vboot_tools import capture
+from vboot.errors import ToolError
+from vboot.files import atomic_write
+from vboot.programs import capture
 
 PRECISIONS: tuple[ModelType, ...] = ("F32", "F16", "Q8_0")
 ONNXRUNTIME, ONNXRUNTIME_INT8 = "onnxruntime F32", "onnxruntime int8"

@@ -14,8 +14,8 @@ from initramfs import newc
 from tests.bench.host import first_line
 from tests.bench.results import Case, Finding, Result, Setting
 from tests.bench.sampling import alternate
-from vboot_errors import ToolError
-from vboot_files import atomic_write
+from vboot.errors import ToolError
+from vboot.files import atomic_write
 
 OURS, CPIO = "initramfs.newc", "cpio"
 _SECONDS = 120.0

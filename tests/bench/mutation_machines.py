@@ -19,7 +19,7 @@ from qemu.spec import Disk, MachineSpec
 from tests.bench.boot_timing import APPEND
 from tests.bench.host import REPOSITORY
 from tests.support.local_machine import local_machine
-from vboot_errors import ToolError
+from vboot.errors import ToolError
 
 UNIX, SERIAL = "Unix socket", "virtio-serial"
 WEIGHT = "blk.0.ffn_up.weight"

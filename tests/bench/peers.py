@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tests.bench.host import REPOSITORY
 from tests.bench.results import Setting
-from vboot_errors import ToolError, VbootError
-from vboot_tools import run_logged
+from vboot.errors import ToolError, VbootError
+from vboot.programs import run_logged
 
 _HERE = Path(__file__).parent
 _ENVIRONMENTS = REPOSITORY / "build" / "peers"

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from initramfs import newc
-from vboot_errors import ToolError
-from vboot_tools import capture
+from vboot.errors import ToolError
+from vboot.programs import capture
 
 _PROGRAM = Path(__file__).parent / "guest" / "python_init.py"
 _SECONDS = 60.0

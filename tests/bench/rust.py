@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.executable import BUILD_TIMEOUT_S, CRATE, find_toolchain
-from vboot_tools import run_logged
+from vboot.programs import run_logged
 
 LOG = CRATE / "target" / "bench-cargo.log"
 """Cargo's output, kept: errors point to it."""

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.bench.host import REPOSITORY
-from vboot_errors import ToolError
+from vboot.errors import ToolError
 
 _ANSWER_SECONDS = 120.0
 _EXIT_SECONDS = 10.0

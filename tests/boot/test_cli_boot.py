@@ -21,7 +21,7 @@ from evolution.client import connect
 from evolution.messages import HeartbeatEvent
 from qemu.launch import attach
 from tests.boot.conftest import Image
-from vboot_errors import BootError
+from vboot.errors import BootError
 
 VBOOT = [sys.executable, "-m", "builder"]
 BOOT_S = 120.0

@@ -18,7 +18,7 @@ from qemu.machine import Machine
 from qemu.spec import MachineSpec
 from tests.boot.conftest import Image
 from tests.boot.test_machine import error, result
-from vboot_errors import BootError
+from vboot.errors import BootError
 
 
 @contextmanager

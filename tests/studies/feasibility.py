@@ -29,7 +29,7 @@ from evolution.strategies.registry import make
 from evolution.strategies.search_space import Noise, combine, search_space
 from evolution.strategies.tiers import STANDARD_TIERS, Tier
 from tests.studies.models import data_set, model_file, shadow
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 SEEDS = 12
 PAIRS = 128

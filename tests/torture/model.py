@@ -15,7 +15,7 @@ from evolution.storage_types import CODE_RANGES, FLOAT_STORAGE, all_finite, bloc
 from image.gguf_writer import string
 from image.machine_tensors import SLOTS
 from image.pixels import SLOT_BYTES
-from vboot_gguf import pad_to
+from vboot.gguf import pad_to
 
 ALIGNMENT = 32
 """The least that GGUF has by default: one page of memory then holds parts of many tensors."""

@@ -19,8 +19,8 @@ from tests.bench.results import Case, Finding, Result, Unit, at_least, at_most, 
 from tests.bench.sampling import alternate
 from tests.bench.statistics import Summary, growth_exponent, paired_ratio, summarise
 from tests.bench.timed_child import TimedChild
-from vboot_errors import ToolError
-from vboot_gguf import read_layout
+from vboot.errors import ToolError
+from vboot.gguf import read_layout
 
 costs = st.floats(1e-9, 1e9)
 

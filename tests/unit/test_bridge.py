@@ -24,7 +24,7 @@ from evolution.bridge_packets import Kind, Packet, cut, encode
 from evolution.client import Machine
 from evolution.errors import BridgeCrashed, BridgeHung, LinkLost, MachineError, Refused
 from image.compose import compose
-from vboot_errors import InputError, VbootError
+from vboot.errors import InputError, VbootError
 
 QUERY = "blk.0.attn_q.weight"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from builder import bzimage
 from tests.support import kernel_files
 from tests.support.kernel_files import RELEASE
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 CONFIG = "CONFIG_64BIT=y\nCONFIG_VIRTIO=m\n"
 VMLINUX = b"\x7fELF" + bytes(99) + b"IKCFG_ST" + gzip.compress(CONFIG.encode(), mtime=0) + b"IKCFG_ED" + bytes(99)

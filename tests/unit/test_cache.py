@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.cache import RECORD_NAME, Cache, FileEntry, StepEntry, open_cache, parse_record, render_record, step_key
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def aged(path: Path, data: bytes) -> Path:

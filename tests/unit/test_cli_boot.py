@@ -27,7 +27,7 @@ from qemu.spec import MachineSpec
 from tests.support import fake_qemu
 from tests.support.kernel_files import bzimage
 from tests.support.vboot import Vboot
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 FAST = Accel("kvm", "a fake needs no emulation")
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from image.compose import compose
 from image.machine_tensors import machine_tensors
-from vboot_errors import InputError
-from vboot_gguf import read_layout, scalar
+from vboot.errors import InputError
+from vboot.gguf import read_layout, scalar
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {tensor.name: tensor for tensor in machine_tensors()}

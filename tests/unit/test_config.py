@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from builder.config import line_of, load_config, parse_toml
 from builder.settings import SETTINGS, Config, Setting, Value
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def parse(text: str, folder: Path = Path("conf")) -> dict[str, Value]:

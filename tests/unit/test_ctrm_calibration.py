@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from evolution.ctrm import isotonic
 from evolution.ctrm.calibration import OUTCOMES_KEPT, OUTCOMES_NEEDED, CalibrationCurve
 from evolution.ctrm.reliability import brier_score, reliability, reliability_svg, wilson_interval
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 OUTCOMES = st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from evolution.ctrm.confidence import probability_not_degraded, regularised_beta, student_t_cdf
 from evolution.fitness.contract import Evaluation
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def evaluation(*items: float) -> Evaluation:

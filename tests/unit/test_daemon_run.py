@@ -33,7 +33,7 @@ from tests.support.evolution_run import (
     small_model,
 )
 from tests.support.local_machine import local_machine
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _GENERATIONS = 6
 

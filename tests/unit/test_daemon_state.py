@@ -27,7 +27,7 @@ from evolution.fitness.contract import SearchData
 from evolution.fitness.retrieval import RetrievalFitness
 from evolution.messages import Lateness, MemoryState, MutationCounts, Stats, SupervisorState, WorkerState
 from tests.support.evolution_run import PLAN, fitness
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _DIGEST = "ab" * 32
 _STATE = RunState(

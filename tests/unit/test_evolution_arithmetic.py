@@ -31,7 +31,7 @@ from tests.support.mutation_vectors import (
     sparse,
     tensor,
 )
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 Scalar = np.float32
 

@@ -19,8 +19,8 @@ from evolution.framing import Message
 from evolution.messages import Event, HeartbeatEvent
 from tests.support.local_machine import LocalMachine, local_machine, tiny_model
 from tests.support.scripted_peer import Host, Peer
-from vboot_errors import InputError
-from vboot_gguf import read_layout
+from vboot.errors import InputError
+from vboot.gguf import read_layout
 
 
 @pytest.fixture(scope="module")

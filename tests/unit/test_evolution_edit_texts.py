@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from evolution.edit_texts import parse_bytes, parse_elements
 from evolution.edits import Dense, Sparse, pack
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def unread(_path: str) -> bytes:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolution.edits import SEEDED_FORMS, SPARSE_OPS, Dense, Edit, LowRank, Program, Seeded, Sparse, pack, unpack
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _NAMES = st.text(min_size=1, max_size=20)
 _FLOATS = st.floats(allow_nan=False, allow_infinity=False)

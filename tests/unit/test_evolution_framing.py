@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolution.framing import BLOB_LIMIT, LINE_LIMIT, Incoming, Message, Reader, Spoilt, encode
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 PROPERTY = settings(derandomize=True, deadline=None)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)

@@ -20,7 +20,7 @@ from evolution.inference import TEXTS_LIMIT
 from evolution.messages import PixelRun
 from evolution.similarity import cosine_similarities
 from tests.support.scripted_peer import GREETING, Host, Peer
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 
 from evolution.errors import LinkLost, TimedOut
 from evolution.link import SocketLink
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def soon(seconds: float = 5.0) -> float:

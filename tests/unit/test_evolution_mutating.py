@@ -17,7 +17,7 @@ from evolution.errors import LinkLost, ProtocolBroken, Refused, TimedOut
 from evolution.framing import Message
 from evolution.messages import Changed, Checkpoint, Mutation, Promotion, Record, Rollback
 from tests.support.scripted_peer import GREETING, HELLO, Answer, Host, Peer
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 NOISE = Seeded("blk.*.weight", seed="00c0ffee00c0ffee", form="normal", density=0.01, scale=1e-3)
 LARGE = Dense("w", 0, bytes(range(256)) * 10_000)

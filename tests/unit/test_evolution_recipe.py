@@ -17,7 +17,7 @@ from evolution.edits import Dense, Edit, LowRank, Program, Seeded, Sparse, pack
 from evolution.messages import TensorInfo
 from evolution.recipe import load
 from evolution.storage_types import decode, encode
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _TYPES = {
     "f32": "F32",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolution.shell import VERBS, Command, completions, parse, verbs
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 NAMES = ("blk.0.ffn_up.weight", "blk.0.ffn_up.bias", "hw.mmio")
 

@@ -25,7 +25,7 @@ from evolution.storage_types import (
     store_codes,
 )
 from tests.support.mutation_vectors import INTEGER_TYPES, NOT_FINITE, random_bytes, tensor
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 _KINDS = sorted(FLOAT_STORAGE)
 _FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -21,7 +21,7 @@ from builder.executable import (
     parse_dep_info,
     parse_rust_version,
 )
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 MANIFEST = """
 [package]

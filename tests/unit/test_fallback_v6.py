@@ -30,7 +30,7 @@ from evolution.kernels.genome import Apply, Kernel, PushScalar, PushVector
 from evolution.kernels.variation import normalised, weighted_sum
 from tests.support.local_machine import tiny_model
 from tests.unit.test_fallback_wgsl import runner_or_skip
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 DIM = 24
 VECTORS = np.random.default_rng(1).normal(0, 1, (5, DIM)).astype(np.float32)
@@ -129,7 +129,7 @@ def test_a_daemon_goes_on_where_the_folder_is(daemon: EvolutionDaemonV6, tmp_pat
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from vboot_files import atomic_write
+from vboot.files import atomic_write
 with atomic_write(Path(sys.argv[1])) as file:
     file.write(b"half")
     os.kill(os.getpid(), signal.SIGKILL)

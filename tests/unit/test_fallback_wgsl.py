@@ -29,7 +29,7 @@ from evolution.kernels.genome import (
     ReduceTo,
 )
 from evolution.kernels.variation import mutate, normalised, projection, weighted_sum
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 DIM = 51
 _RNG = np.random.default_rng(5)

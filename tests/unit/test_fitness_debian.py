@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from evolution.fitness.contract import Pair
 from evolution.fitness.debian import FEWEST_PAIRS, SHORTEST_DOCUMENT, Description, clean, parse, read_pairs
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 LONG = "It reads what others write, and says at some length what it is that they have written"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from evolution.fitness import pairs_file
 from evolution.fitness.contract import Pair
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 

@@ -13,7 +13,7 @@ from evolution.fitness.contract import Pair, SearchData
 from evolution.fitness.report import METRICS, Report, compare, intervals, retrieval_report
 from evolution.fitness.retrieval import RetrievalFitness
 from tests.unit.test_fitness_retrieval import PAIRS, embed
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def test_the_metrics_are_those_of_the_textbook() -> None:

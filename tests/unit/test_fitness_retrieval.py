@@ -18,7 +18,7 @@ from evolution.fitness.contract import Fitness, Pair, SearchData
 from evolution.fitness.likeness import Likeness
 from evolution.fitness.retrieval import RetrievalFitness, shorten
 from tests.support.local_machine import tiny_model
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 DIM = 24
 PAIRS = tuple(Pair(f"subject {n}", f"subject {n} told at length") for n in range(300))

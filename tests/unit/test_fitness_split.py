@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evolution.fitness.contract import Dataset, Pair
 from evolution.fitness.split import PartSizes, pair_digest, split
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 ALL = PartSizes(train=10**6, calibration=10**6, watch=10**6, held_out=10**6)
 

@@ -17,8 +17,8 @@ from image import gguf_writer as w
 from image.gguf_types import TensorType
 from image.gguf_writer import FileRange, Model, Tensor
 from tests.support.rts_vectors import GGUF
-from vboot_errors import InputError
-from vboot_gguf import Layout, Metadata, read_layout, scalar
+from vboot.errors import InputError
+from vboot.gguf import Layout, Metadata, read_layout, scalar
 
 keys = st.from_regex(r"[a-z0-9_]{1,12}(\.[a-z0-9_-]{1,12}){0,3}", fullmatch=True).filter(
     lambda key: key != "general.alignment"

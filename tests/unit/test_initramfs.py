@@ -14,7 +14,7 @@ from initramfs import newc
 from initramfs.build import SENTINEL, build_initramfs, modules_load
 from initramfs.memory import MIB, STEP_MIB, MemoryNeed
 from initramfs.modules import Module
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 INIT = b"\x7fELF" + bytes(range(256)) * 20
 MODULES = [Module("virtio_ring", b"ring"), Module("virtio", b"virtio"), Module("virtio_blk", b"blk")]

@@ -11,7 +11,7 @@ from builder.kernel_config import REQUIREMENTS
 from tests.support import kernel_files
 from tests.support.apt_repository import AptRepository
 from tests.support.kernel_files import RELEASE
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 CONFIG = "".join(f"CONFIG_{requirement.option}=y\n" for requirement in REQUIREMENTS)
 VMLINUX = b"\x7fELF" + bytes(99) + b"IKCFG_ST" + gzip.compress(CONFIG.encode(), mtime=0) + b"IKCFG_ED" + bytes(99)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.kernel_config import REQUIREMENTS, check, parse, require
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 GOOD = {requirement.option: "y" for requirement in REQUIREMENTS}
 

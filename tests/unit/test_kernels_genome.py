@@ -14,7 +14,7 @@ from evolution.kernels.constants import pool_of, quantised
 from evolution.kernels.draws import Draws
 from evolution.kernels.genome import Activate, Apply, Kernel, Normalise, PushScalar, PushVector, ReduceTo
 from evolution.kernels.variation import cross, mutate, normalised, projection, weighted_sum
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 DIM = 12
 VECTOR = PushVector(bytes(range(DIM)), 0.5, -1.0)

@@ -31,7 +31,7 @@ from evolution.kernels.genome import (
     ReduceTo,
 )
 from evolution.kernels.variation import mutate
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 DIM = 51
 """Odd, and no multiple of the sixteen lanes."""

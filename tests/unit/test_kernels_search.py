@@ -19,7 +19,7 @@ from evolution.kernels.embeds import recorded, transformed
 from evolution.kernels.genome import Kernel, Normalise
 from evolution.kernels.search import Plan, Score
 from evolution.kernels.variation import normalised, weighted_sum
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 DIM = 24
 _PAIRS = 60

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from builder.config import load_config
 from builder.manifest import OutputFile, configuration_of, parse_outputs, render_manifest
 from builder.settings import Config, Value
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 OUTPUTS = [OutputFile("b.rts", 5, "22"), OutputFile("a.gguf", 3, "11")]
 

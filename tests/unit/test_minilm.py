@@ -15,7 +15,7 @@ from image.bert import ModelType
 from image.compose import compose
 from image.minilm import WHEEL, fetch_wheel, minilm, user_cache
 from tests.support.bert_reference import BertReference
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 TYPES: tuple[ModelType, ...] = ("F32", "F16", "Q8_0")
 HELLO = "Hello, world!"

@@ -15,7 +15,7 @@ from initramfs.module_files import load_modules, module_files, read_module
 from initramfs.modules import MACHINE, Module, Wanted, module_info, module_name, select
 from tests.support import kernel_files
 from tests.support.kernel_files import RELEASE
-from vboot_errors import InputError, ToolError
+from vboot.errors import InputError, ToolError
 
 # As Linux 6.1 has them.
 DEPENDS = {

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from initramfs import newc
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 TREE = [
     newc.directory("proc", mode=0o555),

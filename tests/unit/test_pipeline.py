@@ -10,7 +10,7 @@ import pytest
 from builder.cache import RECORD_NAME, open_cache, parse_record
 from builder.pipeline import StepResult, run
 from builder.steps import Context, Facts, Step
-from vboot_errors import InputError, VbootError
+from vboot.errors import InputError, VbootError
 
 
 @dataclass

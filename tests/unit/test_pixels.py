@@ -16,7 +16,7 @@ from evolution.pixel_table import OPCODES
 from evolution.pixels import assemble, disassemble
 from image.machine_tensors import machine_tensors
 from image.pixels import SLOT_BYTES, SLOT_PIXELS, kernel_programs, opcode_table, program_slot
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

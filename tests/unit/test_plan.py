@@ -9,7 +9,7 @@ from builder.executable import executable_path
 from builder.plan import executable_step, plan_build
 from builder.settings import Value
 from builder.steps import Step
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 @pytest.fixture(autouse=True)

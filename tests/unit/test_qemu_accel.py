@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qemu.accel import debug_exit_rom, parse_verdict, probe, select
 from tests.support import fake_qemu
 from tests.unit.test_qemu_process import gone
-from vboot_errors import BootError, InputError, ToolError
+from vboot.errors import BootError, InputError, ToolError
 
 OPENS = Path(os.devnull)
 RAN = "kvm-exit-85"

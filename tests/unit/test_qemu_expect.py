@@ -14,7 +14,7 @@ from qemu.launch import start
 from qemu.machine import Machine
 from qemu.spec import MachineSpec
 from tests.support import fake_qemu
-from vboot_errors import BootError
+from vboot.errors import BootError
 
 KVM = Accel("kvm", "the fake runs at full speed")
 

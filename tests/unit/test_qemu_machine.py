@@ -19,7 +19,7 @@ from qemu.machine import Machine
 from qemu.spec import MachineSpec
 from tests.support import fake_qemu
 from tests.unit.test_qemu_process import gone
-from vboot_errors import BootError, InputError, ToolError
+from vboot.errors import BootError, InputError, ToolError
 
 KVM = Accel("kvm", "the fake runs at full speed")
 SPEC = MachineSpec(kernel=Path("/vmlinuz"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qemu.process import Process, reopen, spawn, start_ticks
-from vboot_errors import ToolError
+from vboot.errors import ToolError
 
 PARENT = """
 import sys, time

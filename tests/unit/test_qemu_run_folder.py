@@ -10,7 +10,7 @@ import pytest
 from qemu.atomic import write_atomically
 from qemu.run_folder import create_run_folder, open_run_folder
 from qemu.verdict import describe_input
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 
 def test_a_new_folder_is_named_after_time_and_process_and_never_shared(tmp_path: Path) -> None:

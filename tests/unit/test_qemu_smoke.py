@@ -16,7 +16,7 @@ from qemu.launch import start
 from qemu.spec import Disk, MachineSpec
 from tests.support.serial_rom import serial_rom
 from tests.unit.test_qemu_process import gone
-from vboot_errors import BootError
+from vboot.errors import BootError
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="there is no QEMU here")
 TCG = Accel("tcg", "works everywhere")

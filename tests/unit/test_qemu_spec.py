@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qemu.spec import Disk, Endpoints, MachineSpec, command
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 PATHS = Endpoints(Path("/run/a,b/console.log"), Path("/run/a,b/evolution.sock"), Path("/run/a,b/qmp.sock"))
 DIRECT = MachineSpec(

@@ -18,7 +18,7 @@ from image.elf import elf_end
 from image.rts import RtsError, pack_header
 from image.rts_file import extract, key_id, repack, verify_rts, write_rts
 from tests.support.rts_vectors import ELF, GGUF
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))

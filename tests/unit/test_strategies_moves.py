@@ -18,7 +18,7 @@ from evolution.strategies.contract import Proposal, Strategy, Verdict
 from evolution.strategies.state import dump_array
 from evolution.strategies.tiers import Tier
 from evolution.testing.toy_model import ToyTask, toy_terrain
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 NORMS = Tier("norms", "normal", ("*_norm.weight", "*.bias"), sigma=0.05)
 CODES = Tier("codes", "step", ("*.ffn_up.weight",), density=0.1)

@@ -18,7 +18,7 @@ from evolution.strategies.search_space import Noise, Terrain, combine, largest, 
 from evolution.strategies.shaping import centred_ranks, of_unit_length, pair_coefficients, standardised
 from evolution.strategies.step_size import SPREAD_LIMITS, after_generation, one_fifth
 from evolution.strategies.tiers import STANDARD_TIERS, Tier
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 FINITE = st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=12).map(lambda values: np.array(values, np.float64))
 

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 import pytest
 
 from image.streams import CHUNK, consume, copy_range, read_chunks
-from vboot_errors import InputError
-from vboot_files import atomic_write
+from vboot.errors import InputError
+from vboot.files import atomic_write
 
 DATA = random.Random(2).randbytes(3 * CHUNK + 12_345)
 

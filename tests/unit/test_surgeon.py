@@ -24,7 +24,7 @@ from evolution.surgeon.rewrite import rewrite
 from evolution.surgeon.runtime_check import runtime_check
 from image.compose import compose
 from tests.support.gguf_models import extents, machine_digest, normal, write_model
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 QUERY = "blk.0.attn_q.weight"
 SEED = "00c0ffee00c0ffee"

@@ -21,7 +21,7 @@ from evolution.surgeon.runtime_check import runtime_check
 from image.rts_file import write_rts
 from tests.support.gguf_models import extents, normal, read, write_model
 from tests.support.rts_vectors import GGUF
-from vboot_errors import InputError, ToolError, VbootError
+from vboot.errors import InputError, ToolError, VbootError
 
 EDITS = [Seeded("*", "00c0ffee00c0ffee", "normal", 0.5, 0.1)]
 
@@ -86,7 +86,7 @@ import os, resource, signal, sys
 from pathlib import Path
 from evolution.edits import Seeded
 from evolution.surgeon import GGUFSurgeon
-from vboot_errors import InputError
+from vboot.errors import InputError
 path, kill = Path(sys.argv[1]), sys.argv[2] == "kill"
 surgeon = GGUFSurgeon(path)
 edits = [Seeded("*", "00c0ffee00c0ffee", "normal", 0.5, 0.1)]

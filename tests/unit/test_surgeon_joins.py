@@ -21,7 +21,7 @@ from evolution.surgeon import GGUFSurgeon
 from evolution.surgeon.machine_tensors import PROTECTED
 from image.compose import compose
 from tests.support.gguf_models import RANDOM, Stored, machine_digest, matrix, near, normal, read, write_model
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 SEED = "00c0ffee00c0ffee"
 

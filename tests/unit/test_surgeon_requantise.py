@@ -14,7 +14,7 @@ from evolution.storage_types import encode
 from evolution.surgeon import GGUFSurgeon
 from image.compose import compose
 from tests.support.gguf_models import Stored, extents, machine_digest, matrix, normal, read, write_model
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 QUERY = "blk.0.attn_q.weight"
 

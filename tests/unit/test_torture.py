@@ -31,8 +31,8 @@ from tests.torture.run import EPOCH, Failed, Plan, torture
 from tests.torture.tally import Tally, progress, summary
 from tests.torture.twin import Twin
 from tests.torture.wire import Wire
-from vboot_errors import InputError
-from vboot_gguf import read_layout
+from vboot.errors import InputError
+from vboot.gguf import read_layout
 
 SEED = 5
 MODEL = tensors(SEED)

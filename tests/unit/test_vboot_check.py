@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vboot_check import CheckError, check_file
-from vboot_errors import InputError, ToolError
+from vboot.check import CheckError, check_file
+from vboot.errors import InputError, ToolError
 
 Reader = Callable[[str], Path]
 

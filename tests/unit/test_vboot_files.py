@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vboot_errors import InputError
-from vboot_files import atomic_write
+from vboot.errors import InputError
+from vboot.files import atomic_write
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -108,8 +108,8 @@ def test_a_longest_name_is_written(tmp_path: Path) -> None:
 def test_size_limit_is_an_input_error_and_leaves_nothing(tmp_path: Path) -> None:
     """A real EFBIG, through the same path as a full disk (a limit on this process would hit pytest's own files)."""
     script = (
-        "import resource, sys\nfrom pathlib import Path\nfrom vboot_files import atomic_write\n"
-        "from vboot_errors import InputError\nresource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom vboot.files import atomic_write\n"
+        "from vboot.errors import InputError\nresource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "try:\n    with atomic_write(Path(sys.argv[1])) as file:\n        file.write(bytes(1 << 20))\n"
         "except InputError as error:\n    print(error)\n"
     )

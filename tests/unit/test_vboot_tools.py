@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vboot_errors import ToolError
-from vboot_tools import capture, ending, run_logged
+from vboot.errors import ToolError
+from vboot.programs import capture, ending, run_logged
 
 
 def shell(script: str) -> list[str]:

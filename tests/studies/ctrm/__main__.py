@@ -17,8 +17,8 @@ from evolution.fitness.split import split
 from tests.studies.ctrm import tables
 from tests.studies.ctrm.draws import draws
 from tests.studies.ctrm.rows import Row, measure_rows
-from vboot_errors import VbootError
-from vboot_files import atomic_write
+from vboot.errors import VbootError
+from vboot.files import atomic_write
 
 _BLOCK = 64
 _BLOCKS = 9

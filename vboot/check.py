@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vboot_errors import InputError, ToolError
-from vboot_tools import Completed, capture, ending
+from vboot.errors import InputError, ToolError
+from vboot.programs import Completed, capture, ending
 
 # Hashing runs at 50 MB/s and better; the constant covers a slow start.
 START_TIMEOUT_S = 60.0

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 # EFBIG is a file size limit (ulimit -f, FAT's 4 GiB): like a full disk, the remedy is another place.
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vboot_errors import ToolError
+from vboot.errors import ToolError
 
 POLL_S = 0.1
 ERROR_LINES = 20

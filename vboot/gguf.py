@@ -16,7 +16,7 @@ from typing import Any
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from vboot_errors import InputError
+from vboot.errors import InputError
 
 MAGIC = b"GGUF"
 ALIGNMENT_KEY = "general.alignment"
