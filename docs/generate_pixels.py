@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from image.pixels import Opcode, opcode_table  # noqa: E402
 
-TABLE_MODULE = Path("evolution/pixel_table.py")
+TABLE_MODULE = Path("vboot/weights/pixel_table.py")
 KERNELS = Path("spec/kernels.txt")
 PAGE = Path("docs/pixels.md")
 SLOTS = 8
@@ -55,7 +55,7 @@ OPCODES = (
 
 def kernels() -> str:
     """The built-in programs assembled, one a line in hexadecimal."""
-    assemble: Callable[[str], bytes] = importlib.import_module("evolution.pixels").assemble
+    assemble: Callable[[str], bytes] = importlib.import_module("vboot.weights.pixels").assemble
     lines = "".join(f"kernel.{slot}: {assemble(_source(slot)).hex()}".rstrip() + "\n" for slot in range(SLOTS))
     return f"# The built-in programs, assembled from spec/kernels by docs/generate_pixels.py.\n{lines}"
 

@@ -1,1 +1,1 @@
-"""The Python side of a running machine; `evolution.client.connect` is the way in."""
+"""What evolves the weights of a machine: strategies, fitness, checks, daemons, and the surgeon for files."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
 
-from evolution.edits import SEEDED_FORMS
-from evolution.errors import printable
-from evolution.messages import FAULTS
 from vboot.errors import InputError
+from vboot.protocol.errors import printable
+from vboot.protocol.messages import FAULTS
+from vboot.weights.edits import SEEDED_FORMS
 
 Kind = Literal["tensor", "integer", "number", "seconds", "verb", "fault", "form", "watched", "text"]
 AS_JSON = "--json"

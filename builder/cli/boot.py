@@ -23,12 +23,12 @@ from builder.cli.shell import Shell
 from builder.cli.stop import end_in_order
 from builder.progress import Reporter
 from builder.settings import Config
-from evolution.client import Machine
 from qemu.accel import Accel
 from qemu.accel import select as select_accel
 from qemu.launch import attach, start
 from qemu.machine import Machine as VirtualMachine
 from qemu.spec import Disk, MachineSpec
+from vboot.client.machine import Machine
 from vboot.errors import BootError, InputError
 
 RTS_SERIAL, STATE_SERIAL = "vb-rts", "vb-state"

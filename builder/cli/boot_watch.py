@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 from builder.progress import Reporter
-from evolution.client import TIMEOUT_S, Machine, connect
-from evolution.errors import MachineError, TimedOut
 from qemu import console
 from qemu.console_file import ConsoleFile
 from qemu.machine import Machine as VirtualMachine
+from vboot.client.machine import TIMEOUT_S, Machine, connect
 from vboot.errors import BootError
+from vboot.protocol.errors import MachineError, TimedOut
 
 STEP = "boot"
 _HELLO_S = 20.0

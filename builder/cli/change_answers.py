@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 from builder.cli.answer import Answer, columns, human_bytes, printable
 from builder.cli.proposal import Proposal
-from evolution.messages import Checkpoint, Mutation, Promotion, Record, Rollback
-from evolution.prediction import Prediction
+from vboot.client.prediction import Prediction
+from vboot.protocol.messages import Checkpoint, Mutation, Promotion, Record, Rollback
 
 _NAMES_SHOWN = 16
 

@@ -19,14 +19,14 @@ from builder.cli.boot import booted, open_or_build
 from builder.cli.embedding_answers import pairs
 from builder.cli.progress import reported
 from builder.cli.settings_flags import add_settings, read_config
-from evolution.client import Machine
-from evolution.edits import Dense, Edit, Seeded, pack
-from evolution.errors import MachineError, Refused
-from evolution.messages import TensorInfo
-from evolution.prediction import predict, verify
-from evolution.similarity import cosine_similarities
 from qemu.machine import Machine as VirtualMachine
+from vboot.client.machine import Machine
+from vboot.client.prediction import predict, verify
+from vboot.client.similarity import cosine_similarities
 from vboot.errors import InputError
+from vboot.protocol.errors import MachineError, Refused
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.edits import Dense, Edit, Seeded, pack
 
 CONFIDENCE = 0.95
 SEED = "0123456789abcdef"

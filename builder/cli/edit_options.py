@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from builder.cli.numeric_options import finite
-from evolution.edits import SEEDED_FORMS
+from vboot.weights.edits import SEEDED_FORMS
 
 
 def add_edit_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -14,9 +14,9 @@ from builder.cli.answer import Answer
 from builder.cli.embedding_answers import embeddings_answer
 from builder.cli.machines import add_timeout, connected, require_machine, split_machine
 from builder.cli.progress import reported
-from evolution.messages import Embeddings
 from vboot.errors import InputError
 from vboot.files import atomic_write
+from vboot.protocol.messages import Embeddings
 
 _EPILOG = """examples:
   vboot embed 'A cat sleeps.' 'A kitten naps.' 'Rates rose.'

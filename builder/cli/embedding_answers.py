@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builder.cli.answer import Answer, columns, printable
-from evolution.messages import Embeddings
-from evolution.similarity import cosine_similarities
+from vboot.client.similarity import cosine_similarities
+from vboot.protocol.messages import Embeddings
 
 _NUMBERS_SHOWN = 4
 _TEXT_WIDTH = 48

@@ -18,9 +18,9 @@ from builder.cli.stop import end_in_order
 from builder.plan import TENSORS_NAME
 from builder.settings import Config
 from evolution.daemon.body import Body, BridgeBody, FileBody, SocketBody
-from evolution.errors import LinkLost
 from qemu.machine import Machine
 from vboot.errors import BootError, InputError, VbootError
+from vboot.protocol.errors import LinkLost
 
 
 def model_file(arguments: argparse.Namespace) -> Path:

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evolution.daemon.run_folder import RunFolder
-from evolution.edits import Edit
 from vboot.errors import InputError
 from vboot.files import atomic_write
+from vboot.weights.edits import Edit
 
 _ORIGIN_FILE = "origin.json"
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from builder.cli.numeric_options import positive_seconds
-from evolution.client import Machine, connect
 from qemu.launch import attach
 from qemu.machine import Machine as VirtualMachine
+from vboot.client.machine import Machine, connect
 from vboot.errors import InputError, VbootError
 
 RUNS = Path("build/run")

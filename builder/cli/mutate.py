@@ -17,8 +17,8 @@ from builder.cli.machines import add_machine, connected
 from builder.cli.numeric_options import finite
 from builder.cli.progress import reported
 from builder.cli.proposal import Proposal, misuse, propose
-from evolution.client import Machine
-from evolution.prediction import Prediction, predict, verify
+from vboot.client.machine import Machine
+from vboot.client.prediction import Prediction, predict, verify
 
 _EPILOG = """examples:
   vboot mutate --seeded 'blk.*.weight' --density 0.01 --scale 0.001 --confidence 0.9

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from evolution.edit_texts import parse_bytes, parse_elements
-from evolution.edits import SEEDED_FORMS, Edit, Seeded, SeededForm
-from evolution.messages import TensorInfo
-from evolution.recipe import load
 from vboot.errors import InputError
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.edit_texts import parse_bytes, parse_elements
+from vboot.weights.edits import SEEDED_FORMS, Edit, Seeded, SeededForm
+from vboot.weights.recipe import load
 
 _KINDS = ("recipe", "seeded", "set", "dense")
 _OF_SEEDED = ("form", "density", "scale", "seed")

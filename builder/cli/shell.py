@@ -16,11 +16,11 @@ from builder.cli.machines import add_machine, find_machine
 from builder.cli.shell_changes import tell_event
 from builder.cli.shell_commands import execute, watch, welcome
 from builder.cli.shell_terminal import editing, is_interactive, read_line
-from evolution.client import Machine, connect
-from evolution.errors import LinkLost, TimedOut
-from evolution.messages import MutationEvent
 from evolution.shell import AS_JSON, completions, parse
+from vboot.client.machine import Machine, connect
 from vboot.errors import BootError, VbootError
+from vboot.protocol.errors import LinkLost, TimedOut
+from vboot.protocol.messages import MutationEvent
 
 _POWER_OFF_S = 60.0
 

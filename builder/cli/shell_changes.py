@@ -14,8 +14,8 @@ from builder.cli.change_answers import (
     rollback_answer,
 )
 from builder.cli.proposal import propose
-from evolution.client import Machine
-from evolution.messages import AlertEvent, Event, MutationEvent
+from vboot.client.machine import Machine
+from vboot.protocol.messages import AlertEvent, Event, MutationEvent
 
 _RECORDS_SHOWN = 20
 

@@ -17,12 +17,12 @@ from builder.cli.answer import Answer, columns, human_bytes, printable
 from builder.cli.shell_changes import COMMANDS as CHANGES
 from builder.cli.shell_changes import tell_event
 from builder.cli.shell_inference import COMMANDS as INFERENCE
-from evolution.client import Machine
-from evolution.errors import MachineError, TimedOut
-from evolution.messages import HeartbeatEvent, Hello, Stats, TensorBytes, TensorInfo
 from evolution.shell import Command, verbs
-from evolution.tensor_values import element_dtype
+from vboot.client.machine import Machine
 from vboot.errors import InputError
+from vboot.protocol.errors import MachineError, TimedOut
+from vboot.protocol.messages import HeartbeatEvent, Hello, Stats, TensorBytes, TensorInfo
+from vboot.weights.tensor_values import element_dtype
 
 _SHOWN = 16
 _SHOWN_MOST = 1 << 16

@@ -10,9 +10,9 @@ import numpy as np
 
 from builder.cli.answer import Answer
 from builder.cli.embedding_answers import embeddings_answer, similarity_answer
-from evolution.client import Machine
-from evolution.pixels import assemble, disassemble
+from vboot.client.machine import Machine
 from vboot.errors import InputError
+from vboot.weights.pixels import assemble, disassemble
 
 SHOWN = 8
 """Numbers of a result that are shown to a person."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from builder.cli.answer import Answer
 from builder.cli.numeric_options import positive_seconds
-from evolution.client import Machine, connect
-from evolution.errors import MachineError
 from qemu.launch import attach
 from qemu.machine import Machine as VirtualMachine
+from vboot.client.machine import Machine, connect
 from vboot.errors import BootError
+from vboot.protocol.errors import MachineError
 
 _ASK_S = 5.0
 """A port that another client holds is silent, and the power button is an orderly way too."""

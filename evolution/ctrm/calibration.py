@@ -16,9 +16,9 @@ from typing import Any
 
 from evolution.ctrm import isotonic
 from evolution.ctrm.reliability import Bin, brier_score, reliability
-from evolution.edits import is_number
-from evolution.prediction import CONFIDENCE_THRESHOLD
+from vboot.client.prediction import CONFIDENCE_THRESHOLD
 from vboot.errors import InputError
+from vboot.weights.edits import is_number
 
 OUTCOMES_NEEDED = 50
 """Below that a curve would follow chance more than what it corrects."""

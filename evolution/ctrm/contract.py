@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
-from evolution.arithmetic import TensorData
 from evolution.ctrm.drift import Drift, drift
-from evolution.edits import Edit
 from evolution.fitness.contract import Evaluation
-from evolution.messages import TensorInfo
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.arithmetic import TensorData
+from vboot.weights.edits import Edit
 
 
 @dataclass(frozen=True)

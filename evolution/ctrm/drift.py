@@ -13,8 +13,8 @@ import numpy as np
 from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
-from evolution.arithmetic import TensorData
-from evolution.storage_types import CODE_RANGES, FLOAT_STORAGE, Floats, block_of, block_scales, codes, decode
+from vboot.weights.arithmetic import TensorData
+from vboot.weights.storage_types import CODE_RANGES, FLOAT_STORAGE, Floats, block_of, block_scales, codes, decode
 
 _SAMPLE = 1 << 16
 """Elements, evenly spaced, that the usual size of an element is estimated from."""

@@ -15,7 +15,7 @@ from evolution.ctrm import behavioural, statistical, structural
 from evolution.ctrm.calibration import CalibrationCurve
 from evolution.ctrm.confidence import probability_not_degraded
 from evolution.ctrm.contract import Candidate, Check, Facts, Finding
-from evolution.prediction import CONFIDENCE_THRESHOLD
+from vboot.client.prediction import CONFIDENCE_THRESHOLD
 
 CHECKS: tuple[Check, ...] = (*structural.CHECKS, *statistical.CHECKS, *behavioural.CHECKS)
 

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.client import Machine
 from evolution.ctrm.contract import Measured, ShadowResult
-from evolution.edits import Edit
-from evolution.errors import MachineError, Refused
 from evolution.fitness.contract import Embed, Fitness, Pair
+from vboot.client.machine import Machine
+from vboot.protocol.errors import MachineError, Refused
+from vboot.weights.edits import Edit
 
 _NOT_FINITE = 1005
 _ORIGIN = "shadow"

@@ -9,11 +9,11 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from evolution.arithmetic import targets
 from evolution.ctrm.contract import Candidate, Check, Facts, Finding, at_most
-from evolution.edits import pack
-from evolution.messages import TensorInfo
-from evolution.storage_types import all_finite
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.arithmetic import targets
+from vboot.weights.edits import pack
+from vboot.weights.storage_types import all_finite
 
 _MACHINE_TENSORS = ("hw.mmio", "cortex_journal", "kernel.*")
 """Never to be touched, whatever a list of tensors may say."""

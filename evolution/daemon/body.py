@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine, connect
-from evolution.errors import LinkLost, TimedOut
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine, connect
+from vboot.protocol.errors import LinkLost, TimedOut
 
 CLIENT = "evolution-v7"
 _WEDGED_AFTER = 3

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from evolution.ctrm.contract import Limits
-from evolution.messages import TensorInfo
 from evolution.strategies.contract import Strategy
 from evolution.strategies.registry import make, restore
 from evolution.strategies.tiers import Tier
 from vboot.errors import InputError
+from vboot.protocol.messages import TensorInfo
 
 Mode: TypeAlias = Literal["live", "trial", "file"]
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.client import Machine
 from evolution.daemon.body import MachineBody
 from evolution.daemon.config import DaemonConfig
 from evolution.daemon.events import (
@@ -37,10 +36,11 @@ from evolution.daemon.reconcile import (
     unfinished,
 )
 from evolution.daemon.run_state import Kind
-from evolution.edits import Edit
-from evolution.errors import STALE, LinkLost, MachineError, Refused
 from evolution.kernels.genome import Kernel
-from evolution.messages import Hello, PixelRun, Stats
+from vboot.client.machine import Machine
+from vboot.protocol.errors import STALE, LinkLost, MachineError, Refused
+from vboot.protocol.messages import Hello, PixelRun, Stats
+from vboot.weights.edits import Edit
 
 INTERRUPT = 255
 _REPLAYED_MOVES = 16

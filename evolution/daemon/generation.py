@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from evolution.arithmetic import targets
 from evolution.ctrm.calibration import CalibrationCurve
 from evolution.ctrm.contract import Candidate, Facts, Measured, ShadowResult
 from evolution.ctrm.judge import Judgement, judge
@@ -20,12 +19,13 @@ from evolution.ctrm.shadow import measure
 from evolution.daemon.config import Admission
 from evolution.daemon.events import Evaluated
 from evolution.daemon.shadow import Shadow, WeightsChange
-from evolution.edits import Edit, pack
-from evolution.errors import LinkLost, MachineError, ProtocolBroken, Refused, TimedOut
 from evolution.fitness.contract import Evaluation, Fitness, Pair
-from evolution.messages import TensorInfo
 from evolution.strategies.contract import Strategy, Verdict
 from vboot.errors import InputError
+from vboot.protocol.errors import LinkLost, MachineError, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.arithmetic import targets
+from vboot.weights.edits import Edit, pack
 
 _NOT_FINITE, _CHANGES_NOTHING = 1005, 1008
 

@@ -11,9 +11,9 @@ from evolution.daemon.events import Alarm, ConnectionFailed, DaemonEvent, FellBa
 from evolution.daemon.follower import BodyUnfit, Course, Follower
 from evolution.daemon.metabolism import Cycles
 from evolution.daemon.reconcile import ForeignWeights
-from evolution.errors import STALE, MachineError, Refused
-from evolution.messages import Stats
 from vboot.errors import InputError, ToolError, VbootError
+from vboot.protocol.errors import STALE, MachineError, Refused
+from vboot.protocol.messages import Stats
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 60.0
 _ALARM_AFTER = 3

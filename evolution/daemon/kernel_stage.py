@@ -18,7 +18,6 @@ from evolution.ctrm.contract import Candidate, Facts, Limits, Measured, ShadowRe
 from evolution.ctrm.judge import judge
 from evolution.daemon.generation import relative_fall, touched
 from evolution.daemon.shadow import Shadow, WeightsChange
-from evolution.edits import Program
 from evolution.fitness.contract import Embed, Fitness, Pair
 from evolution.kernels import genome, reference, search, to_pixels
 from evolution.kernels.constants import pool_of
@@ -27,6 +26,7 @@ from evolution.kernels.genome import Kernel
 from evolution.kernels.variation import normalised
 from evolution.strategies.search_space import seed_of
 from vboot.errors import InputError
+from vboot.weights.edits import Program
 
 SLOT = 0
 """One kernel stands behind the model; a better one takes its place."""

@@ -17,8 +17,8 @@ from evolution.daemon.run_folder import RunFolder
 from evolution.daemon.run_state import Kind, Move, RunState
 from evolution.daemon.shadow import Shadow, Weights
 from evolution.daemon.weights_file import write_weights
-from evolution.edits import Edit
 from evolution.fitness.contract import Fitness
+from vboot.weights.edits import Edit
 
 _PROBES = 4
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from evolution.daemon.config import DaemonConfig
 from evolution.daemon.events import DaemonEvent, Metabolism, Pulse, Steered
 from evolution.daemon.follower import BodyUnfit, Follower
-from evolution.messages import Stats
-from evolution.pixels import assemble
+from vboot.protocol.messages import Stats
+from vboot.weights.pixels import assemble
 
 _PULSE = assemble("f32 1 2 3\nINPUT f32\nDUP\nADD\nOUT\n")
 _EXPECTED = bytes.fromhex("0000004000008040" + "0000c040")

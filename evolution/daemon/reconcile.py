@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from evolution.client import Machine
-from evolution.edits import Dense
-from evolution.errors import MachineError, Refused
-from evolution.messages import Digest, TensorInfo
+from vboot.client.machine import Machine
+from vboot.protocol.errors import MachineError, Refused
+from vboot.protocol.messages import Digest, TensorInfo
+from vboot.weights.edits import Dense
 
 ORIGIN = "evolution-v7"
 _DIGESTS_AT_ONCE = 256

@@ -21,9 +21,9 @@ from typing import Any
 
 from evolution.daemon import run_state
 from evolution.daemon.run_state import Move, RunState
-from evolution.edits import Edit, LowRank, pack, unpack
 from vboot.errors import InputError
 from vboot.files import atomic_write
+from vboot.weights.edits import Edit, LowRank, pack, unpack
 
 _FORMAT = "vector_boot.run"
 _VERSION = 1

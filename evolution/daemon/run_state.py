@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from evolution.ctrm.calibration import CalibrationCurve
-from evolution.decoding import decode
-from evolution.errors import ProtocolBroken
 from vboot.errors import InputError
+from vboot.protocol.decoding import decode
+from vboot.protocol.errors import ProtocolBroken
 
 Kind: TypeAlias = Literal["weights", "kernel"]
 

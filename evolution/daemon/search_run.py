@@ -16,10 +16,10 @@ from evolution.daemon.lineage import Lineage
 from evolution.daemon.reconcile import ForeignWeights
 from evolution.daemon.run_state import RunState
 from evolution.daemon.shadow import Shadow
-from evolution.errors import LinkLost
 from evolution.fitness.contract import Fitness
 from evolution.strategies.contract import Strategy
 from vboot.errors import VbootError
+from vboot.protocol.errors import LinkLost
 
 
 class Follows(Protocol):

@@ -15,14 +15,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.arithmetic import TensorData
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine
 from evolution.daemon.events import Recovered
-from evolution.edits import Edit
-from evolution.errors import LinkLost, MachineError, ProtocolBroken, Refused, TimedOut
-from evolution.messages import Digest, TensorInfo
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine
 from vboot.errors import InputError
+from vboot.protocol.errors import LinkLost, MachineError, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.messages import Digest, TensorInfo
+from vboot.weights.arithmetic import TensorData
+from vboot.weights.edits import Edit
 
 T = TypeVar("T")
 

@@ -27,8 +27,8 @@ from evolution.daemon.run_folder import RunFolder
 from evolution.daemon.search_run import SearchRun
 from evolution.daemon.shadow import Shadow
 from evolution.fitness.contract import Fitness
-from evolution.messages import Stats
 from vboot.errors import InputError, VbootError
+from vboot.protocol.messages import Stats
 
 _ROLLBACKS, _ROLLBACK_SECONDS = 3, 600.0
 """More rollbacks in so long, and the run pauses."""

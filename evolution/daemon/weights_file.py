@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from evolution.daemon.reconcile import Reference
-from evolution.edits import Dense
 from evolution.surgeon.gguf_file import GGUFFile
 from evolution.surgeon.reports import SurgeryReport
 from evolution.surgeon.runtime_check import runtime_check
 from evolution.surgeon.surgeon import GGUFSurgeon
 from vboot.errors import InputError
+from vboot.weights.edits import Dense
 
 _DIGESTS_AT_ONCE = 256
 

@@ -17,13 +17,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine
-from evolution.errors import TimedOut
 from evolution.fallback import current
 from evolution.fallback.current import Current, PublishedKernel, PublishedModel
 from evolution.fallback.wgsl_device import WgslRunner
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine
 from vboot.errors import InputError
+from vboot.protocol.errors import TimedOut
 
 _LOOK_SECONDS = 0.005
 _READ_AGAIN = 3

@@ -20,8 +20,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution import noise
-from evolution.edits import Edit
 from evolution.fallback import current
 from evolution.fallback.current import Current, PublishedKernel, PublishedModel
 from evolution.fallback.wgsl_device import WgslRunner
@@ -30,6 +28,8 @@ from evolution.kernels.genome import Kernel
 from evolution.surgeon import GGUFSurgeon
 from vboot.errors import InputError
 from vboot.files import atomic_write
+from vboot.weights import noise
+from vboot.weights.edits import Edit
 
 Surgeon: TypeAlias = Callable[[Path, Sequence[Edit], Path], str]
 """Writes a model, (source, edits, target), whole or not at all, and gives the SHA-256 (hex) of the target's bytes."""

@@ -1,6 +1,6 @@
 """Random choices of a search: a stream of its own for every decision, from a seed and a name alone. Pure.
 
-The words are those of `evolution.noise`, raw Philox: the same for every version of numpy.
+The words are those of `vboot.weights.noise`, raw Philox: the same for every version of numpy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution import noise
+from vboot.weights import noise
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ from evolution.kernels import genome, to_pixels
 from evolution.kernels.draws import Draws
 from evolution.kernels.genome import Kernel, PushVector
 from evolution.kernels.variation import cross, mutate, normalised
-from evolution.pixels import PIXEL_BYTES
 from vboot.errors import InputError
+from vboot.weights.pixels import PIXEL_BYTES
 
 Score: TypeAlias = Callable[[Kernel], float]
 """How good a kernel is, higher being better; raises InputError for one whose results are not finite. A function of the

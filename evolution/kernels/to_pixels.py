@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.edits import MAX_PIXELS, Program
 from evolution.kernels.genome import (
     Activate,
     Apply,
@@ -24,8 +23,9 @@ from evolution.kernels.genome import (
     ReduceTo,
     check,
 )
-from evolution.pixels import PIXEL_BYTES, assemble
 from vboot.errors import InputError
+from vboot.weights.edits import MAX_PIXELS, Program
+from vboot.weights.pixels import PIXEL_BYTES, assemble
 
 SLOTS = 8
 _PIXELS_AT_ONCE = 65_536
@@ -34,7 +34,7 @@ included, stay far below the other limits."""
 
 
 def source(kernel: Kernel) -> str:
-    """The kernel in the language of `evolution.pixels`. Raises InputError for what is no kernel."""
+    """The kernel in the language of `vboot.weights.pixels`. Raises InputError for what is no kernel."""
     check(kernel)
     return "".join(f"{line}\n" for instruction in kernel.instructions for line in _lines(instruction)) + "OUT\n"
 

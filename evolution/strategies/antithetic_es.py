@@ -13,13 +13,13 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from evolution.edits import SEED, Edit, is_number
 from evolution.strategies.ask_tell import Outcome
 from evolution.strategies.options import number, one_of, whole
 from evolution.strategies.search_space import Noise, SearchSpace, combine, largest, seed_of
 from evolution.strategies.shaping import SHAPINGS, Shaping, of_unit_length, pair_coefficients
 from evolution.strategies.state import bad, in_range, members_of
 from evolution.strategies.step_size import SPREAD_LIMITS, after_generation
+from vboot.weights.edits import SEED, Edit, is_number
 
 _STRIDE_LIMITS = (2.0**-6, 1.0)
 _LONGER = 1.2

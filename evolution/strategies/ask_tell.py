@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from evolution.edits import Edit
 from evolution.strategies.contract import Proposal, Verdict
 from evolution.strategies.search_space import SearchSpace
 from evolution.strategies.state import Life, bad, write
 from vboot.errors import InputError
+from vboot.weights.edits import Edit
 
 Memory = TypeVar("Memory")
 

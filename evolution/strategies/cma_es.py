@@ -14,7 +14,6 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.edits import Edit
 from evolution.strategies.ask_tell import Outcome
 from evolution.strategies.cma_fields import (
     VARIANTS,
@@ -35,6 +34,7 @@ from evolution.strategies.search_space import SearchSpace, mixtures, seed_of
 from evolution.strategies.state import MAX_COUNT, in_range, members_of
 from evolution.strategies.step_size import SPREAD_LIMITS
 from vboot.errors import InputError
+from vboot.weights.edits import Edit
 
 _AFTER_REFUSAL = 0.85
 _AFTER_FAILURE = 0.5

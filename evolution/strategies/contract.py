@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from evolution.edits import Edit
+from vboot.weights.edits import Edit
 
 
 @dataclass(frozen=True)

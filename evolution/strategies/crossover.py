@@ -10,12 +10,12 @@ from typing import Annotated, Any, ClassVar, TypeAlias, get_args
 
 import numpy as np
 
-from evolution.edits import Edit, LowRank, Seeded, Sparse, pack, unpack
 from evolution.strategies.ask_tell import Outcome
 from evolution.strategies.options import Allowed, whole
 from evolution.strategies.random_search import best_of
 from evolution.strategies.search_space import MAX_EDITS, SearchSpace, Terrain, seed_of
 from evolution.strategies.state import bad, in_range, members_of
+from vboot.weights.edits import Edit, LowRank, Seeded, Sparse, pack, unpack
 
 Lineage: TypeAlias = Sequence[Edit]
 """All edits of the accepted moves of a search, in order."""

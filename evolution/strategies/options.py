@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from evolution.edits import is_number
 from evolution.strategies.search_space import Terrain
 from evolution.strategies.state import shown
 from vboot.errors import InputError
+from vboot.weights.edits import is_number
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
-from evolution.edits import Edit
 from evolution.strategies.ask_tell import Outcome
 from evolution.strategies.options import whole
 from evolution.strategies.search_space import Noise, SearchSpace, combine, seed_of
 from evolution.strategies.state import in_range, members_of
 from evolution.strategies.step_size import SPREAD_LIMITS, after_generation
+from vboot.weights.edits import Edit
 
 
 @dataclass(frozen=True)

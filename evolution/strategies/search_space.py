@@ -17,13 +17,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution import noise
-from evolution.arithmetic import targets
-from evolution.edits import MAX_RANK, Edit, LowRank, Seeded
-from evolution.messages import TensorInfo
-from evolution.storage_types import CODE_RANGES, FLOAT_STORAGE
 from evolution.strategies.tiers import Tier
 from vboot.errors import InputError
+from vboot.protocol.messages import TensorInfo
+from vboot.weights import noise
+from vboot.weights.arithmetic import targets
+from vboot.weights.edits import MAX_RANK, Edit, LowRank, Seeded
+from vboot.weights.storage_types import CODE_RANGES, FLOAT_STORAGE
 
 MAX_EDITS = 256
 """Edits in one mutation, by the protocol."""

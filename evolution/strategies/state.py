@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.edits import is_number
 from evolution.strategies.contract import Verdict
 from evolution.strategies.search_space import SearchSpace
 from evolution.strategies.tiers import Tier
 from vboot.errors import InputError
+from vboot.weights.edits import is_number
 
 _FORMAT = "vector_boot.strategy"
 _VERSION = 1

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from evolution.edits import MAX_RANK
 from vboot.errors import InputError
+from vboot.weights.edits import MAX_RANK
 
 TierForm: TypeAlias = Literal["normal", "scale", "step", "low_rank"]
 

@@ -8,15 +8,15 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from evolution import noise
-from evolution.arithmetic import EditRefused, TensorData
-from evolution.edits import SEED
-from evolution.storage_types import FLOAT_STORAGE, Bytes
 from evolution.surgeon.machine_tensors import PROTECTED
 from evolution.surgeon.operation import UNSUPPORTED_TYPE, Change
 from evolution.surgeon.requantise import convert
 from evolution.surgeon.values import stored
 from vboot.errors import InputError
+from vboot.weights import noise
+from vboot.weights.arithmetic import EditRefused, TensorData
+from vboot.weights.edits import SEED
+from vboot.weights.storage_types import FLOAT_STORAGE, Bytes
 
 Unit: TypeAlias = Literal["tensor", "row"]
 """What is inherited as a whole."""

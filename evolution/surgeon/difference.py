@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from evolution.arithmetic import TensorData
-from evolution.storage_types import Bytes, block_of
 from evolution.surgeon.gguf_file import GGUFFile
 from evolution.surgeon.machine_tensors import PROTECTED
 from evolution.surgeon.reports import FileDifference, TensorDifference
 from evolution.surgeon.values import is_readable, pieces, stored, values
+from vboot.weights.arithmetic import TensorData
+from vboot.weights.storage_types import Bytes, block_of
 
 
 def difference(first: GGUFFile, other: GGUFFile) -> FileDifference:

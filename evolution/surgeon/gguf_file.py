@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from evolution.arithmetic import TensorData
 from evolution.surgeon.machine_tensors import model_sha256
 from evolution.surgeon.runtime_check import Check
 from vboot.errors import InputError
 from vboot.gguf import read_layout, scalar, type_name
+from vboot.weights.arithmetic import TensorData
 
 _IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from evolution.arithmetic import EditRefused, TensorData
-from evolution.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, encode
 from evolution.surgeon.machine_tensors import PROTECTED, SLOTS
 from evolution.surgeon.operation import UNSUPPORTED_TYPE, Change
 from evolution.surgeon.values import pieces, stored
 from vboot.errors import InputError
+from vboot.weights.arithmetic import EditRefused, TensorData
+from vboot.weights.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, encode
 
 _SUM_TOLERANCE = 1e-6
 

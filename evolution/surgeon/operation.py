@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from evolution.storage_types import Bytes
+from vboot.weights.storage_types import Bytes
 
 NO_SUCH_TENSOR, PROTECTED_TENSOR, DOES_NOT_FIT, NOT_FINITE, CHANGES_NOTHING, UNSUPPORTED_TYPE = (
     1001, 1002, 1004, 1005, 1008, 1019,

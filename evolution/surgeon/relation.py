@@ -13,11 +13,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from evolution.arithmetic import TensorData
 from evolution.surgeon.gguf_file import GGUFFile
 from evolution.surgeon.machine_tensors import PROTECTED, SLOTS
 from evolution.surgeon.values import is_readable, values
 from vboot.errors import InputError
+from vboot.weights.arithmetic import TensorData
 
 RELATED = 0.5
 """The greatest distance of relatives.

@@ -7,8 +7,6 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from evolution.arithmetic import EditRefused, TensorData
-from evolution.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, encode
 from evolution.surgeon.machine_tensors import PROTECTED
 from evolution.surgeon.operation import (
     DOES_NOT_FIT,
@@ -20,6 +18,8 @@ from evolution.surgeon.operation import (
 )
 from evolution.surgeon.values import pieces, stored
 from vboot.errors import InputError
+from vboot.weights.arithmetic import EditRefused, TensorData
+from vboot.weights.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, encode
 
 
 def requantise(tensors: Mapping[str, TensorData], types: Mapping[str, str]) -> Operation:

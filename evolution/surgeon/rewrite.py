@@ -8,8 +8,6 @@ from typing import TypeAlias
 
 from gguf import GGMLQuantizationType
 
-from evolution.arithmetic import EditRefused, TensorData
-from evolution.storage_types import all_finite, block_of
 from evolution.surgeon.difference import count_changed
 from evolution.surgeon.gguf_file import GGUFFile
 from evolution.surgeon.machine_tensors import PROTECTED
@@ -24,6 +22,8 @@ from evolution.surgeon.relayout import relayout
 from evolution.surgeon.reports import SurgeryReport, TensorChange
 from evolution.surgeon.values import stored
 from vboot.gguf import TensorInfo, pad_to
+from vboot.weights.arithmetic import EditRefused, TensorData
+from vboot.weights.storage_types import all_finite, block_of
 
 Sink: TypeAlias = Callable[[int, memoryview], None]
 """Takes bytes of the new file and where in it they belong, each byte once, in any order."""

@@ -18,9 +18,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from evolution.arithmetic import each_change
-from evolution.edits import Edit
-from evolution.messages import TensorInfo
 from evolution.surgeon.crossover import Unit, crossover
 from evolution.surgeon.difference import difference
 from evolution.surgeon.gguf_file import GGUFFile
@@ -34,6 +31,9 @@ from evolution.surgeon.rewrite import Progress, Sink, rewrite
 from evolution.surgeon.runtime_check import Check, runtime_check
 from vboot.errors import InputError, VbootError
 from vboot.files import atomic_write
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.arithmetic import each_change
+from vboot.weights.edits import Edit
 
 
 class GGUFSurgeon:

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolution import strategies
-from evolution.edits import pack
 from evolution.strategies.contract import Proposal, Strategy, Verdict
 from evolution.testing.toy_model import ToyTask, child, toy_model, toy_terrain
 from vboot.errors import InputError
+from vboot.weights.edits import pack
 
 _FAILED = Verdict(None, "the evaluation failed")
 _EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True, database=None)

@@ -11,9 +11,9 @@ import numpy as np
 from gguf import quants
 from numpy.typing import NDArray
 
-from evolution.arithmetic import EditRefused, TensorData, apply
-from evolution.messages import TensorInfo
 from evolution.strategies.contract import Proposal, Strategy, Verdict
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.arithmetic import EditRefused, TensorData, apply
 
 PROTECTED = frozenset({"kernel.0"})
 

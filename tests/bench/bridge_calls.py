@@ -8,15 +8,15 @@ from contextlib import ExitStack
 from functools import partial
 
 from builder.executable import build_library
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine
-from evolution.edits import Dense
 from tests.bench.mutation_machines import local
 from tests.bench.report import quantity
 from tests.bench.results import Case, Finding, Result, Setting
 from tests.bench.rust import LOG
 from tests.bench.sampling import alternate
 from tests.support.local_machine import tiny_model
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine
+from vboot.weights.edits import Dense
 
 BRIDGE, SOCKET, LIBRARY = "client over the bridge", "client over the socket", "bridge's own calls"
 _TENSOR = "blk.0.attn_q.weight"

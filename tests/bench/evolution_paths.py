@@ -13,9 +13,6 @@ from statistics import median
 import numpy as np
 
 from builder.executable import build_library
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine
-from evolution.edits import Edit, Seeded
 from evolution.fallback.consumer import ReloadingConsumer
 from evolution.fallback.current import Current
 from evolution.fallback.v6 import EvolutionDaemonV6
@@ -29,6 +26,9 @@ from tests.bench.report import quantity
 from tests.bench.results import Case, Finding, Result, Setting
 from tests.bench.rust import LOG
 from tests.bench.sampling import alternate
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine
+from vboot.weights.edits import Edit, Seeded
 
 V7, V6 = "V7: the running machine", "V6: files and reloading"
 _DIM = 384

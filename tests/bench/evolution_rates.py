@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.executable import build_library
-from evolution.bridge import RustNeuralBridge
 from evolution.daemon import events as e
 from evolution.daemon.body import BridgeBody
 from evolution.daemon.config import Admission, DaemonConfig, StrategyPlan
@@ -21,6 +20,7 @@ from image.compose import compose
 from tests.bench.report import quantity
 from tests.bench.results import Case, Finding, Result, Setting
 from tests.bench.rust import LOG
+from vboot.client.bridge import RustNeuralBridge
 
 DAEMON, RUNTIME = "an evaluation by the daemon", "the runtime alone, the same texts"
 _GOAL = 0.05

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from builder.executable import build_executable
-from evolution.client import connect
 from image.bert import ModelType
 from tests.bench.inference_child import EmbeddingChild
 from tests.bench.inference_contenders import (
@@ -31,6 +30,7 @@ from tests.bench.results import Case, Finding, Result, Setting, Unit, at_least
 from tests.bench.rust import LOG
 from tests.bench.sampling import alternate
 from tests.support.local_machine import local_machine
+from vboot.client.machine import connect
 
 _RIVALS: Mapping[ModelType, tuple[str, ...]] = {
     "F16": (LLAMA_F16, ONNXRUNTIME),

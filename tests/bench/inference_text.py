@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from builder.executable import build_executable
-from evolution.client import Machine, connect
 from tests.bench.inference_child import EmbeddingChild, Texts
 from tests.bench.inference_contenders import (
     LLAMA_F16,
@@ -28,6 +27,7 @@ from tests.bench.results import Case, Finding, Result, Setting, at_least
 from tests.bench.rust import LOG
 from tests.bench.sampling import alternate
 from tests.support.local_machine import local_machine
+from vboot.client.machine import Machine, connect
 
 SOCKET = "vector_boot --listen F16"
 _IN_PROCESS = "vector_boot F16, ids in process"

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evolution.edits import Dense
 from tests.bench.gguf_files import synthetic, write_sparse
 from tests.bench.mutation_machines import Connected, local
 from tests.bench.results import Case, Finding, Result, Setting
 from tests.bench.statistics import growth_exponent
+from vboot.weights.edits import Dense
 
 OURS = "vector_boot"
 _TENSOR = "token_embd.weight"

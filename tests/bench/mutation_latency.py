@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from evolution.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 from qemu.accel import select
 from tests.bench.mutation_machines import SERIAL, UNIX, WEIGHT, Connected, booted, build_image, local, percentile
 from tests.bench.report import quantity
 from tests.bench.results import Case, Finding, Result, Setting
 from tests.bench.sampling import alternate
+from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
 _HOW = (
     "minilm in Q8_0, energy unlimited. A sample is the time from `Machine.mutate` to its reply in one process of"

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evolution.client import Machine
-from evolution.link import SocketLink
 from qemu.accel import select
 from qemu.launch import start
 from qemu.spec import Disk, MachineSpec
 from tests.bench.boot_timing import APPEND
 from tests.bench.host import REPOSITORY
 from tests.support.local_machine import local_machine
+from vboot.client.link import SocketLink
+from vboot.client.machine import Machine
 from vboot.errors import ToolError
 
 UNIX, SERIAL = "Unix socket", "virtio-serial"

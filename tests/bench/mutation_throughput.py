@@ -10,11 +10,11 @@ from functools import partial
 
 import numpy as np
 
-from evolution.arithmetic import TensorData, apply
-from evolution.edits import Dense, Edit, LowRank, Seeded, Sparse
 from tests.bench.mutation_machines import SERIAL, UNIX, WEIGHT, Connected, booted, build_image, local
 from tests.bench.results import Case, Finding, Result, Setting
 from tests.bench.sampling import alternate
+from vboot.weights.arithmetic import TensorData, apply
+from vboot.weights.edits import Dense, Edit, LowRank, Seeded, Sparse
 
 UPLOAD, DENSE, RAW, MEMCPY = "dense, by upload", "dense, 1 MiB each", "bare socket pair", "memcpy"
 OURS, TWIN = "vector_boot", "numpy twin"

@@ -14,14 +14,14 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.arithmetic import TensorData, apply
-from evolution.edits import Dense, Edit, Seeded, pack
 from image.bert import ModelType
 from image.compose import compose
 from tests.bench.mutation_machines import Connected, local
 from tests.bench.report import quantity
 from tests.bench.results import Case, Finding, Result, Setting
 from tests.bench.sampling import alternate
+from vboot.weights.arithmetic import TensorData, apply
+from vboot.weights.edits import Dense, Edit, Seeded, pack
 
 RECIPE, SHIPPED, REBUILT = "seeded recipe", "changed tensors shipped", "new file, new process"
 _TYPES: tuple[ModelType, ...] = ("F16", "Q8_0")

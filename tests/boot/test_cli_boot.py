@@ -17,11 +17,11 @@ from typing import IO, Any
 import pexpect
 import pytest
 
-from evolution.client import connect
-from evolution.messages import HeartbeatEvent
 from qemu.launch import attach
 from tests.boot.conftest import Image
+from vboot.client.machine import connect
 from vboot.errors import BootError
+from vboot.protocol.messages import HeartbeatEvent
 
 VBOOT = [sys.executable, "-m", "builder"]
 BOOT_S = 120.0

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from evolution.client import connect
-from evolution.edits import Seeded
 from qemu.launch import start
 from tests.boot.conftest import Image
 from tests.support.local_machine import local_machine
+from vboot.client.machine import connect
+from vboot.weights.edits import Seeded
 
 TEXTS = ("A cat sleeps on the warm sofa.", "The central bank raised interest rates, again!", "x", "")
 NOISE = Seeded("blk.*.weight", seed="00c0ffee00c0ffee", form="normal", density=1.0, scale=1e-2)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from evolution.client import connect
 from evolution.daemon import events as e
 from evolution.daemon.body import Body, BridgeBody, SocketBody
 from evolution.daemon.config import DaemonConfig, StrategyPlan
@@ -17,6 +16,7 @@ from evolution.strategies.tiers import STANDARD_TIERS
 from qemu.launch import start
 from qemu.machine import Machine as VirtualMachine
 from tests.boot.conftest import Image
+from vboot.client.machine import connect
 
 GENERATIONS = 10
 PLAN = StrategyPlan("antithetic_es", (STANDARD_TIERS["norms"],), seed=3, options={"pairs": 3})

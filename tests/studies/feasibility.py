@@ -19,8 +19,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evolution.client import Machine
-from evolution.errors import Refused
 from evolution.fitness.contract import Dataset
 from evolution.fitness.report import retrieval_report
 from evolution.fitness.retrieval import RetrievalFitness
@@ -29,7 +27,9 @@ from evolution.strategies.registry import make
 from evolution.strategies.search_space import Noise, combine, search_space
 from evolution.strategies.tiers import STANDARD_TIERS, Tier
 from tests.studies.models import data_set, model_file, shadow
+from vboot.client.machine import Machine
 from vboot.errors import InputError
+from vboot.protocol.errors import Refused
 
 SEEDS = 12
 PAIRS = 128

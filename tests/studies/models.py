@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine
 from evolution.fitness import debian
 from evolution.fitness.contract import Dataset
 from evolution.fitness.split import split
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine
 
 FOLDER = Path("build/studies")
 

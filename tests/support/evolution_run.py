@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from unittest import mock
 
 import image.tiny
-from evolution.bridge import RustNeuralBridge
 from evolution.daemon.body import Body, BridgeBody
 from evolution.daemon.config import DaemonConfig, StrategyPlan
 from evolution.daemon.events import DaemonEvent, Stopped
@@ -21,6 +20,7 @@ from evolution.fitness.contract import Pair, SearchData
 from evolution.fitness.retrieval import RetrievalFitness
 from evolution.strategies.tiers import Tier
 from image.compose import compose
+from vboot.client.bridge import RustNeuralBridge
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ import numpy as np
 from gguf import quants
 from numpy.typing import NDArray
 
-from evolution.bridge import RustNeuralBridge
-from evolution.storage_types import block_of, decode, encode
+from vboot.client.bridge import RustNeuralBridge
+from vboot.weights.storage_types import block_of, decode, encode
 
 RANDOM = np.random.default_rng(7)
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution import noise
-from evolution.arithmetic import TensorData, apply
-from evolution.edits import Dense, Edit, LowRank, Program, Seeded, SeededForm, Sparse, SparseOp, pack
-from evolution.storage_types import CODE_RANGES, FLOAT_STORAGE, block_of, codes, encode, store_codes
+from vboot.weights import noise
+from vboot.weights.arithmetic import TensorData, apply
+from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, SeededForm, Sparse, SparseOp, pack
+from vboot.weights.storage_types import CODE_RANGES, FLOAT_STORAGE, block_of, codes, encode, store_codes
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "mutation"
 

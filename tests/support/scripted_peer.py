@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
-from evolution.errors import LinkLost
-from evolution.framing import Incoming, Message, Reader, encode
-from evolution.session import Reply, Session
+from vboot.client.session import Reply, Session
+from vboot.protocol.errors import LinkLost
+from vboot.protocol.framing import Incoming, Message, Reader, encode
 
 HELLO: Mapping[str, Any] = {
     "version": "0.1.0",

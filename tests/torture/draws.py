@@ -10,10 +10,10 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from evolution.arithmetic import TensorData
-from evolution.edits import MAX_PIXELS, MAX_RANK, SEEDED_FORMS, Dense, Edit, LowRank, Program, Seeded, Sparse
-from evolution.storage_types import CODE_RANGES, FLOAT_STORAGE, block_of
 from tests.torture.model import PROTECTED, SLOT_NAMES, floats, stored_bytes
+from vboot.weights.arithmetic import TensorData
+from vboot.weights.edits import MAX_PIXELS, MAX_RANK, SEEDED_FORMS, Dense, Edit, LowRank, Program, Seeded, Sparse
+from vboot.weights.storage_types import CODE_RANGES, FLOAT_STORAGE, block_of
 
 Defect: TypeAlias = Literal["stale", "confidence", "too_many", "crc", "other_content", "repeat"]
 """What is wrong with a request, whatever its edits are; `repeat` sends an accepted one again."""

@@ -10,12 +10,12 @@ from random import Random
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from evolution.arithmetic import TensorData
-from evolution.storage_types import CODE_RANGES, FLOAT_STORAGE, all_finite, block_of, encode
 from image.gguf_writer import string
 from image.machine_tensors import SLOTS
 from image.pixels import SLOT_BYTES
 from vboot.gguf import pad_to
+from vboot.weights.arithmetic import TensorData
+from vboot.weights.storage_types import CODE_RANGES, FLOAT_STORAGE, all_finite, block_of, encode
 
 ALIGNMENT = 32
 """The least that GGUF has by default: one page of memory then holds parts of many tensors."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from evolution.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
+from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
 
 def recipe(edits: Sequence[Edit]) -> str:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evolution.arithmetic import TensorData
-from evolution.edits import Dense
 from tests.support.local_machine import LocalMachine, local_machine
 from tests.torture.draws import Cycle, Draft, draw_cycle
 from tests.torture.expectation import NOT_KEPT, Deviation, Request, check
@@ -18,6 +16,8 @@ from tests.torture.model import gguf_bytes, tensors
 from tests.torture.tally import Tally
 from tests.torture.twin import LONG_LEASE_MS, Twin
 from tests.torture.wire import Answer, Lost, Wire
+from vboot.weights.arithmetic import TensorData
+from vboot.weights.edits import Dense
 
 EPOCH = 256
 """Cycles after which the weights are those of the model file again; from here on a run can be repeated."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from evolution.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
+from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
 _CODES = {
     -32602: "wrong parameters",

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from evolution.arithmetic import EditRefused, TensorData, apply
-from evolution.edits import Edit, Seeded, pack
 from tests.torture.draws import Defect
 from tests.torture.expectation import STALE, Deviation, Request, State, model_digest
 from tests.torture.model import PROTECTED
+from vboot.weights.arithmetic import EditRefused, TensorData, apply
+from vboot.weights.edits import Edit, Seeded, pack
 
 REMEMBERED = 2048
 """Generations whose weights are known here."""

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evolution.framing import Reader, Spoilt, encode
 from tests.torture.expectation import Deviation, Request
+from vboot.protocol.framing import Reader, Spoilt, encode
 
 Answer = tuple[Mapping[str, Any], bytes | None]
 

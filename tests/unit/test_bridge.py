@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.executable import build_library
-from evolution.bridge import Fault, RustNeuralBridge
-from evolution.bridge_packets import Kind, Packet, cut, encode
-from evolution.client import Machine
-from evolution.errors import BridgeCrashed, BridgeHung, LinkLost, MachineError, Refused
 from image.compose import compose
+from vboot.client.bridge import Fault, RustNeuralBridge
+from vboot.client.bridge_packets import Kind, Packet, cut, encode
+from vboot.client.machine import Machine
 from vboot.errors import InputError, VbootError
+from vboot.protocol.errors import BridgeCrashed, BridgeHung, LinkLost, MachineError, Refused
 
 QUERY = "blk.0.attn_q.weight"
 
@@ -273,7 +273,7 @@ def test_the_process_ends_with_its_parent_even_while_it_hangs(library: Path) -> 
     program = f"""
 import os, threading
 from pathlib import Path
-from evolution.bridge import RustNeuralBridge
+from vboot.client.bridge import RustNeuralBridge
 bridge = RustNeuralBridge(library=Path({str(library)!r}), faults=True)
 bridge.initialize()
 bridge.suffer("hang")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from builder.cli.machines import split_machine
-from evolution.client import connect
 from tests.support.local_machine import local_machine
 from tests.support.vboot import Vboot, write_gguf
+from vboot.client.machine import connect
 
 TEXTS = ("the machine", "a machine", "zebra")
 

@@ -16,12 +16,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from evolution.bridge import RustNeuralBridge
-from evolution.client import connect
 from evolution.daemon.events import Alarm, ConnectionFailed
 from evolution.daemon.log import EventFile, read_events
 from tests.support.local_machine import local_machine, tiny_model
 from tests.support.vboot import Vboot
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import connect
 
 WORDS = ("storm", "ship", "river", "mirror", "forest", "engine", "lantern", "bridge", "valley", "winter", "copper")
 FEW = ("--tier", "output", "--batch", "4", "--generations", "2", "--watch", "2")

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from evolution.client import connect
-from evolution.decoding import decode
-from evolution.messages import Mutation
 from tests.support.local_machine import local_machine
 from tests.support.vboot import Vboot
+from vboot.client.machine import connect
+from vboot.protocol.decoding import decode
+from vboot.protocol.messages import Mutation
 
 SET = ("--set", "token_embd.weight[0]=0.5", "--confidence", "0.9")
 NOISE = ("--seeded", "blk.*.weight", "--density", "0.5", "--scale", "0.01", "--confidence", "0.9")
@@ -87,7 +87,7 @@ def test_what_was_done_is_verified(vboot: Vboot, machine: Path, monkeypatch: pyt
         made = decode(kind, value, name=name)
         return Mutation(**vars(made) | {"sha256": {"w": "00"}}) if kind is Mutation else made
 
-    monkeypatch.setattr("evolution.client.decode", misread)
+    monkeypatch.setattr("vboot.client.machine.decode", misread)
     assert vboot("mutate", machine, *NOISE, "--verify") == 1
     assert "not what was predicted; roll back to generation 2 and report this bug" in vboot.err
 
@@ -114,7 +114,7 @@ def test_who_stops_a_change_learns_by_which_id_to_look_for_it(
             os.kill(os.getpid(), number)
         return decode(wanted, value, name=name)
 
-    monkeypatch.setattr("evolution.client.decode", stop)
+    monkeypatch.setattr("vboot.client.machine.decode", stop)
     error = vboot.json("mutate", machine, *NOISE, code=128 + number)["error"]
     told = f"the change {error['id']} with seed {error['seed']} may have been made; see `vboot history {machine}`"
     assert (error["type"], error["message"]) == (kind, f"{kind.lower()}: {told}")

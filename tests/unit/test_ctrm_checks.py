@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from evolution.arithmetic import TensorData, apply
 from evolution.ctrm import behavioural, statistical, structural
 from evolution.ctrm.calibration import CalibrationCurve
 from evolution.ctrm.contract import Candidate, Check, Facts, Limits, Measured, ShadowResult
 from evolution.ctrm.drift import drift
 from evolution.ctrm.judge import CHECKS, judge
-from evolution.edits import Dense, Edit, Seeded, Sparse
-from evolution.messages import TensorInfo
-from evolution.storage_types import CODE_RANGES, decode, encode
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.arithmetic import TensorData, apply
+from vboot.weights.edits import Dense, Edit, Seeded, Sparse
+from vboot.weights.storage_types import CODE_RANGES, decode, encode
 
 ELEMENTS = 4096
 WEIGHT = "blk.0.ffn_up.weight"

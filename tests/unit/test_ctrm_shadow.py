@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from builder.executable import build_library
-from evolution.arithmetic import TensorData, apply
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine
 from evolution.ctrm.contract import Candidate, Facts
 from evolution.ctrm.judge import judge
 from evolution.ctrm.shadow import evaluate_shadow, measure, trying
-from evolution.edits import Dense, Edit, Seeded
-from evolution.errors import Refused
 from evolution.fitness.contract import Embed, Evaluation, Pair, SearchData
 from evolution.fitness.retrieval import RetrievalFitness
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine
+from vboot.protocol.errors import Refused
+from vboot.weights.arithmetic import TensorData, apply
+from vboot.weights.edits import Dense, Edit, Seeded
 
 WORDS = ("kernel", "shell", "editor", "compiler", "archive", "network", "printer", "sound", "image", "video", "font")
 PAIRS = tuple(Pair(f"a {word} for people", f"this package holds the {word} and what it needs") for word in WORDS)

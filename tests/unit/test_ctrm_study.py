@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from builder.executable import build_library
-from evolution.bridge import RustNeuralBridge
 from evolution.ctrm.contract import Limits
 from evolution.fitness.contract import Pair, SearchData
 from evolution.fitness.retrieval import RetrievalFitness
@@ -16,6 +15,7 @@ from image.compose import compose
 from tests.studies.ctrm import tables
 from tests.studies.ctrm.draws import draws
 from tests.studies.ctrm.rows import Row, measure_rows
+from vboot.client.bridge import RustNeuralBridge
 
 PAIRS = [Pair(f"what is thing {number}", f"the {number}th thing is one of {number + 7}") for number in range(12)]
 BLOCKS = [PAIRS[:4], PAIRS[4:8], PAIRS[8:]]

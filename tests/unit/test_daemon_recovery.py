@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine, connect
 from evolution.daemon import events as e
 from evolution.daemon.body import BridgeBody, SocketBody
 from evolution.daemon.follower import Follower
 from evolution.daemon.keeper import FIRST_RETRY_S, LONGEST_RETRY_S, retry_after
 from evolution.daemon.metabolism import Cycles
-from evolution.edits import Edit, Seeded
-from evolution.errors import TimedOut
 from evolution.fallback import current
-from evolution.messages import Embeddings, Mutation
 from evolution.surgeon import GGUFSurgeon
 from tests.support.evolution_run import QUICK, Events, body_bridge, body_digest, daemon, evolve, fresh_body, small_model
 from tests.support.local_machine import LocalMachine, local_machine
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine, connect
+from vboot.protocol.errors import TimedOut
+from vboot.protocol.messages import Embeddings, Mutation
+from vboot.weights.edits import Edit, Seeded
 
 _GENERATIONS = 6
 _FOREIGN = [Seeded("*.bias", "00000000000000aa", "normal", 1.0, 0.5)]

@@ -22,12 +22,12 @@ from evolution.daemon.log import EventFile, read_events, text_of
 from evolution.daemon.metabolism import Pace
 from evolution.daemon.run_folder import RunFolder
 from evolution.daemon.run_state import Move, RunState
-from evolution.edits import LowRank, Program, Seeded, pack
 from evolution.fitness.contract import SearchData
 from evolution.fitness.retrieval import RetrievalFitness
-from evolution.messages import Lateness, MemoryState, MutationCounts, Stats, SupervisorState, WorkerState
 from tests.support.evolution_run import PLAN, fitness
 from vboot.errors import InputError
+from vboot.protocol.messages import Lateness, MemoryState, MutationCounts, Stats, SupervisorState, WorkerState
+from vboot.weights.edits import LowRank, Program, Seeded, pack
 
 _DIGEST = "ab" * 32
 _STATE = RunState(

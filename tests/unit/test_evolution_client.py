@@ -13,14 +13,14 @@ import gguf
 import numpy as np
 import pytest
 
-from evolution.client import Machine, connect
-from evolution.errors import LinkLost, MachineError, ProtocolBroken, Refused
-from evolution.framing import Message
-from evolution.messages import Event, HeartbeatEvent
 from tests.support.local_machine import LocalMachine, local_machine, tiny_model
 from tests.support.scripted_peer import Host, Peer
+from vboot.client.machine import Machine, connect
 from vboot.errors import InputError
 from vboot.gguf import read_layout
+from vboot.protocol.errors import LinkLost, MachineError, ProtocolBroken, Refused
+from vboot.protocol.framing import Message
+from vboot.protocol.messages import Event, HeartbeatEvent
 
 
 @pytest.fixture(scope="module")

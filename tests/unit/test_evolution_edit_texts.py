@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution.edit_texts import parse_bytes, parse_elements
-from evolution.edits import Dense, Sparse, pack
 from vboot.errors import InputError
+from vboot.weights.edit_texts import parse_bytes, parse_elements
+from vboot.weights.edits import Dense, Sparse, pack
 
 
 def unread(_path: str) -> bytes:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution.edits import SEEDED_FORMS, SPARSE_OPS, Dense, Edit, LowRank, Program, Seeded, Sparse, pack, unpack
 from vboot.errors import InputError
+from vboot.weights.edits import SEEDED_FORMS, SPARSE_OPS, Dense, Edit, LowRank, Program, Seeded, Sparse, pack, unpack
 
 _NAMES = st.text(min_size=1, max_size=20)
 _FLOATS = st.floats(allow_nan=False, allow_infinity=False)

@@ -12,8 +12,8 @@ from google_crc32c import value as crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution.framing import BLOB_LIMIT, LINE_LIMIT, Incoming, Message, Reader, Spoilt, encode
 from vboot.errors import InputError
+from vboot.protocol.framing import BLOB_LIMIT, LINE_LIMIT, Incoming, Message, Reader, Spoilt, encode
 
 PROPERTY = settings(derandomize=True, deadline=None)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)

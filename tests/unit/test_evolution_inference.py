@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from evolution import session as session_module
-from evolution.client import Machine
-from evolution.errors import MachineError, ProtocolBroken, Refused, TimedOut
-from evolution.framing import LINE_LIMIT, Message, encode
-from evolution.inference import TEXTS_LIMIT
-from evolution.messages import PixelRun
-from evolution.similarity import cosine_similarities
 from tests.support.scripted_peer import GREETING, Host, Peer
+from vboot.client import session as session_module
+from vboot.client.inference import TEXTS_LIMIT
+from vboot.client.machine import Machine
+from vboot.client.similarity import cosine_similarities
 from vboot.errors import InputError
+from vboot.protocol.errors import MachineError, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.framing import LINE_LIMIT, Message, encode
+from vboot.protocol.messages import PixelRun
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from evolution.errors import LinkLost, TimedOut
-from evolution.link import SocketLink
+from vboot.client.link import SocketLink
 from vboot.errors import InputError
+from vboot.protocol.errors import LinkLost, TimedOut
 
 
 def soon(seconds: float = 5.0) -> float:

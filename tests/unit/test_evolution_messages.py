@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution.decoding import decode
-from evolution.errors import ProtocolBroken
-from evolution.messages import (
+from tests.support.scripted_peer import HELLO
+from tests.unit.test_evolution_framing import JSON
+from vboot.protocol.decoding import decode
+from vboot.protocol.errors import ProtocolBroken
+from vboot.protocol.messages import (
     AlertEvent,
     Digest,
     HeartbeatEvent,
@@ -24,8 +26,6 @@ from evolution.messages import (
     TensorPage,
     parse_event,
 )
-from tests.support.scripted_peer import HELLO
-from tests.unit.test_evolution_framing import JSON
 
 
 def test_an_answer_becomes_its_dataclass_and_back() -> None:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evolution import session as session_module
-from evolution.client import Machine
-from evolution.edits import Dense, Edit, Program, Seeded, Sparse
-from evolution.errors import LinkLost, ProtocolBroken, Refused, TimedOut
-from evolution.framing import Message
-from evolution.messages import Changed, Checkpoint, Mutation, Promotion, Record, Rollback
 from tests.support.scripted_peer import GREETING, HELLO, Answer, Host, Peer
+from vboot.client import session as session_module
+from vboot.client.machine import Machine
 from vboot.errors import InputError
+from vboot.protocol.errors import LinkLost, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.framing import Message
+from vboot.protocol.messages import Changed, Checkpoint, Mutation, Promotion, Record, Rollback
+from vboot.weights.edits import Dense, Edit, Program, Seeded, Sparse
 
 NOISE = Seeded("blk.*.weight", seed="00c0ffee00c0ffee", form="normal", density=0.01, scale=1e-3)
 LARGE = Dense("w", 0, bytes(range(256)) * 10_000)
@@ -240,7 +240,7 @@ def test_a_reply_lost_after_the_change_was_made_comes_once_more(upset: Answer) -
 
 @pytest.mark.parametrize("upset", UPSETS.values(), ids=UPSETS)
 def test_so_do_those_of_rollback(upset: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evolution.client._CHANGE_SECONDS", 0.4)
+    monkeypatch.setattr("vboot.client.machine._CHANGE_SECONDS", 0.4)
     model = Model()
     model.upset("rollback", upset)
     assert model.machine().rollback(1).replayed

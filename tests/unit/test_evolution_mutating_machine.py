@@ -14,11 +14,11 @@ import gguf
 import numpy as np
 import pytest
 
-from evolution.client import Machine, connect
-from evolution.edits import Dense, Seeded, Sparse
-from evolution.errors import Refused
-from evolution.messages import Mutation, MutationEvent, Promotion
 from tests.support.local_machine import LocalMachine, local_machine
+from vboot.client.machine import Machine, connect
+from vboot.protocol.errors import Refused
+from vboot.protocol.messages import Mutation, MutationEvent, Promotion
+from vboot.weights.edits import Dense, Seeded, Sparse
 
 NOISE = Seeded("blk.*.weight", seed="00c0ffee00c0ffee", form="normal", density=0.01, scale=1e-3)
 LARGE = Dense("w", 0, bytes(range(256)) * 10_000)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution import noise
+from vboot.weights import noise
 
 _SEEDS = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
 _KEY = ["a75c883c4c61df79", "bc7eecf5239aae2b"]

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evolution.arithmetic import EditRefused
-from evolution.client import Machine, connect
-from evolution.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
-from evolution.errors import MachineError, Refused
-from evolution.framing import Message
-from evolution.messages import Changed
-from evolution.prediction import predict, verify
 from tests.support.local_machine import local_machine
 from tests.support.scripted_peer import HELLO, Host, Peer
+from vboot.client.machine import Machine, connect
+from vboot.client.prediction import predict, verify
+from vboot.protocol.errors import MachineError, Refused
+from vboot.protocol.framing import Message
+from vboot.protocol.messages import Changed
+from vboot.weights.arithmetic import EditRefused
+from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
 RANDOM = np.random.default_rng(5)
 EDITS: dict[str, list[Edit]] = {

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evolution import recipe
-from evolution.edits import Dense, Edit, LowRank, Program, Seeded, Sparse, pack
-from evolution.messages import TensorInfo
-from evolution.recipe import load
-from evolution.storage_types import decode, encode
 from vboot.errors import InputError
+from vboot.protocol.messages import TensorInfo
+from vboot.weights import recipe
+from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse, pack
+from vboot.weights.recipe import load
+from vboot.weights.storage_types import decode, encode
 
 _TYPES = {
     "f32": "F32",

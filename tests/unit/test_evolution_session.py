@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from evolution import session as session_module
-from evolution.errors import LinkLost, ProtocolBroken, Refused, TimedOut
-from evolution.framing import Message, encode
-from evolution.messages import Event, HeartbeatEvent
-from evolution.session import Session
 from tests.support.scripted_peer import GREETING, HELLO, Answer, Host, Peer, beat
+from vboot.client import session as session_module
+from vboot.client.session import Session
+from vboot.protocol.errors import LinkLost, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.framing import Message, encode
+from vboot.protocol.messages import Event, HeartbeatEvent
 
 
 @pytest.fixture(autouse=True)

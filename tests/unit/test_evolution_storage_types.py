@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from evolution.storage_types import (
+from tests.support.mutation_vectors import INTEGER_TYPES, NOT_FINITE, random_bytes, tensor
+from vboot.errors import InputError
+from vboot.weights.storage_types import (
     CODE_RANGES,
     FLOAT_STORAGE,
     all_finite,
@@ -24,8 +26,6 @@ from evolution.storage_types import (
     encode,
     store_codes,
 )
-from tests.support.mutation_vectors import INTEGER_TYPES, NOT_FINITE, random_bytes, tensor
-from vboot.errors import InputError
 
 _KINDS = sorted(FLOAT_STORAGE)
 _FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)

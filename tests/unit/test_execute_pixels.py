@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evolution.client import Machine, connect
-from evolution.edits import Program
-from evolution.errors import Refused
-from evolution.pixels import assemble
 from tests.support.local_machine import local_machine
+from vboot.client.machine import Machine, connect
+from vboot.protocol.errors import Refused
+from vboot.weights.edits import Program
+from vboot.weights.pixels import assemble
 
 HELLO = [(72, 101, 108), (101, 108, 108), (108, 111, 111), (250, 255, 0)]
 

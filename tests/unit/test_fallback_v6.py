@@ -16,9 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution.bridge import RustNeuralBridge
-from evolution.edits import Edit, Seeded
-from evolution.errors import TimedOut
 from evolution.fallback import current
 from evolution.fallback.consumer import ReloadingConsumer
 from evolution.fallback.current import Current, PublishedKernel, PublishedModel
@@ -30,7 +27,10 @@ from evolution.kernels.genome import Apply, Kernel, PushScalar, PushVector
 from evolution.kernels.variation import normalised, weighted_sum
 from tests.support.local_machine import tiny_model
 from tests.unit.test_fallback_wgsl import runner_or_skip
+from vboot.client.bridge import RustNeuralBridge
 from vboot.errors import InputError
+from vboot.protocol.errors import TimedOut
+from vboot.weights.edits import Edit, Seeded
 
 DIM = 24
 VECTORS = np.random.default_rng(1).normal(0, 1, (5, DIM)).astype(np.float32)

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from evolution.bridge import RustNeuralBridge
 from evolution.fitness import portable_math
 from evolution.fitness.contract import Fitness, Pair, SearchData
 from evolution.fitness.likeness import Likeness
 from evolution.fitness.retrieval import RetrievalFitness, shorten
 from tests.support.local_machine import tiny_model
+from vboot.client.bridge import RustNeuralBridge
 from vboot.errors import InputError
 
 DIM = 24

@@ -10,10 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine
-from evolution.edits import MAX_PIXELS
-from evolution.errors import Refused
 from evolution.kernels import functions, reference, to_pixels
 from evolution.kernels.constants import pool_of
 from evolution.kernels.draws import Draws
@@ -31,7 +27,11 @@ from evolution.kernels.genome import (
     ReduceTo,
 )
 from evolution.kernels.variation import mutate
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine
 from vboot.errors import InputError
+from vboot.protocol.errors import Refused
+from vboot.weights.edits import MAX_PIXELS
 
 DIM = 51
 """Odd, and no multiple of the sixteen lanes."""

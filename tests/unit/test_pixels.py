@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution.pixel_table import OPCODES
-from evolution.pixels import assemble, disassemble
 from image.machine_tensors import machine_tensors
 from image.pixels import SLOT_BYTES, SLOT_PIXELS, kernel_programs, opcode_table, program_slot
 from vboot.errors import InputError
+from vboot.weights.pixel_table import OPCODES
+from vboot.weights.pixels import assemble, disassemble
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ def generator() -> ModuleType:
 
 @pytest.mark.parametrize(
     ("path", "content"),
-    [("evolution/pixel_table.py", "table_module"), ("spec/kernels.txt", "kernels"), ("docs/pixels.md", "page")],
+    [("vboot/weights/pixel_table.py", "table_module"), ("spec/kernels.txt", "kernels"), ("docs/pixels.md", "page")],
 )
 def test_generated_files_are_up_to_date(path: str, content: str) -> None:
     assert (ROOT / path).read_text("utf-8") == getattr(generator(), content)(), "run docs/generate_pixels.py"

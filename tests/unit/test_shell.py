@@ -18,9 +18,9 @@ import pytest
 
 from builder.cli import main
 from builder.cli.shell_commands import execute
-from evolution.client import connect
 from evolution.shell import VERBS, parse
 from tests.support.local_machine import LocalMachine, local_machine
+from vboot.client.machine import connect
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from evolution.edits import Edit, LowRank, Seeded, Sparse
 from evolution.strategies import STRATEGIES, make
 from evolution.strategies.contract import Strategy
 from evolution.strategies.tiers import Tier
 from evolution.testing.strategy_contract import StrategyContract
 from evolution.testing.toy_model import ToyTask, toy_terrain
+from vboot.weights.edits import Edit, LowRank, Seeded, Sparse
 
 NORMS = Tier("norms", "normal", ("*_norm.*", "*.bias"), sigma=0.05)
 LAST = Tier("last", "normal", ("blk.{last}.layer_output_norm.*",), sigma=0.05)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evolution.edits import LowRank, Seeded, pack
 from evolution.strategies import STRATEGIES, make, restore
 from evolution.strategies.cma_fields import fields_of, optimiser
 from evolution.strategies.contract import Proposal, Strategy, Verdict
@@ -19,6 +18,7 @@ from evolution.strategies.state import dump_array
 from evolution.strategies.tiers import Tier
 from evolution.testing.toy_model import ToyTask, toy_terrain
 from vboot.errors import InputError
+from vboot.weights.edits import LowRank, Seeded, pack
 
 NORMS = Tier("norms", "normal", ("*_norm.weight", "*.bias"), sigma=0.05)
 CODES = Tier("codes", "step", ("*.ffn_up.weight",), density=0.1)

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution.arithmetic import TensorData, apply, targets
-from evolution.edits import Seeded
-from evolution.messages import TensorInfo
 from evolution.strategies.search_space import Noise, Terrain, combine, largest, search_space
 from evolution.strategies.shaping import centred_ranks, of_unit_length, pair_coefficients, standardised
 from evolution.strategies.step_size import SPREAD_LIMITS, after_generation, one_fifth
 from evolution.strategies.tiers import STANDARD_TIERS, Tier
 from vboot.errors import InputError
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.arithmetic import TensorData, apply, targets
+from vboot.weights.edits import Seeded
 
 FINITE = st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=12).map(lambda values: np.array(values, np.float64))
 

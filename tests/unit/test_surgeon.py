@@ -11,11 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution.arithmetic import EditRefused
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine
-from evolution.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
-from evolution.errors import Refused
 from evolution.surgeon import GGUFSurgeon
 from evolution.surgeon.gguf_file import GGUFFile
 from evolution.surgeon.machine_tensors import PROTECTED
@@ -24,7 +19,12 @@ from evolution.surgeon.rewrite import rewrite
 from evolution.surgeon.runtime_check import runtime_check
 from image.compose import compose
 from tests.support.gguf_models import extents, machine_digest, normal, write_model
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine
 from vboot.errors import InputError
+from vboot.protocol.errors import Refused
+from vboot.weights.arithmetic import EditRefused
+from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
 QUERY = "blk.0.attn_q.weight"
 SEED = "00c0ffee00c0ffee"

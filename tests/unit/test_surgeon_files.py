@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.executable import executable_path
-from evolution.edits import Seeded
 from evolution.surgeon import GGUFSurgeon
 from evolution.surgeon.runtime_check import runtime_check
 from image.rts_file import write_rts
 from tests.support.gguf_models import extents, normal, read, write_model
 from tests.support.rts_vectors import GGUF
 from vboot.errors import InputError, ToolError, VbootError
+from vboot.weights.edits import Seeded
 
 EDITS = [Seeded("*", "00c0ffee00c0ffee", "normal", 0.5, 0.1)]
 
@@ -84,7 +84,7 @@ def test_sources_are_not_overwritten_by_name(file: Path, tmp_path: Path) -> None
 _LIMITED = """
 import os, resource, signal, sys
 from pathlib import Path
-from evolution.edits import Seeded
+from vboot.weights.edits import Seeded
 from evolution.surgeon import GGUFSurgeon
 from vboot.errors import InputError
 path, kill = Path(sys.argv[1]), sys.argv[2] == "kill"

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from gguf import quants
 
-from evolution import noise
-from evolution.arithmetic import EditRefused
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine
-from evolution.edits import Dense, Edit, Program, Seeded
-from evolution.storage_types import encode
 from evolution.surgeon import GGUFSurgeon
 from evolution.surgeon.machine_tensors import PROTECTED
 from image.compose import compose
 from tests.support.gguf_models import RANDOM, Stored, machine_digest, matrix, near, normal, read, write_model
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine
 from vboot.errors import InputError
+from vboot.weights import noise
+from vboot.weights.arithmetic import EditRefused
+from vboot.weights.edits import Dense, Edit, Program, Seeded
+from vboot.weights.storage_types import encode
 
 SEED = "00c0ffee00c0ffee"
 

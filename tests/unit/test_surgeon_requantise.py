@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from gguf import quants
 
-from evolution.arithmetic import EditRefused
-from evolution.storage_types import encode
 from evolution.surgeon import GGUFSurgeon
 from image.compose import compose
 from tests.support.gguf_models import Stored, extents, machine_digest, matrix, normal, read, write_model
 from vboot.errors import InputError
+from vboot.weights.arithmetic import EditRefused
+from vboot.weights.storage_types import encode
 
 QUERY = "blk.0.attn_q.weight"
 

@@ -17,10 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolution.edits import Sparse, pack
-from evolution.messages import TensorInfo
-from evolution.recipe import load
-from evolution.storage_types import all_finite
 from tests.bench.mutation_machines import percentile
 from tests.torture.__main__ import explain, main
 from tests.torture.draws import draw_cycle
@@ -33,6 +29,10 @@ from tests.torture.twin import Twin
 from tests.torture.wire import Wire
 from vboot.errors import InputError
 from vboot.gguf import read_layout
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.edits import Sparse, pack
+from vboot.weights.recipe import load
+from vboot.weights.storage_types import all_finite
 
 SEED = 5
 MODEL = tensors(SEED)

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-from evolution.bridge import RustNeuralBridge
 from evolution.ctrm.reliability import reliability_svg
 from evolution.fitness.debian import APT_LISTS, SOURCE, read_pairs
 from evolution.fitness.retrieval import RetrievalFitness
@@ -17,6 +16,7 @@ from evolution.fitness.split import split
 from tests.studies.ctrm import tables
 from tests.studies.ctrm.draws import draws
 from tests.studies.ctrm.rows import Row, measure_rows
+from vboot.client.bridge import RustNeuralBridge
 from vboot.errors import VbootError
 from vboot.files import atomic_write
 

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from evolution.edits import Edit, LowRank, Seeded
-from evolution.messages import TensorInfo
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.edits import Edit, LowRank, Seeded
 
 _MATRICES = (*(f"blk.*.attn_{part}.weight" for part in ("q", "k", "v", "output")), "blk.*.ffn_*.weight")
 _VECTORS = ("*.bias", "*_norm.weight")

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from evolution.arithmetic import TensorData, targets
-from evolution.bridge import RustNeuralBridge
-from evolution.client import Machine
 from evolution.ctrm import behavioural, statistical
 from evolution.ctrm.contract import Candidate, Facts, Limits, Measured, ShadowResult
 from evolution.ctrm.judge import judge
 from evolution.ctrm.shadow import measure, measure_finite, trying
 from evolution.fitness.contract import Fitness, Pair
-from evolution.messages import TensorInfo
 from tests.studies.ctrm.draws import Draw
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import Machine
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.arithmetic import TensorData, targets
 
 _UNLIMITED = float("inf")
 _NO_LIMITS = Limits(

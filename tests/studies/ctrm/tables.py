@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from evolution.ctrm import isotonic, statistical
 from evolution.ctrm.contract import Limits
 from evolution.ctrm.reliability import Bin, Outcomes, brier_score, reliability
-from evolution.prediction import CONFIDENCE_THRESHOLD
 from tests.studies.ctrm.rows import Row
+from vboot.client.prediction import CONFIDENCE_THRESHOLD
 
 _OF_WEIGHTS = tuple(check.__name__ for check in statistical.CHECKS)
 

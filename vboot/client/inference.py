@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from evolution.decoding import decode
-from evolution.errors import MachineError, ProtocolBroken
-from evolution.framing import BLOB_LIMIT, LINE_LIMIT
-from evolution.messages import EmbeddedTexts, Embeddings, PixelRun, RunPixels
-from evolution.session import Session
-from evolution.uploads import Progress
+from vboot.client.session import Session
+from vboot.client.uploads import Progress
 from vboot.errors import InputError
+from vboot.protocol.decoding import decode
+from vboot.protocol.errors import MachineError, ProtocolBroken
+from vboot.protocol.framing import BLOB_LIMIT, LINE_LIMIT
+from vboot.protocol.messages import EmbeddedTexts, Embeddings, PixelRun, RunPixels
 
 TEXTS_LIMIT = 64
 """Texts that one request may hold."""

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.decoding import decode
+from vboot.protocol.decoding import decode
 
 EVENT_KINDS = ("heartbeat", "mutation", "alert")
 """What a client can subscribe to."""

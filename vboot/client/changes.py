@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from evolution.decoding import decode
-from evolution.errors import ProtocolBroken, Refused
-from evolution.framing import BLOB_LIMIT
-from evolution.messages import Record, RecordPage
-from evolution.session import Reply, Session, Uploaded
-from evolution.uploads import ATTEMPTS, UNKNOWN_UPLOAD, Progress, upload
+from vboot.client.session import Reply, Session, Uploaded
+from vboot.client.uploads import ATTEMPTS, UNKNOWN_UPLOAD, Progress, upload
+from vboot.protocol.decoding import decode
+from vboot.protocol.errors import ProtocolBroken, Refused
+from vboot.protocol.framing import BLOB_LIMIT
+from vboot.protocol.messages import Record, RecordPage
 
 _ENERGY_SPENT, _BUSY = 1009, 1017
 

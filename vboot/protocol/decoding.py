@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from evolution.errors import ProtocolBroken, printable
+from vboot.protocol.errors import ProtocolBroken, printable
 
 T = TypeVar("T")
 

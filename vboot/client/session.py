@@ -16,12 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from evolution.decoding import decode
-from evolution.errors import LinkLost, ProtocolBroken, Refused, TimedOut
-from evolution.framing import RESYNC, Incoming, Message, Reader, Spoilt, encode
-from evolution.link import Link
-from evolution.messages import Event, Hello, parse_event
-from evolution.repetition import ATTEMPTS, IDEMPOTENT, NAMED, RUNS, patience, uncertain
+from vboot.client.link import Link
+from vboot.client.repetition import ATTEMPTS, IDEMPOTENT, NAMED, RUNS, patience, uncertain
+from vboot.protocol.decoding import decode
+from vboot.protocol.errors import LinkLost, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.framing import RESYNC, Incoming, Message, Reader, Spoilt, encode
+from vboot.protocol.messages import Event, Hello, parse_event
 
 PROTOCOL = 1
 _BUSY = 1017

@@ -17,13 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from evolution import changes, inference, uploads
-from evolution.decoding import decode
-from evolution.edits import Edit, pack
-from evolution.errors import MachineError, ProtocolBroken, Refused
-from evolution.framing import BLOB_LIMIT
-from evolution.link import Link, SocketLink
-from evolution.messages import (
+from vboot.client import changes, inference, uploads
+from vboot.client.link import Link, SocketLink
+from vboot.client.session import PROTOCOL, Reply, Session
+from vboot.errors import InputError
+from vboot.protocol.decoding import decode
+from vboot.protocol.errors import MachineError, ProtocolBroken, Refused
+from vboot.protocol.framing import BLOB_LIMIT
+from vboot.protocol.messages import (
     Checkpoint,
     Digest,
     Embeddings,
@@ -41,8 +42,7 @@ from evolution.messages import (
     TensorInfo,
     TensorPage,
 )
-from evolution.session import PROTOCOL, Reply, Session
-from vboot.errors import InputError
+from vboot.weights.edits import Edit, pack
 
 TIMEOUT_S = 10.0
 _DIGEST_SECONDS = 600.0

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from evolution.edits import Dense, Sparse
-from evolution.errors import printable
 from vboot.errors import InputError
+from vboot.protocol.errors import printable
+from vboot.weights.edits import Dense, Sparse
 
 _ELEMENT = re.compile(r"(?P<tensor>.+)\[(?P<index>[0-9]{1,15})\]=(?P<value>[-+.eE0-9]+)", re.DOTALL)
 _BYTES = re.compile(r"(?P<tensor>[^@]+)@(?P<offset>[0-9]{1,15})=(?P<data>.+)", re.DOTALL)

@@ -7,10 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from evolution.bridge_packets import Kind, Packet
-from evolution.bridge_process import BridgeProcess
-from evolution.errors import BridgeHung, LinkLost
-from evolution.framing import RESYNC
+from vboot.client.bridge_packets import Kind, Packet
+from vboot.client.bridge_process import BridgeProcess
+from vboot.protocol.errors import BridgeHung, LinkLost
+from vboot.protocol.framing import RESYNC
 
 _GRACE_SECONDS = 2.0
 """A client that sends 0xFF has given up what it asked for; a child that is not back from it by then is held to hang."""

@@ -53,7 +53,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.edits import (
+from vboot.errors import InputError
+from vboot.protocol.messages import TensorInfo
+from vboot.weights.edits import (
     MAX_RANK,
     SEED,
     SEEDED_FORMS,
@@ -66,11 +68,9 @@ from evolution.edits import (
     Sparse,
     is_number,
 )
-from evolution.messages import TensorInfo
-from evolution.recipe_document import read_document
-from evolution.storage_types import FLOAT_STORAGE, block_of, encode
-from evolution.tensor_values import element_dtype
-from vboot.errors import InputError
+from vboot.weights.recipe_document import read_document
+from vboot.weights.storage_types import FLOAT_STORAGE, block_of, encode
+from vboot.weights.tensor_values import element_dtype
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from evolution.errors import MachineError, TimedOut
+from vboot.protocol.errors import MachineError, TimedOut
 
 RUNS = frozenset({"embed", "execute_pixels"})
 """Methods that run the network: they may take long, and can be cancelled."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from evolution.decoding import decode
-from evolution.errors import ProtocolBroken, Refused
-from evolution.framing import BLOB_LIMIT
-from evolution.messages import Received
-from evolution.session import Session
+from vboot.client.session import Session
 from vboot.errors import InputError
+from vboot.protocol.decoding import decode
+from vboot.protocol.errors import ProtocolBroken, Refused
+from vboot.protocol.framing import BLOB_LIMIT
+from vboot.protocol.messages import Received
 
 UPLOAD_LIMIT = 1 << 30
 UNKNOWN_UPLOAD = 1012

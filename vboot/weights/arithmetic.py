@@ -16,10 +16,11 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution import noise
-from evolution.edits import MAX_PIXELS, MAX_RANK, SEED, Dense, Edit, LowRank, Program, Seeded, Sparse
-from evolution.errors import REMEDIES
-from evolution.storage_types import (
+from vboot.errors import InputError
+from vboot.protocol.errors import REMEDIES
+from vboot.weights import noise
+from vboot.weights.edits import MAX_PIXELS, MAX_RANK, SEED, Dense, Edit, LowRank, Program, Seeded, Sparse
+from vboot.weights.storage_types import (
     CODE_RANGES,
     FLOAT_STORAGE,
     Bytes,
@@ -31,7 +32,6 @@ from evolution.storage_types import (
     encode,
     store_codes,
 )
-from vboot.errors import InputError
 
 _CHUNK = 1 << 16
 """Elements handled at a time: their words and values stay in the second-level cache."""

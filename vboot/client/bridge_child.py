@@ -1,6 +1,6 @@
 """The process that holds the runtime: calls the C library for a bridge, and may die of it without harm to anyone else.
 
-    python -m evolution.bridge_child LIBRARY FAULTS SOCKET WEIGHTS JOURNAL WORDS [MODEL]
+    python -m vboot.client.bridge_child LIBRARY FAULTS SOCKET WEIGHTS JOURNAL WORDS [MODEL]
 
 SOCKET, WEIGHTS, JOURNAL and WORDS are descriptors; FAULTS is 1 if FAULT packets are honoured. It ends with its parent.
 """
@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from evolution.bridge_packets import LOADED, Kind, Packet, cut, encode
+from vboot.client.bridge_packets import LOADED, Kind, Packet, cut, encode
 
 _PIECE = 1 << 18
 _TICK_MS = 100

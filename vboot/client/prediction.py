@@ -9,11 +9,11 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from evolution.arithmetic import EditRefused, TensorData, apply
-from evolution.client import Machine
-from evolution.edits import Edit, Seeded
-from evolution.errors import MachineError
-from evolution.messages import Hello, Mutation, TensorInfo
+from vboot.client.machine import Machine
+from vboot.protocol.errors import MachineError
+from vboot.protocol.messages import Hello, Mutation, TensorInfo
+from vboot.weights.arithmetic import EditRefused, TensorData, apply
+from vboot.weights.edits import Edit, Seeded
 
 CONFIDENCE_THRESHOLD = 0.8
 _STALE, _CONFIDENCE, _SIGNATURE, _TOO_MANY_EDITS, _EMERGENCY = 1007, 1006, 1010, 1013, 1016

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from evolution.bridge_packets import LOADED, Kind, Packet, cut, encode
-from evolution.errors import BridgeCrashed, LinkLost, TimedOut
+from vboot.client.bridge_packets import LOADED, Kind, Packet, cut, encode
 from vboot.errors import InputError
+from vboot.protocol.errors import BridgeCrashed, LinkLost, TimedOut
 
 LIBRARY_VARIABLE = "VECTOR_BOOT_LIBRARY"
 _ENERGY_VARIABLE = "VECTOR_BOOT_ENERGY"
@@ -65,7 +65,7 @@ class BridgeProcess:
         self._stream, theirs = socket.socketpair()
         self._said = os.memfd_create("bridge stderr", os.MFD_CLOEXEC)
         descriptors = (theirs.fileno(), memory.weights, memory.journal, memory.words)
-        command = [sys.executable, "-S", "-m", "evolution.bridge_child", str(library.absolute()), str(int(faults))]
+        command = [sys.executable, "-S", "-m", "vboot.client.bridge_child", str(library.absolute()), str(int(faults))]
         command += [*map(str, descriptors), *([str(model.absolute())] if model else [])]
         with theirs:
             self._process = subprocess.Popen(

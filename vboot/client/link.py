@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from evolution.errors import LinkLost, TimedOut
 from vboot.errors import InputError
+from vboot.protocol.errors import LinkLost, TimedOut
 
 _PIECE = 1 << 18
 _RETRY_SECONDS = 0.05

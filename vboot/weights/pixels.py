@@ -29,8 +29,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from evolution.pixel_table import INSTRUCTION, OPCODES, Opcode
 from vboot.errors import InputError
+from vboot.weights.pixel_table import INSTRUCTION, OPCODES, Opcode
 
 PIXEL_BYTES = 3
 LIT = 0x00

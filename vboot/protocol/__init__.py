@@ -1,0 +1,1 @@
+"""The evolution protocol, seen from the client: framing, messages, errors."""
