@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu.accel import Accel
-from qemu.expect import machine_port
 from qemu.launch import start
 from qemu.machine import Machine
 from qemu.spec import MachineSpec
+from tests.support.evolution_port.expect import machine_port
 
 HANDED_OVER = "Run /init as init process"
 """What the kernel prints right before it executes PID 1."""

@@ -12,10 +12,10 @@ from image.compose import compose
 from image.minilm import user_cache
 from initramfs.build import build_initramfs
 from initramfs.module_files import load_modules
-from qemu.expect import machine_port
 from qemu.launch import start
 from qemu.spec import MachineSpec
 from tests.boot.test_machine import result
+from tests.support.evolution_port.expect import machine_port
 
 
 def test_it_boots_from_the_executable_alone(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 from gguf import GGUFReader
 
 from qemu import console
-from qemu.expect import EvolutionPort, machine_port
 from qemu.launch import start
 from qemu.machine import Machine
 from tests.boot.conftest import Image
+from tests.support.evolution_port.expect import EvolutionPort, machine_port
 
 PHASES = ["start", "mounts", "runtime", "tensors", "evolution", "heartbeat"]
 UNPROTECTED_OWN = [f"evolved.{slot}" for slot in range(8)]

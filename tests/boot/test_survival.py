@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from qemu.expect import EvolutionPort, machine_port
 from qemu.launch import start
 from qemu.machine import Machine
 from qemu.spec import MachineSpec
 from tests.boot.conftest import Image
 from tests.boot.test_machine import error, result
+from tests.support.evolution_port.expect import EvolutionPort, machine_port
 from vboot.errors import BootError
 
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from builder.executable import build_executable
 from image.compose import compose
 from image.rts_file import write_rts
-from qemu.expect import EvolutionPort
+from tests.support.evolution_port.expect import EvolutionPort
 
 HELLO = {"protocol": 1, "client": "test"}
 

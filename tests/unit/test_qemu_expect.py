@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from qemu.accel import Accel
-from qemu.expect import EvolutionPort, machine_port
 from qemu.launch import start
 from qemu.machine import Machine
 from qemu.spec import MachineSpec
 from tests.support import fake_qemu
+from tests.support.evolution_port.expect import EvolutionPort, machine_port
 from vboot.errors import BootError
 
 KVM = Accel("kvm", "the fake runs at full speed")
@@ -91,7 +91,7 @@ def test_the_transcript_holds_both_directions_with_times(machine: Machine) -> No
 
 
 def test_a_greeting_that_was_missed_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qemu.expect._RESYNC_SECONDS", 0.1)
+    monkeypatch.setattr("tests.support.evolution_port.expect._RESYNC_SECONDS", 0.1)
     with begin(tmp_path, "late-greeting") as machine, machine_port(machine) as port:
         assert port.greet(timeout=5)["protocol"] == 1
 

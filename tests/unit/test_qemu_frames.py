@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qemu.frames import BLOB_LIMIT, blob_header, crc32c, encode, parse_line
-from qemu.transcript import Transcript, entry
+from tests.support.evolution_port.frames import BLOB_LIMIT, blob_header, crc32c, encode, parse_line
+from tests.support.evolution_port.transcript import Transcript, entry
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 JSON = st.recursive(

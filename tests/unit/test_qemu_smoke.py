@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from qemu.accel import Accel, probe
-from qemu.expect import machine_port
 from qemu.launch import start
 from qemu.spec import Disk, MachineSpec
+from tests.support.evolution_port.expect import machine_port
 from tests.support.serial_rom import serial_rom
 from tests.unit.test_qemu_process import gone
 from vboot.errors import BootError

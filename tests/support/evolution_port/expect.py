@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qemu.frames import RESYNC, Message, blob_header, crc32c, encode, parse_line
 from qemu.machine import Machine
-from qemu.port_stream import PortStream, Unwatched, Watch
+from tests.support.evolution_port.frames import RESYNC, Message, blob_header, crc32c, encode, parse_line
+from tests.support.evolution_port.port_stream import PortStream, Unwatched, Watch
 
 _GREET_SECONDS = 20.0
 _REPLY_SECONDS = 10.0

@@ -17,9 +17,9 @@ import pexpect
 from pexpect.fdpexpect import fdspawn
 
 from qemu.console import BootPhase
-from qemu.frames import LINE_LIMIT
-from qemu.transcript import Direction, Transcript
 from qemu.verdict import Outcome
+from tests.support.evolution_port.frames import LINE_LIMIT
+from tests.support.evolution_port.transcript import Direction, Transcript
 from vboot.errors import BootError
 
 _SLICE = 0.05
@@ -32,8 +32,8 @@ _LINE = re.compile(rb"\A(?:[^\n]{0,%d}\n|[^\n]{%d})" % (LINE_LIMIT - 1, LINE_LIM
 class Watch(Protocol):
     """Who stands behind a port: `check` raises when it is dead, `failure` makes its error. A `Machine` is one."""
 
-    def check(self, phase: BootPhase = "spawn") -> None: ...  # noqa: D102
-    def failure(self, what: str, *, outcome: Outcome = "failed") -> BootError: ...  # noqa: D102
+    def check(self, phase: BootPhase = "spawn") -> None: ...
+    def failure(self, what: str, *, outcome: Outcome = "failed") -> BootError: ...
 
 
 class Unwatched:
