@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli import main
+from cli import main
 from qemu.spec import Disk, MachineSpec
 
 BUILD = Path(__file__).parents[2] / "build" / "test"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from builder.cli import main
+from cli import main
 from qemu.launch import start
 from qemu.machine import Machine
 from tests.boot.conftest import BUILD, Image

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli import main
 from builder.reproducible import compare
+from cli import main
 
 
 def test_a_second_build_elsewhere_gives_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

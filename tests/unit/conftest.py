@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli import main
+from cli import main
 from tests.support.vboot import Vboot, write_key
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli import VERBS
+from cli import VERBS
 from tests.support.vboot import Vboot
 
 
@@ -23,7 +23,7 @@ def test_every_verb_has_help(vboot: Vboot, verb: str) -> None:
     assert vboot(verb, "--help") == 0
     assert vboot.out.startswith(f"usage: vboot {verb}")
     assert "--json" in vboot.out
-    assert importlib.import_module(f"builder.cli.{verb}").__doc__
+    assert importlib.import_module(f"cli.{verb}").__doc__
 
 
 def test_help_and_version(vboot: Vboot) -> None:
@@ -93,7 +93,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
         def run(_: object) -> None:
             raise error
 
-        monkeypatch.setattr("builder.cli.doctor.run", run)
+        monkeypatch.setattr("cli.doctor.run", run)
 
     return install
 
@@ -115,7 +115,7 @@ def test_interrupt(vboot: Vboot, failing: Failing) -> None:
 
 
 def test_sigterm_is_told(vboot: Vboot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.cli.doctor.run", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("cli.doctor.run", lambda _: os.kill(os.getpid(), signal.SIGTERM))
     assert vboot.json("doctor", code=143) == {"error": {"type": "Terminated", "message": "terminated"}}
     assert vboot.err == "vboot: error: terminated\n"
 
@@ -191,10 +191,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_start_is_fast() -> None:
-    script = "import sys; from builder.cli import main; main(['--help']); print(sorted(sys.modules))"
+    script = "import sys; from cli import main; main(['--help']); print(sorted(sys.modules))"
     modules = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     ).stdout
-    assert "builder.cli" in modules
+    assert "cli" in modules
     for heavy in ("numpy", "gguf", "rich", "cryptography", "elftools"):
         assert f"'{heavy}'" not in modules

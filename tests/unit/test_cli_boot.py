@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from builder.boot_image import command_line, open_image
-from builder.cli.boot_watch import last_words
-from builder.cli.machines import newest_running
-from builder.cli.stop import end_in_order
 from builder.settings import RuntimeSettings
+from cli.boot_watch import last_words
+from cli.machines import newest_running
+from cli.stop import end_in_order
 from image.rts import RtsHeader, pack_header
 from initramfs.memory import MIB, MemoryNeed
 from qemu.accel import Accel

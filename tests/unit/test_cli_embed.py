@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.cli.machines import split_machine
+from cli.machines import split_machine
 from tests.support.local_machine import local_machine
 from tests.support.vboot import Vboot, write_gguf
 from vboot.client.machine import connect

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from builder.cli.evolve_curve import braille_curve
-from builder.cli.evolve_lines import METABOLISM_EVERY_S, PlainLines
-from builder.cli.evolve_tally import Tally
-from builder.cli.evolve_view import LiveView, draw
+from cli.evolve.curve import braille_curve
+from cli.evolve.lines import METABOLISM_EVERY_S, PlainLines
+from cli.evolve.tally import Tally
+from cli.evolve.view import LiveView, draw
 from evolution.daemon.events import (
     Acknowledged,
     Alarm,

@@ -88,7 +88,7 @@ def test_verify_believes_neither_reader_alone(
     credulous = tmp_path / "credulous"
     credulous.write_text(f"#!/bin/sh\ncat {tmp_path}/report\n")
     credulous.chmod(0o755)
-    monkeypatch.setattr("builder.cli.verify.rust_reader", lambda _: credulous)
+    monkeypatch.setattr("cli.verify.rust_reader", lambda _: credulous)
     assert vboot("verify", "bad.rts") == 1
     assert "tensor_sha256" in vboot.last_error()
 

@@ -16,9 +16,9 @@ from typing import Any
 import pexpect
 import pytest
 
-from builder.cli import main
-from builder.cli.shell_commands import execute
-from evolution.shell import VERBS, parse
+from cli import main
+from cli.shell.commands import execute
+from cli.shell.language import VERBS, parse
 from tests.support.local_machine import LocalMachine, local_machine
 from vboot.client.machine import connect
 

@@ -19,7 +19,7 @@ from vboot.protocol.errors import BridgeCrashed, LinkLost, TimedOut
 
 LIBRARY_VARIABLE = "VECTOR_BOOT_LIBRARY"
 _ENERGY_VARIABLE = "VECTOR_BOOT_ENERGY"
-_CHECKOUT = Path(__file__).resolve().parent.parent
+_CHECKOUT = Path(__file__).resolve().parents[2]
 _BUILD = "`cargo build --release` in vector_boot"
 _PIECE = 1 << 18
 _END_SECONDS = 2.0

@@ -1,0 +1,167 @@
+"""The command line `vboot`: finds the verb, runs it, prints its answer or its error. Nothing below it prints or exits.
+
+Exit codes: 0, 1 for a failure (one line on stderr), 2 for wrong usage, 128 and a signal's number when one ended it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from cli.answer import Answer
+from cli.errors import TERMINATED, Stopped, Terminated, described
+
+VERBS: Mapping[str, str] = {
+    "build": "build the image: executable, model, container, manifest",
+    "boot": "boot the image in QEMU and open a prompt on it",
+    "demo": "boot the image, mutate it while it runs, roll it back",
+    "shell": "open a prompt on a running machine",
+    "embed": "turn texts into embeddings, and compare them",
+    "mutate": "change the weights of a running machine",
+    "rollback": "go back to an older generation of the weights",
+    "promote": "keep a generation of the weights for good",
+    "history": "show what was done to a machine's weights",
+    "evolve": "improve the weights of a running machine",
+    "stop": "end a running machine in order",
+    "compose": "make vectorland.gguf: a model plus the tensors of the machine",
+    "inspect": "show what an RTS or GGUF file holds",
+    "verify": "check an RTS or GGUF file with both readers",
+    "extract": "copy the executable or the tensors out of an RTS file",
+    "repack": "copy an RTS file with one half replaced",
+    "surgeon": "edit, merge and compare the weights in GGUF files",
+    "bench": "measure us beside our peers",
+    "doctor": "look for what the build, the boot and the tests need",
+}
+"""Every verb and its help. Each is the module `cli.VERB` with `configure(parser)` and `run(arguments)`."""
+
+BROKEN_PIPE = 141
+
+
+class UsageError(Exception):
+    """The command line itself is wrong: `usage` says how it is written."""
+
+    def __init__(self, message: str, usage: str) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that errors are printed in one place, and takes no abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, self.format_usage())
+
+
+class _VerbParser(_Parser):
+    """Refuses what it does not know itself, as argparse would show the usage of the whole program for it."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # argparse ends a list of words at the first option behind one of them.
+        found, extras = super().parse_known_args(args, namespace)
+        words = getattr(found, "words", None)
+        if isinstance(words, list) and not any(word.startswith("-") for word in extras):
+            return argparse.Namespace(**{**vars(found), "words": words + extras}), []
+        if extras:
+            self.error(f"unrecognized arguments: {' '.join(extras)}")
+        return found, extras
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; `argv` is without the program's name (default: sys.argv). Returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Unlike the signal's own way to end a program, an exception lets us stop the programs we started.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has left (`| head`). Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return code
+
+
+def _run(words: Sequence[str]) -> int:
+    as_json = "--json" in words
+    try:
+        answer = _answer(words)
+        # A verb that has printed as it went has nothing left to say.
+        if answer.data or answer.text:
+            print(json.dumps(answer.data, indent=2) if as_json else answer.text)
+    except (KeyboardInterrupt, Terminated, Stopped) as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped(stop)
+        _complain(stopped.error, as_json=as_json)
+        return stopped.exit_code
+    except SystemExit as finished:  # --help, --version
+        return int(finished.code or 0)
+    except BrokenPipeError:
+        raise
+    except UsageError as error:
+        sys.stderr.write(error.usage)
+        _complain({"type": "UsageError", "message": str(error)}, as_json=as_json)
+        return 2
+    except Exception as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        _complain(described(error), as_json=as_json)
+        return 1
+    return answer.exit_code
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated(TERMINATED)
+
+
+def _answer(words: Sequence[str]) -> Answer:
+    arguments = _parser(words).parse_args(words)
+    verb = importlib.import_module(f"cli.{arguments.verb}")
+    answer: Answer = verb.run(arguments)
+    return answer
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(prog="vboot", description="Builds a bootable machine from a GGUF model.")
+    parser.add_argument("--version", action="version", version=f"vboot {version('vector-boot')}")
+    add_global_options(parser, default=None)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
+    for name, text in VERBS.items():
+        verb_parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        # Given before or after the verb; here the absence must not overrule what was given before.
+        add_global_options(verb_parser, default=argparse.SUPPRESS)
+        # Importing only the verb that was named keeps every command's start fast.
+        if name in words:
+            importlib.import_module(f"cli.{name}").configure(verb_parser)
+    return parser
+
+
+def add_global_options(parser: argparse.ArgumentParser, *, default: Any) -> None:
+    """Add what every verb takes; `default` is argparse.SUPPRESS where it may have been given before."""
+    group = parser.add_argument_group("options of every verb")
+    group.add_argument(
+        "--config", type=Path, metavar="FILE", default=default, help="settings (default: appliance.toml, if it is here)"
+    )
+    group.add_argument("--json", action="store_true", default=default, help="print one JSON object, also for errors")
+    group.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
+
+
+def _complain(error: dict[str, Any], *, as_json: bool) -> None:
+    # The last lines of a tool that failed explain more than we can; ours stays the last line.
+    if error.get("stderr"):
+        sys.stderr.write(error["stderr"].rstrip("\n") + "\n")
+    message = " ".join(error["message"].splitlines())
+    sys.stderr.write(f"vboot: error: {message}\n")
+    if as_json:
+        print(json.dumps({"error": error}, indent=2, default=str))

@@ -1,0 +1,244 @@
+"""`vboot boot`: the image as a running machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from builder.boot_image import BootImage, command_line, open_image
+from builder.progress import Reporter
+from builder.settings import Config
+from cli.answer import Answer, columns, printable
+from cli.boot_watch import STEP, await_hello, last_words
+from cli.numeric_options import positive_seconds
+from cli.progress import stderr_reporter
+from cli.settings_flags import add_settings, read_config
+from cli.shell.verb import Shell
+from cli.stop import end_in_order
+from qemu.accel import Accel
+from qemu.accel import select as select_accel
+from qemu.launch import attach, start
+from qemu.machine import Machine as VirtualMachine
+from qemu.spec import Disk, MachineSpec
+from vboot.client.machine import Machine
+from vboot.errors import BootError, InputError
+
+RTS_SERIAL, STATE_SERIAL = "vb-rts", "vb-state"
+"""The serial numbers by which the guest finds its disks."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    parser.add_argument("--detach", action="store_true", help="return once the machine answers; it runs on")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        metavar="DIR|DISK",
+        help="boot this image as it is (default: build what has changed first)",
+    )
+    parser.add_argument("--run", type=Path, metavar="DIR", help="run folder (default: a new one in build/run)")
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="disk to attach as vb-state; the machine does not use it yet"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=positive_seconds,
+        metavar="S",
+        help="seconds to wait for the machine (default: 20, emulated 120)",
+    )
+    add_settings(parser, verb="boot")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """Boot, and wait for hello. Then --detach returns, --json holds the machine, else a prompt opens on it.
+
+    The machine ends in order when the prompt is left, or what holds it ends.
+    """
+    config = read_config(arguments)
+    disks = _state_disks(arguments.state)
+    image = open_or_build(arguments.image, config)
+    with booted(
+        image, config, disks=disks, run_folder=arguments.run, detach=arguments.detach, timeout=arguments.timeout
+    ) as (machine, client):
+        if not (arguments.detach or arguments.json):
+            return _prompt(machine, client)
+        client.close()  # since the port serves one client at a time, and now it is the caller's
+        return _detached(machine) if arguments.detach else _held(machine)
+
+
+@contextmanager
+def booted(
+    image: BootImage,
+    config: Config,
+    *,
+    append: str = "",
+    disks: tuple[Disk, ...] = (),
+    run_folder: Path | None = None,
+    detach: bool = False,
+    timeout: float | None = None,
+) -> Iterator[tuple[VirtualMachine, Machine]]:
+    """The machine of an image, and a client that it has answered hello; `append` goes to the kernel's command line.
+
+    Raises BootError when it does not come up, or comes up in emergency mode.
+    """
+    accel = _accelerator(config.machine.accel)
+    memory_mib = config.machine.memory_mib or image.need.mib
+    _say(f"memory {image.need.explain()}" if memory_mib == image.need.mib else _unlike(memory_mib, image.need.mib))
+    spec = MachineSpec(
+        kernel=image.vmlinuz,
+        initramfs=image.initramfs,
+        append=f"{command_line(config.runtime, config.machine.append)} {append}".strip(),
+        disks=(Disk(image.rts, RTS_SERIAL, read_only=True), *disks),
+        memory_mib=memory_mib,
+        cpus=config.machine.cpus,
+    )
+    with start(spec, accel=accel, run=run_folder, detach=detach) as machine:
+        with _reported() as reporter:
+            client = await_hello(machine, reporter, timeout=timeout, memory_mib=memory_mib, need_mib=image.need.mib)
+        with client:
+            _refuse_emergency(machine, client, detach=detach)
+            yield machine, client
+
+
+def _prompt(machine: VirtualMachine, client: Machine) -> Answer:
+    """A prompt; when it is left, the machine is shut down."""
+    _say("leaving the prompt shuts the machine down; with --detach it runs on")
+    shell = Shell(client, as_json=False, explain=machine.check)
+    try:
+        shell.run()
+    except (KeyboardInterrupt, SystemExit):
+        end_in_order(machine, client)
+        raise
+    if shell.shut_down:
+        machine.wait_exit()
+    how = "shut down in order" if shell.shut_down else end_in_order(machine, client)
+    text = f"the machine has ended: {how}; what it left is in {machine.run}"
+    return Answer({**machine.describe(), "ended": how}, text, exit_code=1 if shell.failed else 0)
+
+
+def _detached(machine: VirtualMachine) -> Answer:
+    run = shlex.quote(str(machine.run))
+    rows = [("the machine runs in", run), ("reach it with", f"vboot shell {run}"), ("end it with", f"vboot stop {run}")]
+    return Answer(machine.describe(), columns(rows))
+
+
+def _held(machine: VirtualMachine) -> Answer:
+    """Tell how to reach the machine, then keep it until stdin closes, SIGINT comes, or it ends."""
+    machine.release()  # its control socket is the caller's too
+    print(json.dumps(machine.describe()), flush=True)
+    try:
+        _wait_for_end(machine.pid)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _end_released(machine)
+    return Answer({}, "")
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait until this process has ended, or there is no more stdin."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        poller.register(sys.stdin.fileno(), select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poller.poll()}
+            if pidfd in ready or not os.read(sys.stdin.fileno(), 65536):
+                return
+    finally:
+        os.close(pidfd)
+
+
+def _end_released(machine: VirtualMachine) -> None:
+    """End the machine in order. Raises BootError when it has ended by itself, and not in order."""
+    try:
+        attached = attach(machine.run)
+    except BootError:
+        # It is our child, and nobody has waited for it.
+        code = os.waitstatus_to_exitcode(os.waitpid(machine.pid, 0)[1])
+        why = last_words(machine.console) or (f"QEMU ended with status {code}" if code else None)
+        if why is not None:
+            what = f"the machine failed: {why}"
+            raise BootError(what, phase="ready", artefacts=machine.run, remedy=f"see {machine.run}") from None
+        return
+    with attached:
+        end_in_order(attached)
+
+
+def _refuse_emergency(machine: VirtualMachine, client: Machine, *, detach: bool) -> None:
+    emergency = client.greeted.emergency
+    if emergency is None:
+        return
+    if detach:
+        machine.release()
+        remedy = f"it runs on, `vboot stop {machine.run}` ends it"
+    else:
+        end_in_order(machine, client)
+        remedy = f"see {machine.run}"
+    what = f"the machine is in emergency mode: {printable(emergency)}"
+    raise BootError(what, phase="ready", artefacts=machine.run, remedy=remedy)
+
+
+def _accelerator(wanted: str) -> Accel:
+    if wanted != "tcg":
+        _say("looking for an accelerator")
+    accel = select_accel(wanted)
+    _say(f"accelerator {accel.name}: {accel.reason}")
+    return accel
+
+
+def _unlike(memory_mib: int, need_mib: int) -> str:
+    return f"memory {memory_mib} MiB, as asked; the image needs {need_mib} MiB"
+
+
+@contextmanager
+def _reported() -> Iterator[Reporter]:
+    """Shows one wait; its end, good or bad, always leaves a line."""
+    reporter = stderr_reporter()
+    started = time.monotonic()
+    try:
+        yield reporter
+    except BaseException as error:
+        reporter.fail(STEP, str(error))
+        raise
+    reporter.done(STEP, time.monotonic() - started)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{STEP}: {text}\n")
+    sys.stderr.flush()
+
+
+def open_or_build(given: Path | None, config: Config) -> BootImage:
+    """The image to boot, built first unless one is named."""
+    if given is None:
+        from builder.plan import plan_build
+        from cli.build import run_plan
+
+        run_plan(plan_build(config), folder=config.image.output, dry_run=False)
+        return open_image(config.image.output)
+    if not given.exists():
+        raise InputError(f"{given} is not there", remedy="give the folder of an image, or none to build it")
+    if not given.is_dir():
+        raise InputError(
+            f"{given} is a file, and booting a disk image through UEFI is not supported yet",
+            remedy="give the folder of a built image",
+        )
+    return open_image(given)
+
+
+def _state_disks(state: Path | None) -> tuple[Disk, ...]:
+    if state is None:
+        return ()
+    if not (state.is_file() or state.is_block_device()):
+        raise InputError(f"there is no state disk {state}", remedy=f"make one with `truncate -s 64M {state}`")
+    return (Disk(state, STATE_SERIAL, read_only=False),)

@@ -1,0 +1,96 @@
+"""How changes of a machine are told: what each did, and how it is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from cli.answer import Answer, columns, human_bytes, printable
+from cli.proposal import Proposal
+from vboot.client.prediction import Prediction
+from vboot.protocol.messages import Checkpoint, Mutation, Promotion, Record, Rollback
+
+_NAMES_SHOWN = 16
+
+
+def mutation_answer(made: Mutation, proposal: Proposal, *, verified: bool | None = None) -> Answer:
+    """An accepted mutation; `verified`: whether it was compared with its prediction (None: that was not asked for)."""
+    changed = _changed(made.changed.tensors, made.changed.bytes)
+    text = f"generation {made.generation}: {changed}, {'' if made.durable else 'not '}durable"
+    if made.replayed:
+        text += "; it had been made before, by this id"
+    if proposal.lease_ms is not None:
+        text += f"\non trial for {proposal.lease_ms / 1000:g} s: promote generation {made.generation} to keep it"
+    if verified:
+        text += "\nverified: the machine's digests are those predicted"
+    trial = {} if proposal.lease_ms is None else {"lease_ms": proposal.lease_ms}
+    data = asdict(made) | trial | _seed(proposal) | ({} if verified is None else {"verified": verified})
+    return Answer(data, f"{text}{_seed_line(proposal)}{_digests(made.sha256 or {})}")
+
+
+def prediction_answer(prediction: Prediction, proposal: Proposal) -> Answer:
+    """A mutation that was not made."""
+    changed = _changed(len(prediction.sha256), prediction.changed_bytes)
+    text = f"would change generation {prediction.base_generation}: {changed}; nothing was changed"
+    data = {"dry_run": True} | asdict(prediction) | _seed(proposal)
+    return Answer(data, f"{text}{_seed_line(proposal)}{_digests(prediction.sha256)}")
+
+
+def rollback_answer(done: Rollback) -> Answer:
+    """A rollback."""
+    text = f"generation {done.generation}: the weights are those of generation {done.restored} again"
+    return Answer(asdict(done), f"{text}; it had been done before, by this id" if done.replayed else text)
+
+
+def promotion_answer(done: Promotion) -> Answer:
+    """A promotion."""
+    return Answer(asdict(done), f"generation {done.promoted} is promoted")
+
+
+def checkpoint_answer(done: Checkpoint) -> Answer:
+    """A checkpoint."""
+    return Answer(
+        asdict(done), f"generation {done.generation} is written down, {'' if done.durable else 'not '}durable"
+    )
+
+
+def history_answer(records: Sequence[Record], *, left_out: int = 0) -> Answer:
+    """Records of the journal, oldest first; `left_out` says how many older ones there are."""
+    rows = [("generation", "what", "verdict", "edits", "changed", "confidence", "origin", "id", "uptime")]
+    rows += [
+        (
+            str(each.generation),
+            printable(each.kind),
+            printable(each.verdict) + (f" ({each.code})" if each.code else ""),
+            str(each.edits),
+            human_bytes(each.changed_bytes),
+            "" if each.confidence is None else f"{each.confidence:g}",
+            printable(each.origin or ""),
+            printable((each.id or "")[:8]),
+            f"{each.uptime_us / 1e6:.3f} s",
+        )
+        for each in records
+    ]
+    text = columns(rows) if records else "nothing has been done to the weights"
+    more = f"\n{left_out} older ones are not shown" if left_out else ""
+    return Answer({"records": [asdict(record) for record in records], "left_out": left_out}, text + more)
+
+
+def _changed(tensors: int, size: int) -> str:
+    return f"{human_bytes(size)} in {tensors} tensor{'' if tensors == 1 else 's'}"
+
+
+def _seed(proposal: Proposal) -> dict[str, str]:
+    return {"seed": proposal.seed} if proposal.seed else {}
+
+
+def _seed_line(proposal: Proposal) -> str:
+    return f"\nseed {proposal.seed}" if proposal.seed else ""
+
+
+def _digests(sha256: Mapping[str, str]) -> str:
+    if not sha256:
+        return ""
+    shown = list(sha256.items())[:_NAMES_SHOWN]
+    more = f"\nand {len(sha256) - len(shown)} more" if len(sha256) > len(shown) else ""
+    return "\n" + columns((printable(name), digest) for name, digest in shown) + more

@@ -1,0 +1,33 @@
+"""`vboot doctor`: what the host has and lacks."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from builder.doctor import Diagnosis, can_build, examine_host
+from cli.answer import Answer, columns
+from cli.settings_flags import add_settings, read_config
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    add_settings(parser, verb="doctor")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """Examine the host; exit code 1 if the build lacks something."""
+    diagnoses = examine_host(read_config(arguments).image.output)
+    ok = can_build(diagnoses)
+    verdict = "everything the build needs is there" if ok else "the build needs what is missing above"
+    return Answer(
+        {"ok": ok, "checks": [asdict(diagnosis) for diagnosis in diagnoses]},
+        columns(map(_row, diagnoses)) + f"\n{verdict}",
+        exit_code=0 if ok else 1,
+    )
+
+
+def _row(diagnosis: Diagnosis) -> tuple[str, str, str]:
+    if diagnosis.found is None:
+        return diagnosis.name, diagnosis.needed_by, f"MISSING ({diagnosis.purpose}): {diagnosis.remedy}"
+    return diagnosis.name, diagnosis.needed_by, diagnosis.found

@@ -1,0 +1,69 @@
+"""A run told in lines: one for each event that matters, for logs and for terminals that cannot draw."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from cli.answer import printable
+from evolution.daemon.events import (
+    Acknowledged,
+    Alarm,
+    ConnectionFailed,
+    DaemonEvent,
+    Evaluated,
+    FellBack,
+    Metabolism,
+    Pulse,
+    Recovered,
+    Returned,
+    RolledBack,
+)
+from evolution.daemon.log import text_of
+
+METABOLISM_EVERY_S = 10.0
+"""A line for each cycle would bury the others."""
+
+
+class PlainLines:
+    """A listener that writes a line for each event that matters."""
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._next_metabolism = -float("inf")
+
+    def __call__(self, event: DaemonEvent) -> None:
+        """Tell one event."""
+        if isinstance(event, Metabolism):
+            now = self._clock()
+            if now < self._next_metabolism:
+                return
+            self._next_metabolism = now + METABOLISM_EVERY_S
+        elif isinstance(event, Acknowledged) or (isinstance(event, Evaluated) and event.score is not None):
+            return
+        self._stream.write(f"evolve: {shown(event)}\n")
+        self._stream.flush()
+
+
+def shown(event: DaemonEvent) -> str:
+    """The event's line, fit for a terminal: names and reasons may come from a machine."""
+    return printable(text_of(event))
+
+
+def is_trouble(event: DaemonEvent) -> bool:
+    """Whether something failed, or works again: a view that is redrawn should leave a line of it."""
+    match event:
+        case Pulse():
+            return not event.as_expected
+        case Recovered():
+            return has_changed(event)
+        case Alarm() | ConnectionFailed() | FellBack() | Returned() | RolledBack():
+            return True
+    return False
+
+
+def has_changed(event: Recovered) -> bool:
+    """Whether something had to be brought back. A body that was connected to, and is as it should be, tells so too."""
+    return event.what != "body" or event.how != "nothing"

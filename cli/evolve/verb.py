@@ -1,0 +1,307 @@
+"""`vboot evolve`: improves the weights of a running machine, for as long as it is let."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cli.answer import Answer
+from cli.errors import Stopped, Terminated
+from cli.evolve.bodies import opened_body
+from cli.evolve.lines import PlainLines
+from cli.evolve.report import run_answer
+from cli.evolve.runs import Origin, lineage, load_origin, save_origin
+from cli.evolve.stop import stopped_in_order
+from cli.numeric_options import finite
+from evolution.daemon import events
+from evolution.daemon.body import Body, FileBody
+from evolution.daemon.config import DaemonConfig, StrategyPlan
+from evolution.daemon.log import LOGGER
+from evolution.daemon.v7 import EvolutionDaemonV7
+from evolution.fitness import debian, pairs_file
+from evolution.fitness.contract import Dataset, SearchData
+from evolution.fitness.retrieval import BATCH_SIZE, RetrievalFitness
+from evolution.fitness.split import split
+from evolution.strategies.crossover import Crossover, Lineage
+from evolution.strategies.registry import STRATEGIES
+from evolution.strategies.search_space import MAX_EDITS
+from evolution.strategies.tiers import STANDARD_TIERS
+from vboot.errors import InputError
+
+FOLDERS = Path("build/evolve")
+"""Where runs are kept."""
+DEBIAN = "debian"
+STRATEGY, TIER, SEED = "antithetic_es", "norms", 1
+
+_EPILOG = """examples:
+  vboot evolve --minutes 30
+  vboot evolve build/run/NAME --data pairs.jsonl --mode trial
+  vboot evolve --in-process --model model.gguf --generations 50
+  vboot evolve --file evolved.gguf --tier norms --tier scales
+  vboot evolve --report build/evolve/NAME
+
+A run that was stopped, or killed, goes on with the same command."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.set_defaults(misused=parser.error)
+    parser.add_argument(
+        "machine", nargs="?", type=Path, metavar="RUN|SOCKET",
+        help="run folder or evolution socket (default: the newest machine that runs)",
+    )  # fmt: skip
+    instead = parser.add_argument_group("instead of a running machine, one of").add_mutually_exclusive_group()
+    instead.add_argument("--boot", action="store_true", help="boot the image, and again whenever the machine dies")
+    instead.add_argument("--in-process", action="store_true", help="the runtime in a process of this program's own")
+    instead.add_argument("--file", type=Path, metavar="OUT", help="no machine: write the improved model to this file")
+    instead.add_argument("--report", type=Path, metavar="DIR", help="evolve nothing: report on the run in this folder")
+    parser.add_argument(
+        "--image", type=Path, metavar="DIR",
+        help="image whose model the run begins with, and which --boot takes as it is (default: build what has changed)",
+    )  # fmt: skip
+    _add_search(parser)
+    _add_limits(parser)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what to improve, and how")
+    what.add_argument(
+        "--model", type=Path, metavar="FILE", help="model that the run begins with (default: that of the image)"
+    )
+    what.add_argument(
+        "--data", metavar=f"{DEBIAN}|DIR|FILE",
+        help="Debian's package descriptions as this machine has them, or from another folder of package lists, or a "
+        f"file of JSON lines with query and document (default: {DEBIAN})",
+    )  # fmt: skip
+    what.add_argument(
+        "--batch", type=_pairs, default=BATCH_SIZE, metavar="N", help="pairs in a generation (default: %(default)s)"
+    )
+    what.add_argument("--strategy", choices=STRATEGIES, default=STRATEGY, help="how to search (default: %(default)s)")
+    what.add_argument(
+        "--cross", nargs=2, type=Path, metavar="DIR", help="the folders of two runs, for the strategy crossover"
+    )
+    what.add_argument(
+        "--option", action="append", type=_option, metavar="NAME=VALUE", help="of the strategy; may be given many times"
+    )
+    what.add_argument(
+        "--tier", action="append", choices=STANDARD_TIERS,
+        help=f"which tensors to change; given many times, one after the other (default: {TIER})",
+    )  # fmt: skip
+    what.add_argument("--seed", type=_count, default=SEED, metavar="N", help="of all chance (default: %(default)s)")
+    what.add_argument(
+        "--kernels", type=_count, default=0, metavar="N",
+        help="evolve a pixel kernel too, every N generations (default: never)",
+    )  # fmt: skip
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    limits = parser.add_argument_group("when to stop (default: at Ctrl-C)")
+    limits.add_argument("--generations", type=_count, metavar="N", help="after so many in all")
+    limits.add_argument("--evaluations", type=_count, metavar="N", help="after so many in all")
+    limits.add_argument("--minutes", type=_minutes, metavar="M", help="after so long")
+    how = parser.add_argument_group("how to treat the machine")
+    how.add_argument(
+        "--mode", choices=("trial", "live"), default="trial",
+        help="trial: a move is undone by itself unless it proves good in the machine; live: it is not (default: trial)",
+    )  # fmt: skip
+    how.add_argument(
+        "--watch", type=_pairs, default=DaemonConfig.watched_pairs, metavar="N",
+        help="pairs that the machine embeds after each move, to prove it does what was foreseen (default: %(default)s)",
+    )  # fmt: skip
+    how.add_argument(
+        "--takeover", action="store_true", help="bring a machine with other weights to the run's instead of refusing it"
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--folder", type=Path, metavar="DIR", help=f"of the run, which goes on if it is there (default: in {FOLDERS})"
+    )
+    files.add_argument("--no-report", action="store_true", help="leave out the held-out scores at the end")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """Evolve until a limit or a signal, then report. Exit code 1 when the daemon gave up."""
+    if arguments.machine is not None and (arguments.boot or arguments.in_process or arguments.file or arguments.report):
+        arguments.misused("give a running machine, or one of --boot, --in-process, --file and --report")
+    if (arguments.cross is None) == (arguments.strategy == Crossover.name):
+        arguments.misused("--cross goes with --strategy crossover, which needs it")
+    if arguments.report is not None:
+        return _report(arguments)
+    dataset = _dataset(arguments.data or DEBIAN)
+    folder: Path = arguments.folder or FOLDERS / _name(arguments)
+    # What the daemon logs is told by its listeners; without a handler Python would print warnings once more.
+    logging.getLogger(LOGGER).addHandler(logging.NullHandler())
+    started = time.monotonic()
+    with opened_body(arguments) as (body, model):
+        origin = Origin(str(model.absolute()), _lasting(arguments.data or DEBIAN), dataset.sha256)
+        stopped, signalled = _evolve(arguments, folder, body, model=model, data=dataset.search, origin=origin)
+    if signalled is not None:
+        doubt = f"the run in {shlex.quote(str(folder))} is whole, and the same command goes on with it"
+        raise Stopped(signalled, doubt, folder=str(folder))
+    answer = run_answer(folder, model=model, dataset=None if arguments.no_report else dataset)
+    reached = _limit_reached(arguments, stopped, seconds=time.monotonic() - started)
+    answer = answer if arguments.file is None else _with_file(answer, arguments.file, stopped)
+    return replace(answer, exit_code=0 if reached else 1)
+
+
+def _evolve(
+    arguments: argparse.Namespace, folder: Path, body: Body, *, model: Path, data: SearchData, origin: Origin
+) -> tuple[events.Stopped, KeyboardInterrupt | Terminated | None]:
+    """Run the daemon; how it ended, and by which signal, if one ended it."""
+    fitness = RetrievalFitness(data, seed=arguments.seed, batch_size=arguments.batch)
+
+    def record(event: events.DaemonEvent) -> None:
+        # Only now is it sure that the folder is this run's.
+        if isinstance(event, events.Started):
+            save_origin(folder, origin)
+
+    config = _config(arguments, body)
+    with _listener(arguments) as listener:
+        daemon = EvolutionDaemonV7(
+            body, model, fitness, _plan(arguments), folder, config=config, listeners=[listener, record]
+        )
+        with stopped_in_order(daemon.stop) as asked:
+            return daemon.run(), asked.by
+
+
+def _report(arguments: argparse.Namespace) -> Answer:
+    """The report of an earlier run. Raises InputError for other data than it had, which may hold what it has seen."""
+    path: Path = arguments.report
+    origin = load_origin(path)
+    model = Path(origin.model) if arguments.model is None else arguments.model
+    if arguments.no_report:
+        return run_answer(path, model=model, dataset=None)
+    dataset = _dataset(arguments.data or origin.data)
+    if dataset.sha256 != origin.sha256:
+        what = f"{arguments.data or origin.data} does not hold the pairs that the run in {path} began with"
+        raise InputError(what, remedy="give these with --data, or --no-report")
+    return run_answer(path, model=model, dataset=dataset)
+
+
+def _with_file(answer: Answer, path: Path, stopped: events.Stopped) -> Answer:
+    if not stopped.accepted:
+        return replace(answer, text=f"{answer.text}\n{path} was not written, as no move was accepted")
+    data = {**answer.data, "files": {**answer.data["files"], "model": str(path)}}
+    return replace(answer, data=data, text=f"{answer.text}\n{path}")
+
+
+def _limit_reached(arguments: argparse.Namespace, stopped: events.Stopped, *, seconds: float) -> bool:
+    """Whether a run that no signal ended has come to where it was to end. If not, it gave up."""
+    reached = (
+        (arguments.generations, stopped.generation),
+        (arguments.evaluations, stopped.evaluations),
+        (arguments.minutes, seconds),
+    )
+    return any(limit is not None and done >= limit for limit, done in reached)
+
+
+def _plan(arguments: argparse.Namespace) -> StrategyPlan:
+    tiers = tuple(STANDARD_TIERS[name] for name in _tiers(arguments))
+    options: dict[str, Any] = dict(arguments.option or ())
+    if arguments.cross is not None:
+        options["lineages"] = _crossed(*arguments.cross)
+    return StrategyPlan(arguments.strategy, tiers, arguments.seed, options)
+
+
+def _crossed(one: Path, other: Path) -> tuple[Lineage, Lineage]:
+    """What both runs have found. Raises InputError when that is more than a crossing can mix."""
+    lineages = lineage(one), lineage(other)
+    edits = sum(map(len, lineages))
+    if edits > MAX_EDITS:
+        what = f"the moves of the runs in {one} and {other} are {edits} edits, and a crossing mixes {MAX_EDITS} at most"
+        raise InputError(what, remedy="give runs of fewer moves, or of smaller ones")
+    return lineages
+
+
+def _config(arguments: argparse.Namespace, body: Body) -> DaemonConfig:
+    return DaemonConfig(
+        generations=arguments.generations,
+        max_evaluations=arguments.evaluations,
+        max_seconds=arguments.minutes,
+        mode="file" if isinstance(body, FileBody) else arguments.mode,
+        kernel_every=arguments.kernels,
+        watched_pairs=arguments.watch,
+        takeover=arguments.takeover,
+    )
+
+
+@contextmanager
+def _listener(arguments: argparse.Namespace) -> Iterator[events.Listener]:
+    """What shows the run on stderr: a view on a capable terminal, else lines."""
+    if arguments.json or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        yield PlainLines(sys.stderr)
+        return
+    from cli.evolve.view import LiveView
+
+    with LiveView(sys.stderr) as view:
+        yield view
+
+
+def _dataset(given: str) -> Dataset:
+    """The pairs, split. Raises InputError, ToolError."""
+    if given == DEBIAN:
+        return split(debian.read_pairs(), source=debian.SOURCE)
+    if Path(given).is_dir():
+        return split(debian.read_pairs(Path(given), status=None), source=debian.SOURCE)
+    return split(pairs_file.read(Path(given)), source=given)
+
+
+def _lasting(data: str) -> str:
+    """As `--data` takes it in any folder."""
+    return data if data == DEBIAN else str(Path(data).absolute())
+
+
+def _name(arguments: argparse.Namespace) -> str:
+    """What a run is called by what it is of: the same settings go on with the same run."""
+    model = "model" if arguments.model is None else arguments.model.stem
+    return "-".join(
+        (model, Path(arguments.data or DEBIAN).stem, arguments.strategy, *_tiers(arguments), str(arguments.seed))
+    )
+
+
+def _tiers(arguments: argparse.Namespace) -> Sequence[str]:
+    return arguments.tier or (TIER,)
+
+
+def _count(text: str) -> int:
+    """A whole number from 0 on, as people write it. Raises ArgumentTypeError."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 15:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def _pairs(text: str) -> int:
+    """How many pairs to compare with each other. Raises ArgumentTypeError for fewer than two."""
+    if (count := _count(text)) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is fewer than 2 pairs")
+    return count
+
+
+def _minutes(text: str) -> float:
+    """Minutes as seconds. Raises ArgumentTypeError."""
+    seconds = 60 * finite(text)
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time")
+    return seconds
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE; a value that is no JSON is a word. Raises ArgumentTypeError."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value

@@ -1,0 +1,132 @@
+"""A run drawn on a terminal: its fitness curve, and how search and body are doing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from cli.answer import printable
+from cli.evolve.curve import braille_curve
+from cli.evolve.lines import is_trouble, shown
+from cli.evolve.tally import Tally
+from evolution.daemon.events import DaemonEvent
+from evolution.daemon.log import text_of
+from evolution.daemon.plots import FULL_ENERGY
+
+UPDATES_PER_SECOND = 8
+_CURVE_ROWS = 6
+_CURVE_MOST = 100
+_SMALL_CURVE = 20
+_LABEL = 12
+
+
+class LiveView:
+    """A listener that redraws the tally of a run, and leaves a line above it for each failure."""
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tally = Tally()
+        self._clock = clock
+        self._since = clock()
+        # The view is redrawn by a thread of its own, so that time passes in it during a long evaluation.
+        # Re-entrant, as a signal's handler may write while an event is counted.
+        self._lock = threading.RLock()
+        self._console = Console(file=stream, force_terminal=True, highlight=False)
+        self._live = Live(
+            console=self._console, get_renderable=self._draw, refresh_per_second=UPDATES_PER_SECOND, auto_refresh=True
+        )
+
+    def __call__(self, event: DaemonEvent) -> None:
+        """Show one event."""
+        with self._lock:
+            self._tally.add(event)
+        if is_trouble(event):
+            self._console.print(Text(shown(event), style="yellow"))
+
+    def __enter__(self) -> Self:
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def _draw(self) -> Group:
+        with self._lock:
+            return draw(self._tally, width=self._console.width, seconds=self._clock() - self._since)
+
+
+def draw(tally: Tally, *, width: int, seconds: float) -> Group:
+    """The view of a tally on a terminal `width` characters wide, `seconds` after its start."""
+    rows = [_heading(tally, seconds), _row("connection", tally.connection), *_curve(tally, width)]
+    rows += [_row(label, text) for label, text in (*_search_rows(tally), *_body_rows(tally)) if text]
+    if tally.judged is not None:
+        style = "green" if tally.judged.refusal is None else "red"
+        rows.append(_row("last move", text_of(tally.judged), style=style))
+    rows += [_row("alarm", f"{alarm.what}: {alarm.text}", style="bold red") for alarm in tally.alarms]
+    if tally.stopped is not None:
+        rows.append(_row("stopped", tally.stopped.why))
+    return Group(*rows)
+
+
+def _heading(tally: Tally, seconds: float) -> Text:
+    minutes, rest = divmod(int(seconds), 60)
+    started = tally.started
+    what = "starting" if started is None else f"{started.strategy}, tier {started.tier}, seed {started.seed}"
+    return _text(f"evolve {minutes // 60}:{minutes % 60:02}:{rest:02}  {what}", style="bold")
+
+
+def _curve(tally: Tally, width: int) -> Iterable[Text]:
+    if not tally.fitness:
+        yield _row("fitness", "no generation has ended yet")
+        return
+    first, last = tally.fitness[0], tally.fitness[-1]
+    yield _row("fitness", f"{last:.5f}, from {first:.5f}: {last - first:+.5f}")
+    for text in braille_curve(tally.fitness, width=max(1, min(_CURVE_MOST, width - _LABEL - 1)), height=_CURVE_ROWS):
+        yield _row("", text, style="cyan")
+
+
+def _search_rows(tally: Tally) -> Iterable[tuple[str, str]]:
+    rate = tally.recent_evaluations_per_second
+    shown_rate = "" if rate is None else f", {rate:.1f}/s"
+    yield "generation", f"{tally.generation}; {tally.evaluations} evaluations{shown_rate}"
+    if tally.acceptance is not None:
+        share = f"{tally.moves_accepted} of {tally.generations} generations moved ({tally.acceptance:.0%})"
+        yield "acceptance", f"{share}, {tally.moves_refused} refused, {tally.rolled_back} rolled back"
+    if tally.share_outside_evaluation is not None:
+        yield "overhead", f"{tally.share_outside_evaluation:.1%} of the time outside evaluation"
+    yield "steering", tally.steered
+
+
+def _body_rows(tally: Tally) -> Iterable[tuple[str, str]]:
+    if tally.median_latency_ms is not None:
+        interrupt = "" if tally.interrupt_us is None else f"; interrupt {tally.interrupt_us / 1000:.2f} ms"
+        yield "apply", f"{_small(tally.latencies_ms)} {tally.median_latency_ms:.1f} ms{interrupt}"
+    if tally.energy is not None:
+        yield "energy", f"{_small(tally.energies)} {tally.energy} of {FULL_ENERGY}"
+    if tally.pixels_processed is not None:
+        kernels = f"; {tally.kernels} kernels injected" if tally.kernels else ""
+        yield "body", f"generation {tally.body_generation}; Rust Pixels Processed: {tally.pixels_processed}{kernels}"
+    yield "recovered", f"{tally.recovered} times" if tally.recovered else ""
+
+
+def _small(values: Iterable[float]) -> str:
+    """The last values as a curve of one line."""
+    return braille_curve(list(values)[-2 * _SMALL_CURVE :], width=_SMALL_CURVE, height=1)[0]
+
+
+def _row(label: str, text: str, *, style: str = "") -> Text:
+    row = _text(f"{label:>{_LABEL}} ", style="dim")
+    row.append(printable(text), style=style or "not dim")
+    return row
+
+
+def _text(text: str, *, style: str) -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,21 @@
+"""`vboot history`: what was done to the weights of a running machine."""
+
+from __future__ import annotations
+
+import argparse
+
+from cli.answer import Answer
+from cli.change_answers import history_answer
+from cli.machines import add_machine, connected
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    add_machine(parser)
+    parser.add_argument("--from", dest="start", type=int, default=0, metavar="N", help="the first record (default 0)")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """Tell the journal's records, oldest first."""
+    with connected(arguments) as machine:
+        return history_answer(list(machine.history(arguments.start)))

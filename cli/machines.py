@@ -1,0 +1,100 @@
+"""Finding the machine that a verb is about, and reaching it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cli.numeric_options import positive_seconds
+from qemu.launch import attach
+from qemu.machine import Machine as VirtualMachine
+from vboot.client.machine import Machine, connect
+from vboot.errors import InputError, VbootError
+
+RUNS = Path("build/run")
+"""Where `vboot boot` keeps its run folders."""
+RUN_FILE = "machine.json"
+"""What a run folder is known by."""
+
+TIMEOUT_S = 10.0
+
+_NEWEST_LOOKED_AT = 100
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a machine, and how long it may take."""
+    parser.add_argument(
+        "machine", nargs="?", type=Path, metavar="RUN|SOCKET",
+        help="run folder or evolution socket (default: the newest machine that runs)",
+    )  # fmt: skip
+    add_timeout(parser)
+
+
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says how long a machine may take."""
+    parser.add_argument(
+        "--timeout", type=positive_seconds, default=TIMEOUT_S, metavar="S",
+        help=f"seconds for each short answer (default {TIMEOUT_S:g}); changes, digests, pixel programs and embeddings "
+        "have longer limits of their own",
+    )  # fmt: skip
+
+
+def split_machine(words: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
+    """The machine that the first of these words names, if it does, and the others, which are texts.
+
+    It does if it is a socket or a run folder, or looks like a path: a mistyped one must not be taken for a text, and
+    reach the newest machine.
+    """
+    if not words:
+        return None, ()
+    first = Path(words[0])
+    is_path = "/" in words[0] and not any(char.isspace() for char in words[0])
+    if is_path or first.is_socket() or (first / RUN_FILE).is_file():
+        return first, tuple(words[1:])
+    return None, tuple(words)
+
+
+@contextmanager
+def connected(arguments: argparse.Namespace) -> Iterator[Machine]:
+    """A connection to the machine that the arguments of `add_machine` name.
+
+    Raises InputError, BootError, MachineError.
+    """
+    found = find_machine(arguments.machine)
+    if isinstance(found, Path):
+        with connect(found, timeout=arguments.timeout) as machine:
+            yield machine
+        return
+    with found as virtual, connect(virtual.evolution, timeout=arguments.timeout, check=virtual.check) as machine:
+        yield machine
+
+
+def newest_running(runs: Path = RUNS) -> VirtualMachine:
+    """The machine that was started last and still runs. Raises InputError when none does."""
+    folders = [path for path in runs.iterdir() if path.is_dir()] if runs.is_dir() else []
+    for folder in sorted(folders, key=lambda path: path.name, reverse=True)[:_NEWEST_LOOKED_AT]:
+        try:
+            return attach(folder)
+        except VbootError:
+            continue
+    raise InputError(f"no machine runs in {runs}", remedy="boot one with `vboot boot`, or name its run folder")
+
+
+def find_machine(given: Path | None) -> VirtualMachine | Path:
+    """The machine of a run folder (None: the newest that runs), or the path of an evolution socket.
+
+    Raises InputError when `given` is neither, BootError when that machine has ended.
+    """
+    if given is None:
+        return newest_running()
+    require_machine(given)
+    return given if given.is_socket() else attach(given)
+
+
+def require_machine(given: Path, *, remedy: str = "give the folder that boot printed, or an evolution socket") -> None:
+    """Raises InputError when this is neither a folder nor a socket."""
+    if not (given.is_socket() or given.is_dir()):
+        what = f"{given} is {'neither a run folder nor a socket' if given.exists() else 'not there'}"
+        raise InputError(what, remedy=remedy)

@@ -1,0 +1,94 @@
+"""`vboot mutate`: changes the weights of a running machine, or tells beforehand what a change would do."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cli.answer import Answer
+from cli.change_answers import mutation_answer, prediction_answer
+from cli.edit_options import add_edit_options
+from cli.errors import Stopped, Terminated
+from cli.machines import add_machine, connected
+from cli.numeric_options import finite
+from cli.progress import reported
+from cli.proposal import Proposal, misuse, propose
+from vboot.client.machine import Machine
+from vboot.client.prediction import Prediction, predict, verify
+
+_EPILOG = """examples:
+  vboot mutate --seeded 'blk.*.weight' --density 0.01 --scale 0.001 --confidence 0.9
+  vboot mutate --set 'blk.0.ffn_up.bias[7]=0.5' --confidence 0.9 --lease 60
+  vboot mutate --recipe recipe.toml --verify"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.set_defaults(misused=parser.error)
+    add_machine(parser)
+    add_edit_options(parser)
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--confidence", type=finite, metavar="C",
+        help="how sure you are that it is good; above 0.8 is necessary, never sufficient",
+    )  # fmt: skip
+    how.add_argument("--origin", metavar="NAME", help="who or what asks")
+    how.add_argument("--lease", type=finite, metavar="S", help="a trial: undone after so long unless it is promoted")
+    how.add_argument("--base", type=int, metavar="G", help="refuse if another generation is the current one")
+    how.add_argument("--wait", action="store_true", help="wait for energy if it is spent")
+    how.add_argument("--digest", action="store_true", help="tell the changed tensors' SHA-256")
+    check = parser.add_mutually_exclusive_group()
+    check.add_argument("--dry-run", action="store_true", help="tell what it would do or why not; change nothing")
+    check.add_argument("--verify", action="store_true", help="compare what it did with what it should have done")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """Make the mutation, or predict it."""
+    given = vars(arguments)
+    if wrong := misuse(given):
+        arguments.misused(wrong)
+    with connected(arguments) as machine:
+        proposal = propose(given, machine.tensor)
+        if arguments.dry_run:
+            return prediction_answer(_predict(machine, proposal, arguments.base), proposal)
+        expected = _predict(machine, proposal, arguments.base) if arguments.verify else None
+        ident = secrets.token_hex(16)
+        with _in_doubt(ident, proposal.seed, arguments.machine):
+            with reported("mutate") as progress:
+                made = machine.mutate(
+                    proposal.edits,
+                    confidence=proposal.confidence,
+                    base_generation=expected.base_generation if expected else arguments.base,
+                    origin=proposal.origin,
+                    lease_ms=proposal.lease_ms,
+                    digest=arguments.digest or arguments.verify,
+                    id=ident,
+                    wait=arguments.wait,
+                    progress=lambda sent, total: progress("send", sent, total),
+                )
+            if expected is not None:
+                verify(machine, made, expected)
+        return mutation_answer(made, proposal, verified=True if expected else None)
+
+
+@contextmanager
+def _in_doubt(ident: str, seed: str | None, machine: Path | None) -> Iterator[None]:
+    """Has whoever stops the change know by which id to look for it, and which seed was made up for it."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        history = "vboot history" if machine is None else f"vboot history {shlex.quote(str(machine))}"
+        with_seed = f" with seed {seed}" if seed else ""
+        doubt = f"the change {ident}{with_seed} may have been made; see `{history}`"
+        raise Stopped(stop, doubt, id=ident, **({"seed": seed} if seed else {})) from stop
+
+
+def _predict(machine: Machine, proposal: Proposal, base: int | None) -> Prediction:
+    with reported("predict") as progress:
+        return predict(machine, proposal.edits, confidence=proposal.confidence, base_generation=base, progress=progress)

@@ -1,0 +1,22 @@
+"""`vboot promote`: keeps a generation of a running machine for good."""
+
+from __future__ import annotations
+
+import argparse
+
+from cli.answer import Answer
+from cli.change_answers import promotion_answer
+from cli.machines import add_machine, connected
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    add_machine(parser)
+    parser.add_argument("--generation", type=int, metavar="G", help="which one (default: the current one)")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """Promote."""
+    with connected(arguments) as machine:
+        current = arguments.generation is None
+        return promotion_answer(machine.promote(machine.hello().generation if current else arguments.generation))

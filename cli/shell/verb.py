@@ -1,0 +1,165 @@
+"""`vboot shell`: a prompt on a running machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+from cli.answer import Answer
+from cli.errors import described
+from cli.machines import add_machine, find_machine
+from cli.shell.changes import tell_event
+from cli.shell.commands import execute, watch, welcome
+from cli.shell.language import AS_JSON, completions, parse
+from cli.shell.terminal import editing, is_interactive, read_line
+from vboot.client.machine import Machine, connect
+from vboot.errors import BootError, VbootError
+from vboot.protocol.errors import LinkLost, TimedOut
+from vboot.protocol.messages import MutationEvent
+
+_POWER_OFF_S = 60.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    add_machine(parser)
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """Serve commands until they end; exit code 1 if one of a script's failed."""
+    found = find_machine(arguments.machine)
+    if isinstance(found, Path):
+        with connect(found, timeout=arguments.timeout) as machine:
+            shell = Shell(machine, as_json=bool(arguments.json))
+            shell.run()
+            return _answer(shell, f"the machine at {found} runs on")
+    with found as virtual, connect(virtual.evolution, timeout=arguments.timeout, check=virtual.check) as machine:
+        shell = Shell(machine, as_json=bool(arguments.json), explain=virtual.check)
+        shell.run()
+        if shell.shut_down:
+            virtual.wait_exit()
+        return _answer(shell, f"the machine of {virtual.run} runs on; `vboot stop {virtual.run}` ends it")
+
+
+def _answer(shell: Shell, leave: str) -> Answer:
+    """What is left to be said: to a person, what became of the machine; to a script, whether it failed."""
+    if shell.interactive and not shell.as_json:
+        return Answer({}, "the machine has ended" if shell.shut_down else leave)
+    return Answer({}, "", exit_code=1 if shell.failed else 0)
+
+
+class Shell:
+    """Reads commands and prints what they bring, until the input or the machine ends.
+
+    `explain` raises a better error for a machine that has ended, if it knows one.
+    """
+
+    def __init__(self, machine: Machine, *, as_json: bool, explain: Callable[[], None] = lambda: None) -> None:
+        self.as_json = as_json
+        self.interactive = is_interactive()
+        self.failed = False
+        """Whether a command failed."""
+        self.shut_down = False
+        """Whether the machine was told to end, and did."""
+        self._machine = machine
+        self._explain = explain
+        self._faults = machine.allows_faults()
+        self._names: Sequence[str] | None = None
+        self._told: Sequence[str] = ("mutation", "alert") if self.interactive else ()
+        """Kinds of events that are shown between commands: to a person only."""
+
+    def run(self) -> None:
+        """Raises LinkLost or BootError when the machine ends without having been told to."""
+        with editing(self._complete) if self.interactive else nullcontext():
+            if self.interactive:
+                self._machine.subscribe(self._told)
+                print(f"{welcome(self._machine.greeted)}; help lists the commands, Ctrl-D leaves")
+            while self._one_line():
+                pass
+
+    def _one_line(self) -> bool:
+        """Read and obey one line; whether there may be another."""
+        try:
+            line = read_line(prompt=self.interactive, look=self._look)
+            if line is None and self.interactive:
+                print()  # the prompt's line
+            self._tell_events()
+            return line is not None and self._obey(line)
+        except KeyboardInterrupt:
+            if not self.interactive:
+                raise
+            print()
+            return True
+        finally:
+            sys.stdout.flush()
+
+    def _obey(self, line: str) -> bool:
+        # Of a line that cannot be read, as far as can be told.
+        as_json = self.as_json or AS_JSON in line.split()
+        try:
+            command = parse(line, faults=self._faults)
+            if command is None:
+                return True
+            as_json = self.as_json or command.as_json
+            if command.verb == "quit":
+                return False
+            if command.verb == "watch":
+                self._watch(command.values, as_json=as_json)
+                return True
+            self._show(execute(command, self._machine, faults=self._faults), as_json=as_json)
+            if command.verb == "shutdown":
+                self._await_end()
+                return False
+        except BootError:
+            raise
+        except VbootError as error:
+            if isinstance(error, LinkLost):
+                self._look()
+            self._complain(error, as_json=as_json)
+        return True
+
+    def _watch(self, values: Mapping[str, Any], *, as_json: bool) -> None:
+        what, seconds = values.get("what", "heartbeats"), values.get("seconds")
+        with closing(watch(self._machine, what=what, seconds=seconds, afterwards=self._told)) as shown:
+            for answer in shown:
+                self._show(answer, as_json=as_json)
+
+    def _tell_events(self) -> None:
+        """What happened without our asking; our own changes have ids and were answered."""
+        for event in self._machine.events(timeout=0):
+            answer = None if isinstance(event, MutationEvent) and event.id else tell_event(event)
+            if answer is not None:
+                self._show(answer, as_json=self.as_json)
+
+    def _show(self, answer: Answer, *, as_json: bool) -> None:
+        print(json.dumps(answer.data) if as_json else answer.text, flush=True)
+
+    def _complain(self, error: VbootError, *, as_json: bool) -> None:
+        self.failed = True
+        if as_json:
+            print(json.dumps({"error": described(error)}, default=str))
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {error}\n")
+
+    def _look(self) -> None:
+        if not self._machine.is_alive():
+            self._explain()
+            raise LinkLost("the machine has ended", remedy="see its console for why")
+
+    def _await_end(self) -> None:
+        if not self._machine.wait_until_gone(timeout=_POWER_OFF_S):
+            raise TimedOut(f"the machine is still there after {_POWER_OFF_S:g} s", remedy="end it with `vboot stop`")
+        self.shut_down = True
+
+    def _complete(self, text: str) -> Sequence[str]:
+        return completions(text, tensors=self._tensor_names, faults=self._faults)
+
+    def _tensor_names(self) -> Sequence[str]:
+        if self._names is None:
+            self._names = [tensor.name for tensor in self._machine.tensors()]
+        return self._names

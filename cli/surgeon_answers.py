@@ -1,0 +1,93 @@
+"""How the surgeon's reports are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from cli.answer import Answer, columns, human_bytes, printable
+from evolution.surgeon.reports import FileDifference, SurgeryReport, TensorChange, TensorDifference
+
+_TENSORS_SHOWN = 16
+
+
+def operation_answer(report: SurgeryReport, *, seed: str | None = None) -> Answer:
+    """What an operation did or would do; `seed` (16 hex) is the one that was made up for it, if one was."""
+    amount = f"{human_bytes(report.changed_bytes)} in {_tensors(len(report.tensors))}"
+    if report.output is None:
+        head = f"would change {printable(report.base)}: {amount}; nothing was written"
+    else:
+        head = f"{printable(report.output)}: {human_bytes(report.bytes)}, changed {amount}"
+    lines = [head, f"model {report.model}, before {report.model_before}"]
+    lines += [f"seed {seed}"] if seed else []
+    for file, distance in report.distances.items():
+        lines.append(f"distance of {printable(file)}: {'not known' if distance is None else f'{distance:.4f}'}")
+    lines += [f"kept as in the first file: {', '.join(map(printable, report.kept))}"] if report.kept else []
+    lines.append(_changes(report.tensors))
+    data = {"dry_run": report.output is None} | asdict(report) | ({"seed": seed} if seed else {})
+    return Answer(data, "\n".join(lines))
+
+
+def difference_answer(found: FileDifference, *, show_all: bool) -> Answer:
+    """How two files differ, the least alike tensors first; not all of them unless asked."""
+    shown = found.tensors if show_all else found.tensors[:_TENSORS_SHOWN]
+    lines = [f"{_tensors(len(found.tensors))} differ, {found.same} are the same"]
+    if found.metadata:
+        lines.append(f"metadata: {', '.join(map(printable, found.metadata))}")
+    lines += [
+        f"model {digest} in {printable(file)}"
+        for digest, file in zip(found.models, (found.first, found.other), strict=True)
+    ]
+    if shown:
+        heads = ("tensor", "type", "shape", "changed", "blocks", "relative", "l2", "max")
+        lines += ["", columns([heads, *map(_difference_row, shown)])]
+    if len(shown) < len(found.tensors):
+        lines.append(f"and {len(found.tensors) - len(shown)} more: see them with --all")
+    return Answer(asdict(found), "\n".join(lines))
+
+
+def verification_answer(file: Path, model: str, tensors: int, report: SurgeryReport | None = None) -> Answer:
+    """A file that is as it should be; `report`: what the edits did to the file it was compared with."""
+    data = {"file": str(file), "model": model, "tensors": tensors}
+    text = f"{printable(str(file))}: sound GGUF file of {_tensors(tensors)}, model {model}"
+    if report is None:
+        return Answer(data, text)
+    exact = f"it is exactly {printable(report.base)} with these edits: {_tensors(len(report.tensors))} changed"
+    return Answer(data | {"against": report.base, "changed": asdict(report)["tensors"]}, f"{text}\n{exact}")
+
+
+def _tensors(count: int) -> str:
+    return f"{count} tensor{'' if count == 1 else 's'}"
+
+
+def _changes(tensors: Sequence[TensorChange]) -> str:
+    rows = [("tensor", "type", "changed", "blocks", "SHA-256")]
+    rows += [
+        (
+            printable(each.name),
+            _pair(each.type_before, each.type),
+            human_bytes(each.changed_bytes),
+            f"{each.changed_blocks} of {each.blocks}",
+            each.sha256,
+        )
+        for each in tensors[:_TENSORS_SHOWN]
+    ]
+    more = f"\nand {len(tensors) - _TENSORS_SHOWN} more" if len(tensors) > _TENSORS_SHOWN else ""
+    return f"\n{columns(rows)}{more}"
+
+
+def _difference_row(each: TensorDifference) -> tuple[str, ...]:
+    shapes = ("none" if shape is None else " x ".join(map(str, shape)) for shape in each.shapes)
+    return (
+        printable(each.name),
+        _pair(*(kind or "none" for kind in each.types)),
+        _pair(*shapes),
+        "" if each.changed_bytes is None else human_bytes(each.changed_bytes),
+        "" if each.changed_blocks is None else f"{each.changed_blocks} of {each.blocks}",
+        *("" if number is None else f"{number:.4g}" for number in (each.relative, each.l2, each.max)),
+    )
+
+
+def _pair(ours: str, theirs: str) -> str:
+    return ours if ours == theirs else f"{ours} -> {theirs}"

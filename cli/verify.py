@@ -1,0 +1,72 @@
+"""`vboot verify`: both readers, the digests, the signature and the manifest must agree with a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from builder.cache import hash_file
+from builder.manifest import NAME as MANIFEST_NAME
+from builder.manifest import parse_outputs
+from builder.signing_key import load_public_key
+from cli.answer import Answer
+from cli.progress import reported
+from cli.rust_reader import rust_reader
+from image.rts_file import verify_rts
+from vboot.check import check_file
+from vboot.errors import InputError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="an RTS or GGUF file")
+    parser.add_argument("--key", metavar="PEM|HEX", help="Ed25519 public key that must have signed the file")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """Verify one file; what is wrong with it is raised."""
+    file: Path = arguments.file
+    key = load_public_key(arguments.key) if arguments.key else None
+    report = check_file(rust_reader(file), file, public_key=key.public_bytes_raw() if key else None)
+    with reported("verify") as progress:
+        if report["kind"] == "rts":
+            verify_rts(file, public_key=key, progress=progress)
+        listed = _verify_manifest(file)
+    facts = {
+        "file": str(file),
+        "kind": report["kind"],
+        "readers": ["rust", "python"] if report["kind"] == "rts" else ["rust"],
+        "digests": _digests(report["rts"]) if report["kind"] == "rts" else None,
+        "signature": _signature(report["rts"], checked=key is not None) if report["kind"] == "rts" else None,
+        "manifest": "agrees" if listed else None,
+    }
+    words = [
+        f"{name} {value}" for name, value in facts.items() if name in {"digests", "signature", "manifest"} and value
+    ]
+    return Answer(facts, ", ".join([f"{file}: sound {report['kind'].upper()} file", *words]))
+
+
+def _verify_manifest(file: Path) -> bool:
+    """Whether a manifest beside the file lists it; raises InputError if it does and the file is another."""
+    manifest = file.parent / MANIFEST_NAME
+    if not manifest.is_file():
+        return False
+    listed = parse_outputs(manifest.read_bytes(), origin=str(manifest)).get(file.name)
+    if listed is None:
+        return False
+    size, sha256 = file.stat().st_size, hash_file(file)
+    if (listed.size, listed.sha256) != (size, sha256):
+        what = f"{file} has {size} bytes and SHA-256 {sha256}, but {manifest} lists {listed.size} and {listed.sha256}"
+        raise InputError(what, remedy="run `vboot build` again")
+    return True
+
+
+def _digests(rts: dict[str, object]) -> str:
+    present = [name for name in ("binary", "tensor") if rts[f"{name}_sha256"]]
+    return f"of {' and '.join(present)} verified" if present else "absent"
+
+
+def _signature(rts: dict[str, object], *, checked: bool) -> str:
+    if not rts["key_id"]:
+        return "none"
+    return "verified" if checked else "not checked (give --key)"
