@@ -26,9 +26,9 @@ from cli.stop import end_in_order
 from qemu.accel import Accel
 from qemu.accel import select as select_accel
 from qemu.launch import attach, start
-from qemu.machine import Machine as VirtualMachine
+from qemu.machine import VirtualMachine
 from qemu.spec import Disk, MachineSpec
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import BootError, InputError
 
 RTS_SERIAL, STATE_SERIAL = "vb-rts", "vb-state"
@@ -84,7 +84,7 @@ def booted(
     run_folder: Path | None = None,
     detach: bool = False,
     timeout: float | None = None,
-) -> Iterator[tuple[VirtualMachine, Machine]]:
+) -> Iterator[tuple[VirtualMachine, MachineClient]]:
     """The machine of an image, and a client that it has answered hello; `append` goes to the kernel's command line.
 
     Raises BootError when it does not come up, or comes up in emergency mode.
@@ -108,7 +108,7 @@ def booted(
             yield machine, client
 
 
-def _prompt(machine: VirtualMachine, client: Machine) -> Answer:
+def _prompt(machine: VirtualMachine, client: MachineClient) -> Answer:
     """A prompt; when it is left, the machine is shut down."""
     _say("leaving the prompt shuts the machine down; with --detach it runs on")
     shell = Shell(client, as_json=False, explain=machine.check)
@@ -174,7 +174,7 @@ def _end_released(machine: VirtualMachine) -> None:
         end_in_order(attached)
 
 
-def _refuse_emergency(machine: VirtualMachine, client: Machine, *, detach: bool) -> None:
+def _refuse_emergency(machine: VirtualMachine, client: MachineClient, *, detach: bool) -> None:
     emergency = client.greeted.emergency
     if emergency is None:
         return

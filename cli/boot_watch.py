@@ -8,10 +8,10 @@ from pathlib import Path
 from builder.progress import Reporter
 from qemu import console
 from qemu.console_file import ConsoleFile
-from qemu.machine import Machine as VirtualMachine
-from vboot.client.machine import TIMEOUT_S, Machine, connect
+from qemu.machine import VirtualMachine
+from vboot.client.machine import TIMEOUT_S, MachineClient, connect
 from vboot.errors import BootError
-from vboot.protocol.errors import MachineError, TimedOut
+from vboot.protocol.errors import MachineError, MachineTimeoutError
 
 STEP = "boot"
 _HELLO_S = 20.0
@@ -24,7 +24,7 @@ _CONSOLE_TAIL = 1 << 20
 
 def await_hello(
     machine: VirtualMachine, reporter: Reporter, *, timeout: float | None, memory_mib: int, need_mib: int
-) -> Machine:
+) -> MachineClient:
     """A client of the machine, which has answered hello. `memory_mib` is what it has, `need_mib` what it needs.
 
     Raises BootError with the phase and the cause: the machine's own words where it said any.
@@ -37,7 +37,7 @@ def await_hello(
         except MachineError as error:
             # QEMU's end closes the socket a moment before it is seen.
             machine.check()
-            late = isinstance(error, TimedOut)
+            late = isinstance(error, MachineTimeoutError)
             what = f"the machine did not answer hello within {seconds:g} s" if late else error.what
             raise machine.failure(what, outcome="timeout" if late else "failed") from error
     except BootError as error:

@@ -19,12 +19,12 @@ from cli.boot import booted, open_or_build
 from cli.embedding_answers import pairs
 from cli.progress import reported
 from cli.settings_flags import add_settings, read_config
-from qemu.machine import Machine as VirtualMachine
-from vboot.client.machine import Machine
+from qemu.machine import VirtualMachine
+from vboot.client.machine import MachineClient
 from vboot.client.prediction import predict, verify
 from vboot.client.similarity import cosine_similarities
 from vboot.errors import InputError
-from vboot.protocol.errors import MachineError, Refused
+from vboot.protocol.errors import MachineError, RequestRefusedError
 from vboot.protocol.messages import TensorInfo
 from vboot.weights.edits import Dense, Edit, Seeded, pack
 
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 class _Demo:
     """One machine's day. `facts` collects what was seen, for --json."""
 
-    def __init__(self, client: Machine, machine: VirtualMachine, *, seconds_to_hello: float) -> None:
+    def __init__(self, client: MachineClient, machine: VirtualMachine, *, seconds_to_hello: float) -> None:
         self.facts: dict[str, Any] = {}
         self._client = client
         self._machine = machine
@@ -102,7 +102,7 @@ class _Demo:
     def _embed_first(self) -> None:
         try:
             self._embedded = self._client.embed(SENTENCES).vectors
-        except Refused as refusal:
+        except RequestRefusedError as refusal:
             if refusal.code != _NO_NETWORK:
                 raise
             return  # a model of weights alone shows all the rest
@@ -185,7 +185,7 @@ class _Demo:
     def _refuse(self, what: str, edits: Sequence[Edit], confidence: float, base: int) -> None:
         try:
             self._client.mutate(edits, confidence=confidence, base_generation=base, origin="demo")
-        except Refused as refusal:
+        except RequestRefusedError as refusal:
             _say("refused", f"{what}: {refusal.code}, {refusal.message}")
             self.facts.setdefault("refused", {})[what] = refusal.code
             return

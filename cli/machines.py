@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cli.numeric_options import positive_seconds
 from qemu.launch import attach
-from qemu.machine import Machine as VirtualMachine
-from vboot.client.machine import Machine, connect
+from qemu.machine import VirtualMachine
+from vboot.client.machine import MachineClient, connect
 from vboot.errors import InputError, VbootError
 
 RUNS = Path("build/run")
@@ -57,7 +57,7 @@ def split_machine(words: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
 
 
 @contextmanager
-def connected(arguments: argparse.Namespace) -> Iterator[Machine]:
+def connected(arguments: argparse.Namespace) -> Iterator[MachineClient]:
     """A connection to the machine that the arguments of `add_machine` name.
 
     Raises InputError, BootError, MachineError.

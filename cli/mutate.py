@@ -17,7 +17,7 @@ from cli.machines import add_machine, connected
 from cli.numeric_options import finite
 from cli.progress import reported
 from cli.proposal import Proposal, misuse, propose
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.client.prediction import Prediction, predict, verify
 
 _EPILOG = """examples:
@@ -89,6 +89,6 @@ def _in_doubt(ident: str, seed: str | None, machine: Path | None) -> Iterator[No
         raise Stopped(stop, doubt, id=ident, **({"seed": seed} if seed else {})) from stop
 
 
-def _predict(machine: Machine, proposal: Proposal, base: int | None) -> Prediction:
+def _predict(machine: MachineClient, proposal: Proposal, base: int | None) -> Prediction:
     with reported("predict") as progress:
         return predict(machine, proposal.edits, confidence=proposal.confidence, base_generation=base, progress=progress)

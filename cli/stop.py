@@ -10,8 +10,8 @@ from pathlib import Path
 from cli.answer import Answer
 from cli.numeric_options import positive_seconds
 from qemu.launch import attach
-from qemu.machine import Machine as VirtualMachine
-from vboot.client.machine import Machine, connect
+from qemu.machine import VirtualMachine
+from vboot.client.machine import MachineClient, connect
 from vboot.errors import BootError
 from vboot.protocol.errors import MachineError
 
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     return _answer(arguments.run, how, f"the machine of {arguments.run} has ended: {how}")
 
 
-def end_in_order(machine: VirtualMachine, client: Machine | None = None, *, seconds: float | None = None) -> str:
+def end_in_order(machine: VirtualMachine, client: MachineClient | None = None, *, seconds: float | None = None) -> str:
     """End a machine: by the protocol (through `client`, if there is a connection), else the power button, else QEMU.
 
     Each way gets `seconds`. Returns which it took, in words. Raises BootError when the machine panicked meanwhile, or
@@ -68,7 +68,7 @@ def end_in_order(machine: VirtualMachine, client: Machine | None = None, *, seco
     return f"by killing QEMU ({why})"
 
 
-def _ask(machine: VirtualMachine, client: Machine | None, seconds: float) -> str | None:
+def _ask(machine: VirtualMachine, client: MachineClient | None, seconds: float) -> str | None:
     """Have the machine shut itself down; None if it will, else why it cannot be asked."""
     try:
         if client is not None:

@@ -5,7 +5,7 @@
         machine.powerdown()
         machine.wait_exit()
 
-It then belongs to a `Machine`, whose context ends it whatever happens.
+It then belongs to a `VirtualMachine`, whose context ends it whatever happens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qemu.accel import QEMU, Accel, select
-from qemu.machine import Machine
+from qemu.machine import VirtualMachine
 from qemu.process import Process, reopen, spawn, start_ticks
 from qemu.run_folder import RunFolder, create_run_folder, open_run_folder
 from qemu.spec import MachineSpec, command
@@ -26,7 +26,7 @@ from vboot.errors import BootError, InputError, VbootError
 
 _TOLD = ("run", "pid", "evolution", "qmp", "console", "accel", "command")
 _KEPT = ("argv", "accel_reason", "start_ticks", "started_wall", "started_monotonic", "inputs")
-"""What machine.json holds: what `Machine.describe` tells, and what it takes to find the machine again."""
+"""What machine.json holds: what `VirtualMachine.describe` tells, and what it takes to find the machine again."""
 
 
 def start(
@@ -37,7 +37,7 @@ def start(
     qemu: str = QEMU,
     detach: bool = False,
     timeout: float | None = None,
-) -> Machine:
+) -> VirtualMachine:
     """Start a machine and wait until QMP answers. The kernel kills it when the calling thread ends, unless `detach`.
 
     `accel` defaults to `select("auto")`, `run` to a new folder under build/run. Raises BootError (phase spawn),
@@ -56,7 +56,7 @@ def start(
         folder.remove_sockets()
         raise
     record |= _describe(process.pid, folder, accel, argv)
-    machine = Machine(process, folder, record, detach=detach)
+    machine = VirtualMachine(process, folder, record, detach=detach)
     try:
         # Hashed while QEMU starts: what is on disk later may be another build.
         record["inputs"] = [describe_input(path) for path in spec.inputs()]
@@ -68,7 +68,7 @@ def start(
     return machine
 
 
-def attach(run: Path) -> Machine:
+def attach(run: Path) -> VirtualMachine:
     """The machine that was started with `run` and runs still; leaving its context lets go of it.
 
     Raises InputError when `run` is no run folder, BootError when its machine has ended.
@@ -79,11 +79,11 @@ def attach(run: Path) -> Machine:
         raise BootError(
             f"the machine of {run} has ended", phase="command", artefacts=folder.path, remedy=f"see {folder.path}"
         )
-    return Machine(process, folder, record, attached=True)
+    return VirtualMachine(process, folder, record, attached=True)
 
 
 def _describe(pid: int, folder: RunFolder, accel: Accel, argv: list[str]) -> dict[str, Any]:
-    """The content of machine.json: what `Machine.describe` tells, and what makes the process recognisable."""
+    """The content of machine.json: what `VirtualMachine.describe` tells, and what makes the process recognisable."""
     return {
         "run": str(folder.path),
         "pid": pid,

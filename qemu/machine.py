@@ -34,7 +34,7 @@ _LAST_WORDS = 0.25
 """Seconds a dying machine gets to end its trace, so that console and exit status are whole when we look."""
 
 
-class Machine:
+class VirtualMachine:
     """One QEMU process and its run folder. A context manager: leaving it stops the machine, or lets go of it."""
 
     def __init__(

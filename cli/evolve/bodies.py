@@ -18,9 +18,9 @@ from cli.machines import find_machine, newest_running
 from cli.settings_flags import read_config
 from cli.stop import end_in_order
 from evolution.daemon.body import Body, BridgeBody, FileBody, SocketBody
-from qemu.machine import Machine
+from qemu.machine import VirtualMachine
 from vboot.errors import BootError, InputError, VbootError
-from vboot.protocol.errors import LinkLost
+from vboot.protocol.errors import LinkLostError
 
 
 def model_file(arguments: argparse.Namespace) -> Path:
@@ -118,7 +118,7 @@ class _Lines(io.TextIOBase):
         self._stream.flush()
 
 
-def _end(machine: Machine) -> None:
+def _end(machine: VirtualMachine) -> None:
     # One that has failed or ended by itself has told so already, when it was lost.
     with suppress(BootError):
         end_in_order(machine)
@@ -131,6 +131,6 @@ def _or_lost(find: Callable[[], Path]) -> Callable[[], Path]:
         try:
             return find()
         except VbootError as error:
-            raise LinkLost(error.what, remedy=error.remedy) from error
+            raise LinkLostError(error.what, remedy=error.remedy) from error
 
     return found

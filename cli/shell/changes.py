@@ -14,7 +14,7 @@ from cli.change_answers import (
     rollback_answer,
 )
 from cli.proposal import propose
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.protocol.messages import AlertEvent, Event, MutationEvent
 
 _RECORDS_SHOWN = 20
@@ -32,7 +32,7 @@ def tell_event(event: Event) -> Answer | None:
     return None
 
 
-def _mutate(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _mutate(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     proposal = propose(values, machine.tensor)
     made = machine.mutate(
         proposal.edits, confidence=proposal.confidence, origin=proposal.origin, lease_ms=proposal.lease_ms
@@ -40,15 +40,15 @@ def _mutate(machine: Machine, values: Mapping[str, Any]) -> Answer:
     return mutation_answer(made, proposal)
 
 
-def _rollback(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _rollback(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     return rollback_answer(machine.rollback(values["generation"], reason=values.get("reason", "")))
 
 
-def _promote(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _promote(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     return promotion_answer(machine.promote(_generation(machine, values)))
 
 
-def _renew(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _renew(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     generation, seconds = _generation(machine, values), values["seconds"]
     machine.renew(generation, round(seconds * 1000))
     return Answer(
@@ -57,22 +57,22 @@ def _renew(machine: Machine, values: Mapping[str, Any]) -> Answer:
     )
 
 
-def _checkpoint(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _checkpoint(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     return checkpoint_answer(machine.checkpoint(values.get("label", "")))
 
 
-def _history(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _history(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     records = list(machine.history(values.get("from", 0)))
     shown = records if "from" in values else records[-_RECORDS_SHOWN:]
     return history_answer(shown, left_out=len(records) - len(shown))
 
 
-def _generation(machine: Machine, values: Mapping[str, Any]) -> int:
+def _generation(machine: MachineClient, values: Mapping[str, Any]) -> int:
     generation: int = values["generation"] if "generation" in values else machine.hello().generation
     return generation
 
 
-COMMANDS: Mapping[str, Callable[[Machine, Mapping[str, Any]], Answer]] = {
+COMMANDS: Mapping[str, Callable[[MachineClient, Mapping[str, Any]], Answer]] = {
     "mutate": _mutate,
     "rollback": _rollback,
     "promote": _promote,

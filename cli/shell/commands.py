@@ -18,9 +18,9 @@ from cli.shell.changes import COMMANDS as CHANGES
 from cli.shell.changes import tell_event
 from cli.shell.inference import COMMANDS as INFERENCE
 from cli.shell.language import Command, verbs
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import InputError
-from vboot.protocol.errors import MachineError, TimedOut
+from vboot.protocol.errors import MachineError, MachineTimeoutError
 from vboot.protocol.messages import HeartbeatEvent, Hello, Stats, TensorBytes, TensorInfo
 from vboot.weights.tensor_values import element_dtype
 
@@ -31,7 +31,7 @@ _SILENCE_S = 30.0
 """Three times the longest period."""
 
 
-def execute(command: Command, machine: Machine, *, faults: bool) -> Answer:
+def execute(command: Command, machine: MachineClient, *, faults: bool) -> Answer:
     """Run any command but quit and watch. Raises MachineError, InputError."""
     if command.verb == "help":
         return _help(command.values.get("command"), faults=faults)
@@ -39,7 +39,7 @@ def execute(command: Command, machine: Machine, *, faults: bool) -> Answer:
 
 
 def watch(
-    machine: Machine, *, what: str, seconds: float | None, afterwards: Sequence[str] = ()
+    machine: MachineClient, *, what: str, seconds: float | None, afterwards: Sequence[str] = ()
 ) -> Generator[Answer, None, None]:
     """Heartbeats, or mutations and alerts (`shell.WATCHED`), as they come, for so long, else for ever.
 
@@ -72,7 +72,7 @@ def _help(name: str | None, *, faults: bool) -> Answer:
     return Answer({"commands": [{"usage": verb.usage, "help": verb.help} for verb in known]}, text)
 
 
-def _hello(machine: Machine, _values: Mapping[str, Any]) -> Answer:
+def _hello(machine: MachineClient, _values: Mapping[str, Any]) -> Answer:
     hello = machine.hello()
     rows = [
         ("version", f"{printable(hello.version)}, protocol {hello.protocol}"),
@@ -84,7 +84,7 @@ def _hello(machine: Machine, _values: Mapping[str, Any]) -> Answer:
     return Answer(asdict(hello), columns(rows))
 
 
-def _stats(machine: Machine, _values: Mapping[str, Any]) -> Answer:
+def _stats(machine: MachineClient, _values: Mapping[str, Any]) -> Answer:
     stats = machine.stats()
     return Answer(asdict(stats), columns(_stats_rows(stats)))
 
@@ -106,7 +106,7 @@ def _stats_rows(stats: Stats) -> list[tuple[str, str]]:
     ]
 
 
-def _tensors(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _tensors(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     tensors = machine.tensors(values.get("prefix", ""))
     rows = [("tensor", "type", "shape", "bytes", "")]
     rows += [(printable(t.name), t.type, _shape(t), str(t.bytes), "protected" if t.protected else "") for t in tensors]
@@ -116,7 +116,7 @@ def _tensors(machine: Machine, values: Mapping[str, Any]) -> Answer:
     )
 
 
-def _read(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _read(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     info = machine.tensor(values["tensor"])
     dtype = element_dtype(info.type)
     width = dtype.itemsize if dtype else 1
@@ -147,30 +147,30 @@ def _hex_rows(piece: TensorBytes) -> str:
     return columns((f"{piece.offset + at}:", piece.data[at : at + _ROW_BYTES].hex(" ")) for at in starts)
 
 
-def _digest(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _digest(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     digest = machine.digest(values.get("name", []))
     rows = [(printable(name), sha256) for name, sha256 in digest.sha256.items()]
     return Answer(asdict(digest), columns([*rows, ("model", f"{digest.model} (generation {digest.generation})")]))
 
 
-def _interrupt(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _interrupt(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     taken = machine.interrupt(values.get("vector", 255))
     return Answer(asdict(taken), f"vector {taken.vector} taken after {taken.latency_us} µs")
 
 
-def _raw(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _raw(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     request = values["request"]
     reply = machine.request(request["method"], request.get("params", {}))
     data = {"result": reply.result} | ({"blob": reply.blob.hex()} if reply.blob is not None else {})
     return Answer(data, json.dumps(data, indent=2))
 
 
-def _fault(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _fault(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     machine.fault(values["what"], count=values.get("count", 1))
     return Answer({}, f"{printable(values['what'])}: under way")
 
 
-def _shutdown(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _shutdown(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     reboot = values.get("reboot", False)
     machine.shutdown(reboot=reboot)
     return Answer(
@@ -179,7 +179,7 @@ def _shutdown(machine: Machine, values: Mapping[str, Any]) -> Answer:
     )
 
 
-_COMMANDS: Mapping[str, Callable[[Machine, Mapping[str, Any]], Answer]] = {
+_COMMANDS: Mapping[str, Callable[[MachineClient, Mapping[str, Any]], Answer]] = {
     "hello": _hello,
     "stats": _stats,
     "tensors": _tensors,
@@ -194,17 +194,17 @@ _COMMANDS: Mapping[str, Callable[[Machine, Mapping[str, Any]], Answer]] = {
 }
 
 
-def _heartbeats(machine: Machine, seconds: float | None) -> Iterator[Answer]:
+def _heartbeats(machine: MachineClient, seconds: float | None) -> Iterator[Answer]:
     until = math.inf if seconds is None else time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         event = next(machine.events(timeout=min(left, _SILENCE_S)), None)
         if isinstance(event, HeartbeatEvent):
             yield Answer(asdict(event), f"beat {event.beats}, {_ms(event.late_us)} late")
         elif event is None and left > _SILENCE_S:
-            raise TimedOut(f"no heartbeat came for {_SILENCE_S:g} s", remedy="look at the machine's console")
+            raise MachineTimeoutError(f"no heartbeat came for {_SILENCE_S:g} s", remedy="look at the machine's console")
 
 
-def _changes(machine: Machine, seconds: float | None) -> Iterator[Answer]:
+def _changes(machine: MachineClient, seconds: float | None) -> Iterator[Answer]:
     until = math.inf if seconds is None else time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         for event in machine.events(timeout=min(left, _SILENCE_S)):

@@ -10,7 +10,7 @@ import numpy as np
 
 from cli.answer import Answer
 from cli.embedding_answers import embeddings_answer, similarity_answer
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import InputError
 from vboot.weights.pixels import assemble, disassemble
 
@@ -18,17 +18,17 @@ SHOWN = 8
 """Numbers of a result that are shown to a person."""
 
 
-def _embed(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _embed(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     texts: list[str] = values["text"]
     return embeddings_answer(texts, machine.embed(texts))
 
 
-def _similarity(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _similarity(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     text, other = values["text"], values["other"]
     return similarity_answer(text, other, machine.embed([text, other]))
 
 
-def _run(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _run(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     lines: list[str] = values["line"]
     file = Path(lines[0])
     text = file.read_text("utf-8") if len(lines) == 1 and file.is_file() else "\n".join(lines)
@@ -42,7 +42,7 @@ def _run(machine: Machine, values: Mapping[str, Any]) -> Answer:
     )
 
 
-def _disassemble(machine: Machine, values: Mapping[str, Any]) -> Answer:
+def _disassemble(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     slot = values["slot"]
     data = machine.read(slot).data
     count = int.from_bytes(data[:4], "little")
@@ -52,7 +52,7 @@ def _disassemble(machine: Machine, values: Mapping[str, Any]) -> Answer:
     return Answer({"slot": slot, "pixels": count, "text": text}, text.rstrip() or f"{slot} is empty")
 
 
-COMMANDS: Mapping[str, Callable[[Machine, Mapping[str, Any]], Answer]] = {
+COMMANDS: Mapping[str, Callable[[MachineClient, Mapping[str, Any]], Answer]] = {
     "embed": _embed,
     "similarity": _similarity,
     "run": _run,

@@ -17,9 +17,9 @@ from cli.shell.changes import tell_event
 from cli.shell.commands import execute, watch, welcome
 from cli.shell.language import AS_JSON, completions, parse
 from cli.shell.terminal import editing, is_interactive, read_line
-from vboot.client.machine import Machine, connect
+from vboot.client.machine import MachineClient, connect
 from vboot.errors import BootError, VbootError
-from vboot.protocol.errors import LinkLost, TimedOut
+from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 from vboot.protocol.messages import MutationEvent
 
 _POWER_OFF_S = 60.0
@@ -59,7 +59,7 @@ class Shell:
     `explain` raises a better error for a machine that has ended, if it knows one.
     """
 
-    def __init__(self, machine: Machine, *, as_json: bool, explain: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, machine: MachineClient, *, as_json: bool, explain: Callable[[], None] = lambda: None) -> None:
         self.as_json = as_json
         self.interactive = is_interactive()
         self.failed = False
@@ -74,7 +74,7 @@ class Shell:
         """Kinds of events that are shown between commands: to a person only."""
 
     def run(self) -> None:
-        """Raises LinkLost or BootError when the machine ends without having been told to."""
+        """Raises LinkLostError or BootError when the machine ends without having been told to."""
         with editing(self._complete) if self.interactive else nullcontext():
             if self.interactive:
                 self._machine.subscribe(self._told)
@@ -118,7 +118,7 @@ class Shell:
         except BootError:
             raise
         except VbootError as error:
-            if isinstance(error, LinkLost):
+            if isinstance(error, LinkLostError):
                 self._look()
             self._complain(error, as_json=as_json)
         return True
@@ -149,11 +149,13 @@ class Shell:
     def _look(self) -> None:
         if not self._machine.is_alive():
             self._explain()
-            raise LinkLost("the machine has ended", remedy="see its console for why")
+            raise LinkLostError("the machine has ended", remedy="see its console for why")
 
     def _await_end(self) -> None:
         if not self._machine.wait_until_gone(timeout=_POWER_OFF_S):
-            raise TimedOut(f"the machine is still there after {_POWER_OFF_S:g} s", remedy="end it with `vboot stop`")
+            raise MachineTimeoutError(
+                f"the machine is still there after {_POWER_OFF_S:g} s", remedy="end it with `vboot stop`"
+            )
         self.shut_down = True
 
     def _complete(self, text: str) -> Sequence[str]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from evolution.ctrm.contract import Measured, ShadowResult
 from evolution.fitness.contract import Embed, Fitness, Pair
-from vboot.client.machine import Machine
-from vboot.protocol.errors import MachineError, Refused
+from vboot.client.machine import MachineClient
+from vboot.protocol.errors import MachineError, RequestRefusedError
 from vboot.weights.edits import Edit
 
 _NOT_FINITE = 1005
@@ -25,33 +25,34 @@ _ORIGIN = "shadow"
 _LENGTH_TOLERANCE = 1e-3
 
 
-def measure(shadow: Machine, fitness: Fitness, pairs: Sequence[Pair] | None = None) -> Measured:
+def measure(shadow: MachineClient, fitness: Fitness, pairs: Sequence[Pair] | None = None) -> Measured:
     """How the weights as they are do on some pairs (None: the calibration data).
 
-    Raises what `Machine.embed` raises; MachineError when an embedding is not finite and of length 1.
+    Raises what `MachineClient.embed` raises; MachineError when an embedding is not finite and of length 1.
     """
     spread = _Spread(lambda texts: shadow.embed(texts).vectors)
     evaluation = fitness.evaluate(spread.embed, fitness.search.calibration if pairs is None else pairs)
     return Measured(evaluation.score, evaluation.items, spread.mean_cosine)
 
 
-def measure_finite(shadow: Machine, fitness: Fitness, pairs: Sequence[Pair] | None = None) -> Measured | None:
+def measure_finite(shadow: MachineClient, fitness: Fitness, pairs: Sequence[Pair] | None = None) -> Measured | None:
     """As `measure`; None when the network gives no finite embeddings."""
     try:
         return measure(shadow, fitness, pairs)
-    except _NotFinite:
+    except _NotFiniteError:
         return None
-    except Refused as refusal:
+    except RequestRefusedError as refusal:
         if refusal.code != _NOT_FINITE:
             raise
         return None
 
 
 @contextmanager
-def trying(shadow: Machine, edits: Sequence[Edit]) -> Iterator[None]:
+def trying(shadow: MachineClient, edits: Sequence[Edit]) -> Iterator[None]:
     """The shadow with the edits made, for the length of a block.
 
-    Raises Refused when the machine refuses the edits, LinkLost when the shadow dies of them, TimedOut.
+    Raises RequestRefusedError when the machine refuses the edits, LinkLostError when the shadow dies of them,
+    MachineTimeoutError.
     """
     base = shadow.hello().generation
     try:
@@ -64,7 +65,7 @@ def trying(shadow: Machine, edits: Sequence[Edit]) -> Iterator[None]:
 
 
 def evaluate_shadow(
-    shadow: Machine, edits: Sequence[Edit], fitness: Fitness, *, before: Measured | None = None
+    shadow: MachineClient, edits: Sequence[Edit], fitness: Fitness, *, before: Measured | None = None
 ) -> ShadowResult:
     """The calibration data before the edits and after, the shadow left as it was.
 
@@ -75,7 +76,7 @@ def evaluate_shadow(
         return ShadowResult(before, measure_finite(shadow, fitness))
 
 
-class _NotFinite(MachineError):  # noqa: N818
+class _NotFiniteError(MachineError):
     """An embedding is not what it must be."""
 
 
@@ -93,7 +94,9 @@ class _Spread:
         with np.errstate(invalid="ignore"):
             lengths = np.sqrt((wide * wide).sum(axis=1))
         if not (np.abs(lengths - 1) <= _LENGTH_TOLERANCE).all():  # NaN is not either
-            raise _NotFinite("an embedding is not finite and of length 1", remedy="roll back what changed the weights")
+            raise _NotFiniteError(
+                "an embedding is not finite and of length 1", remedy="roll back what changed the weights"
+            )
         self._sum = self._sum + wide.sum(axis=0)
         self._count += len(vectors)
         return vectors

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine, connect
-from vboot.protocol.errors import LinkLost, TimedOut
+from vboot.client.machine import MachineClient, connect
+from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 
 CLIENT = "evolution-v7"
 _WEDGED_AFTER = 3
@@ -23,8 +23,11 @@ class MachineBody(Protocol):
     def name(self) -> str:
         """What it is called in messages."""
 
-    def open(self, timeout: float) -> Machine:
-        """A new connection. Raises LinkLost, TimedOut, Refused; InputError for what can never be connected to."""
+    def open(self, timeout: float) -> MachineClient:
+        """A new connection.
+
+        Raises LinkLostError, MachineTimeoutError, RequestRefusedError; InputError for what can never be connected to.
+        """
 
     def close(self) -> None:
         """Give it up. Closing twice is fine."""
@@ -49,8 +52,11 @@ class BridgeBody:
         """The process that holds the machine now, if one does."""
         return self._bridge.pid
 
-    def open(self, timeout: float) -> Machine:
-        """A new connection; the model is loaded for the first. A child that hangs is ended by it (BridgeHung)."""
+    def open(self, timeout: float) -> MachineClient:
+        """A new connection; the model is loaded for the first.
+
+        A child that hangs is ended by it (BridgeTimeoutError).
+        """
         if not self._is_loaded:
             self._bridge.initialize(self._model)
             self._is_loaded = True
@@ -81,14 +87,14 @@ class SocketBody:
         """Where it listens."""
         return str(self._path)
 
-    def open(self, timeout: float) -> Machine:
+    def open(self, timeout: float) -> MachineClient:
         """A new connection, to a revived machine if need be."""
         try:
             machine = connect(self._path, timeout=timeout, client=CLIENT)
-        except LinkLost:
+        except LinkLostError:
             if self._revive is None:
                 raise
-        except TimedOut:
+        except MachineTimeoutError:
             self._silent += 1
             if self._revive is None or self._silent < _WEDGED_AFTER:
                 raise

@@ -27,7 +27,7 @@ from evolution.daemon.events import (
 )
 from evolution.daemon.reconcile import (
     ORIGIN,
-    ForeignWeights,
+    ForeignWeightsError,
     Reference,
     Standing,
     roll_back,
@@ -37,8 +37,8 @@ from evolution.daemon.reconcile import (
 )
 from evolution.daemon.run_state import Kind
 from evolution.kernels.genome import Kernel
-from vboot.client.machine import Machine
-from vboot.protocol.errors import STALE, LinkLost, MachineError, Refused
+from vboot.client.machine import MachineClient
+from vboot.protocol.errors import STALE, LinkLostError, MachineError, RequestRefusedError
 from vboot.protocol.messages import Hello, PixelRun, Stats
 from vboot.weights.edits import Edit
 
@@ -51,7 +51,7 @@ _TEXTS_AT_ONCE = 8
 """Watched between two renewals of a lease."""
 
 
-class BodyUnfit(MachineError):  # noqa: N818
+class BodyError(MachineError):
     """The body does not do what the shadow did: going on with it would prove nothing."""
 
 
@@ -90,13 +90,16 @@ class Course:
 
 
 class Follower:
-    """Leads one body. Every method raises LinkLost or TimedOut when it is gone: then `connect` again."""
+    """Leads one body.
+
+    Every method raises LinkLostError or MachineTimeoutError when it is gone: then `connect` again.
+    """
 
     def __init__(self, body: MachineBody, config: DaemonConfig, tell: Callable[[DaemonEvent], None]) -> None:
         self._body = body
         self._config = config
         self._tell = tell
-        self._machine: Machine | None = None
+        self._machine: MachineClient | None = None
         self._seen: Standing | None = None
         self._is_new = True
         self._greeted: Hello | None = None
@@ -120,10 +123,10 @@ class Follower:
         hello = self._greeted = self._machine.greeted
         if hello.emergency is not None:
             self.disconnect()
-            raise BodyUnfit(f"{self.name} is in emergency mode: {hello.emergency}", remedy="boot a sound image")
+            raise BodyError(f"{self.name} is in emergency mode: {hello.emergency}", remedy="boot a sound image")
         if hello.signed:
             self.disconnect()
-            raise BodyUnfit(f"{self.name} takes signed changes only", remedy="build it without a mutation key")
+            raise BodyError(f"{self.name} takes signed changes only", remedy="build it without a mutation key")
         model = self._machine.digest([]).model
         self._tell(Connected(self.name, hello.build, hello.generation, model))
 
@@ -155,8 +158,8 @@ class Follower:
     def follow(self, course: Course) -> None:
         """Bring the body to the end of the course, promoted.
 
-        Raises ForeignWeights when its weights are none of the run's (unless it may be taken over), BodyUnfit when it
-        does other than the shadow did, Refused, LinkLost, TimedOut.
+        Raises ForeignWeightsError when its weights are none of the run's (unless it may be taken over), BodyError
+        when it does other than the shadow did, RequestRefusedError, LinkLostError, MachineTimeoutError.
         """
         started = time.monotonic()
         place, how = self._find(course)
@@ -193,7 +196,7 @@ class Follower:
             if place is not None:
                 return place, "rollback"
         if not self._config.takeover:
-            raise ForeignWeights(
+            raise ForeignWeightsError(
                 f"the weights of {self.name} are none of this run's: somebody else changed them, or it runs another "
                 "model",
                 remedy="reboot it, name another machine, or take it over (--takeover)",
@@ -279,20 +282,20 @@ class Follower:
         generation = self._connected.rollback(to.generation, reason=why[:60]).generation
         self._tell(RolledBack(move, generation, why))
         self._interrupt()
-        raise BodyUnfit(f"the move {move} was taken back from {self.name}: {why}", remedy="report this bug")
+        raise BodyError(f"the move {move} was taken back from {self.name}: {why}", remedy="report this bug")
 
     def _interrupt(self) -> None:
         """The neural interrupt after an evolution event; raised again if the runtime died of whatever meanwhile."""
         try:
             taken = self._connected.interrupt(INTERRUPT)
-        except LinkLost:
+        except LinkLostError:
             taken = self._connected.interrupt(INTERRUPT)
         if not taken.acknowledged:
-            raise BodyUnfit(f"{self.name} does not take the neural interrupt", remedy="look at its console")
+            raise BodyError(f"{self.name} does not take the neural interrupt", remedy="look at its console")
         self._tell(Acknowledged(taken.vector, taken.latency_us))
 
     @property
-    def _connected(self) -> Machine:
+    def _connected(self) -> MachineClient:
         assert self._machine is not None, "connected before"
         return self._machine
 
@@ -302,6 +305,6 @@ def change_id(run: str, number: int, base_generation: int) -> str:
     return hashlib.sha256(f"{run}/{number}/{base_generation}".encode()).hexdigest()[:32]
 
 
-def _changed_again(generation: int) -> Refused:
+def _changed_again(generation: int) -> RequestRefusedError:
     """What a machine says of a change that comes too late; the caller looks anew where the body stands."""
-    return Refused(STALE, "the weights have changed again", {"generation": generation})
+    return RequestRefusedError(STALE, "the weights have changed again", {"generation": generation})

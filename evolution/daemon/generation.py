@@ -22,7 +22,7 @@ from evolution.daemon.shadow import Shadow, WeightsChange
 from evolution.fitness.contract import Evaluation, Fitness, Pair
 from evolution.strategies.contract import Strategy, Verdict
 from vboot.errors import InputError
-from vboot.protocol.errors import LinkLost, MachineError, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.errors import LinkLostError, MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.messages import TensorInfo
 from vboot.weights.arithmetic import targets
 from vboot.weights.edits import Edit, pack
@@ -73,7 +73,7 @@ class Scoring:
         self._known: dict[bytes, Verdict] = {}
 
     def score(self, edits: Sequence[Edit]) -> Verdict:
-        """How the parent does with these edits. Raises LinkLost when the shadow does not come back."""
+        """How the parent does with these edits. Raises LinkLostError when the shadow does not come back."""
         key = _key(edits)
         if key not in self._known:
             self._known[key] = self._scored(edits)
@@ -85,7 +85,7 @@ class Scoring:
 
         try:
             return Verdict(self._shadow.try_out(edits, look) if edits else self._shadow.run(look))
-        except Refused as refusal:
+        except RequestRefusedError as refusal:
             if refusal.code == _CHANGES_NOTHING:
                 return self.score(())  # rounding has left nothing of it: it is the parent
             return Verdict(None, refusal.message)
@@ -129,7 +129,8 @@ class Judge:
     def judge(self, edits: Sequence[Edit], parent: Parent, *, fresh: Sequence[Pair]) -> Trial:
         """Try a move. It stays in the shadow, to be kept or dropped, if `Trial.change` is not None.
 
-        `fresh` is data that played no part in finding the move. Raises LinkLost when the shadow does not come back.
+        `fresh` is data that played no part in finding the move. Raises LinkLostError when the shadow does not come
+        back.
         """
 
         def score() -> float:
@@ -142,7 +143,7 @@ class Judge:
                 touched(edits, self.shadow.terrain),
                 lambda change: self._tried(edits, change, parent, lambda: relative_fall(before, score())),
             )
-        except Refused as refusal:
+        except RequestRefusedError as refusal:
             return Trial(0.0, f"runtime: {refusal.message}", None, None, None)
         except InputError as error:  # embeddings that no score can be made of
             return Trial(0.0, f"score: {error.what}", None, None, None)
@@ -169,9 +170,9 @@ class Judge:
         """How the shadow does on the calibration data; None when its embeddings are not finite."""
         try:
             return measure(self.shadow.machine, self.fitness)
-        except (LinkLost, TimedOut, ProtocolBroken):
+        except (LinkLostError, MachineTimeoutError, ProtocolError):
             raise
-        except Refused as refusal:
+        except RequestRefusedError as refusal:
             if refusal.code != _NOT_FINITE:
                 raise
             return None

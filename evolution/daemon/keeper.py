@@ -8,11 +8,11 @@ from typing import Protocol
 
 from evolution.daemon.config import DaemonConfig
 from evolution.daemon.events import Alarm, ConnectionFailed, DaemonEvent, FellBack, Returned
-from evolution.daemon.follower import BodyUnfit, Course, Follower
+from evolution.daemon.follower import BodyError, Course, Follower
 from evolution.daemon.metabolism import Cycles
-from evolution.daemon.reconcile import ForeignWeights
+from evolution.daemon.reconcile import ForeignWeightsError
 from vboot.errors import InputError, ToolError, VbootError
-from vboot.protocol.errors import STALE, MachineError, Refused
+from vboot.protocol.errors import STALE, MachineError, RequestRefusedError
 from vboot.protocol.messages import Stats
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 60.0
@@ -63,10 +63,10 @@ class Keeper:
         self._fell_back = False
 
     def connect(self) -> bool:
-        """One attempt to connect; a failure is told, never raised. Raises BodyUnfit for what no retry mends."""
+        """One attempt to connect; a failure is told, never raised. Raises BodyError for what no retry mends."""
         try:
             self._follower.connect()
-        except BodyUnfit:
+        except BodyError:
             raise
         except VbootError as error:
             self._lost(error)
@@ -78,7 +78,7 @@ class Keeper:
         if self._follower.is_connected and not self._fell_back:
             try:
                 disturbed = self._cycles.tick()
-            except (BodyUnfit, ForeignWeights):
+            except (BodyError, ForeignWeightsError):
                 raise
             except MachineError as error:
                 self._lost(error)
@@ -93,7 +93,7 @@ class Keeper:
     def follow(self, course: Course) -> None:
         """Bring the body to the end of the course, or the files if no body answers.
 
-        Raises BodyUnfit and ForeignWeights for what no retry mends. Returns early when the daemon is to stop.
+        Raises BodyError and ForeignWeightsError for what no retry mends. Returns early when the daemon is to stop.
         """
         while not self._fell_back:
             if self._failures >= self._config.fallback_after:
@@ -129,11 +129,11 @@ class Keeper:
             return False
         try:
             self._follower.follow(course)
-        except (BodyUnfit, ForeignWeights):
+        except (BodyError, ForeignWeightsError):
             raise
-        except Refused as refusal:
+        except RequestRefusedError as refusal:
             if refusal.code not in _PASSING:
-                raise BodyUnfit(f"{self._follower.name} takes no changes: {refusal.what}") from refusal
+                raise BodyError(f"{self._follower.name} takes no changes: {refusal.what}") from refusal
             self._put_off(refusal)
             return False
         except MachineError as error:
@@ -142,7 +142,7 @@ class Keeper:
         self._is_back()
         return True
 
-    def _put_off(self, refusal: Refused) -> None:
+    def _put_off(self, refusal: RequestRefusedError) -> None:
         """The body is there, but not yet, or not where it was thought to be."""
         self._failures += 1
         delay = retry_after(self._failures)

@@ -67,7 +67,7 @@ def find_kernel(
 ) -> KernelTrial:
     """Search on `pairs`, judge on the calibration data against the kernel that is there `now`, if one is.
 
-    Raises InputError when the data cannot be scored, LinkLost when the shadow does not come back.
+    Raises InputError when the data cannot be scored, LinkLostError when the shadow does not come back.
     """
     embed = _embeddings(shadow, fitness, pairs)
     best = _search(embed.vectors, fitness, plan, embed.embed, pairs)

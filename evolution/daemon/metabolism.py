@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from evolution.daemon.config import DaemonConfig
 from evolution.daemon.events import DaemonEvent, Metabolism, Pulse, Steered
-from evolution.daemon.follower import BodyUnfit, Follower
+from evolution.daemon.follower import BodyError, Follower
 from vboot.protocol.messages import Stats
 from vboot.weights.pixels import assemble
 
@@ -109,4 +109,4 @@ class Cycles:
         as_expected = run.output == _EXPECTED
         self._tell(Pulse(self._cycle, run.steps, (time.monotonic() - started) * 1000, as_expected))
         if not as_expected:
-            raise BodyUnfit(f"{self._follower.name} computes a known program wrongly", remedy="look at the machine")
+            raise BodyError(f"{self._follower.name} computes a known program wrongly", remedy="look at the machine")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vboot.client.machine import Machine
-from vboot.protocol.errors import MachineError, Refused
+from vboot.client.machine import MachineClient
+from vboot.protocol.errors import MachineError, RequestRefusedError
 from vboot.protocol.messages import Digest, TensorInfo
 from vboot.weights.edits import Dense
 
@@ -17,7 +17,7 @@ _BYTES_AT_ONCE = 64 << 20
 _NO_SUCH_GENERATION = 1014
 
 
-class ForeignWeights(MachineError):  # noqa: N818
+class ForeignWeightsError(MachineError):
     """The body's weights are none of the run's."""
 
 
@@ -39,7 +39,7 @@ class Reference:
     read: Callable[[str], bytes]
 
 
-def standing(machine: Machine, models: Sequence[str]) -> Standing | None:
+def standing(machine: MachineClient, models: Sequence[str]) -> Standing | None:
     """Where the body stands in `models`, the run's digests, oldest first; None: it is not of this run."""
     machine.hello()  # a body that does not answer at all is noticed sooner so: hashing may take minutes
     found = machine.digest([])
@@ -49,7 +49,7 @@ def standing(machine: Machine, models: Sequence[str]) -> Standing | None:
     return None
 
 
-def unfinished(machine: Machine) -> int | None:
+def unfinished(machine: MachineClient) -> int | None:
     """The generation to go back to when the body's weights are a trial of ours that was not ended; else None."""
     hello = machine.hello()
     if hello.promoted == hello.generation:
@@ -58,18 +58,18 @@ def unfinished(machine: Machine) -> int | None:
     return hello.promoted if any(record.origin == ORIGIN for record in newest) else None
 
 
-def roll_back(machine: Machine, to: int, models: Sequence[str]) -> Standing | None:
+def roll_back(machine: MachineClient, to: int, models: Sequence[str]) -> Standing | None:
     """The body at an earlier generation of its own; None when that is not kept any more, or none of the run's."""
     try:
         machine.rollback(to, reason=ORIGIN)
-    except Refused as refusal:
+    except RequestRefusedError as refusal:
         if refusal.code != _NO_SUCH_GENERATION:
             raise
         return None
     return standing(machine, models)
 
 
-def synchronise(machine: Machine, wanted: Reference, *, lease_ms: int) -> int:
+def synchronise(machine: MachineClient, wanted: Reference, *, lease_ms: int) -> int:
     """Give the body the bytes of every tensor in which it differs; its generation then.
 
     It is one trial until all is there, so that a body that loses us has its old weights again. Raises MachineError when
@@ -97,18 +97,18 @@ def synchronise(machine: Machine, wanted: Reference, *, lease_ms: int) -> int:
     return found.generation
 
 
-def _require_same_tensors(machine: Machine, wanted: Reference) -> None:
+def _require_same_tensors(machine: MachineClient, wanted: Reference) -> None:
     ours = {(info.name, info.type, info.shape) for info in wanted.terrain if not info.protected}
     theirs = {(info.name, info.type, info.shape) for info in machine.tensors() if not info.protected}
     if ours != theirs:
         name = sorted(ours ^ theirs)[0][0]
-        raise ForeignWeights(
+        raise ForeignWeightsError(
             f"the body's model is another one: {name!r} is not the same tensor there",
             remedy="name the machine that runs the model of this run",
         )
 
 
-def _differing(machine: Machine, wanted: Reference, names: Sequence[str]) -> Iterator[str]:
+def _differing(machine: MachineClient, wanted: Reference, names: Sequence[str]) -> Iterator[str]:
     for start in range(0, len(names), _DIGESTS_AT_ONCE):
         part = names[start : start + _DIGESTS_AT_ONCE]
         ours, theirs = wanted.digests(part).sha256, machine.digest(part).sha256

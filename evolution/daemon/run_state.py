@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from evolution.ctrm.calibration import CalibrationCurve
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode
-from vboot.protocol.errors import ProtocolBroken
+from vboot.protocol.errors import ProtocolError
 
 Kind: TypeAlias = Literal["weights", "kernel"]
 
@@ -114,7 +114,7 @@ def load(data: bytes) -> RunState:
         strategy = base64.b64decode(document.strategy, validate=True)
     except (ValueError, RecursionError, binascii.Error) as error:
         raise _bad("it is not JSON") from error
-    except ProtocolBroken as error:
+    except ProtocolError as error:
         raise _bad(error.what.replace(" in the machine's answer", "")) from error
     if document.version != _VERSION:
         raise _bad(f"its version is {document.version}, not {_VERSION}")

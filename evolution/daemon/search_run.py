@@ -10,16 +10,16 @@ from typing import Protocol
 from evolution.daemon import events as e
 from evolution.daemon import kernel_stage, steering
 from evolution.daemon.config import DaemonConfig, StrategyPlan
-from evolution.daemon.follower import BodyUnfit, Course
+from evolution.daemon.follower import BodyError, Course
 from evolution.daemon.generation import Judge, Parent, Scoring, evaluate, look_at
 from evolution.daemon.lineage import Lineage
-from evolution.daemon.reconcile import ForeignWeights
+from evolution.daemon.reconcile import ForeignWeightsError
 from evolution.daemon.run_state import RunState
 from evolution.daemon.shadow import Shadow
 from evolution.fitness.contract import Fitness
 from evolution.strategies.contract import Strategy
 from vboot.errors import VbootError
-from vboot.protocol.errors import LinkLost
+from vboot.protocol.errors import LinkLostError
 
 
 class Follows(Protocol):
@@ -35,7 +35,7 @@ class Follows(Protocol):
         """Bring the body to the end of the course."""
 
 
-class Halted(Exception):  # noqa: N818
+class SearchHaltedError(Exception):
     """The run stops before its generation has ended: that is made again when the run goes on."""
 
 
@@ -87,10 +87,10 @@ class SearchRun:
         self._tell(started)
         try:
             why = self._go_on(state, strategy)
-        except (Halted, BodyUnfit, ForeignWeights, LinkLost) as error:
+        except (SearchHaltedError, BodyError, ForeignWeightsError, LinkLostError) as error:
             why = str(error)
-            if not isinstance(error, Halted):
-                self._tell(e.Alarm("body" if isinstance(error, BodyUnfit | ForeignWeights) else "shadow", why))
+            if not isinstance(error, SearchHaltedError):
+                self._tell(e.Alarm("body" if isinstance(error, BodyError | ForeignWeightsError) else "shadow", why))
         self._snapshot()
         return self._stopped(why)
 
@@ -232,10 +232,10 @@ class SearchRun:
         return replace(state, stage=stage, barren=0), self._plan.begin(self._shadow.terrain, stage)
 
     def _tick(self) -> None:
-        """Between two evaluations. Raises Halted when the run is to stop."""
+        """Between two evaluations. Raises SearchHaltedError when the run is to stop."""
         why = self._stop_reason()
         if why is not None:
-            raise Halted(why)
+            raise SearchHaltedError(why)
         self._keeper.tick(self._course)
 
     def _course(self) -> Course:

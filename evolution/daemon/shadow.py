@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from evolution.daemon.events import Recovered
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import InputError
-from vboot.protocol.errors import LinkLost, MachineError, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.errors import LinkLostError, MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.messages import Digest, TensorInfo
 from vboot.weights.arithmetic import TensorData
 from vboot.weights.edits import Edit
@@ -31,7 +31,7 @@ _TRIES = 5
 _BACKOFF_S = 0.5
 _CALL_S = 600.0
 """What a call may take: the runtime hashes and embeds at its own speed, but a child that hangs is to be noticed."""
-_LOST = (LinkLost, TimedOut, ProtocolBroken)
+_LOST = (LinkLostError, MachineTimeoutError, ProtocolError)
 _OF_THE_HOUR = frozenset({1007, 1009, 1011, 1012, 1014, 1015, 1016, 1017})
 """Refusals that have their cause in this child, such as 1017 for want of memory: nothing may be decided by them."""
 
@@ -55,7 +55,7 @@ class WeightsChange:
     changed_bytes: int
 
 
-class WrongWeights(MachineError):  # noqa: N818
+class WeightsMismatchError(MachineError):
     """Files did not lead to the weights that they were to lead to."""
 
 
@@ -63,11 +63,14 @@ class Shadow:
     """Holds the parent's weights. `ways` lead to them, the best first, whenever the child's memory is not trusted."""
 
     def __init__(self, ways: Callable[[], Sequence[Weights]], *, tell: Callable[[Recovered], None]) -> None:
-        """Load the parent. Raises WrongWeights, InputError, LinkLost, TimedOut when no way leads to it."""
+        """Load the parent.
+
+        Raises WeightsMismatchError, InputError, LinkLostError, MachineTimeoutError when no way leads to it.
+        """
         self._ways = ways
         self._tell = tell
         self._bridge = RustNeuralBridge(energy=False, timeout=_CALL_S)
-        self._machine: Machine | None = None
+        self._machine: MachineClient | None = None
         self._generation = 0
         self._tried: tuple[int, str] | None = None
         self.digest = ""
@@ -85,7 +88,7 @@ class Shadow:
         return self._bridge.pid
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> MachineClient:
         """Its client; only for what changes nothing."""
         if self._machine is None:
             self._machine = self._bridge.client(timeout=_CALL_S)
@@ -102,7 +105,8 @@ class Shadow:
     def try_out(self, edits: Sequence[Edit], look: Callable[[], T]) -> T:
         """What `look` finds of the parent with edits, which are then taken back.
 
-        Raises Refused when the runtime refuses the edits, and what `look` raises; the shadow holds the parent then too.
+        Raises RequestRefusedError when the runtime refuses the edits, and what `look` raises; the shadow holds the
+        parent then too.
         """
 
         def tried() -> T:
@@ -169,7 +173,7 @@ class Shadow:
         why: MachineError | None = None
         for attempt in range(_TRIES):
             if attempt:
-                self._recover(attempt, trust=not isinstance(why, Refused))
+                self._recover(attempt, trust=not isinstance(why, RequestRefusedError))
             pid = self._bridge.pid
             try:
                 found = work()
@@ -177,7 +181,7 @@ class Shadow:
                     return found
             except _LOST as error:
                 why = error
-            except Refused as refusal:
+            except RequestRefusedError as refusal:
                 if refusal.code not in _OF_THE_HOUR:
                     self._put_back()
                     raise
@@ -185,7 +189,7 @@ class Shadow:
             except BaseException:
                 self._put_back()
                 raise
-        raise LinkLost(
+        raise LinkLostError(
             f"the shadow failed {_TRIES} times in a row{f': {why.what}' if why else ''}",
             remedy="look at the machine's memory, then run again: the run goes on where it was",
         ) from why
@@ -221,7 +225,7 @@ class Shadow:
         for number, weights in enumerate(ways, 1):
             try:
                 return self._load(weights)
-            except (InputError, Refused, WrongWeights):
+            except (InputError, RequestRefusedError, WeightsMismatchError):
                 if number == len(ways):
                     raise
         raise AssertionError("there is no way to the parent")
@@ -237,7 +241,7 @@ class Shadow:
             self._generation = self._generation_now()
         found = self.machine.digest([]).model
         if weights.digest is not None and found != weights.digest:
-            raise WrongWeights(
+            raise WeightsMismatchError(
                 f"the weights of {weights.model} and the run's moves on it do not come to the digest "
                 f"{weights.digest:.12}",
                 remedy="give the model that the run began with",

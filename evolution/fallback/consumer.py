@@ -21,9 +21,9 @@ from evolution.fallback import current
 from evolution.fallback.current import Current, PublishedKernel, PublishedModel
 from evolution.fallback.wgsl_device import WgslRunner
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import InputError
-from vboot.protocol.errors import TimedOut
+from vboot.protocol.errors import MachineTimeoutError
 
 _LOOK_SECONDS = 0.005
 _READ_AGAIN = 3
@@ -40,7 +40,7 @@ class ReloadingConsumer:
         self._seen: bytes | None = None
         self._current = current.NOTHING
         self._source = ""
-        self._machine: Machine | None = None
+        self._machine: MachineClient | None = None
 
     @property
     def current(self) -> Current:
@@ -78,7 +78,7 @@ class ReloadingConsumer:
         raise AssertionError("the last attempt returns or raises")
 
     def wait(self, *, generation: int, timeout: float) -> Current:
-        """Look until this generation or a later one is loaded. Raises TimedOut, and InputError as `poll`."""
+        """Look until this generation or a later one is loaded. Raises MachineTimeoutError, and InputError as `poll`."""
         deadline = time.monotonic() + timeout
         while True:
             self.poll()
@@ -86,7 +86,7 @@ class ReloadingConsumer:
                 return self._current
             if time.monotonic() >= deadline:
                 what = f"generation {generation} was not published in {self._folder} within {timeout:g} s"
-                raise TimedOut(what, remedy="see whether the daemon runs")
+                raise MachineTimeoutError(what, remedy="see whether the daemon runs")
             time.sleep(_LOOK_SECONDS)
 
     def transform(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -100,7 +100,7 @@ class ReloadingConsumer:
         return self._runner.run_source(self._source, vectors, entry_point=kernel.entry_point)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The embeddings by the published model, f32 (n, dim); raises as `Machine.embed`."""
+        """The embeddings by the published model, f32 (n, dim); raises as `MachineClient.embed`."""
         if self._machine is None:
             raise InputError(f"no model is published in {self._folder}", remedy="publish one")
         return self._machine.embed(texts).vectors

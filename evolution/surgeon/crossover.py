@@ -14,7 +14,7 @@ from evolution.surgeon.requantise import convert
 from evolution.surgeon.values import stored
 from vboot.errors import InputError
 from vboot.weights import noise
-from vboot.weights.arithmetic import EditRefused, TensorData
+from vboot.weights.arithmetic import EditError, TensorData
 from vboot.weights.edits import SEED
 from vboot.weights.storage_types import FLOAT_STORAGE, Bytes
 
@@ -28,7 +28,7 @@ def crossover(
     """The first's tensors with about a `share` of tensors or rows (`unit`) from the other, in the first's types.
 
     Which ones, `seed` (16 hex) decides: word i of the noise of seeded edits selects row i of a tensor, word 0 a whole
-    tensor. Programs are inherited too, if both files hold the slot. Raises InputError, EditRefused.
+    tensor. Programs are inherited too, if both files hold the slot. Raises InputError, EditError.
     """
     if not SEED.fullmatch(seed):
         raise InputError(f"{seed!r:.40} is not a seed", remedy="give 16 lower-case hex digits")
@@ -38,7 +38,7 @@ def crossover(
     for name in names:
         kinds = {first[name].type, other[name].type}
         if len(kinds) > 1 and not kinds <= FLOAT_STORAGE:
-            raise EditRefused(UNSUPPORTED_TYPE, f"{name!r} is {' in one file and '.join(sorted(kinds))} in the other")
+            raise EditError(UNSUPPORTED_TYPE, f"{name!r} is {' in one file and '.join(sorted(kinds))} in the other")
     return (Change(name, _cross(first[name], other[name], seed, unit, share)) for name in names)
 
 

@@ -12,7 +12,7 @@ from evolution.surgeon.machine_tensors import PROTECTED, SLOTS
 from evolution.surgeon.operation import UNSUPPORTED_TYPE, Change
 from evolution.surgeon.values import pieces, stored
 from vboot.errors import InputError
-from vboot.weights.arithmetic import EditRefused, TensorData
+from vboot.weights.arithmetic import EditError, TensorData
 from vboot.weights.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, encode
 
 _SUM_TOLERANCE = 1e-6
@@ -22,7 +22,7 @@ def merge(files: Sequence[Mapping[str, TensorData]], factors: Sequence[float]) -
     """The first file's tensors as the sum of all files' values, each file's times its factor, in the first's types.
 
     The files have the same tensors with the same shapes, apart from the machine's own, which are left as they are.
-    Raises InputError for factors that do not fit, EditRefused for a tensor whose type has no arithmetic here.
+    Raises InputError for factors that do not fit, EditError for a tensor whose type has no arithmetic here.
     """
     if len(factors) != len(files):
         raise InputError(f"{len(files)} files have {len(factors)} weights", remedy="give one for each file")
@@ -33,7 +33,7 @@ def merge(files: Sequence[Mapping[str, TensorData]], factors: Sequence[float]) -
     names = [name for name in first if name not in PROTECTED | SLOTS and any(_differ(first, f, name) for f in files)]
     for name in names:
         if unfit := [file[name].type for file in files if file[name].type not in FLOAT_STORAGE]:
-            raise EditRefused(UNSUPPORTED_TYPE, f"{name!r} is of type {unfit[0]}, in which nothing is merged")
+            raise EditError(UNSUPPORTED_TYPE, f"{name!r} is of type {unfit[0]}, in which nothing is merged")
     return (Change(name, _sum([file[name] for file in files], factors)) for name in names)
 
 

@@ -18,7 +18,7 @@ from evolution.surgeon.operation import (
 )
 from evolution.surgeon.values import pieces, stored
 from vboot.errors import InputError
-from vboot.weights.arithmetic import EditRefused, TensorData
+from vboot.weights.arithmetic import EditError, TensorData
 from vboot.weights.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, encode
 
 
@@ -26,7 +26,7 @@ def requantise(tensors: Mapping[str, TensorData], types: Mapping[str, str]) -> O
     """Give tensors other types (F32, F16, BF16, Q8_0), by name or pattern; of two patterns for one, the later counts.
 
     A pattern means matrices: vectors, such as norms and biases, are small and matter, so they keep their types unless
-    they are named. Raises InputError for another type, EditRefused for what cannot be stored so.
+    they are named. Raises InputError for another type, EditError for what cannot be stored so.
     """
     wanted: dict[str, str] = {}
     for pattern, kind in types.items():
@@ -51,19 +51,19 @@ def _changes(tensors: Mapping[str, TensorData], types: Mapping[str, str]) -> Ite
 
 def _meant(pattern: str, tensors: Mapping[str, TensorData]) -> list[str]:
     if pattern in PROTECTED:
-        raise EditRefused(PROTECTED_TENSOR, f"{pattern!r} is protected")
+        raise EditError(PROTECTED_TENSOR, f"{pattern!r} is protected")
     if pattern in tensors:
         return [pattern]
     matrices = (name for name, tensor in tensors.items() if len(tensor.shape) > 1 and name not in PROTECTED)
     found = [name for name in matrices if fnmatchcase(name, pattern)]
     if not found:
-        raise EditRefused(NO_SUCH_TENSOR, f"there is no matrix {pattern!r}")
+        raise EditError(NO_SUCH_TENSOR, f"there is no matrix {pattern!r}")
     return found
 
 
 def _check(tensor: TensorData, kind: str) -> None:
     if tensor.type not in FLOAT_STORAGE:
-        raise EditRefused(UNSUPPORTED_TYPE, f"{tensor.name!r} is of type {tensor.type}, which is not converted")
+        raise EditError(UNSUPPORTED_TYPE, f"{tensor.name!r} is of type {tensor.type}, which is not converted")
     if tensor.shape[0] % (block := block_of(kind).elements):
         text = f"rows of {tensor.shape[0]} of {tensor.name!r} are not whole blocks of {block}, which {kind} has"
-        raise EditRefused(DOES_NOT_FIT, text)
+        raise EditError(DOES_NOT_FIT, text)

@@ -22,7 +22,7 @@ from evolution.surgeon.relayout import relayout
 from evolution.surgeon.reports import SurgeryReport, TensorChange
 from evolution.surgeon.values import stored
 from vboot.gguf import TensorInfo, pad_to
-from vboot.weights.arithmetic import EditRefused, TensorData
+from vboot.weights.arithmetic import EditError, TensorData
 from vboot.weights.storage_types import all_finite, block_of
 
 Sink: TypeAlias = Callable[[int, memoryview], None]
@@ -37,7 +37,7 @@ _CHUNK = 1 << 22
 def rewrite(base: GGUFFile, operation: Operation, sink: Sink | None, progress: Progress) -> SurgeryReport:
     """Do an operation to a file. Without a sink only its changes are computed, to be told of.
 
-    One changed tensor is held at a time. Raises EditRefused when it would change nothing or something protected, or
+    One changed tensor is held at a time. Raises EditError when it would change nothing or something protected, or
     make a value that is not finite; the sink may have been given something by then.
     """
     numbers = {name: int(GGMLQuantizationType[kind]) for name, kind in operation.types.items()}
@@ -54,7 +54,7 @@ def rewrite(base: GGUFFile, operation: Operation, sink: Sink | None, progress: P
             if sink is not None:
                 sink(at[change.name], change.data.data)
     if not changed:
-        raise EditRefused(CHANGES_NOTHING, "the operation changes nothing")
+        raise EditError(CHANGES_NOTHING, "the operation changes nothing")
     size = places[-1].offset + places[-1].size + len(_padding(base, len(places) - 1, places))
     if sink is not None:
         sink(0, memoryview(header))
@@ -80,7 +80,7 @@ def _judge(before: TensorData, change: Change, new_type: str | None) -> TensorCh
     """What a change does; None for nothing."""
     kind = new_type or before.type
     if before.name in PROTECTED:
-        raise EditRefused(PROTECTED_TENSOR, f"{before.name!r} is protected")
+        raise EditError(PROTECTED_TENSOR, f"{before.name!r} is protected")
     size = len(change.data)
     blocks = size // block_of(kind).bytes
     counts = (size, blocks)
@@ -89,7 +89,7 @@ def _judge(before: TensorData, change: Change, new_type: str | None) -> TensorCh
         if counts == (0, 0):
             return None
     if not all_finite(kind, change.data):
-        raise EditRefused(NOT_FINITE, f"a value of {before.name!r} would not be finite")
+        raise EditError(NOT_FINITE, f"a value of {before.name!r} would not be finite")
     digest = hashlib.sha256(change.data.data).hexdigest()
     return TensorChange(before.name, before.type, kind, size, counts[0], blocks, counts[1], digest)
 

@@ -43,7 +43,7 @@ class GGUFSurgeon:
     replaces the file that it reads. Either way the new file appears whole, after the runtime's parser has accepted it
     and its digest is the one that was computed, or not at all.
 
-    All raise EditRefused when they would change nothing (1008), touch what a machine protects (1002) or make a value
+    All raise EditError when they would change nothing (1008), touch what a machine protects (1002) or make a value
     that is not finite (1005), InputError for other files and options that do not do, ToolError when the parser fails.
     """
 

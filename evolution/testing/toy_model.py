@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evolution.strategies.contract import Proposal, Strategy, Verdict
 from vboot.protocol.messages import TensorInfo
-from vboot.weights.arithmetic import EditRefused, TensorData, apply
+from vboot.weights.arithmetic import EditError, TensorData, apply
 
 PROTECTED = frozenset({"kernel.0"})
 
@@ -66,7 +66,7 @@ class ToyTask:
         """What a daemon would tell of a proposal."""
         try:
             return Verdict(self.score(child(proposal, parent)))
-        except EditRefused as refusal:
+        except EditError as refusal:
             return Verdict(None, str(refusal))
 
     def search(self, strategy: Strategy, *, generations: int) -> float:
@@ -85,7 +85,7 @@ class ToyTask:
 
 
 def child(proposal: Proposal, parent: Mapping[str, TensorData]) -> dict[str, TensorData]:
-    """The model after a proposal. Raises EditRefused as a machine would."""
+    """The model after a proposal. Raises EditError as a machine would."""
     changed = apply(proposal.edits, parent, PROTECTED) if proposal.edits else {}
     return {name: replace(tensor, data=changed.get(name, tensor.data)) for name, tensor in parent.items()}
 

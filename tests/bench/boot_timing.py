@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qemu.accel import Accel
 from qemu.launch import start
-from qemu.machine import Machine
+from qemu.machine import VirtualMachine
 from qemu.spec import MachineSpec
 from tests.support.evolution_port.expect import machine_port
 
@@ -50,7 +50,7 @@ def boot(spec: MachineSpec, *, accel: Accel, texts: tuple[str, ...], run: Path, 
     return Boot({text: at - started for text, at in seen.items()}, console, anon_bytes)
 
 
-def _wait_for(machine: Machine, texts: tuple[str, ...], *, seconds: float) -> dict[str, float]:
+def _wait_for(machine: VirtualMachine, texts: tuple[str, ...], *, seconds: float) -> dict[str, float]:
     """The monotonic time at which each text was on the console, to a millisecond or two."""
     patterns = {text: re.compile(text.encode()) for text in texts}
     seen: dict[str, float] = {}
@@ -73,7 +73,7 @@ def _wait_for(machine: Machine, texts: tuple[str, ...], *, seconds: float) -> di
     return seen
 
 
-def _anon_bytes(machine: Machine) -> int:
+def _anon_bytes(machine: VirtualMachine) -> int:
     """Asked until both processes have been measured, which the machine does from its first beat on."""
     seconds = _STATS_SECONDS * machine.accel.scale
     until = time.monotonic() + seconds

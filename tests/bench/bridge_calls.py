@@ -15,7 +15,7 @@ from tests.bench.rust import LOG
 from tests.bench.sampling import alternate
 from tests.support.local_machine import tiny_model
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.weights.edits import Dense
 
 BRIDGE, SOCKET, LIBRARY = "client over the bridge", "client over the socket", "bridge's own calls"
@@ -66,7 +66,7 @@ def _seconds(call: Callable[[], object]) -> float:
     return (time.perf_counter() - start) / _CALLS
 
 
-def _mutation(machine: Machine) -> Callable[[], object]:
+def _mutation(machine: MachineClient) -> Callable[[], object]:
     """A small change; each differs from the one before, and all wait for energy as they must."""
     number = 0
 

@@ -27,7 +27,7 @@ from tests.bench.results import Case, Finding, Result, Setting
 from tests.bench.rust import LOG
 from tests.bench.sampling import alternate
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.weights.edits import Edit, Seeded
 
 V7, V6 = "V7: the running machine", "V6: files and reloading"
@@ -111,7 +111,7 @@ def run(setting: Setting) -> Result:
 
 
 @contextmanager
-def _v7(library: Path, model: Path) -> Iterator[Machine]:
+def _v7(library: Path, model: Path) -> Iterator[MachineClient]:
     with RustNeuralBridge(library=library, energy=False) as bridge:
         bridge.initialize(model)
         with bridge.client() as machine:
@@ -141,13 +141,13 @@ def _mutations() -> Iterator[list[Edit]]:
         yield [Seeded("*.weight", f"{number:016x}", "normal", 0.01, 0.001)]
 
 
-def _run_kernel(machine: Machine, kernel: Kernel) -> None:
+def _run_kernel(machine: MachineClient, kernel: Kernel) -> None:
     machine.mutate([to_pixels.edit(kernel, slot=_SLOT)], confidence=0.95)
     for program in to_pixels.calls(kernel, _VECTORS, slot=_SLOT):
         machine.execute_pixels(program)
 
 
-def _run_mutation(machine: Machine, edits: Sequence[Edit]) -> None:
+def _run_mutation(machine: MachineClient, edits: Sequence[Edit]) -> None:
     machine.mutate(edits, confidence=0.95)
     machine.embed(_TEXT)
 

@@ -27,7 +27,7 @@ from tests.bench.results import Case, Finding, Result, Setting, at_least
 from tests.bench.rust import LOG
 from tests.bench.sampling import alternate
 from tests.support.local_machine import local_machine
-from vboot.client.machine import Machine, connect
+from vboot.client.machine import MachineClient, connect
 
 SOCKET = "vector_boot --listen F16"
 _IN_PROCESS = "vector_boot F16, ids in process"
@@ -86,7 +86,7 @@ def _commands(contenders: Contenders) -> dict[str, Sequence[str]]:
 
 
 def _samplers(
-    contenders: Contenders, machine: Machine, children: Mapping[str, EmbeddingChild], texts: Sequence[str]
+    contenders: Contenders, machine: MachineClient, children: Mapping[str, EmbeddingChild], texts: Sequence[str]
 ) -> dict[str, Callable[[], float]]:
     """By contender, what asks it ten times and says the mean."""
     samplers: dict[str, Callable[[], float]] = {SOCKET: partial(_mean, partial(_ask, machine, texts))}
@@ -101,7 +101,7 @@ def _mean(ask: Callable[[], float]) -> float:
     return statistics.fmean(ask() for _ in range(10))
 
 
-def _ask(machine: Machine, texts: Sequence[str]) -> float:
+def _ask(machine: MachineClient, texts: Sequence[str]) -> float:
     start = time.perf_counter()
     machine.embed(texts)
     return time.perf_counter() - start

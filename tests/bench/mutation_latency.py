@@ -17,7 +17,7 @@ from tests.bench.sampling import alternate
 from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
 _HOW = (
-    "minilm in Q8_0, energy unlimited. A sample is the time from `Machine.mutate` to its reply in one process of"
+    "minilm in Q8_0, energy unlimited. A sample is the time from `VirtualMachine.mutate` to its reply in one process of"
     " Python, which computes the CRC of the blob in numpy: the socket's machine runs beside it, the other one is"
     " emulated or virtualised as the table of the host says. Noise and the low-rank edit change one matrix of 384 x"
     " 1536. Every change is another one; the wire is both directions, JSON and blob. The heart's lateness is the"

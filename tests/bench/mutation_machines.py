@@ -18,7 +18,7 @@ from tests.bench.boot_timing import APPEND
 from tests.bench.host import REPOSITORY
 from tests.support.local_machine import local_machine
 from vboot.client.link import SocketLink
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import ToolError
 
 UNIX, SERIAL = "Unix socket", "virtio-serial"
@@ -35,7 +35,7 @@ _RUN_FOLDER = REPOSITORY / "build" / "run" / "bench-mutation"
 class Connected:
     """A machine, and how many bytes have gone both ways over its line."""
 
-    machine: Machine
+    machine: MachineClient
     wire_bytes: Callable[[], int]
 
 
@@ -106,5 +106,5 @@ def _connect(path: Path) -> Iterator[Connected]:
     def open_link(deadline: float) -> SocketLink:
         return _CountingLink(path, deadline, count)
 
-    with Machine(open_link, timeout=_ANSWER_SECONDS, client="bench") as machine:
+    with MachineClient(open_link, timeout=_ANSWER_SECONDS, client="bench") as machine:
         yield Connected(machine, lambda: counted[0])

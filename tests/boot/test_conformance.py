@@ -9,7 +9,7 @@ import pytest
 
 from cli import main
 from qemu.launch import start
-from qemu.machine import Machine
+from qemu.machine import VirtualMachine
 from tests.boot.conftest import BUILD, Image
 from tests.conformance import (
     checks_edits,
@@ -31,7 +31,7 @@ CHECKS = checks(checks_framing, checks_gate, checks_edits, checks_uploads, check
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualMachine]:
     model = write_model(tmp_path_factory.mktemp("model") / "model.gguf")
     folder = BUILD / "conformance"
     assert main(["build", "--model", str(model), "--output", str(folder)]) == 0
@@ -41,7 +41,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 @pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[name for name, _ in CHECKS])
-def test_conformance(machine: Machine, check: Check) -> None:
+def test_conformance(machine: VirtualMachine, check: Check) -> None:
     with connected(machine.evolution, patience=PATIENCE_S, rest=WORKER_REST_S, gap=AWAY_S) as client:
         check(client)
     time.sleep(AWAY_S)

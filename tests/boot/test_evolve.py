@@ -14,7 +14,7 @@ from evolution.fitness.contract import Pair, SearchData
 from evolution.fitness.retrieval import RetrievalFitness
 from evolution.strategies.tiers import STANDARD_TIERS
 from qemu.launch import start
-from qemu.machine import Machine as VirtualMachine
+from qemu.machine import VirtualMachine
 from tests.boot.conftest import Image
 from vboot.client.machine import connect
 

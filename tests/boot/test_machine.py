@@ -15,7 +15,7 @@ from gguf import GGUFReader
 
 from qemu import console
 from qemu.launch import start
-from qemu.machine import Machine
+from qemu.machine import VirtualMachine
 from tests.boot.conftest import Image
 from tests.support.evolution_port.expect import EvolutionPort, machine_port
 
@@ -43,20 +43,20 @@ def mmio(port: EvolutionPort) -> tuple[int, ...]:
 
 
 @pytest.fixture(scope="module")
-def machine(minilm: Image) -> Iterator[Machine]:
+def machine(minilm: Image) -> Iterator[VirtualMachine]:
     with start(minilm.spec()) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def port(machine: Machine) -> Iterator[EvolutionPort]:
+def port(machine: VirtualMachine) -> Iterator[EvolutionPort]:
     with machine_port(machine) as connected:
         connected.greet()
         connected.resync()
         yield connected
 
 
-def test_it_comes_up_in_the_phases_of_the_design(machine: Machine, port: EvolutionPort) -> None:
+def test_it_comes_up_in_the_phases_of_the_design(machine: VirtualMachine, port: EvolutionPort) -> None:
     machine.wait_for_console(r"phase=heartbeat t_us=[0-9]+\s")
     seen = machine.console.read_bytes()
     assert list(console.phases(seen)) == PHASES
@@ -153,7 +153,7 @@ def test_it_beats_on_time_and_tells(port: EvolutionPort) -> None:
     assert late["p50"] < 20_000  # the tail is the host's on a busy one: `make bench` shows it
 
 
-def test_it_powers_off_in_order(machine: Machine, port: EvolutionPort) -> None:
+def test_it_powers_off_in_order(machine: VirtualMachine, port: EvolutionPort) -> None:
     begun = time.monotonic()
     port.shutdown()
     assert machine.wait_exit() == 0
@@ -163,6 +163,6 @@ def test_it_powers_off_in_order(machine: Machine, port: EvolutionPort) -> None:
     assert b"Kernel panic" not in said
 
 
-def test_the_run_folder_holds_what_happened(machine: Machine) -> None:
+def test_the_run_folder_holds_what_happened(machine: VirtualMachine) -> None:
     names = {path.name for path in Path(machine.run).iterdir()}
     assert {"console.log", "qemu.log", "channel.jsonl", "command.txt", "machine.json"} <= names

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from qemu.launch import start
-from qemu.machine import Machine
+from qemu.machine import VirtualMachine
 from qemu.spec import MachineSpec
 from tests.boot.conftest import Image
 from tests.boot.test_machine import error, result
@@ -22,7 +22,7 @@ from vboot.errors import BootError
 
 
 @contextmanager
-def running(spec: MachineSpec) -> Iterator[tuple[Machine, EvolutionPort]]:
+def running(spec: MachineSpec) -> Iterator[tuple[VirtualMachine, EvolutionPort]]:
     with start(spec) as machine, machine_port(machine) as port:
         port.greet()
         yield machine, port

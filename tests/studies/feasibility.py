@@ -27,9 +27,9 @@ from evolution.strategies.registry import make
 from evolution.strategies.search_space import Noise, combine, search_space
 from evolution.strategies.tiers import STANDARD_TIERS, Tier
 from tests.studies.models import data_set, model_file, shadow
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import InputError
-from vboot.protocol.errors import Refused
+from vboot.protocol.errors import RequestRefusedError
 
 SEEDS = 12
 PAIRS = 128
@@ -83,7 +83,7 @@ def _sized(name: str, size: float) -> Tier:
     return dataclasses.replace(tier, density=size) if tier.form == "step" else dataclasses.replace(tier, sigma=size)
 
 
-def _noise(machine: Machine, data: Dataset, weights: str) -> Iterator[dict[str, Any]]:
+def _noise(machine: MachineClient, data: Dataset, weights: str) -> Iterator[dict[str, Any]]:
     fitness = _fitness(data, PAIRS)
     pairs = fitness.batch(1_000_000)
     embed = lambda texts: machine.embed(texts).vectors  # noqa: E731
@@ -102,7 +102,7 @@ def _noise(machine: Machine, data: Dataset, weights: str) -> Iterator[dict[str, 
                 started = time.perf_counter()
                 try:
                     machine.mutate(edits, confidence=1.0)
-                except Refused as refusal:
+                except RequestRefusedError as refusal:
                     changes.append(0.0 if refusal.code == 1008 else None)
                     continue
                 milliseconds.append(1e3 * (time.perf_counter() - started))
@@ -135,7 +135,7 @@ def _median(values: Sequence[float]) -> float | None:
     return round(statistics.median(values), 2) if values else None
 
 
-def _search(machine: Machine, data: Dataset, weights: str, tier: str) -> dict[str, Any]:
+def _search(machine: MachineClient, data: Dataset, weights: str, tier: str) -> dict[str, Any]:
     fitness = _fitness(data, 64)
     embed = lambda texts: machine.embed(texts).vectors  # noqa: E731
 
@@ -152,7 +152,7 @@ def _search(machine: Machine, data: Dataset, weights: str, tier: str) -> dict[st
             try:
                 if proposal.edits:
                     machine.mutate(proposal.edits, confidence=1.0)
-            except Refused:
+            except RequestRefusedError:
                 changed = False
             strategy.tell(proposal.id, Verdict(fitness.evaluate(embed, pairs).score))
             evaluations += 1

@@ -12,7 +12,7 @@ from evolution.fitness import debian
 from evolution.fitness.contract import Dataset
 from evolution.fitness.split import split
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 
 FOLDER = Path("build/studies")
 
@@ -33,7 +33,7 @@ def data_set(lists: Path = debian.APT_LISTS) -> Dataset:
 
 
 @contextmanager
-def shadow(model: Path) -> Iterator[Machine]:
+def shadow(model: Path) -> Iterator[MachineClient]:
     """A runtime of its own on a model, whose changes cost no energy."""
     with RustNeuralBridge(energy=False) as bridge:
         bridge.initialize(model)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from vboot.client.session import Reply, Session
-from vboot.protocol.errors import LinkLost
+from vboot.protocol.errors import LinkLostError
 from vboot.protocol.framing import Incoming, Message, Reader, encode
 
 HELLO: Mapping[str, Any] = {
@@ -54,7 +54,7 @@ class Peer:
 
     def send(self, data: bytes, _deadline: float) -> None:
         if self.ended:
-            raise LinkLost("the peer is gone")
+            raise LinkLostError("the peer is gone")
         if data.startswith(b"\xff"):
             data = data[1:]
             self._reader = Reader()
@@ -79,7 +79,7 @@ class Peer:
         if self.to_say:
             return self.to_say.popleft()
         if self.ended:
-            raise LinkLost("the peer is gone")
+            raise LinkLostError("the peer is gone")
         time.sleep(max(0.0, deadline - time.monotonic()))
         return b""
 
@@ -103,7 +103,7 @@ class Host:
 
     def open(self, _deadline: float) -> Peer:
         if self.gone:
-            raise LinkLost("no machine listens")
+            raise LinkLostError("no machine listens")
         self.peers.append(Peer(self.answers))
         return self.peers[-1]
 

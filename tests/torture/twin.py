@@ -13,7 +13,7 @@ import numpy as np
 from tests.torture.draws import Defect
 from tests.torture.expectation import STALE, Deviation, Request, State, model_digest
 from tests.torture.model import PROTECTED
-from vboot.weights.arithmetic import EditRefused, TensorData, apply
+from vboot.weights.arithmetic import EditError, TensorData, apply
 from vboot.weights.edits import Edit, Seeded, pack
 
 REMEMBERED = 2048
@@ -165,7 +165,7 @@ class Twin:
         # The first defect found at the gate answers, save what makes the parameters wrong.
         try:
             changed = apply(edits, self.tensors | self._protected, PROTECTED)
-        except EditRefused as refusal:
+        except EditError as refusal:
             return gate if gate and refusal.code != _WRONG_PARAMS else refusal.code, {}
         return gate, changed
 

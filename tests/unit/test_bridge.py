@@ -22,9 +22,15 @@ from builder.executable import build_library
 from image.compose import compose
 from vboot.client.bridge import Fault, RustNeuralBridge
 from vboot.client.bridge_packets import Kind, Packet, cut, encode
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import InputError, VbootError
-from vboot.protocol.errors import BridgeCrashed, BridgeHung, LinkLost, MachineError, Refused
+from vboot.protocol.errors import (
+    BridgeCrashedError,
+    BridgeTimeoutError,
+    LinkLostError,
+    MachineError,
+    RequestRefusedError,
+)
 
 QUERY = "blk.0.attn_q.weight"
 
@@ -47,12 +53,12 @@ def bridge(library: Path) -> Iterator[RustNeuralBridge]:
 
 
 @pytest.fixture
-def machine(bridge: RustNeuralBridge) -> Iterator[Machine]:
+def machine(bridge: RustNeuralBridge) -> Iterator[MachineClient]:
     with bridge.client() as machine:
         yield machine
 
 
-def mutate(machine: Machine, *, seed: int = 1, base: int | None = None, **more: object) -> int:
+def mutate(machine: MachineClient, *, seed: int = 1, base: int | None = None, **more: object) -> int:
     """A mutation of many weights; its generation."""
     edit = {"kind": "seeded", "tensors": QUERY, "seed": f"{seed:016x}", "form": "normal", "density": 0.5, "scale": 0.25}
     base = machine.hello().generation if base is None else base
@@ -62,7 +68,7 @@ def mutate(machine: Machine, *, seed: int = 1, base: int | None = None, **more: 
     return generation
 
 
-def test_the_client_of_a_booted_machine_works_over_the_bridge(bridge: RustNeuralBridge, machine: Machine) -> None:
+def test_the_client_of_a_booted_machine_works_over_the_bridge(bridge: RustNeuralBridge, machine: MachineClient) -> None:
     assert machine.hello().emergency is None
     assert len(machine.tensors()) == 37 + 18
     base = machine.digest().model
@@ -79,14 +85,14 @@ def test_the_client_of_a_booted_machine_works_over_the_bridge(bridge: RustNeural
     assert machine.request("history").result["records"]
 
 
-def test_what_has_no_meaning_in_process_is_refused(machine: Machine) -> None:
+def test_what_has_no_meaning_in_process_is_refused(machine: MachineClient) -> None:
     for method, params in (("subscribe", {"events": []}), ("shutdown", {}), ("fault", {"what": "segv"})):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RequestRefusedError) as refused:
             machine.request(method, params)
         assert refused.value.code == -32601
 
 
-def test_views_are_the_live_weights_and_cannot_be_written(bridge: RustNeuralBridge, machine: Machine) -> None:
+def test_views_are_the_live_weights_and_cannot_be_written(bridge: RustNeuralBridge, machine: MachineClient) -> None:
     view, before = bridge.tensor(QUERY), bridge.tensor(QUERY).copy()
     assert (str(view.dtype), view.shape, view.flags.writeable) == ("float16", (64, 64), False)
     assert bridge.tensor("token_embd.weight").shape == (409, 64)
@@ -123,7 +129,7 @@ def test_programs_run_and_leave_a_result(bridge: RustNeuralBridge) -> None:
     assert len(bridge.get_result()) == 12
     assert bridge.get_stats().programs == 1
     bridge.suffer("segv-before")
-    with pytest.raises(BridgeCrashed):
+    with pytest.raises(BridgeCrashedError):
         bridge.execute_pixels(program)
     assert bridge.get_stats().programs == 1
     with pytest.raises(MachineError, match="no pixel program"):
@@ -139,14 +145,14 @@ def test_what_is_no_program_is_refused_here(bridge: RustNeuralBridge) -> None:
         bridge.execute_pixels([[250, 256, 0]])
 
 
-def test_stats_count(bridge: RustNeuralBridge, machine: Machine) -> None:
+def test_stats_count(bridge: RustNeuralBridge, machine: MachineClient) -> None:
     before = bridge.get_stats()
     assert (before.generation, before.changed_bytes, before.interrupts) == (0, 0, 0)
     assert before.tensor_bytes == sum(place.bytes for place in bridge.tensors().values())
     base = bridge.tensor(QUERY).tobytes()
     mutate(machine)
     machine.interrupt(3)
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefusedError):
         mutate(machine, base=9)
     after = bridge.get_stats()
     differing = sum(old != new for old, new in zip(base, bridge.tensor(QUERY).tobytes(), strict=True))
@@ -156,7 +162,9 @@ def test_stats_count(bridge: RustNeuralBridge, machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("fault", ["segv-before", "segv-after"])
-def test_a_crash_costs_nothing_that_was_acknowledged(bridge: RustNeuralBridge, machine: Machine, fault: Fault) -> None:
+def test_a_crash_costs_nothing_that_was_acknowledged(
+    bridge: RustNeuralBridge, machine: MachineClient, fault: Fault
+) -> None:
     mutate(machine, seed=1)
     digest, view = machine.digest().model, bridge.tensor(QUERY)
     first, restarts = bridge.pid, machine.stats().worker.restarts
@@ -172,17 +180,17 @@ def test_a_crash_costs_nothing_that_was_acknowledged(bridge: RustNeuralBridge, m
 
 @pytest.mark.parametrize("fault", ["segv-before", "segv-after"])
 def test_the_call_under_way_in_a_crash_fails_if_it_cannot_be_repeated(
-    bridge: RustNeuralBridge, machine: Machine, fault: Fault
+    bridge: RustNeuralBridge, machine: MachineClient, fault: Fault
 ) -> None:
     mutate(machine)
     digest = machine.digest().model
     bridge.suffer(fault)
-    with pytest.raises(BridgeCrashed, match="signal 11"):
+    with pytest.raises(BridgeCrashedError, match="signal 11"):
         machine.interrupt()
     assert machine.digest().model == digest
 
 
-def test_a_call_that_changes_nothing_is_repeated_by_itself(bridge: RustNeuralBridge, machine: Machine) -> None:
+def test_a_call_that_changes_nothing_is_repeated_by_itself(bridge: RustNeuralBridge, machine: MachineClient) -> None:
     mutate(machine)
     bridge.suffer("segv-before")
     assert machine.stats().generation == 1
@@ -190,16 +198,16 @@ def test_a_call_that_changes_nothing_is_repeated_by_itself(bridge: RustNeuralBri
 
 def test_a_crash_in_a_call_of_the_bridge(bridge: RustNeuralBridge) -> None:
     bridge.suffer("segv-before")
-    with pytest.raises(BridgeCrashed, match="signal 11"):
+    with pytest.raises(BridgeCrashedError, match="signal 11"):
         bridge.get_stats()
     assert bridge.get_stats().generation == 0
 
 
-def test_a_process_killed_between_two_calls_is_replaced(bridge: RustNeuralBridge, machine: Machine) -> None:
+def test_a_process_killed_between_two_calls_is_replaced(bridge: RustNeuralBridge, machine: MachineClient) -> None:
     mutate(machine)
     assert bridge.pid is not None
     os.kill(bridge.pid, signal.SIGKILL)
-    with suppress(LinkLost):  # unless the end was noticed in time
+    with suppress(LinkLostError):  # unless the end was noticed in time
         mutate(machine, base=1)
     assert bridge.get_stats().generation in {1, 2}
     assert machine.hello().generation == bridge.get_stats().generation
@@ -210,7 +218,7 @@ def test_a_hung_process_is_killed_at_the_deadline(library: Path) -> None:
         bridge.initialize()
         bridge.suffer("hang")
         start = time.monotonic()
-        with pytest.raises(BridgeHung):
+        with pytest.raises(BridgeTimeoutError):
             bridge.get_stats()
         assert 0.9 < time.monotonic() - start < 3
         assert bridge.get_stats().generation == 0
@@ -234,7 +242,7 @@ def test_faults_are_for_those_who_allow_them(library: Path) -> None:
             bridge.suffer("segv-before")
 
 
-def test_a_trial_ends_although_nobody_calls(bridge: RustNeuralBridge, machine: Machine) -> None:
+def test_a_trial_ends_although_nobody_calls(bridge: RustNeuralBridge, machine: MachineClient) -> None:
     view, before = bridge.tensor(QUERY), bridge.tensor(QUERY).copy()
     mutate(machine, lease_ms=50)
     assert (view != before).any()

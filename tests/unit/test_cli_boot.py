@@ -22,7 +22,7 @@ from image.rts import RtsHeader, pack_header
 from initramfs.memory import MIB, MemoryNeed
 from qemu.accel import Accel
 from qemu.launch import start
-from qemu.machine import Machine
+from qemu.machine import VirtualMachine
 from qemu.spec import MachineSpec
 from tests.support import fake_qemu
 from tests.support.kernel_files import bzimage
@@ -196,7 +196,7 @@ def test_the_last_words_of_a_console(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def started(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
+def started(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VirtualMachine]:
     """A fake machine in the scenario that the test names."""
     program = fake_qemu.install(tmp_path, request.param)
     (tmp_path / "kernel").write_bytes(b"")
@@ -211,7 +211,7 @@ def started(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]
     [("well", "by its power button"), ("hang", "by ending QEMU"), ("no-quit", "by killing QEMU")],
     indirect=["started"],
 )
-def test_what_it_takes_to_end_a_machine_is_said(started: Machine, how: str) -> None:
+def test_what_it_takes_to_end_a_machine_is_said(started: VirtualMachine, how: str) -> None:
     # The fake's hello is not ours, so the protocol never ends it.
     began = time.monotonic()
     said = end_in_order(started, seconds=0.5)
@@ -221,7 +221,7 @@ def test_what_it_takes_to_end_a_machine_is_said(started: Machine, how: str) -> N
 
 
 @pytest.mark.parametrize("started", ["well"], indirect=True)
-def test_stop_and_stop_again(started: Machine, vboot: Vboot) -> None:
+def test_stop_and_stop_again(started: VirtualMachine, vboot: Vboot) -> None:
     started.release()
     assert newest_running(started.run.parent).run == started.run
     answer = vboot.json("stop", started.run, "--timeout", "0.5")

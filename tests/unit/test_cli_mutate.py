@@ -74,7 +74,7 @@ def test_a_dry_run_tells_and_changes_nothing(vboot: Vboot, machine: Path) -> Non
     assert vboot("mutate", machine, *SET, "--dry-run") == 0
     assert vboot.out.startswith("would change generation 1: 1 B in 1 tensor; nothing was changed\n")
     error = vboot.json("mutate", machine, "--dense", "hw.mmio@0=00000000", "--confidence", "1", "--dry-run", code=1)
-    assert (error["error"]["code"], error["error"]["type"]) == (1002, "EditRefused")
+    assert (error["error"]["code"], error["error"]["type"]) == (1002, "EditError")
     assert [record["kind"] for record in vboot.json("history", machine)["records"]] == ["boot", "mutate"]
 
 
@@ -133,7 +133,7 @@ def test_who_stops_a_change_learns_by_which_id_to_look_for_it(
 )
 def test_refusals(vboot: Vboot, machine: Path, words: tuple[str, ...], code: int, told: str) -> None:
     error = vboot.json("mutate", machine, *words, code=1)["error"]
-    assert (error["type"], error["code"]) == ("Refused", code)
+    assert (error["type"], error["code"]) == ("RequestRefusedError", code)
     assert told in error["message"]
     assert vboot("mutate", machine, *words) == 1
     assert vboot.err == f"vboot: error: {error['message']}\n"

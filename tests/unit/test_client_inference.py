@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as hnp
 from tests.support.scripted_peer import GREETING, Host, Peer
 from vboot.client import session as session_module
 from vboot.client.inference import TEXTS_LIMIT
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.client.similarity import cosine_similarities
 from vboot.errors import InputError
-from vboot.protocol.errors import MachineError, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.errors import MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.framing import LINE_LIMIT, Message, encode
 from vboot.protocol.messages import PixelRun
 
@@ -62,7 +62,7 @@ def asked(host: Host) -> list[list[str]]:
 )
 def test_any_texts_go_in_as_few_requests_as_they_fit(texts: list[str]) -> None:
     host = embedding()
-    made = Machine(host.open).embed(texts)
+    made = MachineClient(host.open).embed(texts)
     batches = asked(host)
     assert [text for batch in batches for text in batch] == texts
     assert all(1 <= len(batch) <= TEXTS_LIMIT for batch in batches)
@@ -75,13 +75,13 @@ def test_any_texts_go_in_as_few_requests_as_they_fit(texts: list[str]) -> None:
 def test_a_request_is_full_before_the_next_one() -> None:
     host = embedding()
     told: list[tuple[int, int]] = []
-    Machine(host.open).embed(["x"] * 130, progress=lambda done, total: told.append((done, total)))
+    MachineClient(host.open).embed(["x"] * 130, progress=lambda done, total: told.append((done, total)))
     assert [len(batch) for batch in asked(host)] == [64, 64, 2]
     assert told == [(64, 130), (128, 130), (130, 130)]
 
 
 def test_texts_that_cannot_be_sent() -> None:
-    machine = Machine(embedding().open)
+    machine = MachineClient(embedding().open)
     with pytest.raises(InputError, match="no text"):
         machine.embed([])
     with pytest.raises(InputError, match="one str; give a list"):
@@ -93,16 +93,16 @@ def test_texts_that_cannot_be_sent() -> None:
 
 
 def test_embeddings_of_two_generations_are_not_mixed() -> None:
-    machine = Machine(embedding(iter([1, 2, 2, 2, 2])).open)
+    machine = MachineClient(embedding(iter([1, 2, 2, 2, 2])).open)
     made = machine.embed(["x"] * 70)
     assert (made.generation, len(made.tokens)) == (2, 70)
     with pytest.raises(MachineError, match="kept changing"):
-        Machine(embedding(itertools.count()).open).embed(["x"] * 70)
+        MachineClient(embedding(itertools.count()).open).embed(["x"] * 70)
 
 
 def test_normalize_is_said_only_when_it_is_not_wanted() -> None:
     host = embedding()
-    machine = Machine(host.open)
+    machine = MachineClient(host.open)
     machine.embed(["a"])
     machine.embed(["a"], normalize=False)
     params = [request.members["params"] for request in host.peer.requests if request.members["method"] == "embed"]
@@ -118,8 +118,8 @@ def test_an_answer_that_does_not_add_up(change: dict[str, Any]) -> None:
         members, blob = result(["a"])
         peer.reply(message, members | change, blob)
 
-    with pytest.raises(ProtocolBroken):
-        Machine(Host(embed=embed).open).embed(["a"])
+    with pytest.raises(ProtocolError):
+        MachineClient(Host(embed=embed).open).embed(["a"])
 
 
 def test_what_a_restart_interrupts_is_run_again() -> None:
@@ -135,15 +135,15 @@ def test_what_a_restart_interrupts_is_run_again() -> None:
     def answer(peer: Peer, message: Message) -> None:
         next(answers)(peer, message)
 
-    machine = Machine(Host(embed=answer, execute_pixels=answer).open)
+    machine = MachineClient(Host(embed=answer, execute_pixels=answer).open)
     assert machine.embed(["a"]).tokens == (3,)
     assert machine.execute_pixels(b"\xfa\x02\0\xfa\x0d\0") == PixelRun(1, 3, b"\0\0\x80?")
 
 
 def test_a_run_that_is_given_up_is_cancelled_and_the_line_goes_on() -> None:
     host = Host(embed=lambda _peer, _message: None)
-    machine = Machine(host.open)
-    with pytest.raises(TimedOut, match="did not answer embed"):
+    machine = MachineClient(host.open)
+    with pytest.raises(MachineTimeoutError, match="did not answer embed"):
         machine.embed(["a"], timeout=0.05)
     embed, cancel = (request.members for request in host.peer.requests[-2:])
     assert (cancel["method"], cancel["params"]) == ("cancel", {"request": embed["id"]})
@@ -153,8 +153,8 @@ def test_a_run_that_is_given_up_is_cancelled_and_the_line_goes_on() -> None:
 
 def test_what_was_refused_is_not_cancelled() -> None:
     host = Host(embed=lambda peer, message: peer.refuse(message, 1018))
-    with pytest.raises(Refused):
-        Machine(host.open).embed(["a"])
+    with pytest.raises(RequestRefusedError):
+        MachineClient(host.open).embed(["a"])
     assert "cancel" not in host.peer.methods()
 
 
@@ -165,7 +165,7 @@ def test_pixels_are_bytes_or_triples() -> None:
         sent.append(message.blob)
         peer.reply(message, {"result": 1, "steps": 0})
 
-    machine = Machine(Host(execute_pixels=run).open)
+    machine = MachineClient(Host(execute_pixels=run).open)
     assert machine.execute_pixels([(250, 0, 1), (1, 2, 255)]) == PixelRun(1, 0, b"")
     machine.execute_pixels(b"abc")
     assert sent == [bytes([250, 0, 1, 1, 2, 255]), b"abc"]

@@ -12,7 +12,7 @@ import pytest
 
 from vboot.client.link import SocketLink
 from vboot.errors import InputError
-from vboot.protocol.errors import LinkLost, TimedOut
+from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 
 
 def soon(seconds: float = 5.0) -> float:
@@ -64,7 +64,7 @@ def test_receiving_ends_at_the_deadline(tmp_path: Path) -> None:
 def test_sending_to_one_who_does_not_read_ends_at_the_deadline(tmp_path: Path) -> None:
     with connected(tmp_path) as (link, _):
         started = time.monotonic()
-        with pytest.raises(TimedOut, match=r"took \d+ of 8388608 bytes"):
+        with pytest.raises(MachineTimeoutError, match=r"took \d+ of 8388608 bytes"):
             link.send(bytes(8 << 20), started + 0.1)
         assert time.monotonic() - started < 1
 
@@ -74,9 +74,9 @@ def test_the_end_of_the_machine_is_noticed(tmp_path: Path) -> None:
         peer.sendall(b"last words")
         peer.close()
         assert link.receive(soon()) == b"last words"
-        with pytest.raises(LinkLost, match="closed the connection"):
+        with pytest.raises(LinkLostError, match="closed the connection"):
             link.receive(soon())
-        with pytest.raises(LinkLost):
+        with pytest.raises(LinkLostError):
             link.send(b"x", soon())
 
 
@@ -84,19 +84,19 @@ def test_a_closed_link_is_lost(tmp_path: Path) -> None:
     with connected(tmp_path) as (link, _):
         link.close()
         link.close()
-        with pytest.raises(LinkLost):
+        with pytest.raises(LinkLostError):
             link.receive(soon())
-        with pytest.raises(LinkLost):
+        with pytest.raises(LinkLostError):
             link.send(b"x", soon())
 
 
 def test_nobody_there(tmp_path: Path) -> None:
     started = time.monotonic()
-    with pytest.raises(LinkLost, match="no machine listens at"):
+    with pytest.raises(LinkLostError, match="no machine listens at"):
         SocketLink(tmp_path / "nothing", soon())
     with listening(tmp_path / "s"):
         pass
-    with pytest.raises(LinkLost, match="no machine listens at"):
+    with pytest.raises(LinkLostError, match="no machine listens at"):
         SocketLink(tmp_path / "s", soon())
     assert time.monotonic() - started < 1
 
@@ -105,7 +105,7 @@ def test_a_queue_that_stays_full(tmp_path: Path) -> None:
     with listening(tmp_path / "s", backlog=0), socket.socket(socket.AF_UNIX) as first:
         first.connect(str(tmp_path / "s"))
         started = time.monotonic()
-        with pytest.raises(TimedOut, match="takes no connection"):
+        with pytest.raises(MachineTimeoutError, match="takes no connection"):
             SocketLink(tmp_path / "s", started + 0.1)
         assert time.monotonic() - started < 1
 
@@ -117,5 +117,5 @@ def test_paths_that_cannot_be_sockets(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be connected to"):
             SocketLink(path, soon())
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(LinkLost):
+    with pytest.raises(LinkLostError):
         SocketLink(tmp_path / "file", soon())

@@ -12,9 +12,9 @@ import pytest
 
 from tests.support.scripted_peer import GREETING, HELLO, Answer, Host, Peer
 from vboot.client import session as session_module
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import InputError
-from vboot.protocol.errors import LinkLost, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.errors import LinkLostError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.framing import Message
 from vboot.protocol.messages import Changed, Checkpoint, Mutation, Promotion, Record, Rollback
 from vboot.weights.edits import Dense, Edit, Program, Seeded, Sparse
@@ -44,8 +44,8 @@ class Model:
             hello=self.hello, mutate=self.mutate, rollback=self.rollback, upload=self.upload, promote=self.promote
         )
 
-    def machine(self) -> Machine:
-        return Machine(self.host.open, timeout=2)
+    def machine(self) -> MachineClient:
+        return MachineClient(self.host.open, timeout=2)
 
     def upset(self, method: str, *upsets: Answer | None) -> None:
         """What to do instead of replying, one after the other (None: reply)."""
@@ -173,7 +173,7 @@ def test_the_other_changes() -> None:
         promote=lambda peer, m: peer.reply(m, {"promoted": 9}),
         checkpoint=lambda peer, m: peer.reply(m, {"generation": 9, "durable": True}),
     )
-    machine = Machine(host.open)
+    machine = MachineClient(host.open)
     assert machine.rollback(4, reason="worse") == Rollback(9, 4, replayed=False)
     assert machine.promote(9) == Promotion(9)
     machine.renew(9, 1500)
@@ -198,7 +198,7 @@ def test_history_is_paged_through() -> None:
         generations, following = pages[message.members["params"]["from"]]
         peer.reply(message, {"records": [RECORD | {"generation": g} for g in generations], "next": following})
 
-    machine = Machine(Host(history=history).open)
+    machine = MachineClient(Host(history=history).open)
     assert [record.generation for record in machine.history()] == [1, 2, 3]
     assert [record.generation for record in machine.history(2)] == [3]
     assert isinstance(next(machine.history()), Record)
@@ -206,14 +206,14 @@ def test_history_is_paged_through() -> None:
 
 def test_a_history_that_does_not_end_is_an_error() -> None:
     host = Host(history=lambda peer, message: peer.reply(message, {"records": [], "next": 0}))
-    with pytest.raises(ProtocolBroken, match="does not end"):
-        list(Machine(host.open).history())
+    with pytest.raises(ProtocolError, match="does not end"):
+        list(MachineClient(host.open).history())
 
 
 def test_a_record_without_request() -> None:
     lapsed = RECORD | {"kind": "lease_expired", "id": None, "origin": None, "confidence": None, "code": None}
     host = Host(history=lambda peer, message: peer.reply(message, {"records": [lapsed], "next": None}))
-    (record,) = Machine(host.open).history()
+    (record,) = MachineClient(host.open).history()
     assert (record.kind, record.id, record.confidence) == ("lease_expired", None, None)
 
 
@@ -251,7 +251,7 @@ def test_what_stays_in_doubt_is_told_with_its_id() -> None:
     model = Model()
     model.upset("mutate", *[silence] * 9)
     started = time.monotonic()
-    with pytest.raises(TimedOut, match="may or may not have been done; repeat it with the id") as caught:
+    with pytest.raises(MachineTimeoutError, match="may or may not have been done; repeat it with the id") as caught:
         model.machine().mutate([NOISE], confidence=0.9, timeout=0.3)
     assert time.monotonic() - started < 2
     assert model.params("mutate")[0]["id"] in str(caught.value)
@@ -266,7 +266,7 @@ def test_a_machine_that_ends_during_a_change_is_not_waited_for() -> None:
 
     model.upset("mutate", end)
     started = time.monotonic()
-    with pytest.raises(LinkLost, match="no machine listens while mutate was under way: it may or may not"):
+    with pytest.raises(LinkLostError, match="no machine listens while mutate was under way: it may or may not"):
         model.machine().mutate([NOISE], confidence=0.9, timeout=30)
     assert time.monotonic() - started < 2
 
@@ -275,7 +275,7 @@ def test_nothing_is_in_doubt_before_it_is_sent() -> None:
     model = Model()
     machine = model.machine()
     model.host.peer.ended = model.host.gone = True
-    with pytest.raises(LinkLost) as caught:
+    with pytest.raises(LinkLostError) as caught:
         machine.mutate([NOISE], confidence=0.9, base_generation=2)
     assert "may or may not" not in str(caught.value)
 
@@ -370,17 +370,17 @@ def test_a_reply_lost_after_a_large_change_was_made() -> None:
 def test_uploads_are_not_repeated_for_ever() -> None:
     model = Model()
     model.upset("mutate", *[refuse(1012, None)] * 9)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         model.machine().mutate([LARGE], confidence=0.9)
     assert (caught.value.code, len(pieces(model))) == (1012, 9)
     model = Model()
     model.upset("upload", *[refuse(1012, None)] * 9)
-    with pytest.raises(Refused, match="1012"):
+    with pytest.raises(RequestRefusedError, match="1012"):
         model.machine().upload(LARGE.data)
     assert pieces(model) == WHOLE[:1] * 3
     model = Model()
     model.upset("upload", refuse(1016, None))
-    with pytest.raises(Refused, match="1016"):
+    with pytest.raises(RequestRefusedError, match="1016"):
         model.machine().upload(LARGE.data)
     assert pieces(model) == WHOLE[:1]
 
@@ -398,7 +398,7 @@ def test_a_piece_whose_reply_is_lost_is_repeated(upset: Answer) -> None:
 def test_a_machine_that_takes_no_piece() -> None:
     model = Model()
     model.upset("upload", *[silence] * 9)
-    with pytest.raises(TimedOut, match="upload was under way"):
+    with pytest.raises(MachineTimeoutError, match="upload was under way"):
         model.machine().mutate([LARGE], confidence=0.9, timeout=0.3)
     assert pieces(model) == WHOLE[:1] * 3
 
@@ -413,7 +413,7 @@ def test_an_upload_may_be_put_off() -> None:
 def test_a_machine_that_counts_wrongly() -> None:
     model = Model()
     model.upset("upload", *[lambda peer, message: peer.reply(message, {"received": 3})] * 9)
-    with pytest.raises(ProtocolBroken, match="has 3 of the 1048576 bytes sent"):
+    with pytest.raises(ProtocolError, match="has 3 of the 1048576 bytes sent"):
         model.machine().upload(LARGE.data)
 
 
@@ -434,7 +434,7 @@ def test_a_busy_machine_is_asked_again_when_it_says() -> None:
 def test_a_refusal_that_waiting_does_not_help_is_final(code: int) -> None:
     model = Model()
     model.upset("mutate", refuse(code, None))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         model.machine().mutate([NOISE], confidence=0.9, wait=True)
     assert (caught.value.code, len(model.params("mutate"))) == (code, 1)
 
@@ -443,7 +443,7 @@ def test_no_longer_than_the_deadline() -> None:
     model = Model()
     model.upset("mutate", *[refuse(1017, {"retry_ms": 60})] * 9)
     started = time.monotonic()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         model.machine().mutate([NOISE], confidence=0.9, timeout=0.2)
     assert (caught.value.code, caught.value.retry_ms) == (1017, 60)
     assert time.monotonic() - started < 0.2
@@ -452,7 +452,7 @@ def test_no_longer_than_the_deadline() -> None:
 def test_energy_is_waited_for_only_when_told() -> None:
     model = Model()
     model.upset("mutate", *[refuse(1009, {"retry_ms": 20})] * 2)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         model.machine().mutate([NOISE], confidence=0.9)
     assert (caught.value.code, caught.value.retry_ms) == (1009, 20)
     assert model.machine().mutate([NOISE], confidence=0.9, wait=True).generation == 4
@@ -470,7 +470,7 @@ def test_putting_off_looks_after_the_machine() -> None:
     model = Model()
     model.upset("mutate", refuse(1017, {"retry_ms": 60_000}))
     look = looks()
-    machine = Machine(model.host.open, check=lambda: next(look))
+    machine = MachineClient(model.host.open, check=lambda: next(look))
     started = time.monotonic()
     with pytest.raises(DeadError):
         machine.mutate([NOISE], confidence=0.9, timeout=120)
@@ -481,7 +481,7 @@ def test_putting_off_looks_after_the_machine() -> None:
 def test_any_other_refusal_is_final(code: int) -> None:
     model = Model()
     model.upset("mutate", refuse(code, {"generation": 7, "limit": 256}))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         model.machine().mutate([LARGE], confidence=0.9)
     refusal = caught.value
     assert (refusal.code, refusal.generation, refusal.limit, refusal.retry_ms) == (code, 7, 256, None)
@@ -500,11 +500,11 @@ def test_any_other_refusal_is_final(code: int) -> None:
     ],
 )
 def test_a_refusal_says_what_to_do(code: int, data: Any, remedy: str) -> None:
-    refusal = Refused(code, "no", data)
+    refusal = RequestRefusedError(code, "no", data)
     assert remedy in (refusal.remedy or "")
     assert str(refusal) == f"the machine refuses: no (code {code}); {refusal.remedy}"
 
 
 @pytest.mark.parametrize("data", [None, 5, "x", {"retry_ms": "soon"}, {"retry_ms": True}, {"retry_ms": 1.5}, []])
 def test_data_of_a_refusal_may_be_anything(data: Any) -> None:
-    assert Refused(1017, "no", data).retry_ms is None
+    assert RequestRefusedError(1017, "no", data).retry_ms is None

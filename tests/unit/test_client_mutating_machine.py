@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from tests.support.local_machine import LocalMachine, local_machine
-from vboot.client.machine import Machine, connect
-from vboot.protocol.errors import Refused
+from vboot.client.machine import MachineClient, connect
+from vboot.protocol.errors import RequestRefusedError
 from vboot.protocol.messages import Mutation, MutationEvent, Promotion
 from vboot.weights.edits import Dense, Seeded, Sparse
 
@@ -37,10 +37,10 @@ def test_a_real_machine_makes_it_once(local: LocalMachine) -> None:
         again = {"confidence": 0.9, "base_generation": 0, "id": "5a" * 16}
         first = machine.mutate([NOISE], **again, origin="test")  # type: ignore[arg-type]
         assert machine.mutate([NOISE], **again, origin="test") == replace(first, replayed=True)  # type: ignore[arg-type]
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefusedError) as caught:
             machine.mutate([NOISE], **again, origin="another")  # type: ignore[arg-type]
         assert caught.value.code == 1020
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefusedError) as caught:
             machine.mutate([NOISE], confidence=0.9, base_generation=0)
         assert (caught.value.code, caught.value.generation) == (1007, 1)
         assert machine.digest().model != before
@@ -68,7 +68,7 @@ NUMBERS = np.arange(640_000, dtype=np.float32).tobytes()
 
 
 @contextmanager
-def large_machine(folder: Path) -> Iterator[Machine]:
+def large_machine(folder: Path) -> Iterator[MachineClient]:
     """A machine with 640,000 zeros in `w`."""
     writer = gguf.GGUFWriter(folder / "large.gguf", "unknown")
     writer.add_tensor("w", np.zeros(640_000, np.float32))
@@ -135,12 +135,12 @@ def test_waiting_for_the_energy_of_a_real_machine(local: LocalMachine) -> None:
             return machine.mutate([edit], confidence=0.9, base_generation=number, wait=wait)
 
         made = 0
-        refusal: Refused | None = None
+        refusal: RequestRefusedError | None = None
         while refusal is None:
             assert made < 5000, "energy is never spent"
             try:
                 made = change(made, wait=False).generation
-            except Refused as error:
+            except RequestRefusedError as error:
                 refusal = error
         assert refusal.code == 1009
         assert refusal.retry_ms is not None

@@ -13,7 +13,7 @@ import pytest
 from tests.support.scripted_peer import GREETING, HELLO, Answer, Host, Peer, beat
 from vboot.client import session as session_module
 from vboot.client.session import Session
-from vboot.protocol.errors import LinkLost, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.errors import LinkLostError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.framing import Message, encode
 from vboot.protocol.messages import Event, HeartbeatEvent
 
@@ -99,13 +99,13 @@ def test_a_slow_machine_is_not_taken_for_one_that_was_started_anew() -> None:
 
 
 def test_hello_may_be_refused() -> None:
-    with pytest.raises(Refused, match="no"):
+    with pytest.raises(RequestRefusedError, match="no"):
         Host(hello=lambda peer, message: peer.refuse(message, -32602)).established()
 
 
 def test_nobody_answers_hello() -> None:
     host = Host(hello=ignore)
-    with pytest.raises(TimedOut, match="does not answer hello"):
+    with pytest.raises(MachineTimeoutError, match="does not answer hello"):
         host.session.establish(time.monotonic() + 0.2)
 
 
@@ -117,7 +117,7 @@ def test_a_busy_machine_is_tried_until_it_is_free() -> None:
     free = Host(hello=in_turn(busy, hang_up, lambda peer, message: peer.reply(message, dict(HELLO)))).established()
     assert len(free.peers) == 3
     assert [peer.closed for peer in free.peers] == [True, True, False]
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         Host(hello=busy).session.establish(time.monotonic() + 0.1)
     assert (caught.value.code, caught.value.data) == (1017, {"n": 1})
 
@@ -126,7 +126,7 @@ def test_a_machine_that_is_gone_is_not_waited_for() -> None:
     host = Host()
     host.gone = True
     started = time.monotonic()
-    with pytest.raises(LinkLost, match="no machine listens"):
+    with pytest.raises(LinkLostError, match="no machine listens"):
         host.established()
     assert time.monotonic() - started < 1
 
@@ -141,7 +141,7 @@ def test_a_reply_with_its_blob() -> None:
 
 def test_a_refusal_is_not_repeated() -> None:
     host = Host(stats=lambda peer, message: peer.refuse(message, 1016)).established()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         host.request("stats")
     assert (caught.value.code, caught.value.message, caught.value.data) == (1016, "no", {"n": 1})
     assert host.peer.methods() == ["hello", "stats"]
@@ -149,7 +149,7 @@ def test_a_refusal_is_not_repeated() -> None:
 
 def test_an_error_without_id_is_for_the_request() -> None:
     host = Host(stats=lambda peer, _message: peer.refuse(None, -32700)).established()
-    with pytest.raises(Refused, match="-32700"):
+    with pytest.raises(RequestRefusedError, match="-32700"):
         host.request("stats")
 
 
@@ -161,7 +161,7 @@ def test_a_late_reply_is_not_mistaken_for_another() -> None:
         peer.reply(message, {"well": True})
 
     host = Host(stats=lambda _peer, message: late.append(message), digest=after).established()
-    with pytest.raises(TimedOut, match="did not answer stats"):
+    with pytest.raises(MachineTimeoutError, match="did not answer stats"):
         host.request("stats", seconds=0.05)
     assert host.request("digest").result == {"well": True}
 
@@ -173,7 +173,7 @@ def test_a_reply_that_says_neither_is_an_error(body: dict[str, Any]) -> None:
     host = Host(
         interrupt=lambda peer, message: peer.say(encode({"id": message.members["id"], **body})),
     ).established()
-    with pytest.raises(ProtocolBroken, match="neither a result nor an error"):
+    with pytest.raises(ProtocolError, match="neither a result nor an error"):
         host.request("interrupt")
 
 
@@ -204,14 +204,16 @@ def test_a_harmless_request_is_repeated(spoiler: Answer) -> None:
 @pytest.mark.parametrize("spoiler", SPOILERS.values(), ids=SPOILERS)
 def test_any_other_request_is_not(spoiler: Answer) -> None:
     host = Host(interrupt=in_turn(spoiler, answer_well)).established()
-    with pytest.raises((LinkLost, ProtocolBroken), match="interrupt was under way: it may or may not have been done"):
+    with pytest.raises(
+        (LinkLostError, ProtocolError), match="interrupt was under way: it may or may not have been done"
+    ):
         host.request("interrupt")
     assert host.request("interrupt").result == {"well": True}
 
 
 def test_repeating_ends() -> None:
     host = Host(stats=SPOILERS["half a line"]).established()
-    with pytest.raises(ProtocolBroken, match="not JSON"):
+    with pytest.raises(ProtocolError, match="not JSON"):
         host.request("stats")
     assert host.peer.methods() == ["hello", "stats"] * 3
 
@@ -240,7 +242,7 @@ def test_the_machine_ends_during_a_request() -> None:
         peer.ended = host.gone = True
 
     host = Host(stats=end).established()
-    with pytest.raises(LinkLost, match="no machine listens"):
+    with pytest.raises(LinkLostError, match="no machine listens"):
         host.request("stats")
 
 

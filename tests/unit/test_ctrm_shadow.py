@@ -15,8 +15,8 @@ from evolution.ctrm.shadow import evaluate_shadow, measure, trying
 from evolution.fitness.contract import Embed, Evaluation, Pair, SearchData
 from evolution.fitness.retrieval import RetrievalFitness
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine
-from vboot.protocol.errors import Refused
+from vboot.client.machine import MachineClient
+from vboot.protocol.errors import RequestRefusedError
 from vboot.weights.arithmetic import TensorData, apply
 from vboot.weights.edits import Dense, Edit, Seeded
 
@@ -41,7 +41,7 @@ def bridge(library: Path) -> Iterator[RustNeuralBridge]:
 
 
 @pytest.fixture
-def shadow(bridge: RustNeuralBridge) -> Iterator[Machine]:
+def shadow(bridge: RustNeuralBridge) -> Iterator[MachineClient]:
     with bridge.client() as machine:
         before = machine.digest().model
         yield machine
@@ -57,7 +57,7 @@ def make_candidate(bridge: RustNeuralBridge, edits: Sequence[Edit], base: int) -
     return Candidate(tuple(edits), base, before, apply(edits, before, ()))
 
 
-def test_it_measures_the_calibration_data_before_and_after(shadow: Machine) -> None:
+def test_it_measures_the_calibration_data_before_and_after(shadow: MachineClient) -> None:
     result = evaluate_shadow(shadow, [HARMLESS], FITNESS)
     assert result.before == measure(shadow, FITNESS)
     assert result.after is not None
@@ -69,7 +69,7 @@ def test_it_measures_the_calibration_data_before_and_after(shadow: Machine) -> N
     assert evaluate_shadow(shadow, [HARMLESS], FITNESS, before=result.before) == result
 
 
-def test_the_mean_cosine_is_that_of_the_texts(shadow: Machine) -> None:
+def test_the_mean_cosine_is_that_of_the_texts(shadow: MachineClient) -> None:
     texts = [text for pair in PAIRS for text in (pair.query, pair.document)]
     vectors = shadow.embed(texts).vectors.astype(np.float64)
     expected = (vectors @ vectors.T)[~np.eye(len(texts), dtype=bool)].mean()
@@ -77,7 +77,7 @@ def test_the_mean_cosine_is_that_of_the_texts(shadow: Machine) -> None:
 
 
 def test_judged_with_a_shadow_a_harmless_change_is_admitted_and_a_harmful_one_refused(
-    bridge: RustNeuralBridge, shadow: Machine
+    bridge: RustNeuralBridge, shadow: MachineClient
 ) -> None:
     terrain, base = shadow.tensors(), shadow.hello().generation
     judged = [
@@ -91,20 +91,22 @@ def test_judged_with_a_shadow_a_harmless_change_is_admitted_and_a_harmful_one_re
     assert judged[1].refusal is not None
 
 
-def test_a_change_that_leaves_no_finite_embedding_is_found(shadow: Machine) -> None:
+def test_a_change_that_leaves_no_finite_embedding_is_found(shadow: MachineClient) -> None:
     norm = shadow.tensor("token_embd_norm.weight")
     huge = np.full(norm.shape, 3e38, "<f4").tobytes()
     result = evaluate_shadow(shadow, [Dense(norm.name, 0, huge)], FITNESS)
     assert result.after is None
 
 
-def test_what_the_machine_refuses_changes_nothing(shadow: Machine) -> None:
-    with pytest.raises(Refused) as refused:
+def test_what_the_machine_refuses_changes_nothing(shadow: MachineClient) -> None:
+    with pytest.raises(RequestRefusedError) as refused:
         evaluate_shadow(shadow, [Seeded("kernel.0", "00000000000000aa", "normal", 1.0, 1.0)], FITNESS)
     assert refused.value.code in (1002, 1019)
 
 
-def test_a_shadow_that_dies_in_the_evaluation_gives_the_same_result(bridge: RustNeuralBridge, shadow: Machine) -> None:
+def test_a_shadow_that_dies_in_the_evaluation_gives_the_same_result(
+    bridge: RustNeuralBridge, shadow: MachineClient
+) -> None:
     class Killing(RetrievalFitness):
         def evaluate(self, embed: Embed, pairs: Sequence[Pair]) -> Evaluation:
             bridge.suffer("segv-before")
@@ -115,6 +117,6 @@ def test_a_shadow_that_dies_in_the_evaluation_gives_the_same_result(bridge: Rust
     assert bridge.pid != pid
 
 
-def test_an_error_of_the_evaluation_leaves_the_shadow_as_it_was(shadow: Machine) -> None:
+def test_an_error_of_the_evaluation_leaves_the_shadow_as_it_was(shadow: MachineClient) -> None:
     with pytest.raises(ZeroDivisionError), trying(shadow, [HARMFUL]):
         raise ZeroDivisionError

@@ -23,8 +23,8 @@ from evolution.surgeon import GGUFSurgeon
 from tests.support.evolution_run import QUICK, Events, body_bridge, body_digest, daemon, evolve, fresh_body, small_model
 from tests.support.local_machine import LocalMachine, local_machine
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine, connect
-from vboot.protocol.errors import TimedOut
+from vboot.client.machine import MachineClient, connect
+from vboot.protocol.errors import MachineTimeoutError
 from vboot.protocol.messages import Embeddings, Mutation
 from vboot.weights.edits import Edit, Seeded
 
@@ -117,7 +117,7 @@ def test_a_machine_that_does_not_answer_is_revived(tmp_path: Path) -> None:
         silent.listen()
         body = SocketBody(wedged, revive=lambda: local.socket)
         for _ in range(2):
-            with pytest.raises(TimedOut):
+            with pytest.raises(MachineTimeoutError):
                 body.open(0.2)
         with body.open(2.0) as machine:
             assert machine.hello().generation == 0
@@ -255,7 +255,7 @@ def test_rollbacks_without_end_stop_the_run(tmp_path: Path) -> None:
     assert [event.what for event in seen.of(e.Alarm)][-1] == "rollbacks"
 
 
-class _LostOnTheWay(Machine):
+class _LostOnTheWay(MachineClient):
     """A machine that this program dies over while it sends the weights."""
 
     def mutate(self, edits: Sequence[Edit], **options: Any) -> Mutation:
@@ -271,11 +271,11 @@ class _Death(BaseException):
 class _BodyOf(BridgeBody):
     """A body whose client is of another class."""
 
-    def __init__(self, kind: type[Machine]) -> None:
+    def __init__(self, kind: type[MachineClient]) -> None:
         super().__init__(small_model(), bridge=body_bridge())
         self._kind = kind
 
-    def open(self, timeout: float) -> Machine:
+    def open(self, timeout: float) -> MachineClient:
         super().open(timeout).close()
         return self._kind(self._bridge.link, timeout=timeout)
 
@@ -295,7 +295,7 @@ def test_a_body_that_was_half_given_the_bytes_is_no_stranger(
     assert [event.how for event in seen.of(e.Recovered)] == ["synchronised"]
 
 
-class _OtherNumbers(Machine):
+class _OtherNumbers(MachineClient):
     """A machine that computes otherwise once there is a move to be watched."""
 
     def embed(self, texts: Sequence[str], **options: Any) -> Embeddings:

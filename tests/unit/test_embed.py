@@ -26,8 +26,8 @@ from tests.support.golden_embeddings import golden_texts
 from tests.support.local_machine import LocalMachine, local_machine, tiny_model
 from tests.support.vboot import write_gguf
 from vboot.client.link import SocketLink
-from vboot.client.machine import Machine, connect
-from vboot.protocol.errors import Refused
+from vboot.client.machine import MachineClient, connect
+from vboot.protocol.errors import RequestRefusedError
 from vboot.protocol.framing import Message, Reader, encode
 from vboot.weights.edits import Seeded, Sparse, pack
 
@@ -51,7 +51,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMachine]:
 
 
 @pytest.fixture
-def machine(tiny: LocalMachine) -> Iterator[Machine]:
+def machine(tiny: LocalMachine) -> Iterator[MachineClient]:
     with connect(tiny.socket) as connected:
         yield connected
 
@@ -79,7 +79,7 @@ def test_the_golden_texts(tmp_path: Path, kind: ModelType) -> None:
             assert float((made.vectors * expected).sum(axis=1).min()) >= 0.999
 
 
-def test_any_texts_are_embedded_like_by_the_twin(machine: Machine) -> None:
+def test_any_texts_are_embedded_like_by_the_twin(machine: MachineClient) -> None:
     twin = BertReference(tiny_model())
 
     @settings(derandomize=True, deadline=None, max_examples=25)
@@ -93,7 +93,7 @@ def test_any_texts_are_embedded_like_by_the_twin(machine: Machine) -> None:
     compare()
 
 
-def test_how_texts_are_put_together_changes_no_bit(machine: Machine) -> None:
+def test_how_texts_are_put_together_changes_no_bit(machine: MachineClient) -> None:
     texts = [f"machine {number} " + "the model is a machine " * (number % 20) for number in range(64)]
     together = machine.request("embed", {"texts": texts})
     assert together.blob is not None
@@ -105,7 +105,7 @@ def test_how_texts_are_put_together_changes_no_bit(machine: Machine) -> None:
     assert both[:64].tobytes() == both[:63:-1].tobytes() == together.blob
 
 
-def test_only_the_length_is_normalised(machine: Machine) -> None:
+def test_only_the_length_is_normalised(machine: MachineClient) -> None:
     raw = machine.embed(["the machine", ""], normalize=False).vectors
     lengths = np.linalg.norm(raw, axis=1, keepdims=True)
     assert (np.abs(lengths - 1) > 0.1).all()
@@ -135,7 +135,7 @@ def test_what_is_not_finite_never_leaves(tmp_path: Path, tensor: str, layer: str
         first = machine.embed(["the machine"])
         enormous = Sparse(tensor, "set", np.arange(64, dtype=np.uint64), np.full(64, 3e38, np.float32))
         machine.mutate([enormous], confidence=0.9)
-        with pytest.raises(Refused, match=f": {layer} gave a value") as caught:
+        with pytest.raises(RequestRefusedError, match=f": {layer} gave a value") as caught:
             machine.embed(["the machine", "a model"])
         assert caught.value.code == 1005
         machine.rollback(0)
@@ -145,7 +145,7 @@ def test_what_is_not_finite_never_leaves(tmp_path: Path, tensor: str, layer: str
 def test_a_model_of_another_architecture_has_no_embeddings(tmp_path: Path) -> None:
     model = write_gguf(tmp_path / "model.gguf")
     with local_machine(tmp_path, model=model) as local, connect(local.socket) as machine:
-        with pytest.raises(Refused, match="cannot be run") as caught:
+        with pytest.raises(RequestRefusedError, match="cannot be run") as caught:
             machine.embed(["the machine"])
         assert caught.value.code == 1018
         assert machine.digest([]).generation == 0
@@ -284,7 +284,7 @@ def test_what_nobody_waits_for_any_more_is_cancelled(large: LocalMachine) -> Non
 
 
 def test_a_run_is_cancelled_from_within_its_wait(large: LocalMachine) -> None:
-    waiting: list[Machine] = []
+    waiting: list[MachineClient] = []
 
     def check() -> None:
         if waiting:
@@ -294,6 +294,6 @@ def test_a_run_is_cancelled_from_within_its_wait(large: LocalMachine) -> None:
         waiting.append(machine)
         machine.stats()  # the id is not under way: nothing comes of it
         waiting.append(machine)
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefusedError) as caught:
             machine.request("embed", {"texts": MANY}, id="mine", timeout=20)
         assert caught.value.code == CANCELLED

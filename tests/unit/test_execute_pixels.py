@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support.local_machine import local_machine
-from vboot.client.machine import Machine, connect
-from vboot.protocol.errors import Refused
+from vboot.client.machine import MachineClient, connect
+from vboot.protocol.errors import RequestRefusedError
 from vboot.weights.edits import Program
 from vboot.weights.pixels import assemble
 
@@ -19,22 +19,22 @@ HELLO = [(72, 101, 108), (101, 108, 108), (108, 111, 111), (250, 255, 0)]
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MachineClient]:
     with local_machine(tmp_path_factory.mktemp("pixels"), "--fault") as local, connect(local.socket) as client:
         yield client
 
 
-def run(machine: Machine, text: str) -> NDArray[np.float32]:
+def run(machine: MachineClient, text: str) -> NDArray[np.float32]:
     return np.frombuffer(machine.execute_pixels(assemble(text)).output, "<f4")
 
 
-def code(machine: Machine, program: bytes) -> int:
-    with pytest.raises(Refused) as refused:
+def code(machine: MachineClient, program: bytes) -> int:
+    with pytest.raises(RequestRefusedError) as refused:
         machine.execute_pixels(program)
     return refused.value.code
 
 
-def test_neural_exec_embeds_the_text_and_raises_its_interrupt(machine: Machine) -> None:
+def test_neural_exec_embeds_the_text_and_raises_its_interrupt(machine: MachineClient) -> None:
     before = machine.stats()
     ran = machine.execute_pixels(HELLO)
     assert (ran.result, ran.steps) == (1, 1)
@@ -45,7 +45,7 @@ def test_neural_exec_embeds_the_text_and_raises_its_interrupt(machine: Machine) 
     assert after.pixels_processed == before.pixels_processed + 4
 
 
-def test_the_built_in_kernels_do_what_they_say(machine: Machine) -> None:
+def test_the_built_in_kernels_do_what_they_say(machine: MachineClient) -> None:
     values = np.frombuffer(machine.read("token_embd.weight").data, "<f2").astype(np.float64)
     assert run(machine, 'text "token_embd.weight"\nCALL kernel.1') == pytest.approx(np.linalg.norm(values), rel=1e-5)
     a, b = np.array([1, 2, 3]), np.array([3, 2, -1])
@@ -56,7 +56,7 @@ def test_the_built_in_kernels_do_what_they_say(machine: Machine) -> None:
     assert (len(health), health[1], health[4]) == (1024, 1, 100)
 
 
-def test_an_evolved_program_is_called_as_soon_as_it_is_there(machine: Machine) -> None:
+def test_an_evolved_program_is_called_as_soon_as_it_is_there(machine: MachineClient) -> None:
     assert code(machine, assemble("CALL evolved.3")) == 1004
     machine.mutate([Program("evolved.3", assemble("f32 4 5 6\nINPUT f32\nREDUCE sum\nOUT"))], confidence=0.9)
     assert run(machine, "CALL evolved.3").tolist() == [15]
@@ -73,7 +73,7 @@ def test_an_evolved_program_is_called_as_soon_as_it_is_there(machine: Machine) -
         (assemble("f32 1e38 1e38 1e38\nINPUT f32\nDUP\nMUL\nOUT"), 1005),
     ],
 )
-def test_a_fault_changes_nothing(machine: Machine, program: bytes, expected: int) -> None:
+def test_a_fault_changes_nothing(machine: MachineClient, program: bytes, expected: int) -> None:
     before = machine.stats()
     assert code(machine, bytes(np.array(HELLO, np.uint8).tobytes()) + program) == expected
     after = machine.stats()
@@ -81,8 +81,8 @@ def test_a_fault_changes_nothing(machine: Machine, program: bytes, expected: int
     assert after.worker.restarts == before.worker.restarts
 
 
-def test_the_program_is_needed(machine: Machine) -> None:
-    with pytest.raises(Refused) as refused:
+def test_the_program_is_needed(machine: MachineClient) -> None:
+    with pytest.raises(RequestRefusedError) as refused:
         machine.request("execute_pixels")
     assert refused.value.code == 1012
 

@@ -29,7 +29,7 @@ from tests.support.local_machine import tiny_model
 from tests.unit.test_fallback_wgsl import runner_or_skip
 from vboot.client.bridge import RustNeuralBridge
 from vboot.errors import InputError
-from vboot.protocol.errors import TimedOut
+from vboot.protocol.errors import MachineTimeoutError
 from vboot.weights.edits import Edit, Seeded
 
 DIM = 24
@@ -222,7 +222,7 @@ def test_a_consumer_refuses_a_shader_that_is_no_text(
 
 
 def test_waiting_ends(consumer: ReloadingConsumer) -> None:
-    with pytest.raises(TimedOut, match="generation 1 was not published"):
+    with pytest.raises(MachineTimeoutError, match="generation 1 was not published"):
         consumer.wait(generation=1, timeout=0.05)
 
 

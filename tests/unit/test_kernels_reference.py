@@ -28,9 +28,9 @@ from evolution.kernels.genome import (
 )
 from evolution.kernels.variation import mutate
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import InputError
-from vboot.protocol.errors import Refused
+from vboot.protocol.errors import RequestRefusedError
 from vboot.weights.edits import MAX_PIXELS
 
 DIM = 51
@@ -46,14 +46,14 @@ SQUARE = (Apply("dup"), Apply("mul"))
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
+def machine() -> Iterator[MachineClient]:
     with RustNeuralBridge(energy=False) as bridge:
         bridge.initialize()
         with bridge.client() as client:
             yield client
 
 
-def live(machine: Machine, kernel: Kernel, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def live(machine: MachineClient, kernel: Kernel, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     machine.mutate([to_pixels.edit(kernel, slot=SLOT)], confidence=0.95)
     programs = to_pixels.calls(kernel, vectors, slot=SLOT)
     output = b"".join(machine.execute_pixels(program).output for program in programs)
@@ -78,19 +78,19 @@ CASES: dict[str, tuple[Instruction, ...]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_machine_computes_the_same_bits(machine: Machine, name: str) -> None:
+def test_the_machine_computes_the_same_bits(machine: MachineClient, name: str) -> None:
     kernel = Kernel(DIM, CASES[name])
     assert same_bits(live(machine, kernel, VECTORS), reference.run(kernel, VECTORS))
 
 
-def test_evolved_kernels_compute_the_same_bits(machine: Machine) -> None:
+def test_evolved_kernels_compute_the_same_bits(machine: MachineClient) -> None:
     kernel, compared = Kernel(DIM, ()), 0
     for number in range(60):
         child = mutate(kernel, POOL, Draws("00000000000000aa", str(number)))
         try:
             expected = reference.run(child, VECTORS)
             found = live(machine, child, VECTORS)
-        except (InputError, Refused):
+        except (InputError, RequestRefusedError):
             continue
         kernel, compared = child, compared + 1
         assert same_bits(found, expected), child
@@ -98,12 +98,12 @@ def test_evolved_kernels_compute_the_same_bits(machine: Machine) -> None:
     assert len(kernel.instructions) > 10
 
 
-def test_what_is_not_finite_is_refused_as_the_machine_refuses_it(machine: Machine) -> None:
+def test_what_is_not_finite_is_refused_as_the_machine_refuses_it(machine: MachineClient) -> None:
     kernel = Kernel(3, (*SQUARE, *SQUARE))
     vectors = np.array([[1, 2, 3], [1, 1e30, 1]], np.float32)
     with pytest.raises(InputError, match="row 1 is not finite"):
         reference.run(kernel, vectors)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefusedError) as refused:
         live(machine, kernel, vectors)
     assert refused.value.code == 1005
     # A norm that overflows gives no zeros.
@@ -111,7 +111,7 @@ def test_what_is_not_finite_is_refused_as_the_machine_refuses_it(machine: Machin
         reference.run(Kernel(3, (Normalise("l2"),)), np.full((1, 3), 1e30, np.float32))
 
 
-def test_many_vectors_take_several_programs(machine: Machine) -> None:
+def test_many_vectors_take_several_programs(machine: MachineClient) -> None:
     kernel = Kernel(384, (Normalise("layer"),))
     vectors = np.random.default_rng(2).normal(0, 1, (150, 384)).astype(np.float32)
     assert len(list(to_pixels.calls(kernel, vectors, slot=SLOT))) > 1

@@ -10,7 +10,7 @@ import pytest
 
 from qemu.accel import Accel
 from qemu.launch import start
-from qemu.machine import Machine
+from qemu.machine import VirtualMachine
 from qemu.spec import MachineSpec
 from tests.support import fake_qemu
 from tests.support.evolution_port.expect import EvolutionPort, machine_port
@@ -19,29 +19,29 @@ from vboot.errors import BootError
 KVM = Accel("kvm", "the fake runs at full speed")
 
 
-def begin(tmp_path: Path, scenario: str) -> Machine:
+def begin(tmp_path: Path, scenario: str) -> VirtualMachine:
     qemu = fake_qemu.install(tmp_path, scenario)
     return start(MachineSpec(kernel=Path("/vmlinuz")), accel=KVM, run=tmp_path / "run", qemu=qemu)
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
+def machine(tmp_path: Path) -> Iterator[VirtualMachine]:
     with begin(tmp_path, "good") as running:
         yield running
 
 
 @pytest.fixture
-def port(machine: Machine) -> Iterator[EvolutionPort]:
+def port(machine: VirtualMachine) -> Iterator[EvolutionPort]:
     with machine_port(machine) as connected:
         connected.greet(timeout=5)
         yield connected
 
 
-def transcript(machine: Machine) -> list[dict[str, Any]]:
+def transcript(machine: VirtualMachine) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (machine.run / "channel.jsonl").read_text().splitlines()]
 
 
-def test_greeting_hello_and_requests(machine: Machine) -> None:
+def test_greeting_hello_and_requests(machine: VirtualMachine) -> None:
     with machine_port(machine) as port:
         assert port.greet(timeout=5)["protocol"] == 1
         seen = [machine.phase]
@@ -66,7 +66,7 @@ def test_replies_are_matched_by_id(port: EvolutionPort) -> None:
     assert [event["method"] for event in port.events] == ["event"] * 3
 
 
-def test_the_transcript_holds_both_directions_with_times(machine: Machine) -> None:
+def test_the_transcript_holds_both_directions_with_times(machine: VirtualMachine) -> None:
     with machine_port(machine) as port:
         port.greet(timeout=5)
         port.request("echo", {"a": 1}, blob=b"\x00\xff", timeout=5)
@@ -134,7 +134,7 @@ def test_resync_brings_order_into_any_line(port: EvolutionPort) -> None:
     ],
 )
 def test_whatever_the_guest_does_the_wait_ends_and_says_why(
-    machine: Machine, port: EvolutionPort, method: str, words: str, timeout: float
+    machine: VirtualMachine, port: EvolutionPort, method: str, words: str, timeout: float
 ) -> None:
     with pytest.raises(BootError, match=words) as caught:
         port.request(method, timeout=timeout)
@@ -148,7 +148,7 @@ def test_a_guest_that_stops_reading_does_not_hold_the_sender(port: EvolutionPort
         port.send_raw(bytes(1 << 22), timeout=0.2)
 
 
-def test_shutdown_says_bye_and_the_machine_ends(machine: Machine, port: EvolutionPort) -> None:
+def test_shutdown_says_bye_and_the_machine_ends(machine: VirtualMachine, port: EvolutionPort) -> None:
     port.shutdown(timeout=5)
     assert machine.wait_exit(timeout=5) == 0
     assert machine.phase == "bye"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.scripted_peer import HELLO
 from tests.unit.test_protocol_framing import JSON
 from vboot.protocol.decoding import decode
-from vboot.protocol.errors import ProtocolBroken
+from vboot.protocol.errors import ProtocolError
 from vboot.protocol.messages import (
     AlertEvent,
     Digest,
@@ -63,7 +63,7 @@ def test_lists_and_mappings() -> None:
     ],
 )
 def test_a_wrong_member_is_named(change: Mapping[str, Any], named: str) -> None:
-    with pytest.raises(ProtocolBroken, match=named):
+    with pytest.raises(ProtocolError, match=named):
         decode(Hello, {**HELLO, **change}, name="hello")
 
 
@@ -76,12 +76,12 @@ def test_a_wrong_member_is_named(change: Mapping[str, Any], named: str) -> None:
     ],
 )
 def test_a_wrong_item_is_named(value: object, named: str) -> None:
-    with pytest.raises(ProtocolBroken, match=named):
+    with pytest.raises(ProtocolError, match=named):
         decode(TensorPage, value, name="tensors")
 
 
 def test_errors_hold_no_escape_sequences() -> None:
-    with pytest.raises(ProtocolBroken) as caught:
+    with pytest.raises(ProtocolError) as caught:
         decode(Digest, {"generation": 0, "model": "", "sha256": {"\x1b[2J": "\x1b[2J", "b": 3}}, name="digest")
     assert "\x1b" not in str(caught.value)
 
@@ -90,7 +90,7 @@ def test_errors_hold_no_escape_sequences() -> None:
 @given(JSON)
 def test_any_json_is_decoded_or_refused(value: object) -> None:
     for kind in (Hello, Stats, TensorPage, Digest):
-        with pytest.raises(ProtocolBroken):
+        with pytest.raises(ProtocolError):
             decode(kind, value, name="answer")
 
 
@@ -99,7 +99,7 @@ def test_any_json_is_decoded_or_refused(value: object) -> None:
 def test_any_member_is_decoded_or_refused(member: str, value: object) -> None:
     try:
         hello = decode(Hello, {**HELLO, member: value}, name="hello")
-    except ProtocolBroken:
+    except ProtocolError:
         return
     assert asdict(hello)[member] == (value if member != "limits" else asdict(hello)["limits"])
 
@@ -112,5 +112,5 @@ def test_events() -> None:
     nothings: list[object] = [{"kind": "token"}, {"kind": 1}, {}, None, []]
     for unknown in nothings:
         assert parse_event(unknown) is None
-    with pytest.raises(ProtocolBroken, match=r"event heartbeat\.late_us"):
+    with pytest.raises(ProtocolError, match=r"event heartbeat\.late_us"):
         parse_event({"kind": "heartbeat", "beats": 3})

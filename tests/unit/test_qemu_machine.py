@@ -15,7 +15,7 @@ import pytest
 
 from qemu.accel import Accel
 from qemu.launch import attach, start
-from qemu.machine import Machine
+from qemu.machine import VirtualMachine
 from qemu.spec import MachineSpec
 from tests.support import fake_qemu
 from tests.unit.test_qemu_process import gone
@@ -25,7 +25,7 @@ KVM = Accel("kvm", "the fake runs at full speed")
 SPEC = MachineSpec(kernel=Path("/vmlinuz"))
 
 
-def begin(tmp_path: Path, scenario: str, **options: Any) -> Machine:
+def begin(tmp_path: Path, scenario: str, **options: Any) -> VirtualMachine:
     return start(SPEC, accel=KVM, run=tmp_path / "run", qemu=fake_qemu.install(tmp_path, scenario), **options)
 
 
@@ -154,9 +154,9 @@ def test_a_console_flood_ends_at_the_deadline_too(tmp_path: Path, monkeypatch: p
     assert gone(machine.pid)
 
 
-@pytest.mark.parametrize("wait", [lambda machine: machine.wait_for_console("never"), Machine.wait_exit])
+@pytest.mark.parametrize("wait", [lambda machine: machine.wait_for_console("never"), VirtualMachine.wait_exit])
 def test_a_console_flood_does_not_fill_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: Callable[[Machine], object]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: Callable[[VirtualMachine], object]
 ) -> None:
     monkeypatch.setattr("qemu.machine._FLOOD", 1 << 20)
     with pytest.raises(BootError, match=r"floods its console \(over 1 MiB\)"), begin(tmp_path, "flood") as machine:

@@ -121,7 +121,11 @@ def test_json_for_scripts(shell: Scripted, local: LocalMachine) -> None:
     out = shell(local.socket, "hello", "nonsense", "read nothing", "stats", "interrupt 300", options=["--json"])
     lines = [json.loads(line) for line in out]
     assert lines[0]["limits"]["blob"] == 1 << 20
-    assert [line["error"]["type"] for line in (lines[1], lines[2], lines[4])] == ["InputError", "InputError", "Refused"]
+    assert [line["error"]["type"] for line in (lines[1], lines[2], lines[4])] == [
+        "InputError",
+        "InputError",
+        "RequestRefusedError",
+    ]
     assert lines[3]["state"] == "beating"
     assert lines[4]["error"]["code"] == -32602
     assert shell.code == 1
@@ -130,7 +134,7 @@ def test_json_for_scripts(shell: Scripted, local: LocalMachine) -> None:
 def test_json_after_a_command_makes_its_error_json(shell: Scripted, local: LocalMachine) -> None:
     out = shell(local.socket, "read nothing --json", "stats now --json", "interrupt 300 --json", "stats now")
     errors = [json.loads(line)["error"] for line in out]
-    assert [error["type"] for error in errors] == ["InputError", "InputError", "Refused"]
+    assert [error["type"] for error in errors] == ["InputError", "InputError", "RequestRefusedError"]
     assert (errors[1]["what"], errors[1]["remedy"]) == ("stats does not take now", "write stats")
     assert errors[2]["code"] == -32602
     assert shell.err.count("error: ") == 4

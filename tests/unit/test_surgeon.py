@@ -20,10 +20,10 @@ from evolution.surgeon.runtime_check import runtime_check
 from image.compose import compose
 from tests.support.gguf_models import extents, machine_digest, normal, write_model
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import InputError
-from vboot.protocol.errors import Refused
-from vboot.weights.arithmetic import EditRefused
+from vboot.protocol.errors import RequestRefusedError
+from vboot.weights.arithmetic import EditError
 from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
 QUERY = "blk.0.attn_q.weight"
@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def machine(model: Path) -> Iterator[Machine]:
+def machine(model: Path) -> Iterator[MachineClient]:
     with RustNeuralBridge(energy=False) as bridge:
         bridge.initialize(model)
         yield bridge.client()
@@ -71,14 +71,14 @@ bad: st.SearchStrategy[Edit] = st.one_of(
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(changes=st.lists(good, min_size=1, max_size=3) | st.lists(good | bad, min_size=1, max_size=2))
 def test_edits_do_what_a_machine_does(
-    machine: Machine, model: Path, tmp_path_factory: pytest.TempPathFactory, changes: list[Edit]
+    machine: MachineClient, model: Path, tmp_path_factory: pytest.TempPathFactory, changes: list[Edit]
 ) -> None:
     surgeon = GGUFSurgeon(model)
     start = machine.hello().generation
     try:
         made = machine.mutate(changes, confidence=0.9, digest=True)
-    except Refused as refusal:
-        with pytest.raises(EditRefused, match=rf"\(code {refusal.code}\)"):
+    except RequestRefusedError as refusal:
+        with pytest.raises(EditError, match=rf"\(code {refusal.code}\)"):
             surgeon.apply(changes)
         return
     expected = machine.digest().model
@@ -130,14 +130,14 @@ def test_the_digest_is_a_machines(model: Path, tmp_path: Path) -> None:
         assert GGUFSurgeon(path).digest() == machine_digest(path)
 
 
-def test_what_a_machine_protects_is_protected(machine: Machine, model: Path) -> None:
+def test_what_a_machine_protects_is_protected(machine: MachineClient, model: Path) -> None:
     surgeon = GGUFSurgeon(model)
     assert {info.name for info in machine.tensors() if info.protected} == PROTECTED
     assert {info.name: info for info in machine.tensors()} == surgeon.tensors()
     for name in sorted(PROTECTED):
-        with pytest.raises(EditRefused, match=f"'{name}' is protected") as edited:
+        with pytest.raises(EditError, match=f"'{name}' is protected") as edited:
             surgeon.apply([Dense(name, 0, bytes(4))])
-        with pytest.raises(EditRefused, match=f"'{name}' is protected") as retyped:
+        with pytest.raises(EditError, match=f"'{name}' is protected") as retyped:
             surgeon.requantise({name: "F16"})
         assert edited.value.code == retyped.value.code == 1002
 
@@ -146,7 +146,7 @@ def test_no_operation_reaches_a_protected_tensor(model: Path) -> None:
     """Whatever it is: the one place where all are made refuses it."""
     file = GGUFFile(model, runtime_check)
     operation = Operation(iter([Change("kernel.7", np.ones(4096, np.uint8))]))
-    with pytest.raises(EditRefused, match=r"'kernel\.7' is protected"):
+    with pytest.raises(EditError, match=r"'kernel\.7' is protected"):
         rewrite(file, operation, None, lambda *_: None)
 
 

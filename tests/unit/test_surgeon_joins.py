@@ -16,10 +16,10 @@ from evolution.surgeon.machine_tensors import PROTECTED
 from image.compose import compose
 from tests.support.gguf_models import RANDOM, Stored, machine_digest, matrix, near, normal, read, write_model
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.errors import InputError
 from vboot.weights import noise
-from vboot.weights.arithmetic import EditRefused
+from vboot.weights.arithmetic import EditError
 from vboot.weights.edits import Dense, Edit, Program, Seeded
 from vboot.weights.storage_types import encode
 
@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def machine(model: Path) -> Iterator[Machine]:
+def machine(model: Path) -> Iterator[MachineClient]:
     with RustNeuralBridge(energy=False) as bridge:
         bridge.initialize(model)
         yield bridge.client()
@@ -78,7 +78,7 @@ def test_blocks_that_all_share_keep_their_bytes(tmp_path: Path) -> None:
     report = surgeon.merge(paths[1:], force=True, output=tmp_path / "out")
     assert [(each.name, each.changed_blocks, each.blocks) for each in report.tensors] == [("m", 1, 2)]
     assert gguf.GGUFReader(tmp_path / "out").tensors[0].data.tobytes()[:34] == shared
-    with pytest.raises(EditRefused, match="changes nothing"):
+    with pytest.raises(EditError, match="changes nothing"):
         surgeon.merge([write_copy(paths[0], tmp_path / "copy")])
 
 
@@ -139,7 +139,7 @@ def test_types_without_arithmetic(tmp_path: Path) -> None:
         for code, name in enumerate("ab")
     ]
     surgeon = GGUFSurgeon(paths[0])
-    with pytest.raises(EditRefused, match="'q' is of type Q4_0") as caught:
+    with pytest.raises(EditError, match="'q' is of type Q4_0") as caught:
         surgeon.merge(paths[1:])
     assert caught.value.code == 1019
     assert {each.name for each in surgeon.crossover(paths[1], seed=SEED, share=1).tensors} == {"m", "q"}
@@ -164,7 +164,7 @@ def test_nothing_that_is_not_finite_is_made(tmp_path: Path) -> None:
     for join in (surgeon.merge, lambda others, **how: surgeon.crossover(others[0], seed=SEED, share=1, **how)):
         with pytest.raises(InputError, match="as far as can be known: they hold values that are not finite"):
             join([second])
-        with pytest.raises(EditRefused) as caught:
+        with pytest.raises(EditError) as caught:
             join([second], force=True, output=tmp_path / "out")
         assert caught.value.code == 1005
     assert not (tmp_path / "out").exists()
@@ -187,7 +187,9 @@ def test_a_distance_that_cannot_be_known_is_none(tmp_path: Path) -> None:
     assert (report.distances, [each.name for each in report.tensors]) == ({str(second): None}, ["m"])
 
 
-def test_a_crossover_of_rows_is_what_a_machine_makes_of_them(machine: Machine, model: Path, tmp_path: Path) -> None:
+def test_a_crossover_of_rows_is_what_a_machine_makes_of_them(
+    machine: MachineClient, model: Path, tmp_path: Path
+) -> None:
     surgeon = GGUFSurgeon(model)
     surgeon.apply(
         [Seeded("*attn_?.weight", SEED, "step", 0.5, 1), Program("evolved.1", b"abc")], output=tmp_path / "other"
@@ -236,5 +238,5 @@ def test_a_crossover_that_cannot_be_understood(tmp_path: Path, seed: str, share:
     paths = relatives(tmp_path)
     with pytest.raises(InputError, match=r"is not a (seed|share)"):
         GGUFSurgeon(paths[0]).crossover(paths[1], seed=seed, share=share)
-    with pytest.raises(EditRefused, match="changes nothing"):
+    with pytest.raises(EditError, match="changes nothing"):
         GGUFSurgeon(paths[0]).crossover(paths[1], seed=SEED, share=0)

@@ -13,7 +13,7 @@ from evolution.surgeon import GGUFSurgeon
 from image.compose import compose
 from tests.support.gguf_models import Stored, extents, machine_digest, matrix, normal, read, write_model
 from vboot.errors import InputError
-from vboot.weights.arithmetic import EditRefused
+from vboot.weights.arithmetic import EditError
 from vboot.weights.storage_types import encode
 
 QUERY = "blk.0.attn_q.weight"
@@ -31,7 +31,7 @@ def test_requantised_values_are_those_of_the_gguf_package(tmp_path: Path, source
     tensors = {"v": normal(64), "m": normal(4, 64, kind=source), "n": normal(2, 32, kind=source)}
     surgeon = GGUFSurgeon(write_model(tmp_path / "in", tensors))
     if source == kind:
-        with pytest.raises(EditRefused, match="changes nothing"):
+        with pytest.raises(EditError, match="changes nothing"):
             surgeon.requantise({"*": kind})
         return
     report = surgeon.requantise({"*": kind}, output=tmp_path / "out")
@@ -85,7 +85,7 @@ def test_requantising_what_cannot_be(tmp_path: Path, types: dict[str, str], code
         "q": ("Q4_0", (32, 1), bytes(18)),
     }
     surgeon = GGUFSurgeon(write_model(tmp_path / "in", tensors))
-    with pytest.raises(EditRefused) as caught:
+    with pytest.raises(EditError) as caught:
         surgeon.requantise(types, output=tmp_path / "out")
     assert caught.value.code == code
     assert not (tmp_path / "out").exists()

@@ -29,7 +29,7 @@ from tests.support.mutation_vectors import (
 )
 from vboot.errors import InputError
 from vboot.weights import arithmetic, noise
-from vboot.weights.arithmetic import EditRefused, TensorData, apply, targets
+from vboot.weights.arithmetic import EditError, TensorData, apply, targets
 from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse, SparseOp, unpack
 from vboot.weights.storage_types import CODE_RANGES, block_of, codes, decode, store_codes
 
@@ -44,7 +44,7 @@ def outcome(edits: list[Edit], before: TensorData, protected: tuple[str, ...] = 
     """The new bytes, or the code of the refusal."""
     try:
         return apply(edits, {before.name: before}, protected)[before.name]
-    except EditRefused as refusal:
+    except EditError as refusal:
         return refusal.code
 
 
@@ -314,7 +314,7 @@ _TENSORS = {t.name: t for t in (
 )
 def test_the_first_check_that_fails_answers(edits: list[Edit], code: int) -> None:
     before = {name: found.data for name, found in _TENSORS.items()}
-    with pytest.raises(EditRefused) as refusal:
+    with pytest.raises(EditError) as refusal:
         apply(edits, _TENSORS, {"hw.mmio"})
     assert refusal.value.code == code
     assert refusal.value.text in str(refusal.value)
@@ -334,7 +334,7 @@ def test_the_first_check_that_fails_answers(edits: list[Edit], code: int) -> Non
 )
 def test_a_refusal_says_why_as_the_machine_does(edit: Edit, text: str) -> None:
     slot = TensorData("evolved.0", "I8", (4096,), bytes(4096))
-    with pytest.raises(EditRefused, match=text):
+    with pytest.raises(EditError, match=text):
         apply([edit], _TENSORS | {slot.name: slot}, {"hw.mmio"})
 
 
@@ -364,7 +364,7 @@ def test_vectors(case: Mapping[str, Any]) -> None:
     try:
         edits = unpack(case["edits"], bytes.fromhex(case["blob"]), shapes={before.name: before.shape})
     except InputError:
-        # Refused before there are edits to judge: parameters, parts, lengths.
+        # RequestRefusedError before there are edits to judge: parameters, parts, lengths.
         assert wanted in (-32602, 1003, 1004)
         return
     assert outcome(list(edits), before, (before.name,) if case.get("protected") else ()) == wanted

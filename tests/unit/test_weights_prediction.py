@@ -12,12 +12,12 @@ import pytest
 
 from tests.support.local_machine import local_machine
 from tests.support.scripted_peer import HELLO, Host, Peer
-from vboot.client.machine import Machine, connect
+from vboot.client.machine import MachineClient, connect
 from vboot.client.prediction import predict, verify
-from vboot.protocol.errors import MachineError, Refused
+from vboot.protocol.errors import MachineError, RequestRefusedError
 from vboot.protocol.framing import Message
 from vboot.protocol.messages import Changed
-from vboot.weights.arithmetic import EditRefused
+from vboot.weights.arithmetic import EditError
 from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
 RANDOM = np.random.default_rng(5)
@@ -39,13 +39,13 @@ EDITS["all of them"] = [edit for edits in EDITS.values() for edit in edits]
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
+def machine(tmp_path: Path) -> Iterator[MachineClient]:
     with local_machine(tmp_path) as local, connect(local.socket) as connected:
         yield connected
 
 
 @pytest.mark.parametrize("edits", EDITS.values(), ids=EDITS)
-def test_a_mutation_does_what_was_predicted(machine: Machine, edits: list[Edit]) -> None:
+def test_a_mutation_does_what_was_predicted(machine: MachineClient, edits: list[Edit]) -> None:
     before = machine.digest().model
     told: list[tuple[str, int, int]] = []
     prediction = predict(machine, edits, confidence=0.9, progress=lambda *what: told.append(what))
@@ -60,7 +60,7 @@ def test_a_mutation_does_what_was_predicted(machine: Machine, edits: list[Edit])
     assert machine.digest().model == before
 
 
-def test_what_differs_is_named(machine: Machine) -> None:
+def test_what_differs_is_named(machine: MachineClient) -> None:
     prediction = predict(machine, EDITS["dense"], confidence=0.9)
     made = machine.mutate(EDITS["dense"], confidence=0.9, digest=True)
     for otherwise in ({"token_embd.weight": "00" * 32}, {}):
@@ -95,11 +95,11 @@ REFUSED: dict[str, tuple[int, list[Edit], float, int | None]] = {
 
 @pytest.mark.parametrize(("code", "edits", "confidence", "base"), REFUSED.values(), ids=REFUSED)
 def test_what_is_refused_is_predicted(
-    machine: Machine, code: int, edits: list[Edit], confidence: float, base: int | None
+    machine: MachineClient, code: int, edits: list[Edit], confidence: float, base: int | None
 ) -> None:
-    with pytest.raises(EditRefused) as predicted:
+    with pytest.raises(EditError) as predicted:
         predict(machine, edits, confidence=confidence, base_generation=base)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefusedError) as refused:
         machine.mutate(edits, confidence=confidence, base_generation=base)
     assert predicted.value.code == refused.value.code == code
 
@@ -110,8 +110,8 @@ def test_machines_that_take_no_mutation(code: int, hello: dict[str, object]) -> 
         hello=lambda peer, message: peer.reply(message, {**HELLO, **hello}),
         tensors=lambda peer, message: peer.reply(message, {"tensors": [], "next": None}),
     )
-    with pytest.raises(EditRefused) as caught:
-        predict(Machine(host.open), EDITS["dense"], confidence=0.9)
+    with pytest.raises(EditError) as caught:
+        predict(MachineClient(host.open), EDITS["dense"], confidence=0.9)
     assert caught.value.code == code
 
 
@@ -119,11 +119,11 @@ def test_weights_of_two_generations_are_not_mixed() -> None:
     info = {"type": "F32", "shape": [2], "bytes": 8, "protected": False}
     tensors = {"tensors": [{"name": name, **info} for name in ("a", "b")], "next": None}
 
-    def changing(generations: Iterator[int]) -> Machine:
+    def changing(generations: Iterator[int]) -> MachineClient:
         def read(peer: Peer, message: Message) -> None:
             peer.reply(message, {**message.members["params"], "generation": next(generations)}, bytes(8))
 
-        return Machine(Host(read=read, tensors=lambda peer, message: peer.reply(message, tensors)).open)
+        return MachineClient(Host(read=read, tensors=lambda peer, message: peer.reply(message, tensors)).open)
 
     edits = [Dense(name, 0, b"\1\0\0\0") for name in ("a", "b")]
     prediction = predict(changing(iter([2, 3, 2, 2])), edits, confidence=0.9)  # hello says 2

@@ -5,8 +5,8 @@
         weights = bridge.tensor("token_embd.weight")     # the live bytes, no copy
         machine = bridge.client()                        # the same client as that of a booted machine
 
-The weights lie in memory that outlives the process. When it dies, the call under way fails with BridgeCrashed, and the
-next one starts another process, which goes on at the same generation with the same bytes.
+The weights lie in memory that outlives the process. When it dies, the call under way fails with BridgeCrashedError,
+and the next one starts another process, which goes on at the same generation with the same bytes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from numpy.typing import ArrayLike, NDArray
 from vboot.client.bridge_link import BridgeLink
 from vboot.client.bridge_packets import Kind, Packet
 from vboot.client.bridge_process import BridgeProcess, SharedMemory, find_library
-from vboot.client.machine import TIMEOUT_S, Machine
+from vboot.client.machine import TIMEOUT_S, MachineClient
 from vboot.errors import InputError
-from vboot.protocol.errors import BridgeHung, MachineError
+from vboot.protocol.errors import BridgeTimeoutError, MachineError
 from vboot.weights.tensor_values import element_dtype
 
 Fault: TypeAlias = Literal["segv-before", "segv-after", "hang"]
@@ -96,7 +96,7 @@ class RustNeuralBridge:
         """Load a GGUF file or an RTS image; None is the built-in tiny model. What was loaded before is given up for it.
 
         Raises InputError (the earlier model stays loaded then) when the library is missing or the model is refused,
-        TimedOut, BridgeCrashed.
+        MachineTimeoutError, BridgeCrashedError.
         """
         deadline = time.monotonic() + timeout
         with self._lock:
@@ -160,14 +160,14 @@ class RustNeuralBridge:
         return raw if dtype is None else raw.view(dtype).reshape(place.shape[::-1])
 
     def link(self, deadline: float | None = None) -> BridgeLink:
-        """A connection for `vboot.client.machine.Machine`. Raises BridgeCrashed, TimedOut."""
+        """A connection for `vboot.client.machine.MachineClient`. Raises BridgeCrashedError, MachineTimeoutError."""
         with self._lock:
             deadline = self._deadline() if deadline is None else deadline
             return BridgeLink(self._running(deadline), self._lock, self._next_number, deadline)
 
-    def client(self, *, timeout: float = TIMEOUT_S) -> Machine:
+    def client(self, *, timeout: float = TIMEOUT_S) -> MachineClient:
         """The client of a machine, over this bridge."""
-        return Machine(self.link, timeout=timeout)
+        return MachineClient(self.link, timeout=timeout)
 
     def suffer(self, fault: Fault) -> None:
         """Have the process crash before or after the next call is done, or hang in it; only with `faults`."""
@@ -206,7 +206,7 @@ class RustNeuralBridge:
             if packet is None:
                 process.kill()
                 what = f"the runtime's process did not come back from {kind.name.lower()} in time and was killed"
-                raise BridgeHung(what, remedy="try again, or allow more time: the next call starts another")
+                raise BridgeTimeoutError(what, remedy="try again, or allow more time: the next call starts another")
         if packet.kind is not Kind.DONE:
             raise MachineError(f"the runtime refuses: {packet.data.decode()}")
         return packet.data

@@ -40,7 +40,7 @@ class Stats(ctypes.Structure):
     )
 
 
-class RuntimeFailed(Exception):  # noqa: N818
+class RuntimeCallError(Exception):
     """A C function failed; the text is what neural_last_error says."""
 
 
@@ -102,7 +102,7 @@ class Library:
 
     def _require(self, worked: object) -> None:
         if not worked:
-            raise RuntimeFailed(self._c.neural_last_error().decode())
+            raise RuntimeCallError(self._c.neural_last_error().decode())
 
 
 class Child:
@@ -147,12 +147,12 @@ class Child:
         """What a call gives, or why it failed."""
         try:
             return Packet(Kind.DONE, number, call(data))
-        except RuntimeFailed as error:
+        except RuntimeCallError as error:
             return Packet(Kind.FAILED, number, str(error).encode())
 
     def _arm(self, what: bytes) -> bytes:
         if not self._faults:
-            raise RuntimeFailed("faults are switched off in this bridge")
+            raise RuntimeCallError("faults are switched off in this bridge")
         self._fault = what
         return b""
 
@@ -194,7 +194,7 @@ def main(arguments: list[str]) -> int:
         return 1
     try:
         library.load_shared(model, weights, journal, words)
-    except RuntimeFailed as error:
+    except RuntimeCallError as error:
         stream.sendall(encode(Packet(Kind.FAILED, LOADED, str(error).encode())))
         return 1
     stream.sendall(encode(Packet(Kind.DONE, LOADED)))

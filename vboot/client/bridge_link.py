@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from vboot.client.bridge_packets import Kind, Packet
 from vboot.client.bridge_process import BridgeProcess
-from vboot.protocol.errors import BridgeHung, LinkLost
+from vboot.protocol.errors import BridgeTimeoutError, LinkLostError
 from vboot.protocol.framing import RESYNC
 
 _GRACE_SECONDS = 2.0
@@ -22,7 +22,7 @@ class BridgeLink:
     def __init__(
         self, process: BridgeProcess, lock: threading.RLock, next_number: Callable[[], int], deadline: float
     ) -> None:
-        """Connect: the machine greets. Raises BridgeCrashed, TimedOut."""
+        """Connect: the machine greets. Raises BridgeCrashedError, MachineTimeoutError."""
         self._process: BridgeProcess | None = process
         self._lock = lock
         self._next_number = next_number
@@ -32,7 +32,10 @@ class BridgeLink:
         self.send(RESYNC, deadline)
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send one whole message, or the byte that asks for a greeting, or both. Raises LinkLost, TimedOut."""
+        """Send one whole message, or the byte that asks for a greeting, or both.
+
+        Raises LinkLostError, MachineTimeoutError.
+        """
         with self._lock:
             process = self._connected()
             if data.startswith(RESYNC) and self._awaited and self._has_request and self._give_up_at is None:
@@ -43,7 +46,10 @@ class BridgeLink:
             self._has_request |= data != RESYNC
 
     def receive(self, deadline: float) -> bytes:
-        """The next reply; b"" at the deadline. Raises LinkLost: BridgeCrashed, or BridgeHung if it was killed."""
+        """The next reply; b"" at the deadline.
+
+        Raises LinkLostError: BridgeCrashedError, or BridgeTimeoutError if it was killed.
+        """
         with self._lock:
             process = self._connected()
             packet = process.answer(self._awaited[0] if self._awaited else None, deadline)
@@ -54,7 +60,7 @@ class BridgeLink:
             if not self._awaited:
                 self._has_request, self._give_up_at = False, None
         if packet.kind is not Kind.DONE:
-            raise LinkLost(
+            raise LinkLostError(
                 f"the runtime takes no messages: {packet.data.decode()}", remedy="initialize the bridge again"
             )
         return packet.data
@@ -70,9 +76,9 @@ class BridgeLink:
         if self._give_up_at is not None and time.monotonic() > self._give_up_at:
             process.kill()
             what = "the runtime's process did not come back from a request that was given up, and was killed"
-            raise BridgeHung(what, remedy="try again: another one is started")
+            raise BridgeTimeoutError(what, remedy="try again: another one is started")
 
     def _connected(self) -> BridgeProcess:
         if self._process is None:
-            raise LinkLost("the connection to the runtime is closed", remedy="connect again")
+            raise LinkLostError("the connection to the runtime is closed", remedy="connect again")
         return self._process

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vboot.client.bridge_packets import LOADED, Kind, Packet, cut, encode
 from vboot.errors import InputError
-from vboot.protocol.errors import BridgeCrashed, LinkLost, TimedOut
+from vboot.protocol.errors import BridgeCrashedError, LinkLostError, MachineTimeoutError
 
 LIBRARY_VARIABLE = "VECTOR_BOOT_LIBRARY"
 _ENERGY_VARIABLE = "VECTOR_BOOT_ENERGY"
@@ -60,7 +60,7 @@ class BridgeProcess:
     ) -> None:
         """Start it and wait until it has loaded.
 
-        Raises InputError when library or model is refused, TimedOut, BridgeCrashed.
+        Raises InputError when library or model is refused, MachineTimeoutError, BridgeCrashedError.
         """
         self._stream, theirs = socket.socketpair()
         self._said = os.memfd_create("bridge stderr", os.MFD_CLOEXEC)
@@ -97,11 +97,11 @@ class BridgeProcess:
         return self._process.poll() is None
 
     def send(self, packet: Packet, deadline: float) -> None:
-        """Send a packet. Raises BridgeCrashed, TimedOut."""
+        """Send a packet. Raises BridgeCrashedError, MachineTimeoutError."""
         left = memoryview(encode(packet))
         while left:
             if not self._wait(select.POLLOUT, deadline):
-                raise TimedOut("the runtime took no call before the deadline", remedy="allow more time")
+                raise MachineTimeoutError("the runtime took no call before the deadline", remedy="allow more time")
             try:
                 left = left[self._stream.send(left) :]
             except BlockingIOError:
@@ -112,7 +112,7 @@ class BridgeProcess:
     def answer(self, number: int | None, deadline: float) -> Packet | None:
         """The answer to the call of this number (None: to no call, only watch the child); None at the deadline.
 
-        Raises BridgeCrashed.
+        Raises BridgeCrashedError.
         """
         while number not in self._answers:
             packet = self._receive(deadline)
@@ -129,7 +129,7 @@ class BridgeProcess:
         self._forgotten |= {number for number in numbers if self._answers.pop(number, None) is None}
 
     def _receive(self, deadline: float) -> Packet | None:
-        """The next packet; None at the deadline. Raises BridgeCrashed."""
+        """The next packet; None at the deadline. Raises BridgeCrashedError."""
         while (packet := self._cut()) is None:
             if not self._wait(select.POLLIN, deadline):
                 return None
@@ -165,7 +165,7 @@ class BridgeProcess:
         except ValueError as error:
             self.kill()
             what = f"the runtime's process sent {error} and was killed"
-            raise BridgeCrashed(what, remedy="try again: the next call starts another") from error
+            raise BridgeCrashedError(what, remedy="try again: the next call starts another") from error
 
     def _end_now(self) -> None:
         self._process.kill()
@@ -175,7 +175,9 @@ class BridgeProcess:
     def _wait_until_loaded(self, deadline: float) -> None:
         packet = self.answer(LOADED, deadline)
         if packet is None:
-            raise TimedOut("the runtime did not load the model before the deadline", remedy="allow more time")
+            raise MachineTimeoutError(
+                "the runtime did not load the model before the deadline", remedy="allow more time"
+            )
         if packet.kind is Kind.NO_LIBRARY:
             remedy = f"run {_BUILD}, or name another with {LIBRARY_VARIABLE} or `library`"
             raise InputError(f"the library of the runtime does not load: {packet.data.decode()}", remedy=remedy)
@@ -187,10 +189,10 @@ class BridgeProcess:
         try:
             poller.register(self._stream, event)
         except ValueError as error:  # ended on our side
-            raise LinkLost("the runtime has been ended", remedy="initialize the bridge again") from error
+            raise LinkLostError("the runtime has been ended", remedy="initialize the bridge again") from error
         return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
-    def _crashed(self) -> BridgeCrashed:
+    def _crashed(self) -> BridgeCrashedError:
         """What became of a child that closed its end."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
@@ -205,4 +207,6 @@ class BridgeProcess:
         words = os.pread(self._said, _LAST_WORDS, max(0, size - _LAST_WORDS)).decode(errors="replace").split()
         self.kill()
         said = f" ({' '.join(words)})" if words else ""
-        return BridgeCrashed(f"the runtime's process {how}{said}", remedy="try again: the next call starts another")
+        return BridgeCrashedError(
+            f"the runtime's process {how}{said}", remedy="try again: the next call starts another"
+        )

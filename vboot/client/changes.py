@@ -14,7 +14,7 @@ from typing import Any
 from vboot.client.session import Reply, Session, Uploaded
 from vboot.client.uploads import ATTEMPTS, UNKNOWN_UPLOAD, Progress, upload
 from vboot.protocol.decoding import decode
-from vboot.protocol.errors import ProtocolBroken, Refused
+from vboot.protocol.errors import ProtocolError, RequestRefusedError
 from vboot.protocol.framing import BLOB_LIMIT
 from vboot.protocol.messages import Record, RecordPage
 
@@ -35,7 +35,7 @@ def change(
 
     Asked again while the machine is busy, and with `wait` while its energy is spent, unless the deadline comes first or
     the machine does not say after how long: then waiting does not help.
-    Raises Refused, LinkLost, TimedOut, ProtocolBroken; InputError for data too large.
+    Raises RequestRefusedError, LinkLostError, MachineTimeoutError, ProtocolError; InputError for data too large.
     """
     large = len(data) > BLOB_LIMIT
     ident = secrets.token_hex(16)
@@ -48,7 +48,7 @@ def change(
                 is_uploaded = True
                 uploads_left -= 1
             return session.request(method, params, Uploaded(ident) if large else data or None, deadline)
-        except Refused as refusal:
+        except RequestRefusedError as refusal:
             if refusal.code == UNKNOWN_UPLOAD and is_uploaded and uploads_left:
                 is_uploaded = False
                 continue
@@ -69,5 +69,5 @@ def history(session: Session, start: int, *, seconds: float) -> Iterator[Record]
         page = decode(RecordPage, reply.result, name="history")
         yield from page.records
         if page.next is not None and page.next <= at:
-            raise ProtocolBroken("the machine's history does not end", remedy="report this bug")
+            raise ProtocolError("the machine's history does not end", remedy="report this bug")
         at = page.next

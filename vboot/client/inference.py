@@ -15,7 +15,7 @@ from vboot.client.session import Session
 from vboot.client.uploads import Progress
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode
-from vboot.protocol.errors import MachineError, ProtocolBroken
+from vboot.protocol.errors import MachineError, ProtocolError
 from vboot.protocol.framing import BLOB_LIMIT, LINE_LIMIT
 from vboot.protocol.messages import EmbeddedTexts, Embeddings, PixelRun, RunPixels
 
@@ -43,8 +43,8 @@ def embed(
 
     Each request gets `patience` seconds and what its texts may take a slow machine; `limit` (a time of the monotonic
     clock), where given, is the deadline of all together. Raises InputError for no texts and one too long to be sent,
-    Refused (1018: the model has no network; 1005: it gives no finite values), LinkLost, TimedOut, ProtocolBroken;
-    MachineError when the weights change too often.
+    RequestRefusedError (1018: the model has no network; 1005: it gives no finite values), LinkLostError,
+    MachineTimeoutError, ProtocolError; MachineError when the weights change too often.
     """
     if isinstance(texts, str):  # a sequence of letters, which nobody means
         raise InputError("the texts to embed are one str", remedy="give a list of texts")
@@ -102,14 +102,14 @@ def _embed_batch(session: Session, texts: Sequence[str], *, normalize: bool, dea
     counts = {result.count, len(result.tokens), len(texts)}
     if len(counts) != 1 or result.dim < 1 or len(reply.blob or b"") != result.count * result.dim * 4:
         what = f"the machine did not send an embedding for each of {len(texts)} texts"
-        raise ProtocolBroken(what, remedy="report this bug")
+        raise ProtocolError(what, remedy="report this bug")
     vectors = np.frombuffer(reply.blob or b"", "<f4").astype(np.float32).reshape(result.count, result.dim)
     return Embeddings(vectors, result.tokens, result.generation)
 
 
 def _joined(parts: Sequence[Embeddings]) -> Embeddings:
     if len({part.vectors.shape[1] for part in parts}) != 1:
-        raise ProtocolBroken("the machine's embeddings are of different lengths", remedy="report this bug")
+        raise ProtocolError("the machine's embeddings are of different lengths", remedy="report this bug")
     tokens = tuple(count for part in parts for count in part.tokens)
     return Embeddings(np.concatenate([part.vectors for part in parts]), tokens, parts[0].generation)
 

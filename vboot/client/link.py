@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vboot.errors import InputError
-from vboot.protocol.errors import LinkLost, TimedOut
+from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 
 _PIECE = 1 << 18
 _RETRY_SECONDS = 0.05
@@ -19,10 +19,13 @@ class Link(Protocol):
     """What carries the protocol: a socket here, a runtime in this process elsewhere."""
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send whole messages (or the byte that asks for a greeting). Raises LinkLost, TimedOut."""
+        """Send whole messages (or the byte that asks for a greeting). Raises LinkLostError, MachineTimeoutError."""
 
     def receive(self, deadline: float) -> bytes:
-        """The next bytes as soon as there are some; b"" at the deadline. Raises LinkLost once the machine is gone."""
+        """The next bytes as soon as there are some; b"" at the deadline.
+
+        Raises LinkLostError once the machine is gone.
+        """
 
     def close(self) -> None:
         """Disconnect. Closing twice is fine."""
@@ -32,7 +35,11 @@ class SocketLink:
     """The Unix stream socket of a machine: QEMU's end of the virtio-serial port, or `vector_boot --listen`."""
 
     def __init__(self, path: Path, deadline: float) -> None:
-        """Connect. Raises LinkLost when nobody listens, TimedOut when others queue there, InputError for a bad path."""
+        """Connect.
+
+        Raises LinkLostError when nobody listens, MachineTimeoutError when others queue there, InputError for a bad
+        path.
+        """
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -43,12 +50,14 @@ class SocketLink:
         self._socket.setblocking(False)
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send everything; what the kernel took is not yet delivered. Raises LinkLost, TimedOut."""
+        """Send everything; what the kernel took is not yet delivered. Raises LinkLostError, MachineTimeoutError."""
         left = memoryview(data)
         while left:
             if not self._wait(select.POLLOUT, deadline):
                 taken = len(data) - len(left)
-                raise TimedOut(f"the machine took {taken} of {len(data)} bytes before the deadline", remedy="try again")
+                raise MachineTimeoutError(
+                    f"the machine took {taken} of {len(data)} bytes before the deadline", remedy="try again"
+                )
             try:
                 left = left[self._socket.send(left) :]
             except BlockingIOError:
@@ -57,7 +66,7 @@ class SocketLink:
                 raise self._lost() from error
 
     def receive(self, deadline: float) -> bytes:
-        """Up to 256 KiB of what has arrived; b"" at the deadline. Raises LinkLost."""
+        """Up to 256 KiB of what has arrived; b"" at the deadline. Raises LinkLostError."""
         while self._wait(select.POLLIN, deadline):
             try:
                 data = self._socket.recv(_PIECE)
@@ -83,10 +92,10 @@ class SocketLink:
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     what = f"the machine at {self.path} takes no connection, others wait for it too"
-                    raise TimedOut(what, remedy="end the other client") from error
+                    raise MachineTimeoutError(what, remedy="end the other client") from error
                 time.sleep(_RETRY_SECONDS)
             except (FileNotFoundError, ConnectionRefusedError) as error:
-                raise LinkLost(f"no machine listens at {self.path}", remedy="start it, or name another") from error
+                raise LinkLostError(f"no machine listens at {self.path}", remedy="start it, or name another") from error
             except OSError as error:
                 what = f"{self.path} cannot be connected to ({error.strerror or error})"
                 raise InputError(what, remedy="give the run folder or the evolution socket of a machine") from error
@@ -100,5 +109,5 @@ class SocketLink:
         # At least one look, so that a deadline of now means what is there already.
         return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
-    def _lost(self) -> LinkLost:
-        return LinkLost(f"the machine at {self.path} closed the connection")
+    def _lost(self) -> LinkLostError:
+        return LinkLostError(f"the machine at {self.path} closed the connection")

@@ -4,8 +4,9 @@
         print(machine.stats().heartbeats)
         weights = machine.read("blk.0.attn_q.weight")
 
-Every method waits at most `timeout` seconds, those given to `connect` unless it has its own. It raises Refused for an
-error of the machine's, LinkLost when the machine is gone, TimedOut, or ProtocolBroken.
+Every method waits at most `timeout` seconds, those given to `connect` unless it has its own. It raises
+RequestRefusedError for an
+error of the machine's, LinkLostError when the machine is gone, MachineTimeoutError, or ProtocolError.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vboot.client.link import Link, SocketLink
 from vboot.client.session import PROTOCOL, Reply, Session
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode
-from vboot.protocol.errors import MachineError, ProtocolBroken, Refused
+from vboot.protocol.errors import MachineError, ProtocolError, RequestRefusedError
 from vboot.protocol.framing import BLOB_LIMIT
 from vboot.protocol.messages import (
     Checkpoint,
@@ -58,16 +59,18 @@ _WRONG_PARAMS = -32602
 
 def connect(
     path: Path, *, timeout: float = TIMEOUT_S, client: str = "vboot", check: Callable[[], None] = lambda: None
-) -> Machine:
+) -> MachineClient:
     """The machine behind a Unix socket, once it has answered hello.
 
-    `check` is called about ten times a second in every wait; what it raises ends the wait. Raises LinkLost when nobody
-    listens there, TimedOut when nobody answers, Refused when another client is served or the protocol is another.
+    `check` is called about ten times a second in every wait; what it raises ends the wait. Raises LinkLostError when
+    nobody
+    listens there, MachineTimeoutError when nobody answers, RequestRefusedError when another client is served or the
+    protocol is another.
     """
-    return Machine(lambda deadline: SocketLink(path, deadline), timeout=timeout, client=client, check=check)
+    return MachineClient(lambda deadline: SocketLink(path, deadline), timeout=timeout, client=client, check=check)
 
 
-class Machine:
+class MachineClient:
     """A running machine, reached through the links that `open_link` makes. Not for two threads at once."""
 
     def __init__(
@@ -126,7 +129,7 @@ class Machine:
             found += page.tensors
             cursor = page.next
             if cursor in seen:
-                raise ProtocolBroken("the machine's list of tensors does not end", remedy="report this bug")
+                raise ProtocolError("the machine's list of tensors does not end", remedy="report this bug")
         return tuple(found)
 
     def tensor(self, name: str) -> TensorInfo:
@@ -139,8 +142,8 @@ class Machine:
     def read(self, tensor: str, *, offset: int = 0, size: int | None = None) -> TensorBytes:
         """`size` bytes of a tensor from byte `offset` (None: up to its end), all of the same generation.
 
-        Raises InputError for an open or empty range outside the tensor, Refused for any other such range; MachineError
-        when the weights change too often for a large range to be read in one state.
+        Raises InputError for an open or empty range outside the tensor, RequestRefusedError for any other such range;
+        MachineError when the weights change too often for a large range to be read in one state.
         """
         if size is None or size == 0:  # a machine reads no empty range: what it says of the tensor is enough
             total = self.tensor(tensor).bytes
@@ -177,7 +180,7 @@ class Machine:
 
         `normalize`: each of length 1. It may take as long as the texts may take a slow machine, or `timeout` in all.
         `progress` is told texts done and texts in all. What ends the waiting early (Ctrl-C, `check`) cancels it.
-        Refused with 1018 by a model without a network, with 1005 when the weights give no finite values.
+        RequestRefusedError with 1018 by a model without a network, with 1005 when the weights give no finite values.
         """
         limit = None if timeout is None else self._deadline(timeout)
         return inference.embed(
@@ -237,7 +240,10 @@ class Machine:
         return decode(Mutation, reply.result, name="mutate")
 
     def rollback(self, to: int, *, reason: str = "", id: str | None = None) -> Rollback:  # noqa: A002
-        """Make the weights those of generation `to` again, to the bit; Refused with 1014 if it is no longer kept."""
+        """Make the weights those of generation `to` again, to the bit.
+
+        RequestRefusedError with 1014 if it is no longer kept.
+        """
         params = {"id": id or secrets.token_hex(16), "to": to, "reason": reason}
         return decode(Rollback, self._change("rollback", params).result, name="rollback")
 
@@ -303,7 +309,7 @@ class Machine:
         """Whether `fault` is served here."""
         try:
             self.request("fault", {"what": ""})
-        except Refused as refusal:
+        except RequestRefusedError as refusal:
             return refusal.code == _WRONG_PARAMS
         return True
 
@@ -348,7 +354,7 @@ class Machine:
             reply = self.request("read", {"tensor": tensor, "offset": start, "bytes": want})
             piece = decode(Piece, reply.result, name="read")
             if reply.blob is None or len(reply.blob) != want:
-                raise ProtocolBroken(f"the machine did not send the {want} bytes asked for", remedy="report this bug")
+                raise ProtocolError(f"the machine did not send the {want} bytes asked for", remedy="report this bug")
             yield piece.generation, reply.blob
 
     def _deadline(self, timeout: float | None) -> float:

@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.protocol.errors import MachineError
 from vboot.protocol.messages import Hello, Mutation, TensorInfo
-from vboot.weights.arithmetic import EditRefused, TensorData, apply
+from vboot.weights.arithmetic import EditError, TensorData, apply
 from vboot.weights.edits import Edit, Seeded
 
 CONFIDENCE_THRESHOLD = 0.8
@@ -34,16 +34,16 @@ class Prediction:
 
 
 def predict(
-    machine: Machine,
+    machine: MachineClient,
     edits: Sequence[Edit],
     *,
     confidence: float,
     base_generation: int | None = None,
     progress: Progress = lambda _phase, _done, _total: None,
 ) -> Prediction:
-    """Compute what `Machine.mutate` would do, changing nothing; the tensors that the edits touch are read for it.
+    """Compute what `MachineClient.mutate` would do, changing nothing; the tensors that the edits touch are read for it.
 
-    Raises EditRefused with the code that the machine would answer, as far as it can be known beforehand (not whether
+    Raises EditError with the code that the machine would answer, as far as it can be known beforehand (not whether
     there is energy enough, or the journal works); MachineError when the weights change while they are read.
     """
     infos = {info.name: info for info in machine.tensors()}
@@ -67,7 +67,7 @@ def predict(
     )
 
 
-def verify(machine: Machine, mutation: Mutation, prediction: Prediction) -> None:
+def verify(machine: MachineClient, mutation: Mutation, prediction: Prediction) -> None:
     """That a mutation, the newest of its machine, did what was predicted. Raises MachineError for what differs."""
     remedy = f"roll back to generation {prediction.base_generation} and report this bug"
     found = dict(mutation.sha256 or {})
@@ -89,15 +89,15 @@ def verify(machine: Machine, mutation: Mutation, prediction: Prediction) -> None
 def _check_gate(hello: Hello, edits: Sequence[Edit], confidence: float, base_generation: int | None) -> None:
     """What is refused before any edit is looked at."""
     if hello.emergency is not None:
-        raise EditRefused(_EMERGENCY, f"the machine is in emergency mode: {hello.emergency}")
+        raise EditError(_EMERGENCY, f"the machine is in emergency mode: {hello.emergency}")
     if hello.signed:
-        raise EditRefused(_SIGNATURE, "the machine takes signed changes only")
+        raise EditError(_SIGNATURE, "the machine takes signed changes only")
     if base_generation not in (None, hello.generation):
-        raise EditRefused(_STALE, f"the current generation is {hello.generation}, not {base_generation}")
+        raise EditError(_STALE, f"the current generation is {hello.generation}, not {base_generation}")
     if not CONFIDENCE_THRESHOLD < confidence <= 1:
-        raise EditRefused(_CONFIDENCE, f"confidence {confidence:g} is not above {CONFIDENCE_THRESHOLD}, up to 1")
+        raise EditError(_CONFIDENCE, f"confidence {confidence:g} is not above {CONFIDENCE_THRESHOLD}, up to 1")
     if len(edits) > hello.limits.edits:
-        raise EditRefused(_TOO_MANY_EDITS, f"{len(edits)} edits are more than {hello.limits.edits}")
+        raise EditError(_TOO_MANY_EDITS, f"{len(edits)} edits are more than {hello.limits.edits}")
 
 
 def _touched(edits: Sequence[Edit], infos: Mapping[str, TensorInfo]) -> list[TensorInfo]:
@@ -114,7 +114,7 @@ def _touched(edits: Sequence[Edit], infos: Mapping[str, TensorInfo]) -> list[Ten
 
 
 def _read(
-    machine: Machine, infos: Sequence[TensorInfo], generation: int, progress: Progress
+    machine: MachineClient, infos: Sequence[TensorInfo], generation: int, progress: Progress
 ) -> dict[str, TensorData] | None:
     """These tensors as of a generation (those that are protected without bytes); None if it passes meanwhile."""
     total = sum(info.bytes for info in infos)

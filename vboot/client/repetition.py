@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from vboot.protocol.errors import MachineError, TimedOut
+from vboot.protocol.errors import MachineError, MachineTimeoutError
 
 RUNS = frozenset({"embed", "execute_pixels"})
 """Methods that run the network: they may take long, and can be cancelled."""
@@ -28,7 +28,7 @@ def patience(method: str, attempts: int, deadline: float) -> float:
 
 def uncertain(method: str, params: Mapping[str, Any], error: MachineError) -> MachineError:
     """The error as its caller should see it: what was repeated did not help, the rest may have been done."""
-    if method in IDEMPOTENT or (isinstance(error, TimedOut) and method not in NAMED):
+    if method in IDEMPOTENT or (isinstance(error, MachineTimeoutError) and method not in NAMED):
         return error
     what = f"{error.what} while {method} was under way: it may or may not have been done"
     if method in NAMED:

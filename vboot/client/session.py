@@ -19,7 +19,7 @@ from typing import Any
 from vboot.client.link import Link
 from vboot.client.repetition import ATTEMPTS, IDEMPOTENT, NAMED, RUNS, patience, uncertain
 from vboot.protocol.decoding import decode
-from vboot.protocol.errors import LinkLost, ProtocolBroken, Refused, TimedOut
+from vboot.protocol.errors import LinkLostError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.framing import RESYNC, Incoming, Message, Reader, Spoilt, encode
 from vboot.protocol.messages import Event, Hello, parse_event
 
@@ -76,13 +76,16 @@ class Session:
         self._subscribed: tuple[str, ...] = ()
 
     def establish(self, deadline: float) -> None:
-        """Connect if need be and bring the line in order. Raises LinkLost when nobody is there, TimedOut, Refused."""
+        """Connect if need be and bring the line in order.
+
+        Raises LinkLostError when nobody is there, MachineTimeoutError, RequestRefusedError.
+        """
         while not self._in_order:
             self.hello = self._greet(deadline)
             self._in_order = True
             if self._subscribed:
                 # A runtime that dies again has put the line out of order again.
-                with suppress(LinkLost, ProtocolBroken):
+                with suppress(LinkLostError, ProtocolError):
                     self._exchange("subscribe", {"events": list(self._subscribed)}, None, deadline)
 
     def request(
@@ -96,8 +99,8 @@ class Session:
         """The reply to a request, which goes by the id `ident` (None: one that is made up) on the line.
 
         One of `IDEMPOTENT` or `NAMED` is repeated when the machine's runtime was started anew, a `NAMED` one also when
-        its reply does not come. Raises Refused for an error reply; LinkLost, TimedOut or ProtocolBroken when there is
-        none.
+        its reply does not come. Raises RequestRefusedError for an error reply; LinkLostError, MachineTimeoutError or
+        ProtocolError when there is none.
         """
         attempts = ATTEMPTS if method in IDEMPOTENT or method in NAMED else 1
         sent = False
@@ -108,11 +111,11 @@ class Session:
                 self.establish(deadline)
                 sent = True
                 return self._exchange(method, params, blob, patience(method, attempts, deadline), ident)
-            except (LinkLost, ProtocolBroken, TimedOut) as error:
+            except (LinkLostError, ProtocolError, MachineTimeoutError) as error:
                 if not sent:
                     raise
                 attempts -= 1
-                lost = method in NAMED or not isinstance(error, TimedOut)
+                lost = method in NAMED or not isinstance(error, MachineTimeoutError)
                 if attempts <= 0 or not lost or time.monotonic() >= deadline:
                     raise uncertain(method, params, error) from error
 
@@ -122,12 +125,12 @@ class Session:
         self._subscribed = kinds
 
     def next_event(self, deadline: float) -> Event | None:
-        """The next kept event; None at the deadline. Raises LinkLost, TimedOut."""
+        """The next kept event; None at the deadline. Raises LinkLostError, MachineTimeoutError."""
         while not self._events:
             if time.monotonic() >= deadline:
                 return None
             self.establish(time.monotonic() + _RECOVERY_SECONDS)
-            with suppress(LinkLost, ProtocolBroken):
+            with suppress(LinkLostError, ProtocolError):
                 incoming = self._wait(deadline)
                 if incoming is not None:
                     self._handle(incoming, None)
@@ -136,14 +139,15 @@ class Session:
     def cancel(self, ident: str, deadline: float) -> None:
         """Ask that the request `ident` be ended, if it is one of `repetition.RUNS`: it is answered -32800 then.
 
-        Waits for no answer, so that it may be called by what a waiting request calls. Raises LinkLost, TimedOut.
+        Waits for no answer, so that it may be called by what a waiting request calls. Raises LinkLostError,
+        MachineTimeoutError.
         """
         in_order, self._in_order = self._in_order, False
         self._send(encode(_request(secrets.token_hex(8), "cancel", {"request": ident})), deadline)
         self._in_order = in_order
 
     def notify(self, method: str, deadline: float) -> None:
-        """Send a notification, which is not answered. Raises LinkLost, TimedOut."""
+        """Send a notification, which is not answered. Raises LinkLostError, MachineTimeoutError."""
         self._send(encode({"jsonrpc": "2.0", "method": method}), deadline)
 
     def pause(self, seconds: float) -> None:
@@ -159,9 +163,9 @@ class Session:
         if self._link is None:
             try:
                 self._link = self._open_link(time.monotonic())
-            except TimedOut:
+            except MachineTimeoutError:
                 return True
-            except LinkLost:
+            except LinkLostError:
                 return False
         return True
 
@@ -179,9 +183,9 @@ class Session:
                 self._link = self._open_link(deadline)
             try:
                 return self._say_hello(deadline)
-            except (LinkLost, Refused) as error:
+            except (LinkLostError, RequestRefusedError) as error:
                 # Only one client is served, and that the last one has left may not have been noticed yet.
-                busy = isinstance(error, LinkLost) or error.code == _BUSY
+                busy = isinstance(error, LinkLostError) or error.code == _BUSY
                 if not busy or time.monotonic() + _CONNECT_AGAIN_SECONDS > deadline:
                     raise
                 self.close()
@@ -196,14 +200,14 @@ class Session:
             ident = secrets.token_hex(8)
             self._hellos.add(ident)
             # A machine that is busy says so and closes: what it said is to be read although sending fails.
-            with suppress(LinkLost):
+            with suppress(LinkLostError):
                 request = _request(ident, "hello", {"protocol": PROTOCOL, "client": self._client})
                 self._connected().send(RESYNC + encode(request), deadline)
             reply = self._hello_reply(min(deadline, time.monotonic() + _HELLO_AGAIN_SECONDS))
             if reply is not None:
                 return decode(Hello, reply.result, name="hello")
         remedy = "end another client of it if there is one, else look at its console"
-        raise TimedOut("the machine does not answer hello", remedy=remedy)
+        raise MachineTimeoutError("the machine does not answer hello", remedy=remedy)
 
     def _hello_reply(self, deadline: float) -> Reply | None:
         """The reply to any hello that was sent on this line, everything before it ignored; None at the deadline."""
@@ -235,12 +239,12 @@ class Session:
         self._in_order = True
         try:
             return self._await_reply(method, ident, deadline)
-        except Refused:
+        except RequestRefusedError:
             raise
         except BaseException:  # Ctrl-C and what `check` raises included
             if method in RUNS:
                 # Nobody waits for it any more, and what comes next would have to.
-                with suppress(LinkLost, TimedOut):
+                with suppress(LinkLostError, MachineTimeoutError):
                     self.cancel(ident, time.monotonic() + _CANCEL_SECONDS)
             raise
 
@@ -250,13 +254,15 @@ class Session:
             if reply is not None:
                 return reply
         self._in_order = False
-        raise TimedOut(f"the machine did not answer {method} in time", remedy="try again, or allow more time")
+        raise MachineTimeoutError(
+            f"the machine did not answer {method} in time", remedy="try again, or allow more time"
+        )
 
     def _handle(self, incoming: Incoming, awaited: str | None) -> Reply | None:
         """Deal with what arrived on a line in order: the reply to the request `awaited`, or None for anything else."""
         if isinstance(incoming, Spoilt):
             self._in_order = False
-            raise ProtocolBroken(f"the machine sent {incoming.why}", remedy="report this bug")
+            raise ProtocolError(f"the machine sent {incoming.why}", remedy="report this bug")
         members = incoming.members
         if members.get("method") == "event":
             self._deliver(parse_event(members.get("params")))
@@ -264,7 +270,7 @@ class Session:
             # Each byte 0xFF that we sent brings a greeting, the late ones after we had the reply to a hello.
             if not self._hellos:
                 self._in_order = False
-                raise LinkLost("the machine's runtime was started anew", remedy="try again")
+                raise LinkLostError("the machine's runtime was started anew", remedy="try again")
         elif members.get("id") in self._hellos:
             self._hellos.discard(members["id"])
         elif awaited is not None and (members.get("id") == awaited or _refusal_code(incoming) is not None):
@@ -280,14 +286,14 @@ class Session:
 
     def _catch_up(self) -> None:
         """Take in what has arrived, without waiting."""
-        with suppress(LinkLost, ProtocolBroken):
+        with suppress(LinkLostError, ProtocolError):
             if self._link is not None:
                 self._fill(0.0)
             while self._in_order and self._inbox:
                 self._handle(self._inbox.popleft(), None)
 
     def _wait(self, deadline: float) -> Incoming | None:
-        """The next thing that arrives; None at the deadline. Raises LinkLost, and what `check` raises."""
+        """The next thing that arrives; None at the deadline. Raises LinkLostError, and what `check` raises."""
         quiet_since = time.monotonic()
         while not self._inbox:
             self._check()
@@ -302,10 +308,10 @@ class Session:
         return self._inbox.popleft()
 
     def _fill(self, deadline: float) -> bool:
-        """Put what arrives into the inbox; whether anything did. Raises LinkLost."""
+        """Put what arrives into the inbox; whether anything did. Raises LinkLostError."""
         try:
             data = self._connected().receive(deadline)
-        except LinkLost:
+        except LinkLostError:
             self.close()
             raise
         self._inbox.extend(self._reader.feed(data))
@@ -314,13 +320,13 @@ class Session:
     def _send(self, data: bytes, deadline: float) -> None:
         try:
             self._connected().send(data, deadline)
-        except LinkLost:
+        except LinkLostError:
             self.close()
             raise
 
     def _connected(self) -> Link:
         if self._link is None:
-            raise LinkLost("the connection to the machine is closed", remedy="connect again")
+            raise LinkLostError("the connection to the machine is closed", remedy="connect again")
         return self._link
 
 
@@ -336,10 +342,10 @@ def _refusal_code(message: Message) -> int | None:
 
 
 def _reply(message: Message) -> Reply:
-    """The result in a reply. Raises Refused for an error, ProtocolBroken when it is neither."""
+    """The result in a reply. Raises RequestRefusedError for an error, ProtocolError when it is neither."""
     result, error = message.members.get("result"), message.members.get("error")
     if isinstance(result, dict) and error is None:
         return Reply(result, message.blob)
     if isinstance(error, dict) and type(error.get("code")) is int and isinstance(error.get("message"), str):
-        raise Refused(error["code"], error["message"], error.get("data"))
-    raise ProtocolBroken("the machine's answer has neither a result nor an error", remedy="report this bug")
+        raise RequestRefusedError(error["code"], error["message"], error.get("data"))
+    raise ProtocolError("the machine's answer has neither a result nor an error", remedy="report this bug")

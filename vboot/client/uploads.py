@@ -8,7 +8,7 @@ from typing import TypeAlias
 from vboot.client.session import Session
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode
-from vboot.protocol.errors import ProtocolBroken, Refused
+from vboot.protocol.errors import ProtocolError, RequestRefusedError
 from vboot.protocol.framing import BLOB_LIMIT
 from vboot.protocol.messages import Received
 
@@ -25,7 +25,7 @@ def upload(session: Session, ident: str, data: bytes, *, progress: Progress, dea
     """Send `data` (1 byte to 1 GiB) whole under the id `ident` (32 hex).
 
     What a restart of the runtime took with it is sent again. Raises InputError for a size out of bounds;
-    Refused, LinkLost, TimedOut, ProtocolBroken.
+    RequestRefusedError, LinkLostError, MachineTimeoutError, ProtocolError.
     """
     if not 1 <= len(data) <= UPLOAD_LIMIT:
         raise InputError(f"{len(data)} bytes cannot be uploaded", remedy=f"upload 1 to {UPLOAD_LIMIT} bytes")
@@ -34,7 +34,7 @@ def upload(session: Session, ident: str, data: bytes, *, progress: Progress, dea
     while sent < len(data):
         try:
             sent = _send_piece(session, ident, data, sent, deadline)
-        except Refused as refusal:
+        except RequestRefusedError as refusal:
             attempts -= 1
             if refusal.code != UNKNOWN_UPLOAD or attempts == 0:
                 raise
@@ -52,5 +52,5 @@ def _send_piece(session: Session, ident: str, data: bytes, offset: int, deadline
     sent = offset + len(piece)
     received = decode(Received, reply.result, name="upload").received
     if received != sent:
-        raise ProtocolBroken(f"the machine has {received} of the {sent} bytes sent", remedy="report this bug")
+        raise ProtocolError(f"the machine has {received} of the {sent} bytes sent", remedy="report this bug")
     return sent

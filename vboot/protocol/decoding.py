@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from vboot.protocol.errors import ProtocolBroken, printable
+from vboot.protocol.errors import ProtocolError, printable
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ def decode(kind: type[T], value: object, *, name: str) -> T:
     """The dataclass `kind` from a JSON object with a member for each of its fields; `name` says what this is in errors.
 
     Fields may be bool, int, float, str, None, unions of these, tuples, mappings from text, and such dataclasses.
-    Members without a field are passed over: a newer machine may say more. Raises ProtocolBroken.
+    Members without a field are passed over: a newer machine may say more. Raises ProtocolError.
     """
     decoded: T = _decode(kind, value, name)
     return decoded
@@ -52,7 +52,7 @@ def _expect(kind: type[Any], value: object, name: str) -> Any:
     if type(value) is not kind:
         names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", int: "an integer"}
         found = "missing" if value is None else f"{value!r:.40}"
-        raise ProtocolBroken(f"{printable(name)} in the machine's answer is {found}, not {names.get(kind, kind)}")
+        raise ProtocolError(f"{printable(name)} in the machine's answer is {found}, not {names.get(kind, kind)}")
     return value
 
 

@@ -38,7 +38,7 @@ class MachineError(VbootError):
     """The running machine could not do, or did not do, what was asked of it."""
 
 
-class Refused(MachineError):  # noqa: N818
+class RequestRefusedError(MachineError):
     """The machine answered a request with an error.
 
     Attributes: `code` of the protocol's table, `message` as the machine sent it, `data` (a JSON value, or None).
@@ -77,15 +77,15 @@ class Refused(MachineError):  # noqa: N818
         return value if type(value) is int else None
 
 
-class LinkLost(MachineError):  # noqa: N818
+class LinkLostError(MachineError):
     """The connection is gone: the machine has ended, or its runtime was started anew during a request."""
 
 
-class TimedOut(MachineError):  # noqa: N818
+class MachineTimeoutError(MachineError):
     """The machine did not answer, or did not take what was sent, before the deadline."""
 
 
-class ProtocolBroken(MachineError):  # noqa: N818
+class ProtocolError(MachineError):
     """What the machine sent is not what the protocol allows."""
 
 
@@ -94,9 +94,9 @@ def printable(text: str) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
-class BridgeCrashed(LinkLost):
+class BridgeCrashedError(LinkLostError):
     """The process that holds the runtime died during a call; the next call starts another, at the same generation."""
 
 
-class BridgeHung(LinkLost):
+class BridgeTimeoutError(LinkLostError):
     """The process that holds the runtime did not come back from a call in time and was killed; the next starts anew."""

@@ -320,7 +320,7 @@ _EVENTS: Mapping[str, type[Event]] = {"heartbeat": HeartbeatEvent, "mutation": M
 
 
 def parse_event(params: object) -> Event | None:
-    """The event in the `params` of a notification; None for a kind we do not know. Raises ProtocolBroken."""
+    """The event in the `params` of a notification; None for a kind we do not know. Raises ProtocolError."""
     kind = params.get("kind") if isinstance(params, dict) else None
     event = _EVENTS.get(kind) if isinstance(kind, str) else None
     return decode(event, params, name=f"event {kind}") if event else None

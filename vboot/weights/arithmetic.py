@@ -57,7 +57,7 @@ class TensorData:
     data: bytes
 
 
-class EditRefused(InputError):  # noqa: N818
+class EditError(InputError):
     """The machine would refuse these edits. Attributes: `code` of the protocol's table, `text` for a person."""
 
     def __init__(self, code: int, text: str) -> None:
@@ -69,12 +69,12 @@ class EditRefused(InputError):  # noqa: N818
 def apply(edits: Sequence[Edit], tensors: Mapping[str, TensorData], protected: Collection[str]) -> dict[str, bytes]:
     """The new bytes of every tensor that the edits, applied in order, change.
 
-    `tensors` need hold no others than those that `targets` names. Raises EditRefused with the code that the machine
+    `tensors` need hold no others than those that `targets` names. Raises EditError with the code that the machine
     would answer.
     """
     changed = dict(each_change(edits, tensors, protected))
     if not changed:
-        raise EditRefused(_CHANGES_NOTHING, "the edits change nothing")
+        raise EditError(_CHANGES_NOTHING, "the edits change nothing")
     return changed
 
 
@@ -111,7 +111,7 @@ def _apply_all(edits: Sequence[tuple[int, Edit]], tensor: TensorData) -> bytes:
         with np.errstate(all="ignore"):  # what is not finite is found in what is stored
             finite = _apply_one(edit, tensor, data)
         if not finite:
-            raise EditRefused(_NOT_FINITE, f"edit {number}: a value of {tensor.name!r} would not be finite")
+            raise EditError(_NOT_FINITE, f"edit {number}: a value of {tensor.name!r} would not be finite")
     return data.tobytes()
 
 
@@ -134,14 +134,14 @@ def _check_params(number: int, edit: Edit) -> None:
         case Program():
             wrong = None
     if wrong:
-        raise EditRefused(_WRONG_PARAMS, f"edit {number}: {wrong}")
+        raise EditError(_WRONG_PARAMS, f"edit {number}: {wrong}")
 
 
 def _judge(number: int, edit: Edit, tensors: Mapping[str, TensorData], protected: Collection[str]) -> Iterator[str]:
     """The names of the tensors an edit touches, each once it has passed."""
 
-    def refuse(code: int, text: str) -> EditRefused:
-        return EditRefused(code, f"edit {number}: {text}")
+    def refuse(code: int, text: str) -> EditError:
+        return EditError(code, f"edit {number}: {text}")
 
     names = targets(edit, tensors, protected)
     if not names:

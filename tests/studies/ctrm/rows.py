@@ -13,7 +13,7 @@ from evolution.ctrm.shadow import measure, measure_finite, trying
 from evolution.fitness.contract import Fitness, Pair
 from tests.studies.ctrm.draws import Draw
 from vboot.client.bridge import RustNeuralBridge
-from vboot.client.machine import Machine
+from vboot.client.machine import MachineClient
 from vboot.protocol.messages import TensorInfo
 from vboot.weights.arithmetic import TensorData, targets
 
@@ -66,7 +66,9 @@ def measure_rows(
             yield _row(model, draw, candidate, infos, list(zip(before, after, strict=True)))
 
 
-def _candidate(bridge: RustNeuralBridge, draw: Draw, weights: Mapping[str, TensorData], shadow: Machine) -> Candidate:
+def _candidate(
+    bridge: RustNeuralBridge, draw: Draw, weights: Mapping[str, TensorData], shadow: MachineClient
+) -> Candidate:
     touched = dict.fromkeys(name for edit in draw.edits for name in targets(edit, weights, ()))
     before = {name: weights[name] for name in touched}
     after = {name: bridge.tensor(name).tobytes() for name in touched}

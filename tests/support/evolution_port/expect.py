@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qemu.machine import Machine
+from qemu.machine import VirtualMachine
 from tests.support.evolution_port.frames import RESYNC, Message, blob_header, crc32c, encode, parse_line
 from tests.support.evolution_port.port_stream import PortStream, Unwatched, Watch
 
@@ -171,6 +171,6 @@ class EvolutionPort:
         return blob
 
 
-def machine_port(machine: Machine) -> EvolutionPort:
+def machine_port(machine: VirtualMachine) -> EvolutionPort:
     """Connect to a machine's evolution port, the transcript going into its run folder. Raises BootError."""
     return EvolutionPort(machine.evolution, watch=machine, transcript=machine.folder.channel, scale=machine.accel.scale)

@@ -30,7 +30,10 @@ _LINE = re.compile(rb"\A(?:[^\n]{0,%d}\n|[^\n]{%d})" % (LINE_LIMIT - 1, LINE_LIM
 
 
 class Watch(Protocol):
-    """Who stands behind a port: `check` raises when it is dead, `failure` makes its error. A `Machine` is one."""
+    """Who stands behind a port: `check` raises when it is dead, `failure` makes its error.
+
+    A `VirtualMachine` is one.
+    """
 
     def check(self, phase: BootPhase = "spawn") -> None: ...
     def failure(self, what: str, *, outcome: Outcome = "failed") -> BootError: ...

@@ -15,10 +15,10 @@ import pytest
 
 from tests.support.local_machine import LocalMachine, local_machine, tiny_model
 from tests.support.scripted_peer import Host, Peer
-from vboot.client.machine import Machine, connect
+from vboot.client.machine import MachineClient, connect
 from vboot.errors import InputError
 from vboot.gguf import read_layout
-from vboot.protocol.errors import LinkLost, MachineError, ProtocolBroken, Refused
+from vboot.protocol.errors import LinkLostError, MachineError, ProtocolError, RequestRefusedError
 from vboot.protocol.framing import Message
 from vboot.protocol.messages import Event, HeartbeatEvent
 
@@ -31,7 +31,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMachine]:
 
 
 @pytest.fixture
-def machine(local: LocalMachine) -> Iterator[Machine]:
+def machine(local: LocalMachine) -> Iterator[MachineClient]:
     with connect(local.socket) as connected:
         yield connected
 
@@ -42,7 +42,7 @@ def in_file(name: str) -> bytes:
     return data[tensor.offset : tensor.offset + tensor.size]
 
 
-def test_hello(machine: Machine) -> None:
+def test_hello(machine: MachineClient) -> None:
     hello = machine.hello()
     assert hello == machine.greeted
     assert (hello.protocol, hello.generation, hello.emergency) == (1, 0, None)
@@ -50,7 +50,7 @@ def test_hello(machine: Machine) -> None:
     assert len(hello.build) == 12
 
 
-def test_stats(machine: Machine) -> None:
+def test_stats(machine: MachineClient) -> None:
     before = machine.stats()
     time.sleep(0.1)
     after = machine.stats()
@@ -60,7 +60,7 @@ def test_stats(machine: Machine) -> None:
     assert set(before.phases) == {"start", "mounts", "runtime", "tensors", "evolution", "heartbeat"}
 
 
-def test_tensors_as_the_file_lists_them(machine: Machine) -> None:
+def test_tensors_as_the_file_lists_them(machine: MachineClient) -> None:
     data = tiny_model().read_bytes()
     listed = [(t.name, t.dims, t.size) for t in read_layout(memoryview(data), name="tiny").tensors]
     tensors = machine.tensors()
@@ -72,7 +72,7 @@ def test_tensors_as_the_file_lists_them(machine: Machine) -> None:
         machine.tensor("kernel")
 
 
-def test_read(machine: Machine) -> None:
+def test_read(machine: MachineClient) -> None:
     name = "token_embd.weight"
     whole = in_file(name)
     assert machine.read(name).data == whole
@@ -93,12 +93,12 @@ def test_a_range_longer_than_a_blob_is_read_in_pieces(tmp_path: Path) -> None:
     with local_machine(tmp_path, model=tmp_path / "large.gguf") as local, connect(local.socket) as machine:
         assert machine.read("large").data == values.tobytes()
         assert machine.read("large", offset=5, size=(2 << 20) + 1).data == values.tobytes()[5 : (2 << 20) + 6]
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefusedError) as caught:
             machine.read("large", offset=values.nbytes - (1 << 20), size=(1 << 20) + 1)
         assert caught.value.code == 1003
 
 
-def reading(generations: Iterator[int]) -> Machine:
+def reading(generations: Iterator[int]) -> MachineClient:
     """A machine whose weights are of another generation each time that a piece of them is read."""
 
     def read(peer: Peer, message: Message) -> None:
@@ -106,7 +106,7 @@ def reading(generations: Iterator[int]) -> Machine:
         generation = next(generations)
         peer.reply(message, {**params, "generation": generation}, bytes([generation]) * params["bytes"])
 
-    return Machine(Host(read=read).open)
+    return MachineClient(Host(read=read).open)
 
 
 def test_pieces_of_two_generations_are_not_mixed() -> None:
@@ -121,29 +121,29 @@ def test_a_piece_of_another_length_is_an_error() -> None:
     def read(peer: Peer, message: Message) -> None:
         peer.reply(message, {**message.members["params"], "generation": 0}, b"xy")
 
-    with pytest.raises(ProtocolBroken, match="did not send the 3 bytes"):
-        Machine(Host(read=read).open).read("w", size=3)
+    with pytest.raises(ProtocolError, match="did not send the 3 bytes"):
+        MachineClient(Host(read=read).open).read("w", size=3)
 
 
 def test_a_list_of_tensors_that_does_not_end_is_an_error() -> None:
     def tensors(peer: Peer, message: Message) -> None:
         peer.reply(message, {"tensors": [], "next": "1"})
 
-    with pytest.raises(ProtocolBroken, match="does not end"):
-        Machine(Host(tensors=tensors).open).tensors()
+    with pytest.raises(ProtocolError, match="does not end"):
+        MachineClient(Host(tensors=tensors).open).tensors()
 
 
 @pytest.mark.parametrize(
     ("tensor", "offset", "size", "code"),
     [("nothing", 0, 1, 1001), ("hw.mmio", 4096, 1, 1003), ("hw.mmio", -1, 4, -32602)],
 )
-def test_read_of_what_is_not_there(machine: Machine, tensor: str, offset: int, size: int, code: int) -> None:
-    with pytest.raises(Refused) as caught:
+def test_read_of_what_is_not_there(machine: MachineClient, tensor: str, offset: int, size: int, code: int) -> None:
+    with pytest.raises(RequestRefusedError) as caught:
         machine.read(tensor, offset=offset, size=size)
     assert caught.value.code == code
 
 
-def test_an_empty_range_is_read_without_bytes(machine: Machine) -> None:
+def test_an_empty_range_is_read_without_bytes(machine: MachineClient) -> None:
     end = machine.tensor("hw.mmio").bytes
     for offset, size in ((0, 0), (end, 0), (end, None)):
         piece = machine.read("hw.mmio", offset=offset, size=size)
@@ -153,7 +153,7 @@ def test_an_empty_range_is_read_without_bytes(machine: Machine) -> None:
             machine.read("hw.mmio", offset=end + 1, size=size)
 
 
-def test_digest(machine: Machine) -> None:
+def test_digest(machine: MachineClient) -> None:
     digest = machine.digest(["token_embd.weight"])
     assert digest.sha256 == {"token_embd.weight": hashlib.sha256(in_file("token_embd.weight")).hexdigest()}
     model = hashlib.sha256()
@@ -168,17 +168,17 @@ def test_digest(machine: Machine) -> None:
     assert model.hexdigest() == digest.model
 
 
-def test_interrupt(machine: Machine) -> None:
+def test_interrupt(machine: MachineClient) -> None:
     before = machine.stats().interrupts
     taken = machine.interrupt()
     assert (taken.acknowledged, taken.vector) == (True, 255)
     assert machine.interrupt(7).vector == 7
     assert machine.stats().interrupts == before + 2
-    with pytest.raises(Refused, match="0 to 255"):
+    with pytest.raises(RequestRefusedError, match="0 to 255"):
         machine.interrupt(256)
 
 
-def test_events_as_they_come(machine: Machine) -> None:
+def test_events_as_they_come(machine: MachineClient) -> None:
     machine.subscribe(["heartbeat"])
     events = list(itertools.islice(machine.events(timeout=5), 5))
     beats = [event.beats for event in events if isinstance(event, HeartbeatEvent)]
@@ -191,27 +191,27 @@ def test_events_as_they_come(machine: Machine) -> None:
     machine.subscribe(["heartbeat", "mutation", "alert"], on_event=seen.append)
     assert list(machine.events(timeout=0.1)) == []
     assert seen
-    with pytest.raises(Refused, match="no event"):
+    with pytest.raises(RequestRefusedError, match="no event"):
         machine.subscribe(["weather"])
 
 
-def test_any_request(machine: Machine) -> None:
+def test_any_request(machine: MachineClient) -> None:
     reply = machine.request("read", {"tensor": "hw.mmio", "bytes": 4})
     assert (reply.result["bytes"], reply.blob) == (4, bytes.fromhex("544f4256"))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         machine.request("no such method")
     assert caught.value.code == -32601
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         machine.request("stats", {"unknown": 1})
     assert caught.value.code == -32602
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefusedError):
         machine.request("stats", blob=b"what for")
     assert machine.stats().state == "beating"
 
 
 def test_one_client_at_a_time_the_next_one_waits(local: LocalMachine) -> None:
     with connect(local.socket):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefusedError) as caught:
             connect(local.socket, timeout=0.5)
         assert caught.value.code == 1017
     for _ in range(5):  # at once after another has left, which may not have been noticed
@@ -219,11 +219,11 @@ def test_one_client_at_a_time_the_next_one_waits(local: LocalMachine) -> None:
             assert machine.greeted.protocol == 1
 
 
-def test_faults_are_served_where_they_are_allowed(machine: Machine, tmp_path: Path) -> None:
+def test_faults_are_served_where_they_are_allowed(machine: MachineClient, tmp_path: Path) -> None:
     assert machine.allows_faults()
     with local_machine(tmp_path) as other, connect(other.socket) as strict:
         assert not strict.allows_faults()
-        with pytest.raises(Refused, match="switched off"):
+        with pytest.raises(RequestRefusedError, match="switched off"):
             strict.fault("segv")
 
 
@@ -258,12 +258,12 @@ def test_a_machine_that_is_killed(tmp_path: Path) -> None:
     with local_machine(tmp_path) as local, connect(local.socket) as machine:
         local.process.kill()
         assert machine.wait_until_gone(timeout=5)
-        with pytest.raises(LinkLost, match="no machine listens"):
+        with pytest.raises(LinkLostError, match="no machine listens"):
             machine.stats()
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    with pytest.raises(LinkLost, match="no machine listens"):
+    with pytest.raises(LinkLostError, match="no machine listens"):
         connect(tmp_path / "nothing")
 
 
@@ -271,6 +271,6 @@ def test_connections_are_closed(local: LocalMachine) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(3):
         connect(local.socket).close()
-    with pytest.raises(Refused), connect(local.socket), connect(local.socket, timeout=0.3):
+    with pytest.raises(RequestRefusedError), connect(local.socket), connect(local.socket, timeout=0.3):
         pass
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
