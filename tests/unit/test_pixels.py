@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import struct
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -17,25 +14,6 @@ from image.pixels import SLOT_BYTES, SLOT_PIXELS, kernel_programs, opcode_table,
 from vboot.errors import InputError
 from vboot.weights.pixel_table import OPCODES
 from vboot.weights.pixels import assemble, disassemble
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_pixels", ROOT / "docs" / "generate_pixels.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize(
-    ("path", "content"),
-    [("vboot/weights/pixel_table.py", "table_module"), ("spec/kernels.txt", "kernels"), ("docs/pixels.md", "page")],
-)
-def test_generated_files_are_up_to_date(path: str, content: str) -> None:
-    assert (ROOT / path).read_text("utf-8") == getattr(generator(), content)(), "run docs/generate_pixels.py"
 
 
 def test_the_table_is_the_documented_one() -> None:

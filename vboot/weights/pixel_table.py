@@ -1,4 +1,4 @@
-"""The instructions of the pixel machine. Generated from spec/pixels.toml by docs/generate_pixels.py."""
+"""The instructions of the pixel interpreter. Generated from spec/pixels.toml by spec/generate.py."""
 
 from __future__ import annotations
 
