@@ -51,6 +51,8 @@ check: deps $(VENV)/.ready
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/ruff format --quiet --check .
 	@$(VENV)/bin/mypy --no-error-summary
+	@mkdir -p build
+	@$(VENV)/bin/lint-imports --no-logo --no-cache >build/imports.log || { cat build/imports.log; exit 1; }
 	@$(CARGO) fmt --manifest-path vector_boot/Cargo.toml --check
 	@$(CARGO) clippy $(CARGO_FLAGS) --all-targets -- -D warnings
 	@$(CARGO) clippy $(CARGO_FLAGS) --all-targets --features standalone -- -D warnings

@@ -17,7 +17,7 @@ from vboot.errors import InputError
 from vboot.programs import run_logged
 
 # What a build reads of this project; the rest of the checkout has no part in an image.
-SOURCES = ("builder", "image", "initramfs", "qemu", "vboot/errors.py")
+SOURCES = ("builder", "cli", "image", "initramfs", "qemu", "spec", "vboot")
 CRATE_SOURCES = ("Cargo.toml", "Cargo.lock", "build.rs", "build", "src", "tests", "examples")
 OTHER_SURROUNDINGS = {"TZ": "Pacific/Chatham", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "SOURCE_DATE_EPOCH": "86400"}
 
