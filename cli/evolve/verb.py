@@ -65,7 +65,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     instead = parser.add_argument_group("instead of a running machine, one of").add_mutually_exclusive_group()
     instead.add_argument("--boot", action="store_true", help="boot the image, and again whenever the machine dies")
     instead.add_argument("--in-process", action="store_true", help="the runtime in a process of this program's own")
-    instead.add_argument("--file", type=Path, metavar="OUT", help="no machine: write the improved model to this file")
+    instead.add_argument(
+        "--file", type=Path, metavar="OUT", help="no machine: write the improved model to this file, a plain GGUF"
+    )  # fmt: skip
     instead.add_argument("--report", type=Path, metavar="DIR", help="evolve nothing: report on the run in this folder")
     parser.add_argument(
         "--image", type=Path, metavar="DIR",

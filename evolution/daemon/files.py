@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evolution.daemon.body import FileBody
-from evolution.daemon.events import Applied, DaemonEvent
+from evolution.daemon.events import Alarm, Applied, DaemonEvent
 from evolution.daemon.follower import Course
-from evolution.daemon.weights_file import changes, write_weights
+from evolution.daemon.weights_file import changes, write_plain_model
 from evolution.fallback.v6 import EvolutionDaemonV6
 from evolution.fallback.wgsl_device import WgslRunner
 from evolution.kernels.genome import Kernel
@@ -22,6 +22,7 @@ class FileKeeper:
         self._body = body
         self._tell = tell
         self._holds: str | None = None
+        self._has_warned = False
 
     def connect(self) -> bool:
         """A file is always there, or can be made."""
@@ -31,13 +32,16 @@ class FileKeeper:
         """A file has no metabolism."""
 
     def follow(self, course: Course) -> None:
-        """Write the weights at the end of the course, unless they were written before."""
+        """Write the weights at the end of the course as a plain model, unless they were written before."""
         output = self._body.output
         if not course.moves or (self._holds == course.reference.model and output.exists()):
             return
         started = time.monotonic()
-        report = write_weights(self._body.model, course.reference, output)
-        self._holds = report.model
+        report, kernels = write_plain_model(self._body.model, course.reference, output)
+        self._holds = course.reference.model
+        if kernels and not self._has_warned:
+            self._has_warned = True
+            self._tell(Alarm("file", f"{output} is a plain model, so it does not hold the evolved kernels of the run"))
         milliseconds = (time.monotonic() - started) * 1000
         move = course.step(course.moves)
         self._tell(Applied(move.id, course.moves, report.model, milliseconds, report.changed_bytes))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from evolution.daemon.reconcile import Reference
 from evolution.surgeon.gguf_file import GGUFFile
-from evolution.surgeon.reports import SurgeryReport
+from evolution.surgeon.machine_tensors import EMPTY_SLOT_SHA256, SLOTS, model_sha256
+from evolution.surgeon.reports import ExportReport, SurgeryReport
 from evolution.surgeon.runtime_check import runtime_check
 from evolution.surgeon.surgeon import GGUFSurgeon
 from vboot.errors import InputError
@@ -16,27 +19,59 @@ _DIGESTS_AT_ONCE = 256
 
 
 def changes(model: Path, weights: Reference) -> list[Dense]:
-    """What makes a model file these weights, as far as it has the tensors. Raises InputError, ToolError."""
+    """The edits that turn a model file into these weights, for the tensors that it has.
+
+    Raises InputError, ToolError.
+    """
     file = GGUFFile(model, runtime_check)
-    names = [info.name for info in weights.terrain if not info.protected]
-    edits = []
-    for start in range(0, len(names), _DIGESTS_AT_ONCE):
-        part = names[start : start + _DIGESTS_AT_ONCE]
-        for name, digest in weights.digests(part).sha256.items():
-            if name in file.tensors and file.sha256(name) != digest:
-                edits.append(Dense(name, 0, weights.read(name)))
-    return edits
+    differing = (name for name, digest in _digests(weights).items() if _differs(file, name, digest))
+    return [Dense(name, 0, weights.read(name)) for name in differing]
 
 
 def write_weights(model: Path, weights: Reference, output: Path) -> SurgeryReport:
-    """Write these weights as `output`, which appears whole and checked, or not at all.
+    """Write these weights as `output`, with the tensors and keys of `model`. The file appears whole and checked.
 
     Raises InputError, ToolError, and what `weights` raises.
     """
     report = GGUFSurgeon(model).apply(changes(model, weights), output=output)
-    if report.model != weights.model:
+    _require_digest(report.model, weights.model, model, output)
+    return report
+
+
+def write_plain_model(model: Path, weights: Reference, output: Path) -> tuple[ExportReport, tuple[str, ...]]:
+    """Write these weights as a plain model, without a machine's tensors and keys; the slots that held a kernel.
+
+    The file appears whole and checked. Raises InputError, ToolError, and what `weights` raises.
+    """
+    file = GGUFFile(model, runtime_check)
+    digests = _digests(weights)
+    kernels = tuple(name for name in sorted(SLOTS & digests.keys()) if digests[name] != EMPTY_SLOT_SHA256)
+    own = {name: digest for name, digest in digests.items() if name not in SLOTS}
+    contents: dict[str, Callable[[], bytes]] = {
+        name: functools.partial(weights.read, name) for name, digest in own.items() if _differs(file, name, digest)
+    }
+    report = GGUFSurgeon(model).export(output, contents)
+    _require_digest(report.model, model_sha256(own), model, output)
+    return report, kernels
+
+
+def _digests(weights: Reference) -> dict[str, str]:
+    """The SHA-256 (hex) of every tensor that is not protected."""
+    names = [info.name for info in weights.terrain if not info.protected]
+    found: dict[str, str] = {}
+    for start in range(0, len(names), _DIGESTS_AT_ONCE):
+        found |= weights.digests(names[start : start + _DIGESTS_AT_ONCE]).sha256
+    return found
+
+
+def _differs(file: GGUFFile, name: str, digest: str) -> bool:
+    return name in file.tensors and file.sha256(name) != digest
+
+
+def _require_digest(found: str, expected: str, model: Path, output: Path) -> None:
+    if found != expected:
         output.unlink(missing_ok=True)
         raise InputError(
-            f"{model} has no place for all that has changed", remedy="use a model that `vboot compose` made"
+            f"{model} has no tensor for some of the weights that have changed",
+            remedy="use a model that `vboot compose` made",
         )
-    return report

@@ -11,7 +11,10 @@ PROTECTED = frozenset({"hw.mmio", "cortex_journal", *(f"kernel.{number}" for num
 SLOTS = frozenset(f"evolved.{number}" for number in range(8))
 """Slots for evolved programs; a machine whose file lacks them starts with empty ones."""
 
-_EMPTY_SLOT = hashlib.sha256(bytes(4096)).hexdigest()
+MACHINE_TENSORS = PROTECTED | SLOTS
+"""What a composed file has beyond its model."""
+
+EMPTY_SLOT_SHA256 = hashlib.sha256(bytes(4096)).hexdigest()
 
 
 def model_sha256(tensors: Mapping[str, str]) -> str:
@@ -19,7 +22,7 @@ def model_sha256(tensors: Mapping[str, str]) -> str:
 
     It is the protocol's: SHA-256 over all unprotected tensors in name order of name, 0, SHA-256 of the bytes.
     """
-    digests = dict.fromkeys(SLOTS, _EMPTY_SLOT) | dict(tensors)
+    digests = dict.fromkeys(SLOTS, EMPTY_SLOT_SHA256) | dict(tensors)
     digest = hashlib.sha256()
     for name in sorted(digests.keys() - PROTECTED):
         digest.update(name.encode() + b"\0" + bytes.fromhex(digests[name]))

@@ -44,6 +44,27 @@ class SurgeryReport:
 
 
 @dataclass(frozen=True)
+class ExportReport:
+    """A plain model that was written to `output`, from the file `base`.
+
+    `bytes` is the size of the new file, `tensors` their number in it, `changed_bytes` how many of their bytes
+    differ from `base`. `model_before` and `model` are digests as a machine gives them (hex). `removed_tensors` and
+    `removed_keys` are the machine's; `lost_kernels` are the slots among them that held an evolved kernel.
+    """
+
+    base: str
+    output: str
+    bytes: int
+    changed_bytes: int
+    model_before: str
+    model: str
+    tensors: int
+    removed_tensors: tuple[str, ...]
+    removed_keys: tuple[str, ...]
+    lost_kernels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TensorDifference:
     """A tensor in two files. What does not apply is None, as all of the other's is for a tensor that it lacks.
 

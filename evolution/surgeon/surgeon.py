@@ -20,12 +20,13 @@ import numpy as np
 
 from evolution.surgeon.crossover import Unit, crossover
 from evolution.surgeon.difference import difference
+from evolution.surgeon.export import NewContents, export
 from evolution.surgeon.gguf_file import GGUFFile
 from evolution.surgeon.machine_tensors import PROTECTED, SLOTS
 from evolution.surgeon.merge import merge
 from evolution.surgeon.operation import Change, Operation
 from evolution.surgeon.relation import require_relatives
-from evolution.surgeon.reports import FileDifference, SurgeryReport
+from evolution.surgeon.reports import ExportReport, FileDifference, SurgeryReport
 from evolution.surgeon.requantise import requantise
 from evolution.surgeon.rewrite import Progress, Sink, rewrite
 from evolution.surgeon.runtime_check import Check, runtime_check
@@ -136,6 +137,18 @@ class GGUFSurgeon:
         kept = self._kept(files, PROTECTED)
         return self._operate(Operation(changes, kept=kept, distances=distances), output, in_place, [other])
 
+    def export(self, output: Path, contents: NewContents | None = None) -> ExportReport:
+        """Write the plain model, without the tensors and keys of a machine, as other programs read it.
+
+        `contents` gives new bytes for some tensors. A file that is a plain model is copied as it is, apart from these.
+        """
+        _refuse_same(output, self.path)
+        with atomic_write(output) as file:
+            report = export(self._base, contents or {}, _writer(file), self._progress)
+            file.flush()
+            self._judge_written(Path(file.name), output, report.model)
+        return replace(report, output=str(output))
+
     def diff(self, other: Path) -> FileDifference:
         """How another file differs from this one; any two files can be compared."""
         return difference(self._base, GGUFFile(other, self._check))
@@ -200,13 +213,13 @@ class GGUFSurgeon:
                 os.fchmod(file.fileno(), stat.S_IMODE(self._base.status.st_mode))
             report = rewrite(self._base, operation, _writer(file), self._progress)
             file.flush()
-            self._judge_written(Path(file.name), target, report)
+            self._judge_written(Path(file.name), target, report.model)
             if in_place and self._base.is_replaced():
                 raise InputError(f"{target} was changed by somebody else meanwhile", remedy="open it again")
         return replace(report, output=str(target))
 
-    def _judge_written(self, temporary: Path, target: Path, report: SurgeryReport) -> None:
-        """The last look before the file becomes visible."""
+    def _judge_written(self, temporary: Path, target: Path, model: str) -> None:
+        """Check the new file before it gets its name; `model` is the digest (hex) that it must have."""
         self._progress("check", 0, 0)
         try:
             written = GGUFFile(temporary, self._check)
@@ -214,7 +227,7 @@ class GGUFSurgeon:
             raise VbootError(
                 f"what was made for {target} is refused: {error.what}", remedy="report this bug"
             ) from error
-        if written.model_sha256() != report.model:
+        if written.model_sha256() != model:
             what = f"what was written for {target} is not what was computed"
             raise VbootError(what, remedy="see whether the disk is sound; nothing was changed")
 

@@ -100,10 +100,11 @@ class Events(list[DaemonEvent]):
 def daemon(
     folder: Path, body: Body, *, listener: Callable[[DaemonEvent], None] = lambda _: None, **settings: Any
 ) -> EvolutionDaemonV7:
-    """A daemon with quick settings; `plan`, `fitness` and those of DaemonConfig may be others."""
+    """A daemon with quick settings; `plan`, `fitness`, `model` and the members of DaemonConfig can be given."""
     plan, data = settings.pop("plan", PLAN), settings.pop("fitness", None) or fitness()
+    model = settings.pop("model", None) or small_model()
     config = dataclasses.replace(QUICK, **settings)
-    return EvolutionDaemonV7(body, small_model(), data, plan, folder, config=config, listeners=[listener])
+    return EvolutionDaemonV7(body, model, data, plan, folder, config=config, listeners=[listener])
 
 
 def evolve(folder: Path, body: Body | None = None, **settings: Any) -> Stopped:

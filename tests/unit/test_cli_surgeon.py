@@ -106,7 +106,7 @@ def test_long_lists_are_cut(vboot: Vboot, model: Path) -> None:
     assert vboot("surgeon", "apply", model, "--seeded", "[bpt]*", *noise[2:]) == 0
     assert vboot.out.splitlines()[-1] == "and 21 more"
     assert vboot("surgeon", "diff", model, "out.gguf") == 0
-    assert vboot.out.splitlines()[-1] == "and 21 more: see them with --all"
+    assert vboot.out.splitlines()[-1] == "and 21 more: use --all to list them"
     assert vboot("surgeon", "diff", model, "out.gguf", "--all") == 0
     assert len(vboot.out.splitlines()) == 3 + 2 + 37
 

@@ -104,7 +104,8 @@ def test_alignment_of_the_model_is_replaced_in_its_place(tmp_path: Path) -> None
     compose(str(path), tmp_path / "out.gguf")
     reader = gguf.GGUFReader(tmp_path / "out.gguf")
     keys = [key for key in reader.fields if not key.startswith("GGUF.")]
-    assert keys == ["general.architecture", "general.alignment", "general.name", "vector_boot.layout"]
+    ours = ("vector_boot.layout", "vector_boot.source_alignment")
+    assert keys == ["general.architecture", "general.alignment", "general.name", *ours]
     assert reader.tensors[1].data.tolist() == list(range(7))
 
 

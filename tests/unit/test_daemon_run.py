@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import multiprocessing.context
 import os
 import random
@@ -21,6 +22,8 @@ from evolution.daemon.config import Admission, StrategyPlan
 from evolution.daemon.log import read_events
 from evolution.strategies.tiers import Tier
 from evolution.surgeon import GGUFSurgeon
+from evolution.surgeon.machine_tensors import MACHINE_TENSORS
+from tests.support import llama_cpp
 from tests.support.evolution_run import (
     PLAN,
     Events,
@@ -210,9 +213,39 @@ def test_a_file_is_a_body_too(tmp_path: Path, undisturbed: tuple[e.Stopped, Even
     assert stopped == undisturbed[0]
     assert GGUFSurgeon(output).digest() == stopped.model
     assert len(seen.of(e.Applied)) == stopped.accepted
+    assert not MACHINE_TENSORS & GGUFSurgeon(output).tensors().keys(), "it is a plain model"
+    parameters, width = llama_cpp.load(output)
+    assert (parameters, width) == (sum(math.prod(t.shape) for t in GGUFSurgeon(output).tensors().values()), 48)
     output.unlink()
     evolve(tmp_path / "run", body, generations=_GENERATIONS, mode="file")
     assert GGUFSurgeon(output).digest() == stopped.model, "it is made again"
+
+
+def test_a_run_on_a_file_can_go_on_and_be_compared_with_its_model(
+    tmp_path: Path, undisturbed: tuple[e.Stopped, Events]
+) -> None:
+    output = tmp_path / "evolved.gguf"
+    body = FileBody(small_model(), output)
+    for generations in (2, _GENERATIONS):
+        stopped = evolve(tmp_path / "run", body, generations=generations, mode="file")
+        assert GGUFSurgeon(output).digest() == stopped.model
+    assert stopped == undisturbed[0]
+    found = GGUFSurgeon(small_model()).diff(output)
+    assert found.models == (GGUFSurgeon(small_model()).digest(), stopped.model)
+    changed = {each.name for each in found.tensors if None not in each.types}
+    assert changed
+    assert all(name.endswith(("_norm.weight", ".bias")) for name in changed), "what the tier moves"
+    assert {each.name for each in found.tensors} - changed == MACHINE_TENSORS
+
+
+def test_a_run_goes_the_same_way_from_a_plain_model(tmp_path: Path, undisturbed: tuple[e.Stopped, Events]) -> None:
+    model, output = tmp_path / "plain.gguf", tmp_path / "evolved.gguf"
+    GGUFSurgeon(small_model()).export(model)
+    stopped = daemon(
+        tmp_path / "run", FileBody(model, output), model=model, generations=_GENERATIONS, mode="file"
+    ).run()
+    assert stopped == undisturbed[0]
+    assert GGUFSurgeon(output).digest() == stopped.model
 
 
 def test_snapshots_bound_what_is_made_again(tmp_path: Path, undisturbed: tuple[e.Stopped, Events]) -> None:
@@ -250,6 +283,12 @@ def test_a_kernel_is_found_injected_and_checked(tmp_path: Path) -> None:
     assert body_digest(body) == stopped.model
     evolve(tmp_path / "b", generations=2, **settings)
     assert evolve(tmp_path / "b", generations=4, **settings) == stopped
+    output, told = tmp_path / "evolved.gguf", Events()
+    onto_file = FileBody(small_model(), output)
+    assert evolve(tmp_path / "c", onto_file, generations=4, mode="file", listener=told, **settings) == stopped
+    (warning,) = told.of(e.Alarm)
+    assert warning.text == f"{output} is a plain model, so it does not hold the evolved kernels of the run"
+    assert not MACHINE_TENSORS & GGUFSurgeon(output).tensors().keys()
 
 
 @pytest.mark.parametrize(
