@@ -8,7 +8,7 @@ from dataclasses import asdict
 from cli.answer import Answer, columns, human_bytes, printable
 from cli.proposal import Proposal
 from vboot.client.prediction import Prediction
-from vboot.protocol.messages import Checkpoint, Mutation, Promotion, Record, Rollback
+from vboot.protocol.messages import Checkpoint, JournalRecord, Mutation, Promotion, Rollback
 
 _NAMES_SHOWN = 16
 
@@ -54,7 +54,7 @@ def checkpoint_answer(done: Checkpoint) -> Answer:
     )
 
 
-def history_answer(records: Sequence[Record], *, left_out: int = 0) -> Answer:
+def history_answer(records: Sequence[JournalRecord], *, left_out: int = 0) -> Answer:
     """Records of the journal, oldest first; `left_out` says how many older ones there are."""
     rows = [("generation", "what", "verdict", "edits", "changed", "confidence", "origin", "id", "uptime")]
     rows += [

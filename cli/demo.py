@@ -20,9 +20,9 @@ from cli.embedding_answers import pairs
 from cli.progress import reported
 from cli.settings_flags import add_settings, read_config
 from qemu.machine import VirtualMachine
+from vboot.client.inference import cosine_similarities
 from vboot.client.machine import MachineClient
 from vboot.client.prediction import predict, verify
-from vboot.client.similarity import cosine_similarities
 from vboot.errors import InputError
 from vboot.protocol.errors import MachineError, RequestRefusedError
 from vboot.protocol.messages import TensorInfo

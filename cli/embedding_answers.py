@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.answer import Answer, columns, printable
-from vboot.client.similarity import cosine_similarities
+from vboot.client.inference import cosine_similarities
 from vboot.protocol.messages import Embeddings
 
 _NUMBERS_SHOWN = 4

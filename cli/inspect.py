@@ -10,7 +10,7 @@ from typing import Any
 from cli.answer import Answer, columns, human_bytes, printable
 from cli.rust_reader import rust_reader
 from vboot.check import check_file
-from vboot.gguf import TensorInfo, read_layout, type_name
+from vboot.gguf import TensorEntry, read_layout, type_name
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     return Answer(data | {"file": str(arguments.file)}, "\n".join([*_head(arguments.file, report), _table(tensors)]))
 
 
-def _tensors(file: Path, report: dict[str, Any]) -> tuple[TensorInfo, ...]:
+def _tensors(file: Path, report: dict[str, Any]) -> tuple[TensorEntry, ...]:
     """The table of the file's GGUF; offsets are from the start of the GGUF. Only its header is read from the disk."""
     start = report["rts"]["tensor_offset"] if report["kind"] == "rts" else 0
     size = report["rts"]["tensor_size"] if report["kind"] == "rts" else report["bytes"]
@@ -65,7 +65,7 @@ def _head(file: Path, report: dict[str, Any]) -> list[str]:
     return [columns(rows), ""]
 
 
-def _table(tensors: tuple[TensorInfo, ...]) -> str:
+def _table(tensors: tuple[TensorEntry, ...]) -> str:
     rows = [("tensor", "type", "shape", "bytes", "offset")]
     rows += [
         (printable(t.name), type_name(t.type), " x ".join(map(str, t.dims)), str(t.size), str(t.offset))

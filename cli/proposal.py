@@ -10,8 +10,7 @@ from typing import Any, cast
 
 from vboot.errors import InputError
 from vboot.protocol.messages import TensorInfo
-from vboot.weights.edit_texts import parse_bytes, parse_elements
-from vboot.weights.edits import SEEDED_FORMS, Edit, Seeded, SeededForm
+from vboot.weights.edits import SEEDED_FORMS, Edit, Seeded, SeededForm, parse_bytes, parse_elements
 from vboot.weights.recipe import load
 
 _KINDS = ("recipe", "seeded", "set", "dense")

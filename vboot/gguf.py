@@ -79,7 +79,7 @@ class Metadata:
 
 
 @dataclass(frozen=True)
-class TensorInfo:
+class TensorEntry:
     """Where a tensor lies: `offset` from the start of the file, `size` in bytes without padding.
 
     `type_at` is where the header says its type, u32, and behind it its offset in the data section, u64.
@@ -98,7 +98,7 @@ class Layout:
     """The entries and tensors of a file, in its order; `data_offset` is where the header and its padding end."""
 
     metadata: tuple[Metadata, ...]
-    tensors: tuple[TensorInfo, ...]
+    tensors: tuple[TensorEntry, ...]
     alignment: int
     data_offset: int
 
@@ -205,7 +205,7 @@ def _value_end(data: memoryview, at: int, kind: ValueType) -> int:
     return at
 
 
-def _tensor_info(data: memoryview, at: int) -> tuple[TensorInfo, int]:
+def _tensor_info(data: memoryview, at: int) -> tuple[TensorEntry, int]:
     """The info as stored: its offset is still relative to the data section."""
     name, at = _string(data, at)
     count = _U32.unpack_from(data, at)[0]
@@ -214,7 +214,7 @@ def _tensor_info(data: memoryview, at: int) -> tuple[TensorInfo, int]:
     fields: tuple[Any, ...] = struct.unpack_from(f"<{count}QIQ", data, at + 4)
     *dims, kind, offset = fields
     type_at = at + 4 + 8 * count
-    return TensorInfo(name, tuple(dims), kind, offset, tensor_bytes(kind, tuple(dims)), type_at), type_at + 12
+    return TensorEntry(name, tuple(dims), kind, offset, tensor_bytes(kind, tuple(dims)), type_at), type_at + 12
 
 
 def _string(data: memoryview, at: int) -> tuple[str, int]:

@@ -22,7 +22,7 @@ from vboot.client.machine import MachineClient
 from vboot.errors import InputError
 from vboot.protocol.errors import MachineError, MachineTimeoutError
 from vboot.protocol.messages import HeartbeatEvent, Hello, Stats, TensorBytes, TensorInfo
-from vboot.weights.tensor_values import element_dtype
+from vboot.weights.storage_types import element_dtype
 
 _SHOWN = 16
 _SHOWN_MOST = 1 << 16

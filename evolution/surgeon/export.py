@@ -26,7 +26,7 @@ from vboot.gguf import (
     SOURCE_ALIGNMENT_KEY,
     Layout,
     Metadata,
-    TensorInfo,
+    TensorEntry,
     ValueType,
     pad_to,
 )
@@ -48,7 +48,7 @@ class PlainLayout:
     """
 
     header: bytes
-    tensors: tuple[TensorInfo, ...]
+    tensors: tuple[TensorEntry, ...]
     alignment: int
     size: int
     keys: tuple[str, ...]
@@ -159,7 +159,7 @@ def _alignment(entries: Iterable[Metadata]) -> int:
     return _DEFAULT_ALIGNMENT
 
 
-def _header(entries: Sequence[Metadata], tensors: Sequence[TensorInfo]) -> bytes:
+def _header(entries: Sequence[Metadata], tensors: Sequence[TensorEntry]) -> bytes:
     """Everything before the data section, without its padding; the tensors' offsets are relative to that section."""
     parts = [struct.pack("<4sIQQ", MAGIC, _VERSION, len(tensors), len(entries))]
     parts += [_string(entry.key) + entry.value for entry in entries]

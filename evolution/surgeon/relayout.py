@@ -6,12 +6,12 @@ import struct
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vboot.gguf import Layout, TensorInfo, pad_to, tensor_bytes
+from vboot.gguf import Layout, TensorEntry, pad_to, tensor_bytes
 
 _TYPE_AND_OFFSET = struct.Struct("<IQ")
 
 
-def relayout(header: bytes, layout: Layout, types: Mapping[str, int]) -> tuple[bytes, tuple[TensorInfo, ...]]:
+def relayout(header: bytes, layout: Layout, types: Mapping[str, int]) -> tuple[bytes, tuple[TensorEntry, ...]]:
     """The header, all of it before the data, and the tensors' places, with other `types` (ggml's numbers) for some.
 
     Metadata, names, shapes and order keep every byte: only types and offsets in the table of tensors are others.

@@ -21,7 +21,7 @@ from evolution.surgeon.operation import (
 from evolution.surgeon.relayout import relayout
 from evolution.surgeon.reports import SurgeryReport, TensorChange
 from evolution.surgeon.values import stored
-from vboot.gguf import TensorInfo, pad_to
+from vboot.gguf import TensorEntry, pad_to
 from vboot.weights.arithmetic import EditError, TensorData
 from vboot.weights.storage_types import all_finite, block_of
 
@@ -95,7 +95,7 @@ def _judge(before: TensorData, change: Change, new_type: str | None) -> TensorCh
 
 
 def _unchanged(
-    base: GGUFFile, places: tuple[TensorInfo, ...], changed: Mapping[str, TensorChange]
+    base: GGUFFile, places: tuple[TensorEntry, ...], changed: Mapping[str, TensorChange]
 ) -> Iterator[tuple[int, memoryview]]:
     """What stays of the data section, and what lies between the tensors, with its offsets in the new file."""
     for index, (old, new) in enumerate(zip(base.layout.tensors, places, strict=True)):
@@ -104,7 +104,7 @@ def _unchanged(
         yield new.offset + new.size, _padding(base, index, places)
 
 
-def _padding(base: GGUFFile, index: int, places: tuple[TensorInfo, ...]) -> memoryview:
+def _padding(base: GGUFFile, index: int, places: tuple[TensorEntry, ...]) -> memoryview:
     """What follows a tensor: what the base has there, unless the tensor has another size."""
     infos = base.layout.tensors
     old, new = infos[index], places[index]

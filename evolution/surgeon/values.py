@@ -10,8 +10,7 @@ from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from vboot.weights.arithmetic import TensorData
-from vboot.weights.storage_types import FLOAT_STORAGE, Bytes, block_of, decode
-from vboot.weights.tensor_values import element_dtype
+from vboot.weights.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, element_dtype
 
 _PIECE = 1 << 18
 """Elements handled at a time: whole blocks of every type, and little memory."""

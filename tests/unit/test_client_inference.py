@@ -14,9 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from tests.support.scripted_peer import GREETING, Host, Peer
 from vboot.client import session as session_module
-from vboot.client.inference import TEXTS_LIMIT
+from vboot.client.inference import TEXTS_LIMIT, cosine_similarities
 from vboot.client.machine import MachineClient
-from vboot.client.similarity import cosine_similarities
 from vboot.errors import InputError
 from vboot.protocol.errors import MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.framing import LINE_LIMIT, Message, encode

@@ -16,7 +16,7 @@ from vboot.client.machine import MachineClient
 from vboot.errors import InputError
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.framing import Message
-from vboot.protocol.messages import Changed, Checkpoint, Mutation, Promotion, Record, Rollback
+from vboot.protocol.messages import Changed, Checkpoint, JournalRecord, Mutation, Promotion, Rollback
 from vboot.weights.edits import Dense, Edit, Program, Seeded, Sparse
 
 NOISE = Seeded("blk.*.weight", seed="00c0ffee00c0ffee", form="normal", density=0.01, scale=1e-3)
@@ -201,7 +201,7 @@ def test_history_is_paged_through() -> None:
     machine = MachineClient(Host(history=history).open)
     assert [record.generation for record in machine.history()] == [1, 2, 3]
     assert [record.generation for record in machine.history(2)] == [3]
-    assert isinstance(next(machine.history()), Record)
+    assert isinstance(next(machine.history()), JournalRecord)
 
 
 def test_a_history_that_does_not_end_is_an_error() -> None:

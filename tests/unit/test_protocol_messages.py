@@ -19,7 +19,7 @@ from vboot.protocol.messages import (
     Digest,
     HeartbeatEvent,
     Hello,
-    Limits,
+    MachineLimits,
     MutationEvent,
     Stats,
     TensorInfo,
@@ -30,7 +30,7 @@ from vboot.protocol.messages import (
 
 def test_an_answer_becomes_its_dataclass_and_back() -> None:
     hello = decode(Hello, HELLO, name="hello")
-    assert hello.limits == Limits(65536, 1048576, 1073741824, 256)
+    assert hello.limits == MachineLimits(65536, 1048576, 1073741824, 256)
     assert (hello.emergency, hello.appliance) == (None, None)
     assert asdict(hello) == {**HELLO, "appliance": None}
     signed = decode(Hello, {**HELLO, "signed": True, "appliance": "a1", "emergency": "why"}, name="hello")

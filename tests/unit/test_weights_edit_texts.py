@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vboot.errors import InputError
-from vboot.weights.edit_texts import parse_bytes, parse_elements
-from vboot.weights.edits import Dense, Sparse, pack
+from vboot.weights.edits import Dense, Sparse, pack, parse_bytes, parse_elements
 
 
 def unread(_path: str) -> bytes:

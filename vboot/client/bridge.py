@@ -30,7 +30,7 @@ from vboot.client.bridge_process import BridgeProcess, SharedMemory, find_librar
 from vboot.client.machine import TIMEOUT_S, MachineClient
 from vboot.errors import InputError
 from vboot.protocol.errors import BridgeTimeoutError, MachineError
-from vboot.weights.tensor_values import element_dtype
+from vboot.weights.storage_types import element_dtype
 
 Fault: TypeAlias = Literal["segv-before", "segv-after", "hang"]
 

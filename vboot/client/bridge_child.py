@@ -22,7 +22,7 @@ _PIECE = 1 << 18
 _TICK_MS = 100
 
 
-class Stats(ctypes.Structure):
+class StatsStructure(ctypes.Structure):
     """NeuralStats of the C interface."""
 
     _fields_ = (
@@ -54,7 +54,7 @@ class Library:
         for name, result, arguments in (
             ("neural_load_shared", ctypes.c_int32, (ctypes.c_char_p, *[ctypes.c_int32] * 3)),
             ("neural_execute_pixels", ctypes.c_int32, (ctypes.c_char_p, size)),
-            ("neural_get_stats", ctypes.c_int32, (ctypes.POINTER(Stats),)),
+            ("neural_get_stats", ctypes.c_int32, (ctypes.POINTER(StatsStructure),)),
             ("neural_get_result", buffer, (out,)),
             ("neural_data_layout", buffer, (out,)),
             ("neural_request", buffer, (ctypes.c_char_p, size, out)),
@@ -79,7 +79,7 @@ class Library:
 
     def get_stats(self, _: bytes) -> bytes:
         """The bytes of NeuralStats."""
-        stats = Stats(size=ctypes.sizeof(Stats))
+        stats = StatsStructure(size=ctypes.sizeof(StatsStructure))
         self._require(self._c.neural_get_stats(ctypes.byref(stats)))
         return bytes(stats)
 

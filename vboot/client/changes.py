@@ -16,7 +16,7 @@ from vboot.client.uploads import ATTEMPTS, UNKNOWN_UPLOAD, Progress, upload
 from vboot.protocol.decoding import decode
 from vboot.protocol.errors import ProtocolError, RequestRefusedError
 from vboot.protocol.framing import BLOB_LIMIT
-from vboot.protocol.messages import Record, RecordPage
+from vboot.protocol.messages import JournalRecord, RecordPage
 
 _ENERGY_SPENT, _BUSY = 1009, 1017
 
@@ -61,7 +61,7 @@ def change(
             session.pause(pause)
 
 
-def history(session: Session, start: int, *, seconds: float) -> Iterator[Record]:
+def history(session: Session, start: int, *, seconds: float) -> Iterator[JournalRecord]:
     """The journal's records from `start` on; each page may take `seconds`."""
     at: int | None = start
     while at is not None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vboot.client.session import Session
 from vboot.client.uploads import Progress
@@ -69,6 +70,19 @@ def execute_pixels(session: Session, pixels: bytes | Sequence[tuple[int, int, in
     reply = session.request("execute_pixels", {}, _pixel_bytes(pixels), deadline)
     result = decode(RunPixels, reply.result, name="execute_pixels")
     return PixelRun(result.result, result.steps, reply.blob or b"")
+
+
+def cosine_similarities(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The cosine of the angle between any two of n vectors: float32 [n, dim] to float64 [n, n], from -1 to 1.
+
+    A vector of zeros has no direction, and 0 with any other.
+    """
+    wide = vectors.astype(np.float64)
+    # float64 holds the square of any float32, so neither overflows.
+    lengths = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+    directions = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
+    cosines: NDArray[np.float64] = np.clip(directions @ directions.T, -1.0, 1.0)
+    return cosines
 
 
 def _batches(texts: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -32,11 +32,11 @@ from vboot.protocol.messages import (
     Event,
     Hello,
     Interrupt,
+    JournalRecord,
     Mutation,
     Piece,
     PixelRun,
     Promotion,
-    Record,
     Rollback,
     Stats,
     TensorBytes,
@@ -260,7 +260,7 @@ class MachineClient:
         """Have the weights written down whole, so that less is to be replayed."""
         return decode(Checkpoint, self._change("checkpoint", {"label": label}).result, name="checkpoint")
 
-    def history(self, start: int = 0) -> Iterator[Record]:
+    def history(self, start: int = 0) -> Iterator[JournalRecord]:
         """The journal from the record number `start` on, oldest first, asked for as it is read."""
         return changes.history(self._session, start, seconds=self.timeout)
 

@@ -19,7 +19,7 @@ FAULTS = ("segv", "abort", "hang", "oom", "orphans")
 
 
 @dataclass(frozen=True)
-class Limits:
+class MachineLimits:
     """The most the machine takes: bytes of a line, a blob, an upload; edits of a mutation."""
 
     line: int
@@ -44,7 +44,7 @@ class Hello:
     signed: bool
     emergency: str | None
     durable: bool
-    limits: Limits
+    limits: MachineLimits
     appliance: str | None = None
 
 
@@ -255,7 +255,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Record:
+class JournalRecord:
     """An entry of the journal. `kind` and `verdict` are words; `code` is the protocol's, where it was refused.
 
     `generation` is the one after it, `uptime_us` when it happened (microseconds since the start). What a kind does not
@@ -278,7 +278,7 @@ class Record:
 class RecordPage:
     """As many records as were asked for and fit a line; `next` is where the rest starts, if there is more."""
 
-    records: tuple[Record, ...]
+    records: tuple[JournalRecord, ...]
     next: int | None
 
 

@@ -44,6 +44,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -68,9 +71,7 @@ from vboot.weights.edits import (
     Sparse,
     is_number,
 )
-from vboot.weights.recipe_document import read_document
-from vboot.weights.storage_types import FLOAT_STORAGE, block_of, encode
-from vboot.weights.tensor_values import element_dtype
+from vboot.weights.storage_types import FLOAT_STORAGE, block_of, element_dtype, encode
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def load(path: Path, lookup: Callable[[str], TensorInfo]) -> Recipe:
 
     Raises InputError that names the file, the edit and the field.
     """
-    top = read_document(path)
+    top = _read_document(path)
     if not isinstance(top, dict):
         raise InputError(f"{path}: the recipe is {_shown(top)}", remedy="make it an object with edits")
     _Members(path, "the recipe", top).check(required=("edits",), optional=("confidence", "origin", "lease_ms"))
@@ -99,6 +100,27 @@ def load(path: Path, lookup: Callable[[str], TensorInfo]) -> Recipe:
             raise InputError(f"{path}: {place} is {_shown(edit)}", remedy="make it a table with a kind")
         edits.append(_edit(_Members(path, place, edit), lookup))
     return Recipe(tuple(edits), top.get("confidence"), top.get("origin"), top.get("lease_ms"))
+
+
+def _read_document(path: Path) -> Any:
+    """The JSON or TOML value of a file, by the end of its name. Raises InputError, also for a repeated name."""
+    is_toml = path.suffix == ".toml"
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+            raise InputError(f"{path}: {twice!r:.40} stands twice in one object", remedy="give it once")
+        return members
+
+    try:
+        text = path.read_text("utf-8")
+        return tomllib.loads(text) if is_toml else json.loads(text, object_pairs_hook=unique)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})", remedy="name a recipe") from error
+    except (ValueError, RecursionError) as error:
+        remedy = "correct it" if is_toml or path.suffix == ".json" else "end the name of a TOML file in .toml"
+        raise InputError(f"{path} is not {'TOML' if is_toml else 'JSON'} ({error})", remedy=remedy) from error
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES
@@ -50,6 +50,11 @@ _BLOCKS: Mapping[str, Block] = {
     "Q2_0": Block(64, 18),
 }
 
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    name: np.dtype(f"<{code}")
+    for name, code in {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1"}.items()
+}
+
 _NOT_FINITE = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F64": ("<u8", 0x7FF << 52)}
 """By element type: an integer of its width, and the exponent bits that are all set when it is infinite or NaN."""
 
@@ -72,6 +77,11 @@ def block_of(kind: str) -> Block:
     if kind not in _BLOCKS:
         raise InputError(f"{kind!r} is not a tensor type", remedy=f"use one of {', '.join(sorted(_BLOCKS))}")
     return _BLOCKS[kind]
+
+
+def element_dtype(kind: str) -> np.dtype[Any] | None:
+    """The little-endian numpy dtype of the elements of a type; None for block types and BF16, which numpy lacks."""
+    return _DTYPES.get(kind)
 
 
 def decode(kind: str, data: Bytes) -> Floats:
