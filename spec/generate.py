@@ -1,9 +1,9 @@
 """Writes every file that is generated from the tables in `spec/`.
 
-These are the methods, codes and limits of the protocol, the instructions of the pixel interpreter, and its built-in
-programs.
+These are the methods, codes and limits of the protocol, the instructions of the pixel interpreter, its built-in
+programs, and the tables in the pages of the specification.
 
-Run it from the checkout after a change of `spec/protocol.toml`, `spec/pixels.toml` or `spec/kernels/`:
+Run it from the checkout after a change of a TOML file or program in `spec/`:
 `.venv/bin/python spec/generate.py`. A test fails until that has been done. The Rust crate reads the same tables in its
 build script.
 """
@@ -20,12 +20,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from image.pixels import Opcode, opcode_table  # noqa: E402
+from image.pixels import opcode_table  # noqa: E402
+from spec.pages import PAGES  # noqa: E402
 
 PROTOCOL_MODULE = Path("vboot/protocol/tables.py")
 TABLE_MODULE = Path("vboot/weights/pixel_table.py")
 KERNELS = Path("spec/kernels.txt")
-PAGE = Path("docs/pixels.md")
 SLOTS = 8
 INSTRUCTION = 250
 
@@ -154,18 +154,6 @@ def kernels() -> str:
     return f"# The built-in programs, assembled from spec/kernels by spec/generate.py.\n{lines}"
 
 
-def page() -> str:
-    """The documentation of pixels, its generated parts renewed."""
-    text = (ROOT / PAGE).read_text("utf-8")
-    rows = "".join(
-        f"| 0x{opcode.code:02X} | {opcode.name} | {_immediate(opcode)} | {opcode.effect} |\n"
-        for opcode in opcode_table()
-    )
-    text = _renewed(text, "instructions", f"| g | name | b | effect |\n|---|---|---|---|\n{rows}")
-    titles = "".join(f"| kernel.{slot} | {_source(slot).splitlines()[0].lstrip('; ')} |\n" for slot in range(SLOTS))
-    return _renewed(text, "kernels", f"| slot | what it does |\n|---|---|\n{titles}")
-
-
 def _code_enum(errors: Iterable[Mapping[str, Any]]) -> str:
     members = "".join(f"    {error['name'].upper()} = {error['code']}\n" for error in errors)
     return f'class Code(IntEnum):\n    """The error codes of the protocol."""\n\n{members}\n\n'
@@ -220,22 +208,8 @@ def _literal(value: object) -> str:
     return _quoted(value) if isinstance(value, str) else repr(value)
 
 
-def _renewed(text: str, part: str, content: str) -> str:
-    before, begin, rest = text.partition(f"<!-- {part} -->\n")
-    _, end, after = rest.partition(f"<!-- end of {part} -->")
-    return before + begin + "\n" + content + "\n" + end + after
-
-
 def _source(slot: int) -> str:
     return (ROOT / "spec" / "kernels" / f"kernel.{slot}.txt").read_text("utf-8")
-
-
-def _immediate(opcode: Opcode) -> str:
-    if opcode.operand == "slot":
-        return "0–7 `kernel.b`, 128–135 `evolved.(b-128)`"
-    if opcode.operand == "vector":
-        return "a neural interrupt, 0 means 255"
-    return ", ".join(f"{number} {name}" for number, name in enumerate(opcode.immediates)) or "0"
 
 
 def _quoted(word: str) -> str:
@@ -250,7 +224,7 @@ GENERATED: Mapping[Path, Callable[[], str]] = {
     PROTOCOL_MODULE: protocol_module,
     TABLE_MODULE: table_module,
     KERNELS: kernels,
-    PAGE: page,
+    **PAGES,
 }
 """The generated files; the table of instructions before the programs, for the assembler reads it."""
 

@@ -1,6 +1,6 @@
 """What a kernel computes, in numpy, equal to the running machine to the bit. Pure.
 
-The pixel machine's instructions as docs/pixels.md has them: sums run in sixteen lanes (element k in lane k mod 16,
+The pixel machine's instructions as spec/pixels.md has them: sums run in sixteen lanes (element k in lane k mod 16,
 fused multiply-adds) that a fixed tree joins.
 """
 

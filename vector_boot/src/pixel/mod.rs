@@ -2,7 +2,7 @@
 //!
 //! A pixel with r = 250 is an instruction, g its opcode and b its immediate; every other pixel appends its three bytes
 //! to the input buffer. The instructions are in `spec/pixels.toml`, from which the enumeration here is generated;
-//! `docs/pixels.md` says what each does to the last detail. There are no jumps: a program ends.
+//! `spec/pixels.md` says what each does to the last detail. There are no jumps: a program ends.
 
 mod functions;
 mod instruction;
