@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from evolution.strategies.ask_tell import AskTell, Outcome
+from evolution.strategies.ask_tell import AskTell, Conclusion
 from evolution.strategies.contract import Strategy, Verdict
 from evolution.strategies.search_space import Noise, SearchSpace, combine, search_space, seed_of
 from evolution.strategies.tiers import STANDARD_TIERS
@@ -51,13 +51,13 @@ class HillClimb:
         seeds = (seed_of(self.seed, generation, number) for number in range(self.proposals))
         return [(), *(combine(self.space, [Noise(seed, memory)]) for seed in seeds)]
 
-    def conclude(self, generation: int, memory: float, scores: Sequence[float | None]) -> Outcome[float]:
+    def conclude(self, generation: int, memory: float, scores: Sequence[float | None]) -> Conclusion[float]:
         """Move to the best neighbour if it beats the parent; shorter steps otherwise. None: that one has no score."""
         known = {number: score for number, score in enumerate(scores) if score is not None}
         best = max(known, key=lambda number: (known[number], -number), default=0)
         if best == 0:
-            return Outcome.stay(memory / 2)
-        return Outcome(self.propose(generation, memory)[best], accepted=memory * 1.2, refused=memory / 2)
+            return Conclusion.stay(memory / 2)
+        return Conclusion(self.propose(generation, memory)[best], accepted=memory * 1.2, refused=memory / 2)
 
     def dump(self, memory: float) -> dict[str, Any]:
         """The memory as JSON."""

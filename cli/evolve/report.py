@@ -20,7 +20,7 @@ from evolution.daemon.events import DaemonEvent, Stopped
 from evolution.daemon.lineage import Lineage
 from evolution.daemon.log import read_events
 from evolution.daemon.plots import energy_svg, fitness_svg, latency_svg, without_abandoned
-from evolution.daemon.run_folder import RunFolder
+from evolution.daemon.run_folder import EvolutionRunFolder
 from evolution.daemon.run_state import RunState
 from evolution.daemon.shadow import Shadow, Weights
 from evolution.fitness.contract import Dataset
@@ -62,7 +62,7 @@ def run_answer(path: Path, *, model: Path, dataset: Dataset | None) -> Answer:
     return Answer(data, _told(tally, held_out, dataset, files.values()))
 
 
-def _held_out(folder: RunFolder, state: RunState, model: Path, dataset: Dataset) -> Mapping[str, Comparison]:
+def _held_out(folder: EvolutionRunFolder, state: RunState, model: Path, dataset: Dataset) -> Mapping[str, Comparison]:
     """Scores of the weights that the run began with, and of those that it has come to, on pairs it never saw."""
     with closing(Shadow(lambda: (Weights(model, tuple, state.base),), tell=_ignore)) as shadow:
         before = _retrieval(shadow, dataset, "held-out, before")

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from evolution.daemon.run_folder import RunFolder
+from evolution.daemon.run_folder import EvolutionRunFolder
 from vboot.errors import InputError
 from vboot.files import atomic_write
 from vboot.weights.edits import Edit
@@ -46,10 +46,10 @@ def load_origin(path: Path) -> Origin:
 
 
 @contextmanager
-def opened_run(path: Path) -> Iterator[RunFolder]:
+def opened_run(path: Path) -> Iterator[EvolutionRunFolder]:
     """The run in a folder, locked meanwhile. Raises InputError when there is none, or a daemon works in it."""
     _require_run(path)
-    with closing(RunFolder(path)) as folder:
+    with closing(EvolutionRunFolder(path)) as folder:
         yield folder
 
 

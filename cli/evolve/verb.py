@@ -32,7 +32,7 @@ from evolution.fitness import debian, pairs_file
 from evolution.fitness.contract import Dataset, SearchData
 from evolution.fitness.retrieval import BATCH_SIZE, RetrievalFitness
 from evolution.fitness.split import split
-from evolution.strategies.crossover import Crossover, Lineage
+from evolution.strategies.crossover import Crossover, EditSequence
 from evolution.strategies.registry import STRATEGIES
 from evolution.strategies.search_space import MAX_EDITS
 from evolution.strategies.tiers import STANDARD_TIERS
@@ -216,7 +216,7 @@ def _plan(arguments: argparse.Namespace) -> StrategyPlan:
     return StrategyPlan(arguments.strategy, tiers, arguments.seed, options)
 
 
-def _crossed(one: Path, other: Path) -> tuple[Lineage, Lineage]:
+def _crossed(one: Path, other: Path) -> tuple[EditSequence, EditSequence]:
     """What both runs have found. Raises InputError when that is more than a crossing can mix."""
     lineages = lineage(one), lineage(other)
     edits = sum(map(len, lineages))

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 
-from evolution.ctrm.contract import Candidate, Check, Facts, Finding, at_most
+from evolution.ctrm.contract import Candidate, Check, CtrmFinding, Facts, at_most
 
 _TELLS_APART = 1e-6
 """Spread (1 - mean cosine) below which a model has none to lose."""
 
 
-def finite_embeddings(_candidate: Candidate, facts: Facts) -> Finding | None:
+def finite_embeddings(_candidate: Candidate, facts: Facts) -> CtrmFinding | None:
     """Every embedding is finite."""
     if facts.shadow is None:
         return None
     finite = facts.shadow.after is not None
     text = "all embeddings are finite" if finite else "the embeddings are not finite"
-    return Finding("finite_embeddings", finite, 0.0 if finite else math.inf, 0.0, text)
+    return CtrmFinding("finite_embeddings", finite, 0.0 if finite else math.inf, 0.0, text)
 
 
-def spread_lost(_candidate: Candidate, facts: Facts) -> Finding | None:
+def spread_lost(_candidate: Candidate, facts: Facts) -> CtrmFinding | None:
     """The embeddings of different texts have not moved together: the share lost of 1 - their mean cosine."""
     if facts.shadow is None or facts.shadow.after is None:
         return None
@@ -30,7 +30,7 @@ def spread_lost(_candidate: Candidate, facts: Facts) -> Finding | None:
     return at_most("spread_lost", 1 - after / before, facts.limits.spread_lost, what)
 
 
-def degradation(_candidate: Candidate, facts: Facts) -> Finding | None:
+def degradation(_candidate: Candidate, facts: Facts) -> CtrmFinding | None:
     """The score on the calibration data has not fallen by more than its share. A score of 0 may not fall at all."""
     if facts.shadow is None or facts.shadow.after is None:
         return None

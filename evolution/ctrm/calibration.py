@@ -31,7 +31,7 @@ _FLOATING = 1e-9
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CalibrationOutcome:
     """A candidate of confidence `raw`, which the curve of that time gave as `reported`, and whether it was good."""
 
     raw: float
@@ -43,7 +43,7 @@ class Outcome:
 class CalibrationCurve:
     """Outcomes, oldest first, and the map they make."""
 
-    outcomes: tuple[Outcome, ...] = ()
+    outcomes: tuple[CalibrationOutcome, ...] = ()
 
     def record(self, confidence: float, outcome: bool) -> CalibrationCurve:
         """The curve that knows one outcome more: `confidence` as computed, before any map; good: not degraded.
@@ -52,7 +52,7 @@ class CalibrationCurve:
         """
         if not 0 <= confidence <= 1:
             raise InputError(f"{confidence:g} is no confidence", remedy="record what was computed, 0 to 1")
-        added = Outcome(confidence, self.map(confidence), outcome)
+        added = CalibrationOutcome(confidence, self.map(confidence), outcome)
         return CalibrationCurve((*self.outcomes, added)[-OUTCOMES_KEPT:])
 
     def map(self, confidence: float) -> float:
@@ -115,10 +115,10 @@ class CalibrationCurve:
         return isotonic.fit([(outcome.raw, outcome.good) for outcome in self.outcomes])
 
 
-def _outcome(number: int, row: Any) -> Outcome:
+def _outcome(number: int, row: Any) -> CalibrationOutcome:
     match row:
         case [raw, reported, bool(good)] if all(is_number(value) and 0 <= value <= 1 for value in (raw, reported)):
-            return Outcome(float(raw), float(reported), good)
+            return CalibrationOutcome(float(raw), float(reported), good)
     raise _broken(f"its outcome {number} is {row!r:.60}, not two confidences and true or false")
 
 

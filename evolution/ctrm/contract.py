@@ -1,6 +1,6 @@
 """What the checks on a candidate mutation speak of: the candidate, the facts, and what a check finds. Pure.
 
-A check is a function `(candidate, facts) -> Finding`, or None where it does not apply. Checks run in the order of
+A check is a function `(candidate, facts) -> CtrmFinding`, or None where it does not apply. Checks run in the order of
 `judge.CHECKS` up to the first that fails, so each may rely on those before it having passed.
 """
 
@@ -19,7 +19,7 @@ from vboot.weights.edits import Edit
 
 
 @dataclass(frozen=True)
-class Limits:
+class CtrmLimits:
     """What a candidate may do at most. The numbers of the weights are measured: `docs/ctrm-calibration.md`.
 
     edits: of a mutation. blob_bytes: their parts together, what a machine takes as one upload.
@@ -83,7 +83,7 @@ class Facts:
     """What is known of the machine: its tensors, the limits, and what a shadow showed (None: not tried yet)."""
 
     terrain: tuple[TensorInfo, ...]
-    limits: Limits = Limits()
+    limits: CtrmLimits = CtrmLimits()
     shadow: ShadowResult | None = None
 
     @cached_property
@@ -93,7 +93,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Finding:
+class CtrmFinding:
     """What a check found: a value against its limit, in one sentence."""
 
     check: str
@@ -103,10 +103,12 @@ class Finding:
     text: str
 
 
-Check: TypeAlias = Callable[[Candidate, Facts], Finding | None]
+Check: TypeAlias = Callable[[Candidate, Facts], CtrmFinding | None]
 
 
-def at_most(check: str, value: float, limit: float, what: str) -> Finding:
+def at_most(check: str, value: float, limit: float, what: str) -> CtrmFinding:
     """The finding that a value must not exceed its limit (NaN does): `what` says of what the value is, and where."""
     passed = value <= limit
-    return Finding(check, passed, value, limit, f"{what} is {value:.4g}, {'within' if passed else 'above'} {limit:.4g}")
+    return CtrmFinding(
+        check, passed, value, limit, f"{what} is {value:.4g}, {'within' if passed else 'above'} {limit:.4g}"
+    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from evolution.ctrm import behavioural, statistical, structural
 from evolution.ctrm.calibration import CalibrationCurve
 from evolution.ctrm.confidence import probability_not_degraded
-from evolution.ctrm.contract import Candidate, Check, Facts, Finding
+from evolution.ctrm.contract import Candidate, Check, CtrmFinding, Facts
 from vboot.client.prediction import CONFIDENCE_THRESHOLD
 
 CHECKS: tuple[Check, ...] = (*structural.CHECKS, *statistical.CHECKS, *behavioural.CHECKS)
@@ -28,12 +28,12 @@ class Judgement:
     nothing is known. `confidence` is what the curve makes of it; 0 when a check failed.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[CtrmFinding, ...]
     raw: float
     confidence: float
 
     @property
-    def refusal(self) -> Finding | None:
+    def refusal(self) -> CtrmFinding | None:
         """The check that failed."""
         return next((finding for finding in self.findings if not finding.passed), None)
 
@@ -59,7 +59,7 @@ def judge(
     candidate: Candidate, facts: Facts, *, checks: Sequence[Check] = CHECKS, curve: CalibrationCurve = _EMPTY
 ) -> Judgement:
     """Run the checks in order, up to the first that fails."""
-    findings: list[Finding] = []
+    findings: list[CtrmFinding] = []
     for check in checks:
         finding = check(candidate, facts)
         if finding is not None:

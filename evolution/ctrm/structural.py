@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from evolution.ctrm.contract import Candidate, Check, Facts, Finding, at_most
+from evolution.ctrm.contract import Candidate, Check, CtrmFinding, Facts, at_most
 from vboot.protocol.messages import TensorInfo
 from vboot.weights.arithmetic import targets
 from vboot.weights.edits import pack
@@ -19,20 +19,20 @@ _MACHINE_TENSORS = ("hw.mmio", "cortex_journal", "kernel.*")
 """Never to be touched, whatever a list of tensors may say."""
 
 
-def number_of_edits(candidate: Candidate, facts: Facts) -> Finding:
+def number_of_edits(candidate: Candidate, facts: Facts) -> CtrmFinding:
     """At least one edit, and no more than a mutation may have."""
     count, limit = len(candidate.edits), facts.limits.edits
     if not count:
-        return Finding("number_of_edits", False, 0, limit, "there is no edit")
+        return CtrmFinding("number_of_edits", False, 0, limit, "there is no edit")
     return at_most("number_of_edits", count, limit, "the number of edits")
 
 
-def size_of_blob(candidate: Candidate, facts: Facts) -> Finding:
+def size_of_blob(candidate: Candidate, facts: Facts) -> CtrmFinding:
     """All parts of the edits in one upload."""
     return at_most("size_of_blob", len(pack(candidate.edits)[1]), facts.limits.blob_bytes, "the blob's size in bytes")
 
 
-def known_tensors(candidate: Candidate, facts: Facts) -> Finding:
+def known_tensors(candidate: Candidate, facts: Facts) -> CtrmFinding:
     """Every tensor that the candidate has bytes of, or an edit names, is one of the machine's."""
     missing = sorted((candidate.before.keys() | candidate.after.keys()) - facts.tensors.keys())
     protected = _protected(facts)
@@ -42,14 +42,14 @@ def known_tensors(candidate: Candidate, facts: Facts) -> Finding:
     return _none("known_tensors", missing, "is no tensor of the machine")
 
 
-def unprotected(candidate: Candidate, facts: Facts) -> Finding:
+def unprotected(candidate: Candidate, facts: Facts) -> CtrmFinding:
     """No tensor that the machine protects is changed, or named by an edit."""
     protected = _protected(facts)
     named = {name for edit in candidate.edits for name in targets(edit, facts.tensors, protected)}
     return _none("unprotected", sorted((named | candidate.after.keys()) & protected), "is protected")
 
 
-def named_by_edits(candidate: Candidate, facts: Facts) -> Finding:
+def named_by_edits(candidate: Candidate, facts: Facts) -> CtrmFinding:
     """What has changed is what the edits mean, of what was there before."""
     protected = _protected(facts)
     named = {name for edit in candidate.edits for name in targets(edit, facts.tensors, protected)}
@@ -57,7 +57,7 @@ def named_by_edits(candidate: Candidate, facts: Facts) -> Finding:
     return _none("named_by_edits", stray, "has changed without an edit of it")
 
 
-def same_storage(candidate: Candidate, facts: Facts) -> Finding:
+def same_storage(candidate: Candidate, facts: Facts) -> CtrmFinding:
     """Type, shape and length are the machine's, before and after."""
     odd = [
         name
@@ -68,14 +68,14 @@ def same_storage(candidate: Candidate, facts: Facts) -> Finding:
     return _none("same_storage", odd, "has another type, shape or length than the machine's")
 
 
-def changes_something(candidate: Candidate, facts: Facts) -> Finding:
+def changes_something(candidate: Candidate, facts: Facts) -> CtrmFinding:
     """At least one byte differs: rounding may have left nothing of a small edit."""
     changed = sum(candidate.before[name].data != data for name, data in candidate.after.items())
     text = f"{changed} tensors have changed" if changed else "the edits change nothing"
-    return Finding("changes_something", changed > 0, changed, 1, text)
+    return CtrmFinding("changes_something", changed > 0, changed, 1, text)
 
 
-def finite(candidate: Candidate, facts: Facts) -> Finding:
+def finite(candidate: Candidate, facts: Facts) -> CtrmFinding:
     """No element, and no block's scale, is infinite or NaN."""
     bad = [
         name
@@ -109,9 +109,9 @@ def _fits(info: TensorInfo, kind: str, shape: tuple[int, ...], data: bytes) -> b
     return (info.type, tuple(info.shape), info.bytes) == (kind, tuple(shape), len(data))
 
 
-def _none(check: str, found: list[str], what: str) -> Finding:
+def _none(check: str, found: list[str], what: str) -> CtrmFinding:
     """The finding that there must be nothing of the kind; it names the first."""
     if not found:
-        return Finding(check, True, 0, 0, f"nothing {what}")
+        return CtrmFinding(check, True, 0, 0, f"nothing {what}")
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    return Finding(check, False, len(found), 0, f"{found[0]!r} {what}{more}")
+    return CtrmFinding(check, False, len(found), 0, f"{found[0]!r} {what}{more}")

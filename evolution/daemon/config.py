@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from evolution.ctrm.contract import Limits
+from evolution.ctrm.contract import CtrmLimits
 from evolution.strategies.contract import Strategy
 from evolution.strategies.registry import make, restore
 from evolution.strategies.tiers import Tier
@@ -62,7 +62,7 @@ class Admission:
     least_gain: float = 0.0
     most_lost: float = 0.02
     watch_lost: float = 0.1
-    limits: Limits = field(default_factory=Limits)
+    limits: CtrmLimits = field(default_factory=CtrmLimits)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from evolution.daemon.follower import Course
 from evolution.daemon.weights_file import changes, write_plain_model
 from evolution.fallback.v6 import EvolutionDaemonV6
 from evolution.fallback.wgsl_device import WgslRunner
-from evolution.kernels.genome import Kernel
+from evolution.kernels.genome import EvolvedKernel
 
 
 class FileKeeper:
@@ -60,7 +60,7 @@ class FallbackFiles:
         self._model = model
         self._folder = folder
         self._holds: str | None = None
-        self._kernel: Kernel | None = None
+        self._kernel: EvolvedKernel | None = None
 
     @property
     def folder(self) -> str:

@@ -36,7 +36,7 @@ from evolution.daemon.reconcile import (
     unfinished,
 )
 from evolution.daemon.run_state import Kind
-from evolution.kernels.genome import Kernel
+from evolution.kernels.genome import EvolvedKernel
 from vboot.client.machine import MachineClient
 from vboot.protocol.errors import STALE, LinkLostError, MachineError, RequestRefusedError
 from vboot.protocol.messages import Hello, PixelRun, Stats
@@ -56,7 +56,7 @@ class BodyError(MachineError):
 
 
 @dataclass(frozen=True)
-class Step:
+class AcceptedMove:
     """An accepted move, counted from 1: its name, edits, confidence, and the digest that it leads to."""
 
     number: int
@@ -77,10 +77,10 @@ class Course:
 
     run: str
     models: tuple[str, ...]
-    step: Callable[[int], Step]
+    step: Callable[[int], AcceptedMove]
     reference: Reference
     watched: Callable[[], tuple[Sequence[str], NDArray[np.float32]]]
-    kernel: Kernel | None = None
+    kernel: EvolvedKernel | None = None
     probes: Callable[[], Sequence[tuple[bytes, bytes]]] = tuple
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolution.ctrm.calibration import CalibrationCurve
-from evolution.ctrm.contract import Candidate, Facts, Limits, Measured, ShadowResult
+from evolution.ctrm.contract import Candidate, CtrmLimits, Facts, Measured, ShadowResult
 from evolution.ctrm.judge import judge
 from evolution.daemon.generation import relative_fall, touched
 from evolution.daemon.shadow import Shadow, WeightsChange
@@ -22,7 +22,7 @@ from evolution.fitness.contract import Embed, Fitness, Pair
 from evolution.kernels import genome, reference, search, to_pixels
 from evolution.kernels.constants import pool_of
 from evolution.kernels.embeds import recorded, transformed
-from evolution.kernels.genome import Kernel
+from evolution.kernels.genome import EvolvedKernel
 from evolution.kernels.variation import normalised
 from evolution.strategies.search_space import seed_of
 from vboot.errors import InputError
@@ -39,7 +39,7 @@ class KernelPlan:
     seed: str
     generations: int
     least_gain: float
-    limits: Limits
+    limits: CtrmLimits
     curve: CalibrationCurve
 
 
@@ -47,7 +47,7 @@ class KernelPlan:
 class KernelTrial:
     """The best kernel that was found, in the shadow's slot if `refusal` is None and else not."""
 
-    kernel: Kernel
+    kernel: EvolvedKernel
     edit: Program
     confidence: float
     refusal: str | None
@@ -59,11 +59,11 @@ class KernelTrial:
 def require_kernels(shadow: Shadow) -> None:
     """That kernels can be made for this model. Raises InputError."""
     dim = shadow.run(lambda: shadow.embed(["a text"])).shape[1]
-    genome.check(normalised(Kernel(dim, ())))
+    genome.check(normalised(EvolvedKernel(dim, ())))
 
 
 def find_kernel(
-    shadow: Shadow, fitness: Fitness, plan: KernelPlan, *, pairs: Sequence[Pair], now: Kernel | None
+    shadow: Shadow, fitness: Fitness, plan: KernelPlan, *, pairs: Sequence[Pair], now: EvolvedKernel | None
 ) -> KernelTrial:
     """Search on `pairs`, judge on the calibration data against the kernel that is there `now`, if one is.
 
@@ -95,7 +95,7 @@ def find_kernel(
     return trial
 
 
-def probes(kernel: Kernel, vectors: NDArray[np.float32]) -> Iterator[tuple[bytes, bytes]]:
+def probes(kernel: EvolvedKernel, vectors: NDArray[np.float32]) -> Iterator[tuple[bytes, bytes]]:
     """Programs that run the kernel in its slot on vectors f32 (n, dim), and what each must give out."""
     for vector in vectors:
         row = vector[None]
@@ -103,12 +103,12 @@ def probes(kernel: Kernel, vectors: NDArray[np.float32]) -> Iterator[tuple[bytes
         yield b"".join(to_pixels.calls(kernel, row, slot=SLOT)), expected
 
 
-def dump(kernel: Kernel) -> str:
+def dump(kernel: EvolvedKernel) -> str:
     """The kernel as text that `load` reads."""
     return json.dumps(genome.to_json(kernel))
 
 
-def load(text: str) -> Kernel:
+def load(text: str) -> EvolvedKernel:
     """The kernel of `dump`. Raises InputError for any other text."""
     try:
         return genome.from_json(json.loads(text))
@@ -146,11 +146,11 @@ def _embeddings(shadow: Shadow, fitness: Fitness, pairs: Sequence[Pair]) -> _Rec
 
 def _search(
     vectors: NDArray[np.float32], fitness: Fitness, plan: KernelPlan, embed: Embed, pairs: Sequence[Pair]
-) -> Kernel:
-    def score(kernel: Kernel) -> float:
+) -> EvolvedKernel:
+    def score(kernel: EvolvedKernel) -> float:
         return fitness.evaluate(transformed(kernel, embed), pairs).score
 
-    own = search.Plan(vectors.shape[1], plan.seed, pool_of(vectors))
+    own = search.KernelSearchPlan(vectors.shape[1], plan.seed, pool_of(vectors))
     state = search.begin(own, score)
     for _ in range(plan.generations):
         state = search.step(state, own, score)

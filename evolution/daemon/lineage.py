@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolution.daemon import kernel_stage
-from evolution.daemon.follower import Course, Step
+from evolution.daemon.follower import AcceptedMove, Course
 from evolution.daemon.identity import stand_in_embeddings
 from evolution.daemon.reconcile import Reference
-from evolution.daemon.run_folder import RunFolder
+from evolution.daemon.run_folder import EvolutionRunFolder
 from evolution.daemon.run_state import Kind, Move, RunState
 from evolution.daemon.shadow import Shadow, Weights
 from evolution.daemon.weights_file import write_weights
@@ -26,7 +26,7 @@ _PROBES = 4
 class Lineage:
     """The state of a run and the folder that it is kept in. `state` is what was saved last, or is to be saved next."""
 
-    def __init__(self, folder: RunFolder, model: Path, state: RunState | None) -> None:
+    def __init__(self, folder: EvolutionRunFolder, model: Path, state: RunState | None) -> None:
         self.folder = folder
         self.state = state
         self._model = model
@@ -72,9 +72,11 @@ class Lineage:
         """What a body is to follow."""
         state = self._state
 
-        def step(number: int) -> Step:
+        def step(number: int) -> AcceptedMove:
             move = state.lineage[number - 1]
-            return Step(number, move.id, move.kind, self.folder.edits(number, move), move.confidence, move.model)
+            return AcceptedMove(
+                number, move.id, move.kind, self.folder.edits(number, move), move.confidence, move.model
+            )
 
         def watched() -> tuple[list[str], NDArray[np.float32]]:
             texts = _texts(fitness, watched_pairs)

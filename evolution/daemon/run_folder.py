@@ -30,7 +30,7 @@ _VERSION = 1
 _OTHER_FOLDER = "give a folder of its own to another run, or the settings of this one"
 
 
-class RunFolder:
+class EvolutionRunFolder:
     """A run's folder, locked for as long as it is open."""
 
     def __init__(self, path: Path) -> None:

@@ -23,7 +23,7 @@ from evolution.daemon.follower import Follower
 from evolution.daemon.keeper import Keeper
 from evolution.daemon.lineage import Lineage
 from evolution.daemon.log import EventFile, log_to_logging
-from evolution.daemon.run_folder import RunFolder
+from evolution.daemon.run_folder import EvolutionRunFolder
 from evolution.daemon.search_run import SearchRun
 from evolution.daemon.shadow import Shadow
 from evolution.fitness.contract import Fitness
@@ -65,7 +65,7 @@ class EvolutionDaemonV7:
         self._is_stopping = False
         self._stop_reason = "stopped"
         self._rollbacks: deque[float] = deque(maxlen=_ROLLBACKS + 1)
-        self._folder: RunFolder | None = None
+        self._folder: EvolutionRunFolder | None = None
         self._events: EventFile | None = None
         self.result: Path = model
         """The model as the run leaves it, once it has stopped: the file it began with while no move was accepted."""
@@ -103,7 +103,7 @@ class EvolutionDaemonV7:
             self._events = self._folder = None
 
     def _run(self) -> e.Stopped:
-        self._folder = RunFolder(self._run_folder)
+        self._folder = EvolutionRunFolder(self._run_folder)
         settings = identity.settings(self._model, self._fitness, self._plan, self._config, version=self.version)
         run = self._folder.identify(settings)
         lineage = Lineage(self._folder, self._model, self._folder.load())

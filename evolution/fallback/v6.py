@@ -24,7 +24,7 @@ from evolution.fallback import current
 from evolution.fallback.current import Current, PublishedKernel, PublishedModel
 from evolution.fallback.wgsl_device import WgslRunner
 from evolution.kernels import genome, reference, to_wgsl
-from evolution.kernels.genome import Kernel
+from evolution.kernels.genome import EvolvedKernel
 from evolution.surgeon import GGUFSurgeon
 from vboot.errors import InputError
 from vboot.files import atomic_write
@@ -79,7 +79,7 @@ class EvolutionDaemonV6:
         """What is published now."""
         return self._current
 
-    def publish(self, kernel: Kernel) -> Current:
+    def publish(self, kernel: EvolvedKernel) -> Current:
         """Write a kernel as WGSL, once the adapter has run it like the reference.
 
         Raises InputError for a kernel or a shader that is refused and for results that differ, ToolError as
@@ -107,7 +107,7 @@ class EvolutionDaemonV6:
         published = PublishedModel(file, digest, generation)
         return self._publish(replace(self._current, generation=generation, model=published))
 
-    def _compare(self, kernel: Kernel) -> None:
+    def _compare(self, kernel: EvolvedKernel) -> None:
         probes = _probes(kernel.dim)
         expected = reference.run(kernel, probes)
         found = self._runner.run(kernel, probes)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from evolution.fallback.wgsl_jobs import Done, Job
 from evolution.kernels import to_wgsl
-from evolution.kernels.genome import Kernel
+from evolution.kernels.genome import EvolvedKernel
 from vboot.errors import InputError, ToolError
 
 START_SECONDS = 30.0
@@ -68,7 +68,7 @@ class WgslRunner:
         """Compile the shader for the adapter. Raises InputError, with line and column, for one it refuses."""
         self._ask(Job(source, entry_point, None))
 
-    def run(self, kernel: Kernel, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, kernel: EvolvedKernel, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """The kernel of every row: f32 (n, dim) to f32 (n, dim), the reference's within `to_wgsl.TOLERANCE`.
 
         Raises InputError as `evolution.kernels.reference.run`.

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from evolution.fitness.contract import Embed
 from evolution.kernels import reference
-from evolution.kernels.genome import Kernel
+from evolution.kernels.genome import EvolvedKernel
 from vboot.errors import InputError
 
 
-def transformed(kernel: Kernel, embed: Embed) -> Embed:
+def transformed(kernel: EvolvedKernel, embed: Embed) -> Embed:
     """What the kernel makes of the embeddings. It raises what `embed` and `reference.run` raise."""
     return lambda texts: reference.run(kernel, embed(texts))
 

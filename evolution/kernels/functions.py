@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[np.float32]
+Float32Array: TypeAlias = NDArray[np.float32]
 
 _F = np.float32
 
@@ -29,7 +29,7 @@ TANH_SERIES = (1.0, -0.333_333_34, 0.133_333_34, -0.053_968_254, 0.021_869_488, 
 TANH_SERIES_BELOW = 0.3
 
 
-def mul_add(a: Floats | _F, b: Floats | _F, c: Floats | _F) -> Floats:
+def mul_add(a: Float32Array | _F, b: Float32Array | _F, c: Float32Array | _F) -> Float32Array:
     """a * b + c, rounded once.
 
     The product of two f32 is exact in f64; the sum is rounded to odd there, so that rounding it again to f32 gives what
@@ -44,66 +44,66 @@ def mul_add(a: Floats | _F, b: Floats | _F, c: Floats | _F) -> Floats:
     # Not true of a NaN, which is what an infinite sum leaves as its error.
     to_odd = (np.abs(error) > 0) & (bits & 1 == 0)
     moved = bits + np.where(to_odd, np.where((error > 0) == (total > 0), 1, -1), 0)
-    fused: Floats = moved.view(np.float64).astype(np.float32)
+    fused: Float32Array = moved.view(np.float64).astype(np.float32)
     return fused
 
 
-def exp(x: Floats) -> Floats:
+def exp(x: Float32Array) -> Float32Array:
     """e^x for x <= 0; e^-87 below -87. A NaN stays one."""
     x = np.where(x < _F(EXP_LEAST), _F(EXP_LEAST), x)
     shifted = mul_add(x, _F(LOG2_E), _F(EXP_ROUNDER))
     n = shifted - _F(EXP_ROUNDER)
     r = mul_add(n, _F(-LN_2_LOW), mul_add(n, _F(-LN_2_HIGH), x))
     power = ((shifted.view(np.uint32) + np.uint32(127)) << np.uint32(23)).view(np.float32)
-    product: Floats = _polynomial(r, EXP) * power
+    product: Float32Array = _polynomial(r, EXP) * power
     return product
 
 
-def erf(x: Floats) -> Floats:
+def erf(x: Float32Array) -> Float32Array:
     """erf(x). A NaN stays one."""
     square = x * x
     ratio = x * _polynomial(square, ERF_NUMERATOR) / _polynomial(square, ERF_DENOMINATOR)
     ratio = np.where((ratio > 1) | (x > _F(ERF_LIMIT)), _F(1), ratio)
-    limited: Floats = np.where((ratio < -1) | (x < _F(-ERF_LIMIT)), _F(-1), ratio)
+    limited: Float32Array = np.where((ratio < -1) | (x < _F(-ERF_LIMIT)), _F(-1), ratio)
     return limited
 
 
-def relu(x: Floats) -> Floats:
+def relu(x: Float32Array) -> Float32Array:
     """max(x, 0). A NaN stays one."""
-    found: Floats = np.where(x < 0, _F(0), x)
+    found: Float32Array = np.where(x < 0, _F(0), x)
     return found
 
 
-def gelu(x: Floats) -> Floats:
+def gelu(x: Float32Array) -> Float32Array:
     """x Φ(x)."""
     half = _F(0.5) * x
     return mul_add(half, erf(x * _F(FRAC_1_SQRT_2)), half)
 
 
-def sigmoid(x: Floats) -> Floats:
+def sigmoid(x: Float32Array) -> Float32Array:
     """1 / (1 + e^-x)."""
     small = exp(-np.abs(x))
-    found: Floats = np.where(x < 0, small, _F(1)) / (_F(1) + small)
+    found: Float32Array = np.where(x < 0, small, _F(1)) / (_F(1) + small)
     return found
 
 
-def silu(x: Floats) -> Floats:
+def silu(x: Float32Array) -> Float32Array:
     """x / (1 + e^-x)."""
     return x * sigmoid(x)
 
 
-def tanh(x: Floats) -> Floats:
+def tanh(x: Float32Array) -> Float32Array:
     """The hyperbolic tangent; near zero, where (1 - e^-2|x|) / (1 + e^-2|x|) cancels, its Taylor series."""
     series = x * _polynomial(x * x, TANH_SERIES)
     small = exp(_F(-2) * np.abs(x))
     far = (_F(1) - small) / (_F(1) + small) * np.copysign(_F(1), x)
-    found: Floats = np.where(np.abs(x) < _F(TANH_SERIES_BELOW), series, far)
+    found: Float32Array = np.where(np.abs(x) < _F(TANH_SERIES_BELOW), series, far)
     return found
 
 
-def _polynomial(x: Floats, coefficients: tuple[float, ...]) -> Floats:
+def _polynomial(x: Float32Array, coefficients: tuple[float, ...]) -> Float32Array:
     """The constant coefficient first, by Horner's rule in fused multiply-adds."""
-    total: Floats = np.full_like(x, coefficients[-1])
+    total: Float32Array = np.full_like(x, coefficients[-1])
     for coefficient in coefficients[-2::-1]:
         total = mul_add(total, x, _F(coefficient))
     return total

@@ -92,14 +92,14 @@ Instruction: TypeAlias = PushScalar | PushVector | Apply | Activate | Normalise 
 
 
 @dataclass(frozen=True)
-class Kernel:
+class EvolvedKernel:
     """A program over vectors of `dim` elements; `check` says whether it is one."""
 
     dim: int
     instructions: tuple[Instruction, ...]
 
 
-def check(kernel: Kernel) -> None:
+def check(kernel: EvolvedKernel) -> None:
     """Raises InputError, naming the instruction, for what is no kernel."""
     if kernel.dim % 3 or not 3 <= kernel.dim <= MAX_DIM:
         remedy = f"use a multiple of 3 up to {MAX_DIM}: the bytes of a vector travel in whole pixels"
@@ -110,7 +110,7 @@ def check(kernel: Kernel) -> None:
         raise InputError(what, remedy="make it leave one vector, the result")
 
 
-def stacks(kernel: Kernel) -> tuple[tuple[Value, ...], ...]:
+def stacks(kernel: EvolvedKernel) -> tuple[tuple[Value, ...], ...]:
     """What lies on the stack, the top last, before each instruction and behind the last one.
 
     Raises InputError where an instruction cannot run or has an operand that it cannot have.
@@ -212,15 +212,15 @@ _TAGS: Mapping[type[Instruction], str] = {
 }
 
 
-def to_json(kernel: Kernel) -> dict[str, Any]:
+def to_json(kernel: EvolvedKernel) -> dict[str, Any]:
     """The kernel as JSON values; codes are hexadecimal."""
     return {"dim": kernel.dim, "instructions": [_instruction_json(instruction) for instruction in kernel.instructions]}
 
 
-def from_json(value: Any) -> Kernel:
+def from_json(value: Any) -> EvolvedKernel:
     """The kernel of `to_json`, checked. Raises InputError for anything else."""
     try:
-        kernel = Kernel(_integer(value["dim"]), tuple(_instruction(row) for row in value["instructions"]))
+        kernel = EvolvedKernel(_integer(value["dim"]), tuple(_instruction(row) for row in value["instructions"]))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"this is no kernel ({error!r:.80})", remedy="give what `to_json` made") from error
     check(kernel)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from evolution.kernels import functions
-from evolution.kernels.functions import Floats, mul_add
+from evolution.kernels.functions import Float32Array, mul_add
 from evolution.kernels.genome import (
     Act,
     Activate,
     Apply,
+    EvolvedKernel,
     Instruction,
-    Kernel,
     Norm,
     Normalise,
     PushScalar,
@@ -34,7 +34,7 @@ RMS_EPSILON = 1e-6
 _CHUNK = 1 << 14
 """Elements handled at a time: what a fused multiply-add makes of them in f64 stays in the second-level cache."""
 
-_ACTS: Mapping[Act, Callable[[Floats], Floats]] = {
+_ACTS: Mapping[Act, Callable[[Float32Array], Float32Array]] = {
     "relu": functions.relu,
     "gelu": functions.gelu,
     "silu": functions.silu,
@@ -43,7 +43,7 @@ _ACTS: Mapping[Act, Callable[[Floats], Floats]] = {
 }
 
 
-def run(kernel: Kernel, vectors: Floats) -> Floats:
+def run(kernel: EvolvedKernel, vectors: Float32Array) -> Float32Array:
     """The kernel of every row: f32 (n, dim) to f32 (n, dim).
 
     Raises InputError for what is no kernel, for vectors of another length, and where a value of the result is not
@@ -63,17 +63,17 @@ def run(kernel: Kernel, vectors: Floats) -> Floats:
     return results
 
 
-def _run(kernel: Kernel, vectors: Floats) -> Floats:
+def _run(kernel: EvolvedKernel, vectors: Float32Array) -> Float32Array:
     """The result, of one row if it is the same for all."""
     # A value is (n, dim) or, a scalar for each row, (n, 1); a constant has one row, which spreads.
-    stack: list[Floats] = [vectors]
+    stack: list[Float32Array] = [vectors]
     with np.errstate(all="ignore"):
         for instruction in kernel.instructions:
             _execute(instruction, stack)
     return stack.pop()
 
 
-def _execute(instruction: Instruction, stack: list[Floats]) -> None:
+def _execute(instruction: Instruction, stack: list[Float32Array]) -> None:
     match instruction:
         case PushScalar(value):
             # The machine makes a scalar by adding zeros to it, which turns -0 into 0.
@@ -100,7 +100,7 @@ def _execute(instruction: Instruction, stack: list[Floats]) -> None:
             stack[-1] = _reduced(stack[-1], reduce)
 
 
-def _normalised(x: Floats, norm: Norm) -> Floats:
+def _normalised(x: Float32Array, norm: Norm) -> Float32Array:
     columns = np.float32(x.shape[1])
     match norm:
         case "layer":
@@ -109,14 +109,14 @@ def _normalised(x: Floats, norm: Norm) -> Floats:
         case "rms":
             return _divided(x, np.sqrt(_squares(x) / columns + np.float32(RMS_EPSILON)))
         case "l2":
-            length: Floats = np.sqrt(_squares(x))
+            length: Float32Array = np.sqrt(_squares(x))
             return np.where(length != 0, _divided(x, length), x)
         case "softmax":
             powers = functions.exp(x - _largest(x))
             return _divided(powers, _sum(powers))
 
 
-def _reduced(x: Floats, reduce: Reduce) -> Floats:
+def _reduced(x: Float32Array, reduce: Reduce) -> Float32Array:
     match reduce:
         case "sum":
             return _sum(x)
@@ -126,18 +126,18 @@ def _reduced(x: Floats, reduce: Reduce) -> Floats:
             return _largest(x)
 
 
-def _divided(x: Floats, divisor: Floats) -> Floats:
+def _divided(x: Float32Array, divisor: Float32Array) -> Float32Array:
     """An infinite divisor has overflown: what it would leave is not zero but not a number."""
-    sound: Floats = np.where(np.isinf(divisor), np.float32(np.nan), divisor)
+    sound: Float32Array = np.where(np.isinf(divisor), np.float32(np.nan), divisor)
     return x / sound
 
 
-def _largest(x: Floats) -> Floats:
+def _largest(x: Float32Array) -> Float32Array:
     """The first largest element of each row, (n, 1); NaN where there is one."""
     return np.take_along_axis(x, x.argmax(axis=1)[:, None], axis=1)
 
 
-def _sum(x: Floats) -> Floats:
+def _sum(x: Float32Array) -> Float32Array:
     """The sum of each row, (n, 1)."""
     lanes = np.zeros((len(x), LANES), np.float32)
     for start in range(0, x.shape[1], LANES):
@@ -146,7 +146,7 @@ def _sum(x: Floats) -> Floats:
     return _joined(lanes)
 
 
-def _squares(x: Floats) -> Floats:
+def _squares(x: Float32Array) -> Float32Array:
     """The sum of the squares of each row, (n, 1)."""
     lanes = np.zeros((len(x), LANES), np.float32)
     for start in range(0, x.shape[1], LANES):
@@ -156,7 +156,7 @@ def _squares(x: Floats) -> Floats:
     return _joined(lanes)
 
 
-def _joined(lanes: Floats) -> Floats:
+def _joined(lanes: Float32Array) -> Float32Array:
     """The upper half onto the lower, four times."""
     half = LANES // 2
     while half:

@@ -19,12 +19,12 @@ from typing import TypeAlias
 
 from evolution.kernels import genome, to_pixels
 from evolution.kernels.draws import Draws
-from evolution.kernels.genome import Kernel, PushVector
+from evolution.kernels.genome import EvolvedKernel, PushVector
 from evolution.kernels.variation import cross, mutate, normalised
 from vboot.errors import InputError
 from vboot.weights.pixels import PIXEL_BYTES
 
-Score: TypeAlias = Callable[[Kernel], float]
+Score: TypeAlias = Callable[[EvolvedKernel], float]
 """How good a kernel is, higher being better; raises InputError for one whose results are not finite. A function of the
 kernel alone, the same for the whole of a run: survivors keep the score they have."""
 
@@ -33,7 +33,7 @@ _CROSSED = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class KernelSearchPlan:
     """What a run is: the length of vectors, the seed (16 hex digits), the constant vectors that new phrases may use
     (`constants.pool_of`), survivors of a generation (mu), children of one (lambda)."""
 
@@ -45,38 +45,38 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredKernel:
     """A kernel, its score, and how many pixels it is."""
 
-    kernel: Kernel
+    kernel: EvolvedKernel
     score: float
     pixels: int
 
 
 @dataclass(frozen=True)
-class State:
+class KernelSearchState:
     """Between two generations: `population` the best first, never empty; `evaluations` made so far."""
 
     generation: int
-    population: tuple[Scored, ...]
+    population: tuple[ScoredKernel, ...]
     evaluations: int
 
 
-def begin(plan: Plan, score: Score) -> State:
+def begin(plan: KernelSearchPlan, score: Score) -> KernelSearchState:
     """The state with one kernel, that of no instructions but the normalisation of its result.
 
     Raises InputError for a plan that cannot be, and what `score` raises.
     """
     if not plan.pool or plan.survivors < 1 or plan.children < 1:
         raise InputError("the plan of a search has no constants, survivors or children", remedy="give some of each")
-    kernel = normalised(Kernel(plan.dim, ()))
-    return State(0, (_scored(kernel, score),), 1)
+    kernel = normalised(EvolvedKernel(plan.dim, ()))
+    return KernelSearchState(0, (_scored(kernel, score),), 1)
 
 
-def step(state: State, plan: Plan, score: Score) -> State:
+def step(state: KernelSearchState, plan: KernelSearchPlan, score: Score) -> KernelSearchState:
     """The next generation. Children that no slot holds, or whose results are not finite, die unscored."""
     known = {scored.kernel for scored in state.population}
-    born: list[Scored] = []
+    born: list[ScoredKernel] = []
     evaluations = state.evaluations
     for number in range(plan.children):
         child = _child(state, plan, number)
@@ -88,17 +88,17 @@ def step(state: State, plan: Plan, score: Score) -> State:
             born.append(_scored(child, score))
         except InputError:
             continue
-    return State(state.generation + 1, _best(plan.survivors, (*state.population, *born)), evaluations)
+    return KernelSearchState(state.generation + 1, _best(plan.survivors, (*state.population, *born)), evaluations)
 
 
-def dump(state: State) -> bytes:
+def dump(state: KernelSearchState) -> bytes:
     """The state as bytes, the same for the same state."""
     population = [{"kernel": genome.to_json(one.kernel), "score": one.score} for one in state.population]
     rows = {"generation": state.generation, "evaluations": state.evaluations, "population": population}
     return json.dumps(rows, sort_keys=True).encode()
 
 
-def load(data: bytes) -> State:
+def load(data: bytes) -> KernelSearchState:
     """The state of `dump`. Raises InputError for anything else."""
     try:
         rows = json.loads(data)
@@ -108,10 +108,10 @@ def load(data: bytes) -> State:
         raise _no_state(f"{error!r:.60}") from error
     if not population or any(type(number) is not int or number < 0 for number in numbers):
         raise _no_state("its population is empty or a number is none")
-    return State(numbers[0], population, numbers[1])
+    return KernelSearchState(numbers[0], population, numbers[1])
 
 
-def _child(state: State, plan: Plan, number: int) -> Kernel:
+def _child(state: KernelSearchState, plan: KernelSearchPlan, number: int) -> EvolvedKernel:
     draws = Draws(plan.seed, f"kernel {state.generation}.{number}")
     parent = draws.choice(state.population).kernel
     if draws.below(_CROSSED) == 0:
@@ -119,7 +119,7 @@ def _child(state: State, plan: Plan, number: int) -> Kernel:
     return normalised(mutate(parent, plan.pool, draws))
 
 
-def _fits(kernel: Kernel) -> bool:
+def _fits(kernel: EvolvedKernel) -> bool:
     try:
         to_pixels.program(kernel)
     except InputError:
@@ -127,17 +127,17 @@ def _fits(kernel: Kernel) -> bool:
     return True
 
 
-def _scored(kernel: Kernel, score: Score) -> Scored:
+def _scored(kernel: EvolvedKernel, score: Score) -> ScoredKernel:
     return _known(kernel, float(score(kernel)))
 
 
-def _known(kernel: Kernel, score: object) -> Scored:
+def _known(kernel: EvolvedKernel, score: object) -> ScoredKernel:
     if not isinstance(score, float) or not math.isfinite(score):
         raise InputError(f"{score!r:.40} is no score of a kernel", remedy="give a finite number")
-    return Scored(kernel, score, len(to_pixels.program(kernel)) // PIXEL_BYTES)
+    return ScoredKernel(kernel, score, len(to_pixels.program(kernel)) // PIXEL_BYTES)
 
 
-def _best(count: int, population: Iterable[Scored]) -> tuple[Scored, ...]:
+def _best(count: int, population: Iterable[ScoredKernel]) -> tuple[ScoredKernel, ...]:
     """The highest scores; of equal ones the shortest, then the oldest (sorting is stable)."""
     return tuple(sorted(population, key=lambda one: (-one.score, one.pixels)))[:count]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from evolution.kernels.genome import (
     Activate,
     Apply,
+    EvolvedKernel,
     Instruction,
-    Kernel,
     Normalise,
     PushScalar,
     PushVector,
@@ -33,13 +33,13 @@ _PIXELS_AT_ONCE = 65_536
 included, stay far below the other limits."""
 
 
-def source(kernel: Kernel) -> str:
+def source(kernel: EvolvedKernel) -> str:
     """The kernel in the language of `vboot.weights.pixels`. Raises InputError for what is no kernel."""
     check(kernel)
     return "".join(f"{line}\n" for instruction in kernel.instructions for line in _lines(instruction)) + "OUT\n"
 
 
-def program(kernel: Kernel) -> bytes:
+def program(kernel: EvolvedKernel) -> bytes:
     """The pixels, three bytes each. Raises InputError for what is no kernel, or one that no slot holds."""
     pixels = assemble(source(kernel))
     if len(pixels) > PIXEL_BYTES * MAX_PIXELS:
@@ -48,12 +48,12 @@ def program(kernel: Kernel) -> bytes:
     return pixels
 
 
-def edit(kernel: Kernel, *, slot: int) -> Program:
+def edit(kernel: EvolvedKernel, *, slot: int) -> Program:
     """The edit that puts the kernel into a slot, 0 to 7. Raises InputError as `program`."""
     return Program(f"evolved.{_checked(slot)}", program(kernel))
 
 
-def calls(kernel: Kernel, vectors: NDArray[np.float32], *, slot: int) -> Iterator[bytes]:
+def calls(kernel: EvolvedKernel, vectors: NDArray[np.float32], *, slot: int) -> Iterator[bytes]:
     """The programs that run the kernel, which is in `slot`, on every vector f32 (n, dim), within a machine's limits.
 
     Their outputs, one behind the other, are the results as little-endian f32 (n, dim). Raises InputError as `program`,

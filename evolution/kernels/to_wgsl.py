@@ -18,8 +18,8 @@ from evolution.kernels.genome import (
     Act,
     Activate,
     Apply,
+    EvolvedKernel,
     Instruction,
-    Kernel,
     Normalise,
     PushScalar,
     PushVector,
@@ -82,7 +82,7 @@ class _Body:
         self.lines.append(f"for (var i = 0u; i < owned(lane); i++) {{ {statement} }}")
 
 
-def source(kernel: Kernel) -> str:
+def source(kernel: EvolvedKernel) -> str:
     """The shader. Raises InputError for what is no kernel."""
     check(kernel)
     body = _Body()

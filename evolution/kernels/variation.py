@@ -19,8 +19,8 @@ from evolution.kernels.genome import (
     NORMS,
     Activate,
     Apply,
+    EvolvedKernel,
     Instruction,
-    Kernel,
     Normalise,
     PushScalar,
     PushVector,
@@ -38,18 +38,18 @@ _LEAST, _MOST = 1e-6, 1e6
 """Sizes of a scalar beyond which f32 arithmetic on embeddings, which are of length 1, ends in nothing or infinity."""
 
 
-def mutate(kernel: Kernel, pool: Sequence[PushVector], draws: Draws) -> Kernel:
+def mutate(kernel: EvolvedKernel, pool: Sequence[PushVector], draws: Draws) -> EvolvedKernel:
     """A neighbour of the kernel, which may happen to be equal to it. `pool`: the vectors that new phrases may use."""
     return draws.choice(_MUTATIONS)(kernel, pool, draws)
 
 
-def cross(a: Kernel, b: Kernel, draws: Draws) -> Kernel:
+def cross(a: EvolvedKernel, b: EvolvedKernel, draws: Draws) -> EvolvedKernel:
     """The beginning of `a` and the end of `b`, which is for vectors as long."""
     head, tail = draws.choice(_cuts(a)), draws.choice(_cuts(b))
     return replace(a, instructions=a.instructions[:head] + b.instructions[tail:])
 
 
-def normalised(kernel: Kernel) -> Kernel:
+def normalised(kernel: EvolvedKernel) -> EvolvedKernel:
     """The kernel with a result of length 1, as embeddings are."""
     last = Normalise("l2")
     if kernel.instructions[-1:] == (last,):
@@ -73,20 +73,20 @@ def projection(vector: PushVector, weight: float) -> Phrase:
     return (*along, PushScalar(_f32(weight)), Apply("mul"), Apply("add"))
 
 
-def _insert(kernel: Kernel, pool: Sequence[PushVector], draws: Draws) -> Kernel:
+def _insert(kernel: EvolvedKernel, pool: Sequence[PushVector], draws: Draws) -> EvolvedKernel:
     at = draws.choice(_cuts(kernel))
     return _spliced(kernel, at, at, draws.choice(_PHRASES)(pool, draws))
 
 
-def _remove(kernel: Kernel, _pool: Sequence[PushVector], draws: Draws) -> Kernel:
+def _remove(kernel: EvolvedKernel, _pool: Sequence[PushVector], draws: Draws) -> EvolvedKernel:
     return _spliced(kernel, *_a_phrase(kernel, draws), ())
 
 
-def _exchange(kernel: Kernel, pool: Sequence[PushVector], draws: Draws) -> Kernel:
+def _exchange(kernel: EvolvedKernel, pool: Sequence[PushVector], draws: Draws) -> EvolvedKernel:
     return _spliced(kernel, *_a_phrase(kernel, draws), draws.choice(_PHRASES)(pool, draws))
 
 
-def _change_scalar(kernel: Kernel, _pool: Sequence[PushVector], draws: Draws) -> Kernel:
+def _change_scalar(kernel: EvolvedKernel, _pool: Sequence[PushVector], draws: Draws) -> EvolvedKernel:
     at = _one_of(kernel, PushScalar, draws)
     if at is None:
         return kernel
@@ -95,7 +95,7 @@ def _change_scalar(kernel: Kernel, _pool: Sequence[PushVector], draws: Draws) ->
     return _spliced(kernel, at, at + 1, (PushScalar(_f32(value * factor + addend)),))
 
 
-def _change_vector(kernel: Kernel, pool: Sequence[PushVector], draws: Draws) -> Kernel:
+def _change_vector(kernel: EvolvedKernel, pool: Sequence[PushVector], draws: Draws) -> EvolvedKernel:
     """Another of the pool, or other codes for one element in sixteen."""
     at = _one_of(kernel, PushVector, draws)
     if at is None:
@@ -110,7 +110,7 @@ def _change_vector(kernel: Kernel, pool: Sequence[PushVector], draws: Draws) -> 
     return _spliced(kernel, at, at + 1, (jittered,))
 
 
-_Mutation: TypeAlias = Callable[[Kernel, Sequence[PushVector], Draws], Kernel]
+_Mutation: TypeAlias = Callable[[EvolvedKernel, Sequence[PushVector], Draws], EvolvedKernel]
 _MUTATIONS: tuple[_Mutation, ...] = (
     _insert,
     _insert,
@@ -141,24 +141,24 @@ _PHRASES: tuple[Callable[[Sequence[PushVector], Draws], Phrase], ...] = (
 )
 
 
-def _cuts(kernel: Kernel) -> list[int]:
+def _cuts(kernel: EvolvedKernel) -> list[int]:
     """Before which instructions, the end included, the stack holds one vector alone."""
     return [at for at, stack in enumerate(stacks(kernel)) if stack == ("vector",)]
 
 
-def _a_phrase(kernel: Kernel, draws: Draws) -> tuple[int, int]:
+def _a_phrase(kernel: EvolvedKernel, draws: Draws) -> tuple[int, int]:
     """Where one phrase, from a cut to the next, starts and ends; nothing of an empty kernel."""
     cuts = _cuts(kernel)
     number = draws.below(max(1, len(cuts) - 1))
     return cuts[number], cuts[min(number + 1, len(cuts) - 1)]
 
 
-def _one_of(kernel: Kernel, kind: type[Instruction], draws: Draws) -> int | None:
+def _one_of(kernel: EvolvedKernel, kind: type[Instruction], draws: Draws) -> int | None:
     places = [at for at, instruction in enumerate(kernel.instructions) if isinstance(instruction, kind)]
     return draws.choice(places) if places else None
 
 
-def _spliced(kernel: Kernel, start: int, end: int, phrase: Phrase) -> Kernel:
+def _spliced(kernel: EvolvedKernel, start: int, end: int, phrase: Phrase) -> EvolvedKernel:
     return replace(kernel, instructions=kernel.instructions[:start] + phrase + kernel.instructions[end:])
 
 

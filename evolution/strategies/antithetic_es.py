@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from evolution.strategies.ask_tell import Outcome
+from evolution.strategies.ask_tell import Conclusion
 from evolution.strategies.options import number, one_of, whole
 from evolution.strategies.search_space import Noise, SearchSpace, combine, largest, seed_of
 from evolution.strategies.shaping import SHAPINGS, Shaping, of_unit_length, pair_coefficients
@@ -31,7 +31,7 @@ _MOST = 1e6
 
 
 @dataclass(frozen=True)
-class Memory:
+class AntitheticEsMemory:
     """What goes on: factors on the tier's sigma and on the learning rate, and the last accepted moves, decayed."""
 
     spread: float
@@ -65,11 +65,11 @@ class AntitheticEs:
         """Its options as JSON."""
         return {name: getattr(self, name) for name in ("pairs", "shaping", "learning_rate", "momentum", "together")}
 
-    def start(self) -> Memory:
+    def start(self) -> AntitheticEsMemory:
         """No factors, no momentum."""
-        return Memory(1.0, 1.0, ())
+        return AntitheticEsMemory(1.0, 1.0, ())
 
-    def propose(self, generation: int, memory: Memory) -> Sequence[tuple[Edit, ...]]:
+    def propose(self, generation: int, memory: AntitheticEsMemory) -> Sequence[tuple[Edit, ...]]:
         """Plus and minus of each pair in turn; with steps, the parent and then all noises."""
         if self._steps:
             noises = (Noise(seed_of(self.seed, generation, n), memory.spread) for n in range(2 * self.pairs))
@@ -80,33 +80,35 @@ class AntitheticEs:
             for sign in (1, -1)
         ]
 
-    def conclude(self, generation: int, memory: Memory, scores: Sequence[float | None]) -> Outcome[Memory]:
+    def conclude(
+        self, generation: int, memory: AntitheticEsMemory, scores: Sequence[float | None]
+    ) -> Conclusion[AntitheticEsMemory]:
         """The weighted sum; a pair of which one failed is left out."""
         spread = after_generation(memory.spread, scores)
         fresh = self._best(generation, memory, scores) if self._steps else self._weighted(generation, memory, scores)
         if not any(noise.amount for noise in fresh):
-            return Outcome.stay(Memory(spread, memory.stride, memory.velocity))
+            return Conclusion.stay(AntitheticEsMemory(spread, memory.stride, memory.velocity))
         carried = [Noise(noise.seed, self.momentum * noise.amount) for noise in memory.velocity]
         kept = largest(self.space, [*fresh, *carried])
         longer, shorter = memory.stride * _LONGER, memory.stride * _SHORTER
         velocity = kept if self.momentum and not self._steps else ()
-        return Outcome(
+        return Conclusion(
             combine(self.space, kept),
-            accepted=Memory(spread, min(longer, _STRIDE_LIMITS[1]), velocity),
-            refused=Memory(spread, max(shorter, _STRIDE_LIMITS[0]), ()),
+            accepted=AntitheticEsMemory(spread, min(longer, _STRIDE_LIMITS[1]), velocity),
+            refused=AntitheticEsMemory(spread, max(shorter, _STRIDE_LIMITS[0]), ()),
         )
 
-    def dump(self, memory: Memory) -> dict[str, Any]:
+    def dump(self, memory: AntitheticEsMemory) -> dict[str, Any]:
         """A memory as JSON."""
         velocity = [[noise.seed, noise.amount] for noise in memory.velocity]
         return {"spread": memory.spread, "stride": memory.stride, "velocity": velocity}
 
-    def load(self, members: Mapping[str, Any]) -> Memory:
+    def load(self, members: Mapping[str, Any]) -> AntitheticEsMemory:
         """The memory from JSON. Raises InputError."""
         read = members_of(members, {"spread": float, "stride": float, "velocity": list})
         if len(read["velocity"]) > self.space.capacity:
             raise bad("its velocity holds more noises than a move")
-        return Memory(
+        return AntitheticEsMemory(
             in_range("spread", read["spread"], *SPREAD_LIMITS),
             in_range("stride", read["stride"], *_STRIDE_LIMITS),
             tuple(_load_noise(item) for item in read["velocity"]),
@@ -116,7 +118,7 @@ class AntitheticEs:
     def _steps(self) -> bool:
         return self.space.tier.form == "step"
 
-    def _weighted(self, generation: int, memory: Memory, scores: Sequence[float | None]) -> list[Noise]:
+    def _weighted(self, generation: int, memory: AntitheticEsMemory, scores: Sequence[float | None]) -> list[Noise]:
         """The noise of each pair that has both scores, with the share of the step that is its."""
         told = [
             (seed_of(self.seed, generation, pair), plus, minus)
@@ -128,7 +130,7 @@ class AntitheticEs:
         step = self.learning_rate * memory.stride * memory.spread
         return [Noise(seed, step * float(share)) for (seed, _, _), share in zip(told, shares, strict=True)]
 
-    def _best(self, generation: int, memory: Memory, scores: Sequence[float | None]) -> list[Noise]:
+    def _best(self, generation: int, memory: AntitheticEsMemory, scores: Sequence[float | None]) -> list[Noise]:
         """The noises that beat the parent, as many as go together, the best first."""
         parent = scores[0]
         gains = sorted(

@@ -14,28 +14,28 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from evolution.strategies.contract import Proposal, Verdict
 from evolution.strategies.search_space import SearchSpace
-from evolution.strategies.state import Life, bad, write
+from evolution.strategies.state import SearchProgress, bad, write
 from vboot.errors import InputError
 from vboot.weights.edits import Edit
 
-Memory = TypeVar("Memory")
+MemoryT = TypeVar("MemoryT")
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Memory]):
+class Conclusion(Generic[MemoryT]):
     """What follows from the scores of a generation: a move (None: stay), and the memory if it is made and if not."""
 
     edits: tuple[Edit, ...] | None
-    accepted: Memory
-    refused: Memory
+    accepted: MemoryT
+    refused: MemoryT
 
     @classmethod
-    def stay(cls, memory: Memory) -> Outcome[Memory]:
+    def stay(cls, memory: MemoryT) -> Conclusion[MemoryT]:
         """No move."""
         return cls(None, memory, memory)
 
 
-class Rule(Protocol[Memory]):
+class Rule(Protocol[MemoryT]):
     """A search strategy as pure functions: a frozen dataclass of space, seed and options."""
 
     name: ClassVar[str]
@@ -53,26 +53,26 @@ class Rule(Protocol[Memory]):
     def options(self) -> dict[str, Any]:
         """Its options as JSON."""
 
-    def start(self) -> Memory:
+    def start(self) -> MemoryT:
         """The memory before generation 0."""
 
-    def propose(self, generation: int, memory: Memory) -> Sequence[tuple[Edit, ...]]:
+    def propose(self, generation: int, memory: MemoryT) -> Sequence[tuple[Edit, ...]]:
         """The edits of each proposal, at least one; none at all for the parent."""
 
-    def conclude(self, generation: int, memory: Memory, scores: Sequence[float | None]) -> Outcome[Memory]:
+    def conclude(self, generation: int, memory: MemoryT, scores: Sequence[float | None]) -> Conclusion[MemoryT]:
         """What follows from the scores, in the order of the proposals."""
 
-    def dump(self, memory: Memory) -> dict[str, Any]:
+    def dump(self, memory: MemoryT) -> dict[str, Any]:
         """A memory as JSON, from which `load` gets it back exactly."""
 
-    def load(self, members: Mapping[str, Any]) -> Memory:
+    def load(self, members: Mapping[str, Any]) -> MemoryT:
         """The memory of which `dump` made these. Raises InputError for anything else."""
 
 
-class AskTell(Generic[Memory]):
+class AskTell(Generic[MemoryT]):
     """A search under way: the `Strategy` that a rule makes."""
 
-    def __init__(self, rule: Rule[Memory], life: Life | None = None) -> None:
+    def __init__(self, rule: Rule[MemoryT], life: SearchProgress | None = None) -> None:
         """A search from its start, or from where `life`, read from a state, left it; InputError where that is wrong."""
         self._rule = rule
         self._generation = life.generation if life else 0
@@ -81,7 +81,7 @@ class AskTell(Generic[Memory]):
         self._moved = life is not None and life.moved
         self._verdicts = dict(life.verdicts) if life else {}
         self._proposals: tuple[Proposal, ...] | None = None
-        self._outcome: Outcome[Memory] | None = None
+        self._outcome: Conclusion[MemoryT] | None = None
         if self._verdicts and not self._verdicts.keys() <= self._ids():
             raise bad("it has a verdict on what was never proposed")
         if (not self._asked and (self._verdicts or self._moved)) or (self._moved and self._waiting()):
@@ -138,7 +138,7 @@ class AskTell(Generic[Memory]):
     def state(self) -> bytes:
         """Everything, as bytes that `evolution.strategies.restore` understands."""
         memory = self._rule.dump(self._memory)
-        life = Life(self._generation, self._asked, self._moved, self._verdicts, memory)
+        life = SearchProgress(self._generation, self._asked, self._moved, self._verdicts, memory)
         return write(self.name, self._rule.space, self._rule.seed, self._rule.options(), life)
 
     def _current(self) -> tuple[Proposal, ...]:
@@ -153,7 +153,7 @@ class AskTell(Generic[Memory]):
     def _waiting(self) -> int:
         return len(self._current()) - len(self._verdicts)
 
-    def _conclusion(self) -> Outcome[Memory]:
+    def _conclusion(self) -> Conclusion[MemoryT]:
         if self._outcome is None:
             scores = [self._verdicts[proposal.id].score for proposal in self._current()]
             self._outcome = self._rule.conclude(self._generation, self._memory, scores)

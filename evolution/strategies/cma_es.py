@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.strategies.ask_tell import Outcome
+from evolution.strategies.ask_tell import Conclusion
 from evolution.strategies.cma_fields import (
     VARIANTS,
     Fields,
@@ -41,7 +41,7 @@ _AFTER_FAILURE = 0.5
 
 
 @dataclass(frozen=True)
-class Memory:
+class CmaEsMemory:
     """What CMA-ES has learnt in its `epoch`-th set of directions.
 
     Its mean is not part of it: between generations it is the parent, which is 0.
@@ -87,43 +87,43 @@ class CmaEs:
         """Its options as JSON."""
         return {name: getattr(self, name) for name in ("directions", "population", "variant")}
 
-    def start(self) -> Memory:
+    def start(self) -> CmaEsMemory:
         """A sphere."""
         return self._in_directions(0)
 
-    def propose(self, generation: int, memory: Memory) -> Sequence[tuple[Edit, ...]]:
+    def propose(self, generation: int, memory: CmaEsMemory) -> Sequence[tuple[Edit, ...]]:
         """Samples of the distribution."""
         return self._mixtures(memory, self._sample(generation, self._optimiser(memory)))
 
-    def conclude(self, generation: int, memory: Memory, scores: Sequence[float | None]) -> Outcome[Memory]:
+    def conclude(self, generation: int, memory: CmaEsMemory, scores: Sequence[float | None]) -> Conclusion[CmaEsMemory]:
         """The mean of the better half."""
         if 2 * sum(score is None for score in scores) > len(scores):
             sigma = max(_AFTER_FAILURE * memory.learnt["_sigma"], SPREAD_LIMITS[0] * self._first_sigma)
-            return Outcome.stay(replace(memory, learnt={**memory.learnt, "_sigma": np.array(sigma)}))
+            return Conclusion.stay(replace(memory, learnt={**memory.learnt, "_sigma": np.array(sigma)}))
         learner = self._optimiser(memory)
         points = self._sample(generation, learner)
         costs = [math.inf if score is None else -score for score in scores]
         if not learns(learner, points, costs):
-            return Outcome.stay(self._in_directions(memory.epoch + 1))
+            return Conclusion.stay(self._in_directions(memory.epoch + 1))
         learnt = fields_of(self.variant, learner)
         sigma = _AFTER_REFUSAL * min(learnt["_sigma"].item(), memory.learnt["_sigma"].item())
         without_paths = dict.fromkeys(("_p_sigma", "_pc"), np.zeros(self.directions))
         (move,) = self._mixtures(memory, [learner.mean])
-        return Outcome(
+        return Conclusion(
             move,
             accepted=self._kept_up(memory.epoch, learnt),
             refused=self._kept_up(memory.epoch, {**learnt, **without_paths, "_sigma": np.array(sigma)}),
         )
 
-    def dump(self, memory: Memory) -> dict[str, Any]:
+    def dump(self, memory: CmaEsMemory) -> dict[str, Any]:
         """A memory as JSON."""
         return {"epoch": memory.epoch, "learnt": dump_fields(memory.learnt)}
 
-    def load(self, members: Mapping[str, Any]) -> Memory:
+    def load(self, members: Mapping[str, Any]) -> CmaEsMemory:
         """The memory from JSON. Raises InputError."""
         read = members_of(members, {"epoch": int, "learnt": dict})
         in_range("epoch", read["epoch"], 0, MAX_COUNT)
-        return Memory(read["epoch"], load_fields(self.variant, self.directions, read["learnt"]))
+        return CmaEsMemory(read["epoch"], load_fields(self.variant, self.directions, read["learnt"]))
 
     @property
     def _first_sigma(self) -> float:
@@ -133,7 +133,7 @@ class CmaEs:
     def _new(self) -> Optimiser:
         return optimiser(self.variant, self.directions, self.population or None, self._first_sigma)
 
-    def _optimiser(self, memory: Memory) -> Optimiser:
+    def _optimiser(self, memory: CmaEsMemory) -> Optimiser:
         fresh = self._new()
         put_back(memory.learnt, fresh)
         return fresh
@@ -143,15 +143,15 @@ class CmaEs:
         source.reseed_rng(int(seed_of(self.seed, generation, "sample")[:8], 16))
         return [source.ask() for _ in range(source.population_size)]
 
-    def _mixtures(self, memory: Memory, points: Sequence[NDArray[np.float64]]) -> list[tuple[Edit, ...]]:
+    def _mixtures(self, memory: CmaEsMemory, points: Sequence[NDArray[np.float64]]) -> list[tuple[Edit, ...]]:
         seeds = [seed_of(self.seed, "direction", memory.epoch, n) for n in range(self.directions)]
         return mixtures(self.space, seeds, [point.tolist() for point in points])
 
-    def _in_directions(self, epoch: int) -> Memory:
-        return Memory(epoch, fields_of(self.variant, self._new()))
+    def _in_directions(self, epoch: int) -> CmaEsMemory:
+        return CmaEsMemory(epoch, fields_of(self.variant, self._new()))
 
-    def _kept_up(self, epoch: int, learnt: Fields) -> Memory:
+    def _kept_up(self, epoch: int, learnt: Fields) -> CmaEsMemory:
         """What was learnt, as long as there is something to find with it; else new directions."""
         wide_enough = SPREAD_LIMITS[0] * self._first_sigma
         goes_on = is_healthy(learnt) and widest(learnt) >= wide_enough
-        return Memory(epoch, learnt) if goes_on else self._in_directions(epoch + 1)
+        return CmaEsMemory(epoch, learnt) if goes_on else self._in_directions(epoch + 1)

@@ -10,14 +10,14 @@ from typing import Annotated, Any, ClassVar, TypeAlias, get_args
 
 import numpy as np
 
-from evolution.strategies.ask_tell import Outcome
+from evolution.strategies.ask_tell import Conclusion
 from evolution.strategies.options import Allowed, whole
 from evolution.strategies.random_search import best_of
 from evolution.strategies.search_space import MAX_EDITS, SearchSpace, Terrain, seed_of
 from evolution.strategies.state import bad, in_range, members_of
 from vboot.weights.edits import Edit, LowRank, Seeded, Sparse, pack, unpack
 
-Lineage: TypeAlias = Sequence[Edit]
+EditSequence: TypeAlias = Sequence[Edit]
 """All edits of the accepted moves of a search, in order."""
 
 _BEYOND = 0.25
@@ -25,7 +25,7 @@ _BEYOND = 0.25
 
 
 @dataclass(frozen=True)
-class Memory:
+class CrossoverMemory:
     """`mix`: how much of each edit, those of the first lineage before those of the second, the parent has by now."""
 
     mix: tuple[float, ...]
@@ -41,7 +41,7 @@ def _are_lineages(value: Any) -> bool:
     )
 
 
-def _lineages_from_json(value: Any, terrain: Terrain) -> tuple[Lineage, ...]:
+def _lineages_from_json(value: Any, terrain: Terrain) -> tuple[EditSequence, ...]:
     if not isinstance(value, list):
         raise bad("its lineages are no list")
     shapes = {info.name: info.shape for info in terrain}
@@ -79,7 +79,7 @@ class Crossover:
 
     space: SearchSpace
     seed: int
-    lineages: Annotated[tuple[Lineage, Lineage], _LINEAGES]
+    lineages: Annotated[tuple[EditSequence, EditSequence], _LINEAGES]
     proposals: Annotated[int, whole(4, 1024)] = 16
 
     def options(self) -> dict[str, Any]:
@@ -88,39 +88,41 @@ class Crossover:
         lineages = [{"edits": edits, "blob": base64.b64encode(blob).decode("ascii")} for edits, blob in packed]
         return {"lineages": lineages, "proposals": self.proposals}
 
-    def start(self) -> Memory:
+    def start(self) -> CrossoverMemory:
         """The ancestor."""
-        return Memory((0.0,) * len(self._edits))
+        return CrossoverMemory((0.0,) * len(self._edits))
 
-    def propose(self, generation: int, memory: Memory) -> Sequence[tuple[Edit, ...]]:
+    def propose(self, generation: int, memory: CrossoverMemory) -> Sequence[tuple[Edit, ...]]:
         """The parent first."""
         return [(), *(self._towards(memory, mix) for mix in self._mixes(generation, memory))]
 
-    def conclude(self, generation: int, memory: Memory, scores: Sequence[float | None]) -> Outcome[Memory]:
+    def conclude(
+        self, generation: int, memory: CrossoverMemory, scores: Sequence[float | None]
+    ) -> Conclusion[CrossoverMemory]:
         """The best, if it beats the parent."""
         best = best_of(scores)
         if not best:
-            return Outcome.stay(memory)
+            return Conclusion.stay(memory)
         mix = self._mixes(generation, memory)[best - 1]
-        return Outcome(self._towards(memory, mix), Memory(mix), memory)
+        return Conclusion(self._towards(memory, mix), CrossoverMemory(mix), memory)
 
-    def dump(self, memory: Memory) -> dict[str, Any]:
+    def dump(self, memory: CrossoverMemory) -> dict[str, Any]:
         """A memory as JSON."""
         return {"mix": list(memory.mix)}
 
-    def load(self, members: Mapping[str, Any]) -> Memory:
+    def load(self, members: Mapping[str, Any]) -> CrossoverMemory:
         """The memory from JSON. Raises InputError."""
         mix = members_of(members, {"mix": list})["mix"]
         if len(mix) != len(self._edits):
             raise bad("its mix is of other lineages")
         shares = (members_of({"share": share}, {"share": float})["share"] for share in mix)
-        return Memory(tuple(in_range("share", share, -_BEYOND, 1 + _BEYOND) for share in shares))
+        return CrossoverMemory(tuple(in_range("share", share, -_BEYOND, 1 + _BEYOND) for share in shares))
 
     @property
     def _edits(self) -> tuple[Edit, ...]:
         return (*self.lineages[0], *self.lineages[1])
 
-    def _mixes(self, generation: int, memory: Memory) -> list[tuple[float, ...]]:
+    def _mixes(self, generation: int, memory: CrossoverMemory) -> list[tuple[float, ...]]:
         """The shares of all edits, for each proposal but the parent."""
         first, second = map(len, self.lineages)
         mixes: list[tuple[float, ...]] = []
@@ -137,7 +139,7 @@ class Crossover:
             self._random_mix(seed_of(self.seed, generation, member), generation, memory) for member in members
         ]
 
-    def _random_mix(self, seed: str, generation: int, memory: Memory) -> tuple[float, ...]:
+    def _random_mix(self, seed: str, generation: int, memory: CrossoverMemory) -> tuple[float, ...]:
         words = np.random.Philox(key=int(seed, 16)).random_raw(len(self._edits))
         shares = (words >> np.uint64(11)).astype(np.float64) / 2.0**53
         return tuple(
@@ -145,7 +147,7 @@ class Crossover:
             for edit, before, share in zip(self._edits, memory.mix, shares.tolist(), strict=True)
         )
 
-    def _towards(self, memory: Memory, mix: Sequence[float]) -> tuple[Edit, ...]:
+    def _towards(self, memory: CrossoverMemory, mix: Sequence[float]) -> tuple[Edit, ...]:
         """The edits that lead from the parent to a mix."""
         steps = zip(self._edits, memory.mix, mix, strict=True)
         return tuple(_scaled(edit, after - before) for edit, before, after in steps if after != before)

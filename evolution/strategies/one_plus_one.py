@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from evolution.strategies.ask_tell import Outcome
+from evolution.strategies.ask_tell import Conclusion
 from evolution.strategies.search_space import Noise, SearchSpace, combine, seed_of
 from evolution.strategies.state import in_range, members_of
 from evolution.strategies.step_size import SPREAD_LIMITS, one_fifth
@@ -14,7 +14,7 @@ from vboot.weights.edits import Edit
 
 
 @dataclass(frozen=True)
-class Memory:
+class OnePlusOneMemory:
     """`spread`: the factor on the tier's sigma."""
 
     spread: float
@@ -37,25 +37,27 @@ class OnePlusOne:
         """It has none."""
         return {}
 
-    def start(self) -> Memory:
+    def start(self) -> OnePlusOneMemory:
         """The tier's own sigma."""
-        return Memory(1.0)
+        return OnePlusOneMemory(1.0)
 
-    def propose(self, generation: int, memory: Memory) -> Sequence[tuple[Edit, ...]]:
+    def propose(self, generation: int, memory: OnePlusOneMemory) -> Sequence[tuple[Edit, ...]]:
         """The parent and the child."""
         return [(), combine(self.space, [Noise(seed_of(self.seed, generation), memory.spread)])]
 
-    def conclude(self, generation: int, memory: Memory, scores: Sequence[float | None]) -> Outcome[Memory]:
+    def conclude(
+        self, generation: int, memory: OnePlusOneMemory, scores: Sequence[float | None]
+    ) -> Conclusion[OnePlusOneMemory]:
         """The child, if both have scores and its is greater."""
         parent, child = scores
         better = parent is not None and child is not None and child > parent
-        accepted, refused = (Memory(one_fifth(memory.spread, success)) for success in (True, False))
-        return Outcome(self.propose(generation, memory)[1] if better else None, accepted, refused)
+        accepted, refused = (OnePlusOneMemory(one_fifth(memory.spread, success)) for success in (True, False))
+        return Conclusion(self.propose(generation, memory)[1] if better else None, accepted, refused)
 
-    def dump(self, memory: Memory) -> dict[str, Any]:
+    def dump(self, memory: OnePlusOneMemory) -> dict[str, Any]:
         """A memory as JSON."""
         return asdict(memory)
 
-    def load(self, members: Mapping[str, Any]) -> Memory:
+    def load(self, members: Mapping[str, Any]) -> OnePlusOneMemory:
         """The memory from JSON. Raises InputError."""
-        return Memory(in_range("spread", members_of(members, {"spread": float})["spread"], *SPREAD_LIMITS))
+        return OnePlusOneMemory(in_range("spread", members_of(members, {"spread": float})["spread"], *SPREAD_LIMITS))

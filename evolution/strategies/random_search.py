@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
-from evolution.strategies.ask_tell import Outcome
+from evolution.strategies.ask_tell import Conclusion
 from evolution.strategies.options import whole
 from evolution.strategies.search_space import Noise, SearchSpace, combine, seed_of
 from evolution.strategies.state import in_range, members_of
@@ -15,7 +15,7 @@ from vboot.weights.edits import Edit
 
 
 @dataclass(frozen=True)
-class Memory:
+class RandomSearchMemory:
     """`spread`: the factor on the tier's sigma."""
 
     spread: float
@@ -35,30 +35,32 @@ class RandomSearch:
         """Its options as JSON."""
         return {"proposals": self.proposals}
 
-    def start(self) -> Memory:
+    def start(self) -> RandomSearchMemory:
         """The tier's own sigma."""
-        return Memory(1.0)
+        return RandomSearchMemory(1.0)
 
-    def propose(self, generation: int, memory: Memory) -> Sequence[tuple[Edit, ...]]:
+    def propose(self, generation: int, memory: RandomSearchMemory) -> Sequence[tuple[Edit, ...]]:
         """The parent first."""
         noises = (
             Noise(seed_of(self.seed, generation, member), memory.spread) for member in range(1, self.proposals + 1)
         )
         return [(), *(combine(self.space, [noise]) for noise in noises)]
 
-    def conclude(self, generation: int, memory: Memory, scores: Sequence[float | None]) -> Outcome[Memory]:
+    def conclude(
+        self, generation: int, memory: RandomSearchMemory, scores: Sequence[float | None]
+    ) -> Conclusion[RandomSearchMemory]:
         """The best, if it beats the parent."""
-        after = Memory(after_generation(memory.spread, scores))
+        after = RandomSearchMemory(after_generation(memory.spread, scores))
         best = best_of(scores)
-        return Outcome(self.propose(generation, memory)[best] if best else None, after, after)
+        return Conclusion(self.propose(generation, memory)[best] if best else None, after, after)
 
-    def dump(self, memory: Memory) -> dict[str, Any]:
+    def dump(self, memory: RandomSearchMemory) -> dict[str, Any]:
         """A memory as JSON."""
         return asdict(memory)
 
-    def load(self, members: Mapping[str, Any]) -> Memory:
+    def load(self, members: Mapping[str, Any]) -> RandomSearchMemory:
         """The memory from JSON. Raises InputError."""
-        return Memory(in_range("spread", members_of(members, {"spread": float})["spread"], *SPREAD_LIMITS))
+        return RandomSearchMemory(in_range("spread", members_of(members, {"spread": float})["spread"], *SPREAD_LIMITS))
 
 
 def best_of(scores: Sequence[float | None]) -> int:

@@ -14,7 +14,7 @@ from evolution.strategies.one_plus_one import OnePlusOne
 from evolution.strategies.options import check_options, options_from_json
 from evolution.strategies.random_search import RandomSearch
 from evolution.strategies.search_space import SearchSpace, Terrain, search_space
-from evolution.strategies.state import MAX_COUNT, Life, bad, read
+from evolution.strategies.state import MAX_COUNT, SearchProgress, bad, read
 from evolution.strategies.tiers import Tier
 from vboot.errors import InputError
 
@@ -51,6 +51,8 @@ def restore(state: bytes, terrain: Terrain) -> Strategy:
     return _make(saved.strategy, space, saved.seed, options, saved.life)
 
 
-def _make(name: str, space: SearchSpace, seed: int, options: Mapping[str, Any], life: Life | None) -> Strategy:
+def _make(
+    name: str, space: SearchSpace, seed: int, options: Mapping[str, Any], life: SearchProgress | None
+) -> Strategy:
     check_options(name, STRATEGIES[name], options)
     return AskTell(STRATEGIES[name](space=space, seed=seed, **options), life)

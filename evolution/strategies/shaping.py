@@ -11,13 +11,13 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[np.float64]
+Float64Array: TypeAlias = NDArray[np.float64]
 Shaping: TypeAlias = Literal["ranks", "signs", "standardised"]
 
 SHAPINGS: tuple[Shaping, ...] = get_args(Shaping)
 
 
-def centred_ranks(scores: Floats) -> Floats:
+def centred_ranks(scores: Float64Array) -> Float64Array:
     """Ranks of scores (n,), spread evenly over -1/2..1/2, equal scores sharing the mean of theirs; 0 for a single one.
 
     Source: Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement Learning (2017), 2.1.
@@ -26,11 +26,11 @@ def centred_ranks(scores: Floats) -> Floats:
         return np.zeros(len(scores))
     _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = np.cumsum(counts) - (counts + 1) / 2
-    centred: Floats = ranks[places] / (len(scores) - 1) - 0.5
+    centred: Float64Array = ranks[places] / (len(scores) - 1) - 0.5
     return centred
 
 
-def standardised(scores: Floats) -> Floats:
+def standardised(scores: Float64Array) -> Float64Array:
     """Scores (n,) less their mean, over their standard deviation; zeros where all are equal."""
     largest = np.abs(scores).max(initial=0)
     if largest == 0:
@@ -40,7 +40,7 @@ def standardised(scores: Floats) -> Floats:
     return (scaled - scaled.mean()) / spread if spread > 0 else np.zeros(len(scores))
 
 
-def pair_coefficients(plus: Floats, minus: Floats, shaping: Shaping) -> Floats:
+def pair_coefficients(plus: Float64Array, minus: Float64Array, shaping: Shaping) -> Float64Array:
     """What each of n antithetic pairs says for its noise: the shaped score with +noise less that with -noise, (n,).
 
     `ranks` and `standardised` look at all 2n scores at once. `signs` keeps only which of the two was better, as
@@ -52,7 +52,7 @@ def pair_coefficients(plus: Floats, minus: Floats, shaping: Shaping) -> Floats:
     return shaped[: len(plus)] - shaped[len(plus) :]
 
 
-def of_unit_length(coefficients: Floats) -> Floats:
+def of_unit_length(coefficients: Float64Array) -> Float64Array:
     """Coefficients (n,) over their Euclidean length; zeros stay.
 
     Independent noises summed with these are together as large as one of them.

@@ -46,7 +46,7 @@ _REMEDY = "take an older copy, or start the search anew"
 
 
 @dataclass(frozen=True)
-class Life:
+class SearchProgress:
     """Where in its life a search is: verdicts of this generation by id, and the memory as JSON."""
 
     generation: int
@@ -65,10 +65,10 @@ class Saved:
     terrain: str
     tier: Tier
     options: Mapping[str, Any]
-    life: Life
+    life: SearchProgress
 
 
-def write(strategy: str, space: SearchSpace, seed: int, options: Mapping[str, Any], life: Life) -> bytes:
+def write(strategy: str, space: SearchSpace, seed: int, options: Mapping[str, Any], life: SearchProgress) -> bytes:
     """A search as bytes."""
     members = {"format": _FORMAT, "version": _VERSION, "strategy": strategy, "seed": seed, "terrain": space.terrain}
     document = members | {"tier": asdict(space.tier), "options": options} | asdict(life)
@@ -90,7 +90,7 @@ def read(state: bytes) -> Saved:
         if not 0 <= top[name] < MAX_COUNT:
             raise bad(f"its {name} is {shown(top[name])}")
     verdicts = {name: _verdict(value) for name, value in top["verdicts"].items()}
-    life = Life(top["generation"], top["asked"], top["moved"], verdicts, top["memory"])
+    life = SearchProgress(top["generation"], top["asked"], top["moved"], verdicts, top["memory"])
     return Saved(top["strategy"], top["seed"], top["terrain"], _tier(top["tier"]), top["options"], life)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from evolution.surgeon.machine_tensors import model_sha256
-from evolution.surgeon.runtime_check import Check
+from evolution.surgeon.runtime_check import FileCheck
 from vboot.errors import InputError
 from vboot.gguf import read_layout, scalar, type_name
 from vboot.weights.arithmetic import TensorData
@@ -25,7 +25,7 @@ class GGUFFile:
     `status` is what the system said of it when it was opened.
     """
 
-    def __init__(self, path: Path, check: Check) -> None:
+    def __init__(self, path: Path, check: FileCheck) -> None:
         """Have it judged, then open it. Raises InputError, ToolError."""
         try:
             is_special = path.exists() and not path.is_file()

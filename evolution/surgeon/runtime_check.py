@@ -13,7 +13,7 @@ from vboot.errors import InputError
 EXECUTABLE_VARIABLE = "VECTOR_BOOT_EXECUTABLE"
 _EXECUTABLE = Path(__file__).resolve().parents[2] / "vector_boot" / "target" / "release" / "vector_boot"
 
-Check: TypeAlias = Callable[[Path], Mapping[str, Any]]
+FileCheck: TypeAlias = Callable[[Path], Mapping[str, Any]]
 """Judges a file: the report of `vector_boot check --json`, or InputError when it is refused."""
 
 

@@ -29,7 +29,7 @@ from evolution.surgeon.relation import require_relatives
 from evolution.surgeon.reports import ExportReport, FileDifference, SurgeryReport
 from evolution.surgeon.requantise import requantise
 from evolution.surgeon.rewrite import Progress, Sink, rewrite
-from evolution.surgeon.runtime_check import Check, runtime_check
+from evolution.surgeon.runtime_check import FileCheck, runtime_check
 from vboot.errors import InputError, VbootError
 from vboot.files import atomic_write
 from vboot.protocol.messages import TensorInfo
@@ -52,7 +52,7 @@ class GGUFSurgeon:
         self,
         path: Path,
         *,
-        check: Check = runtime_check,
+        check: FileCheck = runtime_check,
         progress: Progress = lambda _phase, _done, _total: None,
     ) -> None:
         """Open a file that `check` accepts. Raises InputError, ToolError."""
@@ -219,7 +219,7 @@ class GGUFSurgeon:
         return replace(report, output=str(target))
 
     def _judge_written(self, temporary: Path, target: Path, model: str) -> None:
-        """Check the new file before it gets its name; `model` is the digest (hex) that it must have."""
+        """FileCheck the new file before it gets its name; `model` is the digest (hex) that it must have."""
         self._progress("check", 0, 0)
         try:
             written = GGUFFile(temporary, self._check)

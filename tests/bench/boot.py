@@ -23,7 +23,7 @@ from tests.bench.boot_timing import HANDED_OVER, Boot, boot
 from tests.bench.guest.python_init import READY
 from tests.bench.host import REPOSITORY, first_line
 from tests.bench.report import quantity
-from tests.bench.results import Case, Finding, Result, Setting, at_least, at_most
+from tests.bench.results import BenchFinding, Case, Result, Setting, at_least, at_most
 from tests.bench.sampling import alternate
 
 # What was promised at first: 60 ms, where Python takes 260.
@@ -109,7 +109,7 @@ def _modules_us(boot: Boot) -> int:
     return int(python[2]) if python else console.phases(boot.console)["mounts"]
 
 
-def _findings(cases: Mapping[str, Case]) -> list[Finding]:
+def _findings(cases: Mapping[str, Case]) -> list[BenchFinding]:
     findings = [_about_equal(cases[key], name) for key in ("total", "init") for name in OURS if name != SMALL]
     first_beat = cases["init"].summary().median
     findings.append(at_most(f"{cases['init'].name}, {SMALL}", first_beat, OURS_LIMIT, shown=_seconds))
@@ -122,10 +122,10 @@ def _findings(cases: Mapping[str, Case]) -> list[Finding]:
     return findings
 
 
-def _about_equal(case: Case, name: str) -> Finding:
+def _about_equal(case: Case, name: str) -> BenchFinding:
     ratio = case.ratio(name)
     what = f"{case.name}: {name} over {SMALL}"
-    return Finding(what, f"{ratio:.3f}", f"1 within {TOLERANCE:.0%}", abs(ratio - 1) <= TOLERANCE)
+    return BenchFinding(what, f"{ratio:.3f}", f"1 within {TOLERANCE:.0%}", abs(ratio - 1) <= TOLERANCE)
 
 
 def _seconds(value: float) -> str:

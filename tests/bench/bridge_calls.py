@@ -10,7 +10,7 @@ from functools import partial
 from builder.executable import build_library
 from tests.bench.mutation_machines import local
 from tests.bench.report import quantity
-from tests.bench.results import Case, Finding, Result, Setting
+from tests.bench.results import BenchFinding, Case, Result, Setting
 from tests.bench.rust import LOG
 from tests.bench.sampling import alternate
 from tests.support.local_machine import tiny_model
@@ -55,7 +55,7 @@ def run(setting: Setting) -> Result:
             setting.say(name)
             samples = alternate({who: partial(_seconds, call) for who, call in contenders.items()}, rounds=rounds)
             cases.append(Case(name, "s", samples))
-    facts = tuple(Finding(f"{case.name}, over the bridge", quantity(case.summary().median, "s")) for case in cases)
+    facts = tuple(BenchFinding(f"{case.name}, over the bridge", quantity(case.summary().median, "s")) for case in cases)
     return Result("Calls over the bridge", _HOW, tuple(cases), facts, {})
 
 

@@ -19,11 +19,11 @@ from evolution.fallback.v6 import EvolutionDaemonV6
 from evolution.fallback.wgsl_device import WgslRunner
 from evolution.kernels import to_pixels
 from evolution.kernels.constants import quantised
-from evolution.kernels.genome import Kernel
+from evolution.kernels.genome import EvolvedKernel
 from evolution.kernels.variation import normalised, weighted_sum
 from image.compose import compose
 from tests.bench.report import quantity
-from tests.bench.results import Case, Finding, Result, Setting
+from tests.bench.results import BenchFinding, Case, Result, Setting
 from tests.bench.rust import LOG
 from tests.bench.sampling import alternate
 from vboot.client.bridge import RustNeuralBridge
@@ -106,7 +106,7 @@ def run(setting: Setting) -> Result:
         )
         cases.append(Case("a mutation of the weights", "s", mutation))
         facts.append(_fact(cases[-1], files.publishing[1:]))
-        facts.append(Finding("adapter", files.consumer.adapter))
+        facts.append(BenchFinding("adapter", files.consumer.adapter))
     return Result("Evolution to execution", _HOW, tuple(cases), tuple(facts), {})
 
 
@@ -128,10 +128,10 @@ def _v6(library: Path, model: Path, folder: Path) -> Iterator[_Files]:
         yield _Files(daemon, consumer, stack.enter_context(ThreadPoolExecutor(1)))
 
 
-def _kernels() -> Iterator[Kernel]:
+def _kernels() -> Iterator[EvolvedKernel]:
     random = np.random.default_rng(2)
     while True:
-        yield normalised(Kernel(_DIM, weighted_sum(quantised(random.normal(0, 0.05, _DIM)), -1.0)))
+        yield normalised(EvolvedKernel(_DIM, weighted_sum(quantised(random.normal(0, 0.05, _DIM)), -1.0)))
 
 
 def _mutations() -> Iterator[list[Edit]]:
@@ -141,7 +141,7 @@ def _mutations() -> Iterator[list[Edit]]:
         yield [Seeded("*.weight", f"{number:016x}", "normal", 0.01, 0.001)]
 
 
-def _run_kernel(machine: MachineClient, kernel: Kernel) -> None:
+def _run_kernel(machine: MachineClient, kernel: EvolvedKernel) -> None:
     machine.mutate([to_pixels.edit(kernel, slot=_SLOT)], confidence=0.95)
     for program in to_pixels.calls(kernel, _VECTORS, slot=_SLOT):
         machine.execute_pixels(program)
@@ -158,9 +158,9 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _fact(case: Case, publishing: Sequence[float]) -> Finding:
+def _fact(case: Case, publishing: Sequence[float]) -> BenchFinding:
     v6, v7 = case.summary(V6).median, case.summary(V7).median
     measured = (
         f"V7 {quantity(v7, 's')}, V6 {quantity(v6, 's')}, of which publishing {quantity(median(publishing), 's')}"
     )
-    return Finding(f"{case.name}, until executed", measured)
+    return BenchFinding(f"{case.name}, until executed", measured)

@@ -18,7 +18,7 @@ from evolution.strategies.registry import make
 from evolution.strategies.tiers import STANDARD_TIERS
 from image.compose import compose
 from tests.bench.report import quantity
-from tests.bench.results import Case, Finding, Result, Setting
+from tests.bench.results import BenchFinding, Case, Result, Setting
 from tests.bench.rust import LOG
 from vboot.client.bridge import RustNeuralBridge
 
@@ -77,19 +77,19 @@ def run(setting: Setting) -> Result:
     return Result("Evolution", _HOW, (case, *([moves] if moves else [])), _findings(heard, case, proposing), {})
 
 
-def _findings(heard: _Heard, case: Case, proposing: float) -> tuple[Finding, ...]:
+def _findings(heard: _Heard, case: Case, proposing: float) -> tuple[BenchFinding, ...]:
     seconds = sum(event.seconds for event in heard.generations)
     outside = sum(event.seconds_outside_evaluation for event in heard.generations) / seconds
     applied = sum(heard.applied)
     return (
-        Finding("share of time outside evaluation", f"{outside:.2%}", f"under {_GOAL:.0%}", outside < _GOAL),
-        Finding("evaluations a second", f"{len(heard.evaluated) / seconds:.2f}"),
-        Finding("proposals a second, asking alone", f"{1 / proposing:,.0f}"),
-        Finding(
+        BenchFinding("share of time outside evaluation", f"{outside:.2%}", f"under {_GOAL:.0%}", outside < _GOAL),
+        BenchFinding("evaluations a second", f"{len(heard.evaluated) / seconds:.2f}"),
+        BenchFinding("proposals a second, asking alone", f"{1 / proposing:,.0f}"),
+        BenchFinding(
             "moves applied a second, mutation alone", f"{len(heard.applied) / applied:,.0f}" if applied else "none"
         ),
-        Finding("the runtime alone over an evaluation", f"{case.ratio(RUNTIME):.3f}"),
-        Finding("an evaluation", quantity(case.summary().median, "s")),
+        BenchFinding("the runtime alone over an evaluation", f"{case.ratio(RUNTIME):.3f}"),
+        BenchFinding("an evaluation", quantity(case.summary().median, "s")),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from builder.executable import CRATE, find_toolchain
 from tests.bench.gguf_files import synthetic, write_sparse
 from tests.bench.report import quantity
-from tests.bench.results import Case, Finding, Result, Setting, at_least
+from tests.bench.results import BenchFinding, Case, Result, Setting, at_least
 from tests.bench.rust import run_cargo
 from tests.bench.sampling import alternate
 from tests.bench.statistics import growth_exponent
@@ -77,7 +77,7 @@ def _open(name: str, reader: TimedChild, path: Path, expected: int) -> float:
     return seconds
 
 
-def _findings(cases: Mapping[tuple[int, int], Case]) -> list[Finding]:
+def _findings(cases: Mapping[tuple[int, int], Case]) -> list[BenchFinding]:
     findings = []
     for case in cases.values():
         for peer, goal in ((PYTHON_READER, 100.0), (C_READER, 1.0)):
@@ -88,7 +88,7 @@ def _findings(cases: Mapping[tuple[int, int], Case]) -> list[Finding]:
             few, many = cases[tokens, small], cases[tokens, large]
             growth = ", ".join(f"{name} {_growth(few, many, name, small=small, large=large)}" for name in few.samples)
             vocabulary = f" with {tokens:,} tokens" if tokens else ""
-            findings.append(Finding(f"growth from {small:,} to {large:,} tensors{vocabulary}", growth))
+            findings.append(BenchFinding(f"growth from {small:,} to {large:,} tensors{vocabulary}", growth))
     return findings
 
 

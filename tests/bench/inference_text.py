@@ -23,7 +23,7 @@ from tests.bench.inference_contenders import (
     prepare,
 )
 from tests.bench.report import quantity
-from tests.bench.results import Case, Finding, Result, Setting, at_least
+from tests.bench.results import BenchFinding, Case, Result, Setting, at_least
 from tests.bench.rust import LOG
 from tests.bench.sampling import alternate
 from tests.support.local_machine import local_machine
@@ -111,8 +111,8 @@ def _pass(child: EmbeddingChild, texts: Texts) -> float:
     return child.embed(texts).seconds
 
 
-def _overhead(case: Case) -> Finding:
+def _overhead(case: Case) -> BenchFinding:
     """What a request costs beside its pass: the median over the turns."""
     pairs = zip(case.samples[SOCKET], case.samples[_IN_PROCESS], strict=True)
     extra = statistics.median(whole - alone for whole, alone in pairs)
-    return Finding(f"{case.name}: added to the pass in process", quantity(extra, "s"))
+    return BenchFinding(f"{case.name}: added to the pass in process", quantity(extra, "s"))

@@ -12,7 +12,7 @@ import numpy as np
 
 from initramfs import newc
 from tests.bench.host import first_line
-from tests.bench.results import Case, Finding, Result, Setting
+from tests.bench.results import BenchFinding, Case, Result, Setting
 from tests.bench.sampling import alternate
 from vboot.errors import ToolError
 from vboot.files import atomic_write
@@ -43,7 +43,7 @@ def run(setting: Setting) -> Result:
         cases.append(Case(name, "s", alternate(contenders, rounds=rounds, warm_up=1)))
         _refuse_other_names(ours, theirs)
         sizes = f"ours {ours.stat().st_size:,} bytes, cpio's {theirs.stat().st_size:,}"
-        findings.append(Finding(f"size of the archive of {name}", sizes))
+        findings.append(BenchFinding(f"size of the archive of {name}", sizes))
     version = first_line(["cpio", "--version"]).rpartition(" ")[2]
     return Result("Write an initramfs", _HOW, tuple(cases), tuple(findings), {"cpio": version})
 

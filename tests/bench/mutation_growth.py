@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.bench.gguf_files import synthetic, write_sparse
 from tests.bench.mutation_machines import Connected, local
-from tests.bench.results import Case, Finding, Result, Setting
+from tests.bench.results import BenchFinding, Case, Result, Setting
 from tests.bench.statistics import growth_exponent
 from vboot.weights.edits import Dense
 
@@ -89,9 +89,9 @@ def _pairs(tensors: tuple[int, ...], records: tuple[int, ...]) -> Iterator[tuple
         yield what, "records", records[0], records[-1]
 
 
-def _growth(cases: list[Case], what: str, of: str, small: int, large: int) -> Finding:
+def _growth(cases: list[Case], what: str, of: str, small: int, large: int) -> BenchFinding:
     costs = {case.name: case.summary().median for case in cases}
     first, last = costs[f"{what}, {small:,} {of}"], costs[f"{what}, {large:,} {of}"]
     exponent = growth_exponent((small, first), (large, last))
     text = f"{last / first:.3g} times from {small:,} to {large:,} (exponent {exponent:.2f}; 1 is linear)"
-    return Finding(f"{what} with {of}", text)
+    return BenchFinding(f"{what} with {of}", text)

@@ -12,7 +12,7 @@ import numpy as np
 from qemu.accel import select
 from tests.bench.mutation_machines import SERIAL, UNIX, WEIGHT, Connected, booted, build_image, local, percentile
 from tests.bench.report import quantity
-from tests.bench.results import Case, Finding, Result, Setting
+from tests.bench.results import BenchFinding, Case, Result, Setting
 from tests.bench.sampling import alternate
 from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
@@ -42,7 +42,7 @@ def run(setting: Setting) -> Result:
             cases.append(case)
             facts.append(fact)
         late = inside.machine.stats().heartbeat_late_us
-    facts.append(Finding(f"heartbeat late, {SERIAL}, over all of this", f"p99 {late.p99} µs, worst {late.max} µs"))
+    facts.append(BenchFinding(f"heartbeat late, {SERIAL}, over all of this", f"p99 {late.p99} µs, worst {late.max} µs"))
     seconds = setting.choose(full=10, quick=2)
     facts += [_heart(model, seconds, load=load) for load in (False, True)]
     return Result("Small mutations", _HOW, tuple(cases), tuple(facts), {"accelerator": select("auto").name})
@@ -50,7 +50,7 @@ def run(setting: Setting) -> Result:
 
 def _measure(
     kind: str, make: Callable[[int], Edit], machines: Mapping[str, Connected], rounds: int
-) -> tuple[Case, Finding]:
+) -> tuple[Case, BenchFinding]:
     generations = {name: line.machine.hello().generation for name, line in machines.items()}
     wire: dict[str, int] = {}
 
@@ -70,10 +70,10 @@ def _measure(
         f"{name} p50 {quantity(percentile(samples, 0.5), 's')} p99 {quantity(percentile(samples, 0.99), 's')}"
         for name, samples in case.samples.items()
     )
-    return case, Finding(kind, f"{times}, {wire[UNIX]} bytes on the wire")
+    return case, BenchFinding(kind, f"{times}, {wire[UNIX]} bytes on the wire")
 
 
-def _heart(model: Path, seconds: float, *, load: bool) -> Finding:
+def _heart(model: Path, seconds: float, *, load: bool) -> BenchFinding:
     with local(model) as line:
         until = time.monotonic() + seconds
         changes = 0
@@ -85,7 +85,7 @@ def _heart(model: Path, seconds: float, *, load: bool) -> Finding:
                 time.sleep(left)
         late = line.machine.stats().heartbeat_late_us
     state = f"{changes / seconds:.1f} mutations of all weights a second" if load else "idle"
-    return Finding(f"heartbeat late, {UNIX}, {state}", f"p99 {late.p99} µs, worst {late.max} µs")
+    return BenchFinding(f"heartbeat late, {UNIX}, {state}", f"p99 {late.p99} µs, worst {late.max} µs")
 
 
 def _dense(number: int) -> Edit:

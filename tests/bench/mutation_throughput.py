@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from tests.bench.mutation_machines import SERIAL, UNIX, WEIGHT, Connected, booted, build_image, local
-from tests.bench.results import Case, Finding, Result, Setting
+from tests.bench.results import BenchFinding, Case, Result, Setting
 from tests.bench.sampling import alternate
 from vboot.weights.arithmetic import TensorData, apply
 from vboot.weights.edits import Dense, Edit, LowRank, Seeded, Sparse
@@ -126,10 +126,10 @@ def _recipes() -> Mapping[str, Edit]:
     }
 
 
-def _per_element(case: Case) -> Finding:
+def _per_element(case: Case) -> BenchFinding:
     elements = _SPARSE if case.name.startswith("sparse") else _ROWS * _COLUMNS
     ours, twin = (1e9 * case.summary(name).median / elements for name in (OURS, TWIN))
-    return Finding(case.name, f"{ours:.3g} ns an element, the twin {twin:.3g} ns")
+    return BenchFinding(case.name, f"{ours:.3g} ns an element, the twin {twin:.3g} ns")
 
 
 def _recipe_case(name: str, edit: Edit, line: Connected, rounds: int) -> Case:

@@ -18,7 +18,7 @@ from image.bert import ModelType
 from image.compose import compose
 from tests.bench.mutation_machines import Connected, local
 from tests.bench.report import quantity
-from tests.bench.results import Case, Finding, Result, Setting
+from tests.bench.results import BenchFinding, Case, Result, Setting
 from tests.bench.sampling import alternate
 from vboot.weights.arithmetic import TensorData, apply
 from vboot.weights.edits import Dense, Edit, Seeded, pack
@@ -48,7 +48,7 @@ def run(setting: Setting) -> Result:
     return Result("Changing a whole model", _HOW, tuple(cases), tuple(facts), {"gguf": version("gguf")})
 
 
-def _measure(setting: Setting, model: Path, name: str) -> tuple[Case, Finding]:
+def _measure(setting: Setting, model: Path, name: str) -> tuple[Case, BenchFinding]:
     held = _read(model)
     changed = apply([_EDIT], held, _others(held))
     shipped = [Dense(tensor, 0, data) for tensor, data in changed.items()]
@@ -65,7 +65,7 @@ def _measure(setting: Setting, model: Path, name: str) -> tuple[Case, Finding]:
     told = ", ".join(f"{case.ratio(way):.3g} times as long {way}" for way in (SHIPPED, REBUILT))
     took = quantity(case.summary().median, "s")
     sizes = f"{recipe_bytes} bytes of recipe against {quantity(shipped_bytes, 'bytes')} of tensors"
-    return case, Finding(name, f"{took}, {told}; {sizes}")
+    return case, BenchFinding(name, f"{took}, {told}; {sizes}")
 
 
 def _read(model: Path) -> dict[str, TensorData]:

@@ -48,7 +48,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Finding:
+class BenchFinding:
     """A fact that follows from the samples; with a goal, whether it is met."""
 
     what: str
@@ -64,18 +64,18 @@ class Result:
     title: str
     how: str
     cases: tuple[Case, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[BenchFinding, ...]
     versions: Mapping[str, str]
 
 
-def at_most(what: str, value: float, limit: float, *, shown: Callable[[float], str]) -> Finding:
+def at_most(what: str, value: float, limit: float, *, shown: Callable[[float], str]) -> BenchFinding:
     """A finding whose goal is a value of at most `limit`; `shown` writes both."""
-    return Finding(what, shown(value), f"at most {shown(limit)}", value <= limit)
+    return BenchFinding(what, shown(value), f"at most {shown(limit)}", value <= limit)
 
 
-def at_least(what: str, value: float, limit: float, *, shown: Callable[[float], str]) -> Finding:
+def at_least(what: str, value: float, limit: float, *, shown: Callable[[float], str]) -> BenchFinding:
     """A finding whose goal is a value of at least `limit`; `shown` writes both."""
-    return Finding(what, shown(value), f"at least {shown(limit)}", value >= limit)
+    return BenchFinding(what, shown(value), f"at least {shown(limit)}", value >= limit)
 
 
 def to_json(result: Result) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.torture.draws import draw_cycle
 from tests.torture.model import tensors
 from tests.torture.recipes import recipe
-from tests.torture.run import EPOCH, Failed, Plan, torture
+from tests.torture.run import EPOCH, Failed, TorturePlan, torture
 from tests.torture.tally import Tally, progress, summary
 
 _CYCLES = 100_000
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     seconds = arguments.hours * 3600 if arguments.hours else None
     cycles = arguments.cycles if arguments.cycles or not seconds else None
-    plan = Plan(arguments.seed, arguments.first, cycles or (None if seconds else _CYCLES), seconds)
+    plan = TorturePlan(arguments.seed, arguments.first, cycles or (None if seconds else _CYCLES), seconds)
     started = time.monotonic()
     said = started
 

@@ -30,7 +30,7 @@ _CHOICES = 1 << 16
 
 
 @dataclass(frozen=True)
-class Plan:
+class TorturePlan:
     """What to run: cycles `first` to `first + cycles`, or as many as `seconds` allow (None: no limit)."""
 
     seed: int
@@ -50,7 +50,7 @@ class Failed(Exception):  # noqa: N818
 
 def torture(
     folder: Path,
-    plan: Plan,
+    plan: TorturePlan,
     *,
     model: Mapping[str, TensorData] | None = None,
     on_progress: Callable[[Tally], None] = lambda _tally: None,
@@ -73,7 +73,7 @@ def torture(
             run.wire.close()
 
 
-def _cycles(run: _Run, plan: Plan, on_progress: Callable[[Tally], None]) -> Tally:
+def _cycles(run: _Run, plan: TorturePlan, on_progress: Callable[[Tally], None]) -> Tally:
     started = time.monotonic()
     number = plan.first - plan.first % EPOCH
     end = plan.first + plan.cycles if plan.cycles is not None else None

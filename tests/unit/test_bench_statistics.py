@@ -15,7 +15,7 @@ from tests.bench.gguf_files import synthetic, write_random, write_sparse
 from tests.bench.guest.python_init import read_head
 from tests.bench.python_archive import parse_ldd
 from tests.bench.report import quantity, render, render_plain
-from tests.bench.results import Case, Finding, Result, Unit, at_least, at_most, to_json
+from tests.bench.results import BenchFinding, Case, Result, Unit, at_least, at_most, to_json
 from tests.bench.sampling import alternate
 from tests.bench.statistics import Summary, growth_exponent, paired_ratio, summarise
 from tests.bench.timed_child import TimedChild
@@ -100,7 +100,7 @@ def result() -> Result:
     findings = (
         at_most("ours", 0.002, 0.001, shown=lambda value: quantity(value, "s")),
         at_least("times", case.ratio("peer"), 2.0, shown=str),
-        Finding("growth", "n^2"),
+        BenchFinding("growth", "n^2"),
     )
     return Result("Opening", "How it was done.", (case,), findings, {"peer": "1.0"})
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evolution.ctrm import behavioural, statistical, structural
 from evolution.ctrm.calibration import CalibrationCurve
-from evolution.ctrm.contract import Candidate, Check, Facts, Limits, Measured, ShadowResult
+from evolution.ctrm.contract import Candidate, Check, CtrmLimits, Facts, Measured, ShadowResult
 from evolution.ctrm.drift import drift
 from evolution.ctrm.judge import CHECKS, judge
 from vboot.protocol.messages import TensorInfo
@@ -51,7 +51,7 @@ def candidate(*tensors: TensorData, edits: Sequence[Edit]) -> Candidate:
 
 
 def facts(*tensors: TensorData, shadow: ShadowResult | None = None, **limits: float) -> Facts:
-    return Facts(tuple(info(each) for each in tensors), dataclasses.replace(Limits(), **limits), shadow)  # type: ignore[arg-type]
+    return Facts(tuple(info(each) for each in tensors), dataclasses.replace(CtrmLimits(), **limits), shadow)  # type: ignore[arg-type]
 
 
 def noise(scale: float, *, tensors: str = WEIGHT, seed: int = 7) -> Seeded:
@@ -210,8 +210,8 @@ def test_large_noise_is_refused_with_value_and_limit() -> None:
     judged = judge(candidate(weight, edits=[noise(1.0)]), facts(weight))
     assert judged.refusal is not None
     assert (judged.refusal.check, judged.refusal.passed) == ("matrix_norm", False)
-    assert judged.refusal.value > judged.refusal.limit == Limits().matrix_norm
-    assert f"{WEIGHT!r} is {judged.refusal.value:.4g}, above {Limits().matrix_norm:.4g}" in judged.refusal.text
+    assert judged.refusal.value > judged.refusal.limit == CtrmLimits().matrix_norm
+    assert f"{WEIGHT!r} is {judged.refusal.value:.4g}, above {CtrmLimits().matrix_norm:.4g}" in judged.refusal.text
     assert judged.findings[-1] == judged.refusal
 
 

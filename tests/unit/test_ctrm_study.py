@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.executable import build_library
-from evolution.ctrm.contract import Limits
+from evolution.ctrm.contract import CtrmLimits
 from evolution.fitness.contract import Pair, SearchData
 from evolution.fitness.retrieval import RetrievalFitness
 from image.compose import compose
@@ -72,7 +72,7 @@ def test_the_table_of_tiers_counts_what_degraded_was_refused_and_passed() -> Non
 
 def test_the_onset_of_harm_is_found() -> None:
     assert cells(tables.norms(ROWS)) == [["M", "a", "3", "2", "0.1", "0.2"]]
-    assert cells(tables.values(ROWS)) == [["total_norm", f"{Limits().total_norm:g}", "M", "0.1", "0.2", "9"]]
+    assert cells(tables.values(ROWS)) == [["total_norm", f"{CtrmLimits().total_norm:g}", "M", "0.1", "0.2", "9"]]
 
 
 def test_the_halves_of_each_tier_share_no_candidate() -> None:

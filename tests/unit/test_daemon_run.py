@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from evolution.ctrm.contract import Limits
+from evolution.ctrm.contract import CtrmLimits
 from evolution.daemon import events as e
 from evolution.daemon.body import BridgeBody, FileBody, SocketBody
 from evolution.daemon.config import Admission, StrategyPlan
@@ -272,7 +272,7 @@ def test_a_barren_tier_is_left_for_the_next_one(tmp_path: Path) -> None:
 
 def test_a_kernel_is_found_injected_and_checked(tmp_path: Path) -> None:
     # CTRM minds that a kernel found for a handful of texts brings them nearer to each other; here that does not matter.
-    loose = Limits(**{field.name: 10**9 for field in dataclasses.fields(Limits)})
+    loose = CtrmLimits(**{field.name: 10**9 for field in dataclasses.fields(CtrmLimits)})
     admission = Admission(limits=loose)
     settings: dict[str, Any] = {"kernel_every": 2, "kernel_generations": 8, "kernel_gain": 0.0, "admission": admission}
     body, seen = fresh_body(), Events()

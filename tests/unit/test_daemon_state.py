@@ -20,7 +20,7 @@ from evolution.daemon.config import DaemonConfig, StrategyPlan
 from evolution.daemon.follower import change_id
 from evolution.daemon.log import EventFile, read_events, text_of
 from evolution.daemon.metabolism import Pace
-from evolution.daemon.run_folder import RunFolder
+from evolution.daemon.run_folder import EvolutionRunFolder
 from evolution.daemon.run_state import Move, RunState
 from evolution.fitness.contract import SearchData
 from evolution.fitness.retrieval import RetrievalFitness
@@ -87,7 +87,7 @@ def _load_or_refuse(data: bytes) -> None:
 
 
 def test_edits_come_back_from_the_folder(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
+    folder = EvolutionRunFolder(tmp_path / "run")
     rng = np.random.default_rng(1)
     factors = [rng.normal(size=(rows, 2)).astype(np.float32) for rows in (5, 3)]
     edits = (_SEEDED, LowRank("w", 0.5, *factors), Program("evolved.0", b"abc"))

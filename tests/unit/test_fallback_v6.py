@@ -23,7 +23,7 @@ from evolution.fallback.v6 import EvolutionDaemonV6
 from evolution.fallback.wgsl_device import WgslRunner
 from evolution.kernels import genome, reference, to_wgsl
 from evolution.kernels.constants import quantised
-from evolution.kernels.genome import Apply, Kernel, PushScalar, PushVector
+from evolution.kernels.genome import Apply, EvolvedKernel, PushScalar, PushVector
 from evolution.kernels.variation import normalised, weighted_sum
 from tests.support.local_machine import tiny_model
 from tests.unit.test_fallback_wgsl import runner_or_skip
@@ -37,8 +37,8 @@ VECTORS = np.random.default_rng(1).normal(0, 1, (5, DIM)).astype(np.float32)
 TEXTS = ["a text", "another one"]
 
 
-def kernel(weight: float) -> Kernel:
-    return normalised(Kernel(DIM, weighted_sum(quantised(np.linspace(-1, 1, DIM)), weight)))
+def kernel(weight: float) -> EvolvedKernel:
+    return normalised(EvolvedKernel(DIM, weighted_sum(quantised(np.linspace(-1, 1, DIM)), weight)))
 
 
 def noise(seed: int) -> list[Edit]:
@@ -148,8 +148,8 @@ def test_what_a_killed_daemon_had_half_written_is_removed(tmp_path: Path, runner
 def test_what_fails_is_not_published(daemon: EvolutionDaemonV6, consumer: ReloadingConsumer, tmp_path: Path) -> None:
     daemon.publish(kernel(-1.0))
     before = daemon.current
-    overflowing = Kernel(DIM, (PushScalar(2.0**100), Apply("mul"), Apply("dup"), Apply("mul")))
-    for refused in (Kernel(DIM, (Apply("dup"),)), overflowing):
+    overflowing = EvolvedKernel(DIM, (PushScalar(2.0**100), Apply("mul"), Apply("dup"), Apply("mul")))
+    for refused in (EvolvedKernel(DIM, (Apply("dup"),)), overflowing):
         with pytest.raises(InputError, match=r"leaves 2 values|is not finite"):
             daemon.publish(refused)
     with pytest.raises(InputError, match="no tensor"):
@@ -166,7 +166,7 @@ def test_a_shader_that_computes_something_else_is_not_published(
     monkeypatch.setattr(to_wgsl, "source", lambda kernel: source(kernel).replace("+ 0.0f;", "+ 0.001f;"))
     vector = PushVector(bytes(range(DIM)), 0.125, 0.0)
     with pytest.raises(InputError, match="are off by"):
-        daemon.publish(Kernel(DIM, (vector, Apply("add"))))
+        daemon.publish(EvolvedKernel(DIM, (vector, Apply("add"))))
     assert daemon.current == current.NOTHING
 
 

@@ -22,8 +22,8 @@ from evolution.kernels.genome import (
     REDUCES,
     Activate,
     Apply,
+    EvolvedKernel,
     Instruction,
-    Kernel,
     Normalise,
     PushScalar,
     ReduceTo,
@@ -37,7 +37,7 @@ VECTORS = _RNG.normal(0, 1, (20, DIM)).astype(np.float32)
 VECTORS[0] = 0
 VECTORS[1] = np.linspace(-90, 90, DIM)
 POOL = pool_of(VECTORS, directions=3)
-KERNEL = normalised(Kernel(DIM, weighted_sum(POOL[0], -1.0)))
+KERNEL = normalised(EvolvedKernel(DIM, weighted_sum(POOL[0], -1.0)))
 ALL_INSTRUCTIONS: tuple[Instruction, ...] = (
     *projection(POOL[1], -1.0),
     *(
@@ -57,7 +57,7 @@ ALL_INSTRUCTIONS: tuple[Instruction, ...] = (
 def runner_or_skip(**options: float) -> WgslRunner:
     runner = WgslRunner(**options)
     try:
-        runner.validate(to_wgsl.source(Kernel(3, ())))
+        runner.validate(to_wgsl.source(EvolvedKernel(3, ())))
     except InputError as error:
         if error.remedy != wgsl_device.INSTALL:
             raise
@@ -71,7 +71,7 @@ def runner() -> Iterator[WgslRunner]:
         yield found
 
 
-def distance(kernel: Kernel, runner: WgslRunner) -> float:
+def distance(kernel: EvolvedKernel, runner: WgslRunner) -> float:
     """From the reference, in parts of each vector's largest element."""
     expected, found = reference.run(kernel, VECTORS), runner.run(kernel, VECTORS)
     size = np.maximum(np.abs(expected).max(axis=1), np.float32(1e-30))
@@ -79,17 +79,17 @@ def distance(kernel: Kernel, runner: WgslRunner) -> float:
 
 
 def test_every_instruction_computes_what_the_reference_does(runner: WgslRunner) -> None:
-    assert distance(Kernel(DIM, ALL_INSTRUCTIONS), runner) <= to_wgsl.TOLERANCE
+    assert distance(EvolvedKernel(DIM, ALL_INSTRUCTIONS), runner) <= to_wgsl.TOLERANCE
 
 
 @pytest.mark.parametrize("name", [*ACTS, *NORMS])
 def test_functions_and_norms_over_their_whole_range(runner: WgslRunner, name: str) -> None:
     instruction = Activate(name) if name in ACTS else Normalise(name)  # type: ignore[arg-type]
-    assert distance(Kernel(DIM, (instruction,)), runner) <= to_wgsl.TOLERANCE
+    assert distance(EvolvedKernel(DIM, (instruction,)), runner) <= to_wgsl.TOLERANCE
 
 
 def test_an_evolved_kernel_computes_what_the_reference_does(runner: WgslRunner) -> None:
-    kernel = Kernel(DIM, ())
+    kernel = EvolvedKernel(DIM, ())
     for number in range(8):
         kernel = mutate(kernel, POOL, Draws("00000000000000aa", str(number)))
     assert distance(normalised(kernel), runner) <= to_wgsl.TOLERANCE
@@ -109,7 +109,7 @@ def test_a_shader_is_refused_in_one_sentence_that_says_where(runner: WgslRunner)
 
 def test_results_that_are_not_finite_are_refused(runner: WgslRunner) -> None:
     with pytest.raises(InputError, match="row 1 is not finite"):
-        runner.run(Kernel(3, (Normalise("l2"),)), np.array([[1, 2, 3], [1e30, 1, 1]], np.float32))
+        runner.run(EvolvedKernel(3, (Normalise("l2"),)), np.array([[1, 2, 3], [1e30, 1, 1]], np.float32))
 
 
 def test_vectors_of_another_length_are_refused(runner: WgslRunner) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from evolution.kernels import genome
 from evolution.kernels.constants import pool_of, quantised
 from evolution.kernels.draws import Draws
-from evolution.kernels.genome import Activate, Apply, Kernel, Normalise, PushScalar, PushVector, ReduceTo
+from evolution.kernels.genome import Activate, Apply, EvolvedKernel, Normalise, PushScalar, PushVector, ReduceTo
 from evolution.kernels.variation import cross, mutate, normalised, projection, weighted_sum
 from vboot.errors import InputError
 
@@ -22,8 +22,8 @@ POOL = (VECTOR, PushVector(bytes(DIM), 0.0, 2.0))
 NAMED = {"apply": genome.OPERATIONS, "act": genome.ACTS, "norm": genome.NORMS, "reduce": genome.REDUCES}
 
 
-def walk(seed: str, steps: int) -> Kernel:
-    kernel = Kernel(DIM, ())
+def walk(seed: str, steps: int) -> EvolvedKernel:
+    kernel = EvolvedKernel(DIM, ())
     for number in range(steps):
         kernel = mutate(kernel, POOL, Draws(seed, str(number)))
     return kernel
@@ -63,13 +63,13 @@ def test_mutation_reaches_every_kind_of_instruction() -> None:
 )
 def test_what_is_no_kernel_is_refused(instructions: tuple[genome.Instruction, ...], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
-        genome.check(Kernel(DIM, instructions))
+        genome.check(EvolvedKernel(DIM, instructions))
 
 
 @pytest.mark.parametrize("dim", [0, 64, -3, 3 * 10**6])
 def test_lengths_that_pixels_cannot_carry_are_refused(dim: int) -> None:
     with pytest.raises(InputError, match=f"of {dim} elements"):
-        genome.check(Kernel(dim, ()))
+        genome.check(EvolvedKernel(dim, ()))
 
 
 ROWS = st.one_of(
@@ -113,4 +113,4 @@ def test_the_pool_has_the_mean_and_the_directions_of_most_variance() -> None:
 
 def test_phrases_are_kernels() -> None:
     for phrase in (weighted_sum(VECTOR, -1.0), projection(VECTOR, -1.0)):
-        genome.check(Kernel(DIM, phrase))
+        genome.check(EvolvedKernel(DIM, phrase))

@@ -19,8 +19,8 @@ from evolution.kernels.genome import (
     REDUCES,
     Activate,
     Apply,
+    EvolvedKernel,
     Instruction,
-    Kernel,
     Normalise,
     PushScalar,
     PushVector,
@@ -53,7 +53,7 @@ def machine() -> Iterator[MachineClient]:
             yield client
 
 
-def live(machine: MachineClient, kernel: Kernel, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def live(machine: MachineClient, kernel: EvolvedKernel, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     machine.mutate([to_pixels.edit(kernel, slot=SLOT)], confidence=0.95)
     programs = to_pixels.calls(kernel, vectors, slot=SLOT)
     output = b"".join(machine.execute_pixels(program).output for program in programs)
@@ -79,12 +79,12 @@ CASES: dict[str, tuple[Instruction, ...]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_machine_computes_the_same_bits(machine: MachineClient, name: str) -> None:
-    kernel = Kernel(DIM, CASES[name])
+    kernel = EvolvedKernel(DIM, CASES[name])
     assert same_bits(live(machine, kernel, VECTORS), reference.run(kernel, VECTORS))
 
 
 def test_evolved_kernels_compute_the_same_bits(machine: MachineClient) -> None:
-    kernel, compared = Kernel(DIM, ()), 0
+    kernel, compared = EvolvedKernel(DIM, ()), 0
     for number in range(60):
         child = mutate(kernel, POOL, Draws("00000000000000aa", str(number)))
         try:
@@ -99,7 +99,7 @@ def test_evolved_kernels_compute_the_same_bits(machine: MachineClient) -> None:
 
 
 def test_what_is_not_finite_is_refused_as_the_machine_refuses_it(machine: MachineClient) -> None:
-    kernel = Kernel(3, (*SQUARE, *SQUARE))
+    kernel = EvolvedKernel(3, (*SQUARE, *SQUARE))
     vectors = np.array([[1, 2, 3], [1, 1e30, 1]], np.float32)
     with pytest.raises(InputError, match="row 1 is not finite"):
         reference.run(kernel, vectors)
@@ -108,11 +108,11 @@ def test_what_is_not_finite_is_refused_as_the_machine_refuses_it(machine: Machin
     assert refused.value.code == 1005
     # A norm that overflows gives no zeros.
     with pytest.raises(InputError, match="row 0 is not finite"):
-        reference.run(Kernel(3, (Normalise("l2"),)), np.full((1, 3), 1e30, np.float32))
+        reference.run(EvolvedKernel(3, (Normalise("l2"),)), np.full((1, 3), 1e30, np.float32))
 
 
 def test_many_vectors_take_several_programs(machine: MachineClient) -> None:
-    kernel = Kernel(384, (Normalise("layer"),))
+    kernel = EvolvedKernel(384, (Normalise("layer"),))
     vectors = np.random.default_rng(2).normal(0, 1, (150, 384)).astype(np.float32)
     assert len(list(to_pixels.calls(kernel, vectors, slot=SLOT))) > 1
     assert same_bits(live(machine, kernel, vectors), reference.run(kernel, vectors))
@@ -161,7 +161,7 @@ def test_the_fused_multiply_add_rounds_once() -> None:
 
 
 def test_vectors_of_another_length_are_refused() -> None:
-    kernel = Kernel(DIM, ())
+    kernel = EvolvedKernel(DIM, ())
     wrong: list[Any] = [VECTORS[0], VECTORS[:, :3], VECTORS.astype(np.float64)]
     for vectors in wrong:
         with pytest.raises(InputError, match="not for a kernel of 51"):
@@ -172,8 +172,8 @@ def test_vectors_of_another_length_are_refused() -> None:
 
 def test_a_slot_bounds_a_kernel() -> None:
     phrase = (PushVector(bytes(384), 1.0, 0.0), Apply("add"))
-    assert len(to_pixels.program(Kernel(384, phrase * 9))) <= 3 * MAX_PIXELS
+    assert len(to_pixels.program(EvolvedKernel(384, phrase * 9))) <= 3 * MAX_PIXELS
     with pytest.raises(InputError, match="a slot holds 1364"):
-        to_pixels.program(Kernel(384, phrase * 10))
+        to_pixels.program(EvolvedKernel(384, phrase * 10))
     with pytest.raises(InputError, match="no slot 8"):
-        to_pixels.edit(Kernel(384, ()), slot=8)
+        to_pixels.edit(EvolvedKernel(384, ()), slot=8)

@@ -16,8 +16,8 @@ from evolution.fitness.contract import Pair
 from evolution.kernels import reference, search, to_pixels
 from evolution.kernels.constants import pool_of
 from evolution.kernels.embeds import recorded, transformed
-from evolution.kernels.genome import Kernel, Normalise
-from evolution.kernels.search import Plan, Score
+from evolution.kernels.genome import EvolvedKernel, Normalise
+from evolution.kernels.search import KernelSearchPlan, Score
 from evolution.kernels.variation import normalised, weighted_sum
 from vboot.errors import InputError
 
@@ -38,7 +38,7 @@ def _embeddings(seed: int) -> NDArray[np.float32]:
 def _score_on(vectors: NDArray[np.float32]) -> Score:
     """Minus the mean loss of finding each query's document."""
 
-    def score(kernel: Kernel) -> float:
+    def score(kernel: EvolvedKernel) -> float:
         moved = reference.run(kernel, vectors).astype(np.float64)
         logits = moved[:_PAIRS] @ moved[_PAIRS:].T / 0.05
         logits -= logits.max(axis=1, keepdims=True)
@@ -48,28 +48,30 @@ def _score_on(vectors: NDArray[np.float32]) -> Score:
 
 
 SEEN = _embeddings(1)
-PLAN = Plan(DIM, "00c0ffee00c0ffee", pool_of(SEEN, directions=2), survivors=6, children=16)
+PLAN = KernelSearchPlan(DIM, "00c0ffee00c0ffee", pool_of(SEEN, directions=2), survivors=6, children=16)
 
 
 @pytest.fixture(scope="module")
-def run() -> list[search.State]:
+def run() -> list[search.KernelSearchState]:
     states = [search.begin(PLAN, _score_on(SEEN))]
     for _ in range(12):
         states.append(search.step(states[-1], PLAN, _score_on(SEEN)))
     return states
 
 
-def test_it_improves_retrieval_that_it_has_not_seen(run: list[search.State]) -> None:
+def test_it_improves_retrieval_that_it_has_not_seen(run: list[search.KernelSearchState]) -> None:
     held_out = _score_on(_embeddings(2))
     best = run[-1].population[0]
     assert best.score > run[0].population[0].score
-    plain, found = held_out(normalised(Kernel(DIM, ()))), held_out(best.kernel)
-    centred = held_out(normalised(Kernel(DIM, weighted_sum(PLAN.pool[0], -1.0))))
+    plain, found = held_out(normalised(EvolvedKernel(DIM, ()))), held_out(best.kernel)
+    centred = held_out(normalised(EvolvedKernel(DIM, weighted_sum(PLAN.pool[0], -1.0))))
     assert plain < centred
     assert found > plain + 0.8 * (centred - plain)
 
 
-def test_every_survivor_is_a_kernel_that_a_slot_holds_and_scores_never_fall(run: list[search.State]) -> None:
+def test_every_survivor_is_a_kernel_that_a_slot_holds_and_scores_never_fall(
+    run: list[search.KernelSearchState],
+) -> None:
     for before, after in pairwise(run):
         assert after.generation == before.generation + 1
         assert after.population[0].score >= before.population[0].score
@@ -83,7 +85,7 @@ def test_every_survivor_is_a_kernel_that_a_slot_holds_and_scores_never_fall(run:
         assert one.score == _score_on(SEEN)(one.kernel)
 
 
-def test_a_run_that_was_interrupted_ends_the_same(run: list[search.State]) -> None:
+def test_a_run_that_was_interrupted_ends_the_same(run: list[search.KernelSearchState]) -> None:
     state = search.load(search.dump(run[9]))
     assert state == run[9]
     for _ in range(3):
@@ -93,10 +95,10 @@ def test_a_run_that_was_interrupted_ends_the_same(run: list[search.State]) -> No
     assert other != run[10]
 
 
-def test_kernels_whose_results_are_not_finite_die(run: list[search.State]) -> None:
+def test_kernels_whose_results_are_not_finite_die(run: list[search.KernelSearchState]) -> None:
     plain = run[0].population[0].kernel
 
-    def only_plain(kernel: Kernel) -> float:
+    def only_plain(kernel: EvolvedKernel) -> float:
         if kernel == plain:
             return 0.0
         raise InputError("not finite")
@@ -131,7 +133,7 @@ def test_any_bytes_are_a_state_or_refused(data: bytes) -> None:
 def test_a_fitness_sees_embeddings_through_a_kernel() -> None:
     pairs = [Pair("a query", "its document")]
     vectors = SEEN[:2]
-    kernel = normalised(Kernel(DIM, weighted_sum(PLAN.pool[0], -1.0)))
+    kernel = normalised(EvolvedKernel(DIM, weighted_sum(PLAN.pool[0], -1.0)))
     embed = transformed(kernel, recorded([pairs[0].query, pairs[0].document], vectors))
     assert np.array_equal(embed(["its document"]), reference.run(kernel, vectors[1:]))
     with pytest.raises(InputError, match="'another' has not been embedded"):

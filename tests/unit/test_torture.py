@@ -23,7 +23,7 @@ from tests.torture.draws import draw_cycle
 from tests.torture.expectation import Deviation, Request, State, check, model_digest
 from tests.torture.model import SLOT_NAMES, gguf_bytes, tensors
 from tests.torture.recipes import recipe
-from tests.torture.run import EPOCH, Failed, Plan, torture
+from tests.torture.run import EPOCH, Failed, TorturePlan, torture
 from tests.torture.tally import Tally, progress, summary
 from tests.torture.twin import Twin
 from tests.torture.wire import Wire
@@ -40,7 +40,7 @@ TYPES = {tensor.type for tensor in MODEL.values()}
 
 
 def test_two_thousand_cycles_go_as_predicted(tmp_path: Path) -> None:
-    tally = torture(tmp_path, Plan(SEED, cycles=2000))
+    tally = torture(tmp_path, TorturePlan(SEED, cycles=2000))
     assert tally.cycles == 2000
     assert tally.bytes_compared > 10_000_000
     assert len(tally.edits) == 8
@@ -52,7 +52,7 @@ def test_a_single_wrong_bit_is_found_and_told_so_that_it_can_be_seen_again(tmp_p
     name = "other.Q6_K.1"
     flipped = bytes([MODEL[name].data[0] ^ 1]) + MODEL[name].data[1:]
     with pytest.raises(Failed, match=f"bytes of {name} are wrong in byte 0") as failed:
-        torture(tmp_path, Plan(SEED, cycles=1), model={**MODEL, name: replace(MODEL[name], data=flipped)})
+        torture(tmp_path, TorturePlan(SEED, cycles=1), model={**MODEL, name: replace(MODEL[name], data=flipped)})
     told = explain(failed.value, SEED)
     assert f"python -m tests.torture --seed {SEED} --from 0 --cycles 1" in told
     assert '"edits":' in told
@@ -66,7 +66,7 @@ def test_a_worker_that_dies_unasked_is_a_deviation(tmp_path: Path) -> None:
                 os.kill(int(worker), signal.SIGKILL)
 
     with pytest.raises(Failed, match="closed the connection"):
-        torture(tmp_path, Plan(SEED, cycles=3 * EPOCH), on_progress=kill_once)
+        torture(tmp_path, TorturePlan(SEED, cycles=3 * EPOCH), on_progress=kill_once)
 
 
 def test_the_command_counts_and_summarises(capsys: pytest.CaptureFixture[str]) -> None:

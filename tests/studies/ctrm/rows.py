@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from evolution.ctrm import behavioural, statistical
-from evolution.ctrm.contract import Candidate, Facts, Limits, Measured, ShadowResult
+from evolution.ctrm.contract import Candidate, CtrmLimits, Facts, Measured, ShadowResult
 from evolution.ctrm.judge import judge
 from evolution.ctrm.shadow import measure, measure_finite, trying
 from evolution.fitness.contract import Fitness, Pair
@@ -18,7 +18,7 @@ from vboot.protocol.messages import TensorInfo
 from vboot.weights.arithmetic import TensorData, targets
 
 _UNLIMITED = float("inf")
-_NO_LIMITS = Limits(
+_NO_LIMITS = CtrmLimits(
     vector_norm=_UNLIMITED,
     matrix_norm=_UNLIMITED,
     total_norm=_UNLIMITED,
@@ -95,7 +95,7 @@ def _row(
         blocks=tuple(
             (
                 judge(candidate, Facts(infos, shadow=ShadowResult(*pair)), checks=()).raw,
-                _fall([*pairs[:number], *pairs[number + 1 :]]) < Limits().degradation,
+                _fall([*pairs[:number], *pairs[number + 1 :]]) < CtrmLimits().degradation,
             )
             for number, pair in enumerate(pairs)
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from evolution.ctrm import isotonic, statistical
-from evolution.ctrm.contract import Limits
+from evolution.ctrm.contract import CtrmLimits
 from evolution.ctrm.reliability import Bin, Outcomes, brier_score, reliability
 from tests.studies.ctrm.rows import Row
 from vboot.client.prediction import CONFIDENCE_THRESHOLD
@@ -40,7 +40,7 @@ def _tier_line(model: str, tier: str, some: Sequence[Row]) -> list[str]:
         tier,
         f"{some[0].size:.2g} to {some[-1].size:.2g}",
         str(len(some)),
-        f"{sum(row.fall >= Limits().degradation for row in some) / len(some):.0%}",
+        f"{sum(row.fall >= CtrmLimits().degradation for row in some) / len(some):.0%}",
         f"{sum(map(_refused, some)) / len(some):.0%}",
         f"{len(passed) / total:.0%}",
         f"{1 - sum(passed) / len(passed):.1%}" if passed else "",
@@ -56,7 +56,9 @@ def values(rows: Sequence[Row]) -> str:
             own = [row for row in rows if row.model == model and check in row.values]
             if own:
                 greatest = max(row.values[check] for row in own)
-                lines.append([check, f"{getattr(Limits(), check):g}", model, *_onset(own, check), f"{greatest:.3g}"])
+                lines.append(
+                    [check, f"{getattr(CtrmLimits(), check):g}", model, *_onset(own, check), f"{greatest:.3g}"]
+                )
     return table(head, lines)
 
 
@@ -66,21 +68,21 @@ def norms(rows: Sequence[Row]) -> str:
     lines = []
     for model, tier in dict.fromkeys((row.model, row.tier) for row in rows):
         own = [row for row in rows if (row.model, row.tier) == (model, tier)]
-        degraded = sum(row.fall >= Limits().degradation for row in own)
+        degraded = sum(row.fall >= CtrmLimits().degradation for row in own)
         lines.append([model, tier, str(len(own)), str(degraded), *_onset(own, "total_norm")])
     return table(head, lines)
 
 
 def _onset(rows: Sequence[Row], check: str) -> tuple[str, str]:
     """The greatest value that did no harm, and the least that did; empty where there is none."""
-    harmless = [row.values[check] for row in rows if row.fall < Limits().degradation]
-    harmful = [row.values[check] for row in rows if row.fall >= Limits().degradation]
+    harmless = [row.values[check] for row in rows if row.fall < CtrmLimits().degradation]
+    harmful = [row.values[check] for row in rows if row.fall >= CtrmLimits().degradation]
     return f"{max(harmless):.3g}" if harmless else "", f"{min(harmful):.3g}" if harmful else ""
 
 
 def _refused(row: Row) -> bool:
     """Whether a check of the weights refuses it, before any shadow."""
-    return any(row.values[check] > getattr(Limits(), check) for check in _OF_WEIGHTS if check in row.values)
+    return any(row.values[check] > getattr(CtrmLimits(), check) for check in _OF_WEIGHTS if check in row.values)
 
 
 def halves(rows: Sequence[Row]) -> tuple[Outcomes, Outcomes]:
