@@ -23,9 +23,9 @@ _TOOL_SECONDS = 600.0
 _HOW = (
     "`image.compose` reads a model, adds the machine's tensors, writes the file, hashes what it writes and makes it"
     " durable; the rate is bytes of the composed file per second. The synthetic model is random bytes in 32 MiB"
-    " tensors, its file in the page cache. The copies move the composed file: `shutil.copyfile` and fsync, which does"
-    " not hash, and `cp`, `sha256sum` and `sync`, which together do what composing has to. minilm is converted from"
-    " F32 in a zip archive to F16, so there a copy is no equal of it, only a bound."
+    " tensors, and its file is in the page cache. The copies move the composed file: `shutil.copyfile` and fsync, which"
+    " does not hash, and `cp`, `sha256sum` and `sync`, which together do what composing has to do. minilm is converted"
+    " from F32 in a zip archive to F16, which a copy does not do; there the copies are only a bound."
 )
 
 

@@ -15,9 +15,10 @@ OURS, EMPTY = "vector_boot", "empty program"
 LIMIT = 2_000_000
 DISTANT_LIMIT = 500_000
 _HOW = (
-    "Bytes of the release executable that is PID 1 and worker, and of a program with an empty `main`, built by the same"
-    " compiler with the release profile of our crate and `-C target-feature=+crt-static`. What lies between the two is"
-    " ours to shrink; to get below the second takes doing without Rust's standard library."
+    "Bytes of the release executable, which is PID 1 and worker, and of a program with an empty `main`, built by the"
+    " same compiler with the release profile of our crate and `-C target-feature=+crt-static`. Only the difference is"
+    " our code and its dependencies; a smaller executable than the empty program is not possible with Rust's standard"
+    " library."
 )
 
 

@@ -26,12 +26,12 @@ VOCABULARIES = (0, 30_000)
 _EXAMPLE = "open_gguf"
 _PEER = "pywhispercpp"
 _HOW = (
-    "One process for each reader opens the file, reads and judges its head, tells the number of tensors and gives all"
-    " back, timed inside the process; the file is in the page cache. The C reader is `gguf_init_from_file` with"
-    " `no_alloc` and no context for tensors, called through ctypes, the `gguf` package its `GGUFReader`. Ours is"
-    " `vector_boot/examples/open_gguf.rs`. All three must count the same tensors; ours also holds the file to the rules"
-    " R1 to R24, of which the C reader, so called, leaves out that the tensors end within the file. The files have 30"
-    " entries; with a vocabulary, two of them hold 30,000 elements."
+    "One process for each reader opens the file, reads and checks its head, counts the tensors and releases"
+    " everything; the time is taken inside the process, and the file is in the page cache. The C reader is"
+    " `gguf_init_from_file` with `no_alloc` and no context for tensors, called through ctypes; the `gguf` package is"
+    " its `GGUFReader`. Ours is `vector_boot/examples/open_gguf.rs`. All three must count the same tensors. Ours also"
+    " checks the rules R1 to R24; called in this way the C reader does not check that the tensors end within the file."
+    " The files have 30 entries; with a vocabulary, two of them hold 30,000 elements."
 )
 
 

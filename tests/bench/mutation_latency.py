@@ -17,11 +17,12 @@ from tests.bench.sampling import alternate
 from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
 _HOW = (
-    "minilm in Q8_0, energy unlimited. A sample is the time from `VirtualMachine.mutate` to its reply in one process of"
-    " Python, which computes the CRC of the blob in numpy: the socket's machine runs beside it, the other one is"
-    " emulated or virtualised as the table of the host says. Noise and the low-rank edit change one matrix of 384 x"
-    " 1536. Every change is another one; the wire is both directions, JSON and blob. The heart's lateness is the"
-    " machine's own, of a new machine each: left alone, and changed without pause by noise on all its weights."
+    "minilm in Q8_0, energy unlimited. A sample is the time from `MachineClient.mutate` to its reply in one Python"
+    " process, which computes the CRC of the blob. The machine behind the Unix socket runs beside it; the one behind"
+    " virtio-serial is emulated or virtualised, as the table of the host says. Noise and the low-rank edit change one"
+    " matrix of 384 x 1536. Every change differs from the others. Bytes on the wire are JSON and blobs in both"
+    " directions. The lateness of the heartbeat is what the machine reports, each time of a new machine: idle, and"
+    " changed without pause by noise on all its weights."
 )
 _COLUMNS, _ROWS = 384, 1536
 _BLOCK_BYTES = 34

@@ -27,10 +27,11 @@ _BLOCK_BYTES = 34
 _HOW = (
     "minilm in Q8_0, energy unlimited. Bytes: one mutation of 11 MiB of blocks by upload in pieces of 1 MiB, and"
     " mutations of 1 MiB each, both with CRCs computed by the client and checked by the machine, which also saves what"
-    " it replaces and keeps the journal; beside them the same bytes through a socket pair between two threads, received"
-    " and dropped, and copied in memory. The virtio-serial port has no bare contender: nothing in the guest echoes"
-    " bytes without the protocol. Recipes: one edit of 384 x 1536 elements in Q8_0, from the request to the reply"
-    " against the numpy twin computing the same bytes; taken back between the turns, which is not timed."
+    " it replaces and keeps the journal; compared with the same bytes sent through a socket pair between two threads"
+    " and dropped, and with a copy in memory. The virtio-serial port has no such comparison: nothing in the guest"
+    " echoes bytes without the protocol. Recipes: one edit of 384 x 1536 elements in Q8_0, from the request to the"
+    " reply, compared with the numpy twin computing the same bytes. Each change is rolled back before the next turn;"
+    " that is not timed."
 )
 
 

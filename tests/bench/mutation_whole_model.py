@@ -27,10 +27,10 @@ RECIPE, SHIPPED, REBUILT = "seeded recipe", "changed tensors shipped", "new file
 _TYPES: tuple[ModelType, ...] = ("F16", "Q8_0")
 _EDIT = Seeded("*.weight", "00c0ffee00c0ffee", "normal", 0.01, 0.001)
 _HOW = (
-    "Noise on 1 % of all weights of minilm (`*.weight`), energy unlimited, three ways to the same bytes: the recipe in"
-    " one message; the changed tensors as dense edits in one upload, made beforehand; and as it goes without this"
-    " machine: numpy applies the noise, gguf-py writes a new file, a new process opens it. Each ends when the model"
-    " answers, the last one with its digest. Taken back between the turns, which is not timed."
+    "Noise on 1 % of all weights of minilm (`*.weight`), energy unlimited, in three ways with the same result: the"
+    " recipe in one message; the changed tensors as dense edits in one upload, computed beforehand; and without this"
+    " machine, where numpy applies the noise, gguf-py writes a new file, and a new process opens it. Each ends when the"
+    " model answers, the last one with its digest. Each change is rolled back before the next turn; that is not timed."
 )
 
 
