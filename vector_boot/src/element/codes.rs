@@ -1,11 +1,12 @@
-//! The integer codes of the block types that hold 32 of them.
+//! Block types that hold 32 integer codes: their layout, their codes, and Q8_0 to f32 and back.
 
-use super::float::f16_to_f32;
-use super::q8_0;
+use super::float::{f16_is_finite, f16_to_f32, f32_to_f16};
 use crate::gguf::TensorType;
 
 /// Elements in a block of these types.
 pub const BLOCK: usize = 32;
+/// Bytes of a Q8_0 block: an f16 scale and 32 signed bytes.
+pub(super) const Q8_0_BYTES: usize = 2 + BLOCK;
 
 /// Block types of 32 integer codes with an f16 scale in front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Quantized {
     /// Bytes of one block.
     pub const fn block_bytes(self) -> usize {
         match self {
-            Quantized::Q8_0 => q8_0::BYTES,
+            Quantized::Q8_0 => Q8_0_BYTES,
             Quantized::Q4_0 => 2 + 16,
             Quantized::Q4_1 => 4 + 16,
             Quantized::Q5_0 => 2 + 4 + 16,
@@ -126,4 +127,44 @@ impl Quantized {
             *x = minimum.map_or(scaled, |minimum| scaled + minimum);
         }
     }
+}
+
+/// Decodes one Q8_0 block.
+#[inline(always)]
+pub(super) fn dequantize_q8_0(block: &[u8; Q8_0_BYTES], out: &mut [f32; BLOCK]) {
+    let d = f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
+    for (x, code) in out.iter_mut().zip(&block[2..]) {
+        *x = f32::from(*code as i8) * d;
+    }
+}
+
+/// Encodes one Q8_0 block: d = max|x| / 127 in f32, codes from that d, d stored as f16. Returns whether all values and
+/// the stored scale are finite.
+#[inline(always)]
+pub(super) fn quantize_q8_0(values: &[f32; BLOCK], block: &mut [u8; Q8_0_BYTES]) -> bool {
+    // The bits of non-negative floats are ordered like the floats, with infinity and NaN above all.
+    let largest = values.iter().fold(0, |largest, x| (x.to_bits() & 0x7FFF_FFFF).max(largest));
+    let d = f32::from_bits(largest) / 127.0;
+    // ggml multiplies by the rounded 1 / d instead, which gives another code beside one tie in a hundred thousand.
+    let divisor = if d == 0.0 { f32::INFINITY } else { d };
+    for (code, x) in block[2..].iter_mut().zip(values) {
+        *code = round_half_away(x / divisor) as u8;
+    }
+    let stored = f32_to_f16(d);
+    block[..2].copy_from_slice(&stored.to_le_bytes());
+    f16_is_finite(stored)
+}
+
+/// The integer nearest to a number of magnitude below 2^22, ties away from zero.
+#[inline(always)]
+fn round_half_away(x: f32) -> i32 {
+    // Beside 2^23 one ulp is 1: the addition rounds to nearest even, and the low bits are the integer.
+    const BESIDE: f32 = 8_388_608.0;
+    let magnitude = x.abs();
+    let shifted = magnitude + BESIDE;
+    let even = (shifted.to_bits() & 0x7F_FFFF) as i32;
+    let tie_rounded_down = magnitude - (shifted - BESIDE) == 0.5;
+    let nearest = even + i32::from(tie_rounded_down);
+    let sign = x.to_bits() as i32 >> 31;
+    (nearest ^ sign) - sign
 }

@@ -5,7 +5,6 @@
 
 mod codes;
 mod float;
-mod q8_0;
 
 pub use codes::{Quantized, BLOCK};
 pub(crate) use float::{bf16_is_finite, f16_is_finite};
@@ -84,7 +83,7 @@ impl Storage {
             }
             Storage::Q8_0 => {
                 for (block, x) in blocks.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-                    q8_0::dequantize(block, x);
+                    codes::dequantize_q8_0(block, x);
                 }
             }
         }
@@ -120,7 +119,7 @@ impl Storage {
             }
             Storage::Q8_0 => {
                 for (block, x) in blocks.as_chunks_mut().0.iter_mut().zip(values.as_chunks().0) {
-                    finite &= q8_0::quantize(x, block);
+                    finite &= codes::quantize_q8_0(x, block);
                 }
             }
         }

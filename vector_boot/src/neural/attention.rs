@@ -3,32 +3,17 @@
 //! Lanes run over queries, so a softmax runs down the scores of the keys, lane by lane.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 
 use super::kernels::{Kernels, Product, ROWS};
-use super::lanes::{Block, Lanes, Tiles, LANES};
-use super::threads::Threads;
-
-/// Query, key and value of one head for one text, and what is computed from them. Memory only grows.
-#[derive(Default)]
-pub(super) struct HeadBuffers {
-    /// Features by queries, in tiles that start with the text.
-    queries: Tiles,
-    /// A row for each key, and zero rows up to a whole block of them.
-    keys: Vec<f32>,
-    /// A row for each feature, and zero rows up to a whole block; a column for each key.
-    values: Vec<f32>,
-    /// Keys by queries, for two tiles of queries.
-    scores: Tiles,
-    /// Features by queries, for two tiles of queries.
-    mixed: Tiles,
-}
+use super::lanes::{BlockSize, Lanes, TileBlock, Tiles, LANES};
+use super::pass::PassThreads;
+use super::scratch::HeadBuffers;
 
 /// output = softmax(q kᵀ / √width) v for each text and head.
 ///
 /// `inputs` has the features of all queries, then of all keys, then of all values; `texts` are ranges of tokens, at least one.
 pub(super) fn attention(
-    threads: &Threads<'_>,
+    threads: &PassThreads<'_>,
     texts: &[Range<usize>],
     heads: usize,
     inputs: &Tiles,
@@ -39,11 +24,11 @@ pub(super) fn attention(
     // Lanes behind the last text are computed with, though nobody reads them.
     output.tile_mut(inputs.tiles() - 1).fill(Lanes::ZERO);
     let (width, tiles) = (embedding / heads, inputs.tiles());
-    threads.for_each_block(output, (width, tiles), &|scratch, mut block| {
+    threads.for_each_block(output, BlockSize { features: width, tiles }, &|scratch, mut block| {
         for text in texts {
             scratch.head.load(inputs, block.first_feature, width, text);
             for query in (0..text.len().div_ceil(LANES)).step_by(2) {
-                if threads.cancel.load(Ordering::Relaxed) {
+                if threads.is_cancelled() {
                     return;
                 }
                 scratch.head.mix(threads.kernels, width, text.len(), query);
@@ -105,7 +90,7 @@ impl HeadBuffers {
     }
 
     /// Copies the two tiles of results, which begin with the text, to where the batch has the text.
-    fn store(&self, block: &mut Block<'_>, text: &Range<usize>, query: usize) {
+    fn store(&self, block: &mut TileBlock<'_>, text: &Range<usize>, query: usize) {
         let mut token = query * LANES;
         let end = text.len().min((query + 2) * LANES);
         while token < end {

@@ -1,7 +1,6 @@
 //! The forward pass of a bert: token ids in, one embedding a text out.
 
-use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::Mutex;
 
 use super::attention::attention;
@@ -10,10 +9,11 @@ use super::error::{ForwardError, Layer};
 use super::kernels::{Kernels, Variant};
 use super::lanes::{Lanes, Tiles, LANES};
 use super::linear::{linear, Activation};
+use super::pass::{Batch, PassThreads, StepError};
 use super::pool::ThreadPool;
 use super::pooling;
 use super::residual::{add_and_norm, embed};
-use super::threads::{Scratch, Threads};
+use super::scratch::Scratch;
 use super::weights::{Block, Weights};
 
 /// The memory of forward passes: it grows to the largest batch and is used again.
@@ -36,29 +36,6 @@ struct Activations {
     mixed: Tiles,
     /// Inside of the feed-forward network.
     inner: Tiles,
-}
-
-/// The texts of a pass, one after the other.
-pub(super) struct Batch {
-    /// Token and position.
-    pub tokens: Vec<(u32, usize)>,
-    /// The tokens of each text.
-    pub texts: Vec<Range<usize>>,
-}
-
-/// Why a step stopped.
-pub(super) enum Stop {
-    NotFinite,
-    Cancelled,
-}
-
-impl Stop {
-    fn at(self, layer: Layer) -> ForwardError {
-        match self {
-            Stop::NotFinite => ForwardError::NotFinite(layer),
-            Stop::Cancelled => ForwardError::Cancelled,
-        }
-    }
 }
 
 impl Workspace {
@@ -87,11 +64,11 @@ impl Workspace {
             return Ok(Vec::new());
         }
         self.scratch.resize_with(self.scratch.len().max(pool.threads()), Mutex::default);
-        let threads = Threads { kernels: self.kernels, pool, scratch: &self.scratch, cancel };
+        let threads = PassThreads { kernels: self.kernels, pool, scratch: &self.scratch, cancel };
         let batch = Batch::new(texts);
-        self.activations.embed(&threads, config, weights, &batch).map_err(|stop| stop.at(Layer::Embeddings))?;
+        self.activations.embed(&threads, config, weights, &batch).map_err(|error| error.at(Layer::Embeddings))?;
         for (index, block) in weights.blocks.iter().enumerate() {
-            self.activations.block(&threads, config, block, &batch).map_err(|stop| stop.at(Layer::Block(index)))?;
+            self.activations.block(&threads, config, block, &batch).map_err(|error| error.at(Layer::Block(index)))?;
         }
         let embeddings = pooling::pool(config, &self.activations.stream, &batch.texts);
         if embeddings.iter().all(|value| value.is_finite()) {
@@ -105,11 +82,11 @@ impl Workspace {
 impl Activations {
     fn embed(
         &mut self,
-        threads: &Threads<'_>,
+        threads: &PassThreads<'_>,
         config: &Config,
         weights: &Weights<'_>,
         batch: &Batch,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), StepError> {
         let tiles = batch.tokens.len().div_ceil(LANES);
         self.addend.reshape(tiles, config.embedding);
         self.stream.reshape(tiles, config.embedding);
@@ -117,29 +94,23 @@ impl Activations {
         for tile in 0..tiles {
             self.stream.tile_mut(tile).fill(Lanes::ZERO);
         }
-        add_and_norm(threads, (&weights.embedding_norm, config.epsilon), &self.addend, &mut self.stream, batch)
+        add_and_norm(threads, &weights.embedding_norm, config.epsilon, &self.addend, &mut self.stream, batch)
     }
 
-    fn block(&mut self, threads: &Threads<'_>, config: &Config, block: &Block<'_>, batch: &Batch) -> Result<(), Stop> {
+    fn block(
+        &mut self,
+        threads: &PassThreads<'_>,
+        config: &Config,
+        block: &Block<'_>,
+        batch: &Batch,
+    ) -> Result<(), StepError> {
         linear(threads, &block.attention_inputs, &self.stream, &mut self.inputs, Activation::None);
         attention(threads, &batch.texts, config.heads, &self.inputs, &mut self.mixed);
         linear(threads, &[block.attention_output], &self.mixed, &mut self.addend, Activation::None);
-        add_and_norm(threads, (&block.attention_norm, config.epsilon), &self.addend, &mut self.stream, batch)?;
+        add_and_norm(threads, &block.attention_norm, config.epsilon, &self.addend, &mut self.stream, batch)?;
         linear(threads, &[block.feed_forward_up], &self.stream, &mut self.inner, Activation::Gelu);
         linear(threads, &[block.feed_forward_down], &self.inner, &mut self.addend, Activation::None);
-        add_and_norm(threads, (&block.output_norm, config.epsilon), &self.addend, &mut self.stream, batch)
-    }
-}
-
-impl Batch {
-    fn new(texts: &[&[u32]]) -> Self {
-        let mut batch = Batch { tokens: Vec::new(), texts: Vec::new() };
-        for text in texts {
-            let start = batch.tokens.len();
-            batch.tokens.extend(text.iter().enumerate().map(|(position, token)| (*token, position)));
-            batch.texts.push(start..batch.tokens.len());
-        }
-        batch
+        add_and_norm(threads, &block.output_norm, config.epsilon, &self.addend, &mut self.stream, batch)
     }
 }
 
@@ -159,12 +130,4 @@ fn check(config: &Config, weights: &Weights<'_>, texts: &[&[u32]]) -> Result<(),
         }
     }
     Ok(())
-}
-
-/// Whether a pass is to end.
-pub(super) fn cancelled(threads: &Threads<'_>) -> Result<(), Stop> {
-    match threads.cancel.load(Ordering::Relaxed) {
-        true => Err(Stop::Cancelled),
-        false => Ok(()),
-    }
 }

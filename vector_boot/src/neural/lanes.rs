@@ -70,34 +70,48 @@ impl Tiles {
         [first, second]
     }
 
-    /// Cuts the matrix into blocks of `features` features by `tiles` tiles (less at the edges).
-    pub(super) fn blocks(&mut self, features: usize, tiles: usize) -> Blocks<'_> {
-        assert!(features > 0 && tiles > 0);
-        Blocks {
+    /// Cuts the matrix into blocks of this size; those at the edges may be smaller.
+    pub(super) fn blocks(&mut self, block: BlockSize) -> TileBlocks<'_> {
+        assert!(block.features > 0 && block.tiles > 0);
+        TileBlocks {
             start: self.data[..self.tiles * self.features].as_mut_ptr(),
-            matrix: (self.features, self.tiles),
-            block: (features, tiles),
+            matrix: BlockSize { features: self.features, tiles: self.tiles },
+            block,
             matrix_borrow: PhantomData,
         }
     }
 }
 
+/// Size of a block of a matrix, or of the whole matrix.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BlockSize {
+    /// Number of features.
+    pub features: usize,
+    /// Number of tiles.
+    pub tiles: usize,
+}
+
 /// A matrix cut into blocks that several threads write at once.
-pub(super) struct Blocks<'a> {
+pub(super) struct TileBlocks<'a> {
     start: *mut Lanes,
-    matrix: (usize, usize),
-    block: (usize, usize),
+    matrix: BlockSize,
+    block: BlockSize,
     matrix_borrow: PhantomData<&'a mut [Lanes]>,
 }
 
 // SAFETY: `get` promises that no two threads hold the same block, and blocks are disjoint.
 #[allow(unsafe_code)]
-unsafe impl Sync for Blocks<'_> {}
+unsafe impl Sync for TileBlocks<'_> {}
 
-impl<'a> Blocks<'a> {
+impl<'a> TileBlocks<'a> {
     /// Number of blocks.
     pub fn count(&self) -> usize {
-        self.matrix.0.div_ceil(self.block.0) * self.matrix.1.div_ceil(self.block.1)
+        self.blocks_across() * self.matrix.tiles.div_ceil(self.block.tiles)
+    }
+
+    /// Number of blocks side by side along the features.
+    fn blocks_across(&self) -> usize {
+        self.matrix.features.div_ceil(self.block.features)
     }
 
     /// The block with this index; all blocks of the first tiles come first.
@@ -105,24 +119,24 @@ impl<'a> Blocks<'a> {
     /// # Safety
     /// Each index may be asked for once only.
     #[allow(unsafe_code)]
-    pub unsafe fn get(&self, index: usize) -> Block<'a> {
+    pub unsafe fn get(&self, index: usize) -> TileBlock<'a> {
         assert!(index < self.count());
-        let across = self.matrix.0.div_ceil(self.block.0);
-        let (first_feature, first_tile) = (index % across * self.block.0, index / across * self.block.1);
-        Block {
+        let across = self.blocks_across();
+        let (first_feature, first_tile) = (index % across * self.block.features, index / across * self.block.tiles);
+        TileBlock {
             start: self.start,
-            stride: self.matrix.0,
+            stride: self.matrix.features,
             first_feature,
-            features: self.block.0.min(self.matrix.0 - first_feature),
+            features: self.block.features.min(self.matrix.features - first_feature),
             first_tile,
-            tiles: self.block.1.min(self.matrix.1 - first_tile),
+            tiles: self.block.tiles.min(self.matrix.tiles - first_tile),
             matrix_borrow: PhantomData,
         }
     }
 }
 
 /// Some features of some tiles, to write.
-pub(super) struct Block<'a> {
+pub(super) struct TileBlock<'a> {
     start: *mut Lanes,
     stride: usize,
     /// Index of the first feature in the matrix.
@@ -136,13 +150,13 @@ pub(super) struct Block<'a> {
     matrix_borrow: PhantomData<&'a mut [Lanes]>,
 }
 
-impl Block<'_> {
+impl TileBlock<'_> {
     /// The block's features of its tile `tile` (counted from its first).
     #[inline]
     pub fn tile(&mut self, tile: usize) -> &mut [Lanes] {
         assert!(tile < self.tiles);
         let offset = (self.first_tile + tile) * self.stride + self.first_feature;
-        // SAFETY: inside the matrix by the sizes `Blocks::get` gave, and no other block reaches here.
+        // SAFETY: inside the matrix by the sizes `TileBlocks::get` gave, and no other block reaches here.
         #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts_mut(self.start.add(offset), self.features)

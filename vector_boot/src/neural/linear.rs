@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::kernels::{Kernels, Product, ROWS};
-use super::lanes::{Block, Lanes, Tiles, LANES};
-use super::threads::Threads;
+use super::lanes::{BlockSize, Lanes, TileBlock, Tiles, LANES};
+use super::pass::PassThreads;
+use super::scratch::WeightPanel;
 use super::weights::{Linear, COLUMN_STEP};
 
 /// Rows of weights that one thread takes at a time.
@@ -21,16 +22,9 @@ pub(super) enum Activation {
     Gelu,
 }
 
-/// Decoded weights, a block of rows by a range of columns.
-#[derive(Default)]
-pub(super) struct Panel {
-    values: Vec<f32>,
-    bias: [f32; ROWS],
-}
-
 /// output = activation(weight · input + bias), the rows of several layers one after the other.
 pub(super) fn linear(
-    threads: &Threads<'_>,
+    threads: &PassThreads<'_>,
     layers: &[Linear<'_>],
     input: &Tiles,
     output: &mut Tiles,
@@ -38,7 +32,8 @@ pub(super) fn linear(
 ) {
     let rows = layers.iter().map(|layer| layer.weight.rows()).sum();
     output.reshape(input.tiles(), rows);
-    threads.for_each_block(output, (BLOCK_ROWS, BLOCK_TILES), &|scratch, mut block| {
+    let size = BlockSize { features: BLOCK_ROWS, tiles: BLOCK_TILES };
+    threads.for_each_block(output, size, &|scratch, mut block| {
         let panel = &mut scratch.panel;
         panel.values.resize(ROWS * STRIDE, 0.0);
         for first in (0..block.features).step_by(ROWS) {
@@ -51,7 +46,8 @@ pub(super) fn linear(
                 first + ROWS + block.first_feature
             };
             let next = stored(layers, next);
-            rows_times_tiles(threads.kernels, layers, input, (&mut block, first, count), (panel, next));
+            let target = BlockRows { block: &mut block, first, count };
+            rows_times_tiles(threads.kernels, layers, input, target, panel, next);
             if activation == Activation::Gelu {
                 for tile in 0..block.tiles {
                     (threads.kernels.gelu)(&mut block.tile(tile)[first..first + count]);
@@ -61,14 +57,25 @@ pub(super) fn linear(
     });
 }
 
-/// Computes `count` of a block's rows from its row `first`.
+/// Some rows (output features) of a block.
+struct BlockRows<'b, 'm> {
+    block: &'b mut TileBlock<'m>,
+    /// Index of the first row in the block.
+    first: usize,
+    /// Number of rows, at most [`ROWS`].
+    count: usize,
+}
+
+/// Computes some rows of a block. `next` holds stored weights that are wanted soon.
 fn rows_times_tiles(
     kernels: &Kernels,
     layers: &[Linear<'_>],
     input: &Tiles,
-    (block, first, count): (&mut Block<'_>, usize, usize),
-    (panel, next): (&mut Panel, &[u8]),
+    rows: BlockRows<'_, '_>,
+    panel: &mut WeightPanel,
+    next: &[u8],
 ) {
+    let BlockRows { block, first, count } = rows;
     let inputs = input.features();
     let steps = inputs.div_ceil(COLUMN_STEP) * block.tiles.div_ceil(2);
     for column in (0..inputs).step_by(COLUMN_STEP) {
@@ -93,7 +100,7 @@ fn rows_times_tiles(
 }
 
 /// Decodes rows from a column on, as many as fit between two rows of the panel, and their biases.
-fn decode(kernels: &Kernels, layers: &[Linear<'_>], rows: Range<usize>, column: usize, panel: &mut Panel) {
+fn decode(kernels: &Kernels, layers: &[Linear<'_>], rows: Range<usize>, column: usize, panel: &mut WeightPanel) {
     let mut done = 0;
     while done < rows.len() {
         let (layer, first) = find_row(layers, rows.start + done);

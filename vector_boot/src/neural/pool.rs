@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::lanes::{Block, Tiles};
+use super::lanes::{BlockSize, TileBlock, Tiles};
 
 /// Looks at a flag before a thread goes to sleep.
 const SPINS: u32 = 2000;
@@ -107,15 +107,15 @@ impl ThreadPool {
         assert!(!helper_panicked, "a helper thread panicked");
     }
 
-    /// Cuts `matrix` into blocks and calls `body(thread, block)` once for each, as [`ThreadPool::run`] does.
+    /// Cuts `matrix` into blocks of `size` and calls `body(thread, block)` once for each, as [`ThreadPool::run`] does.
     pub(super) fn for_each_block(
         &self,
         matrix: &mut Tiles,
-        (features, tiles): (usize, usize),
+        size: BlockSize,
         cancel: &AtomicBool,
-        body: &(dyn Fn(usize, Block<'_>) + Sync),
+        body: &(dyn Fn(usize, TileBlock<'_>) + Sync),
     ) {
-        let blocks = matrix.blocks(features, tiles);
+        let blocks = matrix.blocks(size);
         self.run(blocks.count(), cancel, &|thread, item| {
             // SAFETY: `run` gives each item out once.
             #[allow(unsafe_code)]

@@ -2,16 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::forward::{cancelled, Batch, Stop};
 use super::kernels::NormValues;
-use super::lanes::{Lanes, Tiles, LANES};
-use super::threads::Threads;
+use super::lanes::{BlockSize, Lanes, Tiles, LANES};
+use super::pass::{check_cancelled, Batch, PassThreads, StepError};
 use super::weights::{Norm, Weights};
 
 /// output = token + type + position, summed in this order; lanes without a token are zero.
-pub(super) fn embed(threads: &Threads<'_>, weights: &Weights<'_>, batch: &Batch, output: &mut Tiles) {
+pub(super) fn embed(threads: &PassThreads<'_>, weights: &Weights<'_>, batch: &Batch, output: &mut Tiles) {
     let width = output.features();
-    threads.for_each_block(output, (width, 1), &|scratch, mut block| {
+    threads.for_each_block(output, BlockSize { features: width, tiles: 1 }, &|scratch, mut block| {
         scratch.rows.resize(3 * width, 0.0);
         let (token_row, rest) = scratch.rows.split_at_mut(width);
         let (type_row, position_row) = rest.split_at_mut(width);
@@ -19,9 +18,9 @@ pub(super) fn embed(threads: &Threads<'_>, weights: &Weights<'_>, batch: &Batch,
         let first = block.first_tile * LANES;
         let tile = block.tile(0);
         tile.fill(Lanes::ZERO);
-        for (lane, (token, position)) in batch.tokens[first..].iter().take(LANES).enumerate() {
-            weights.token_embedding.decode(threads.kernels, *token as usize, 0, token_row);
-            weights.position_embedding.decode(threads.kernels, *position, 0, position_row);
+        for (lane, token) in batch.tokens[first..].iter().take(LANES).enumerate() {
+            weights.token_embedding.decode(threads.kernels, token.id as usize, 0, token_row);
+            weights.position_embedding.decode(threads.kernels, token.position, 0, position_row);
             for (d, value) in tile.iter_mut().enumerate() {
                 value.0[lane] = (token_row[d] + type_row[d]) + position_row[d];
             }
@@ -31,16 +30,17 @@ pub(super) fn embed(threads: &Threads<'_>, weights: &Weights<'_>, batch: &Batch,
 
 /// stream = norm(stream + addend); an error if a token's vector is not finite then.
 pub(super) fn add_and_norm(
-    threads: &Threads<'_>,
-    (norm, epsilon): (&Norm<'_>, f32),
+    threads: &PassThreads<'_>,
+    norm: &Norm<'_>,
+    epsilon: f32,
     addend: &Tiles,
     stream: &mut Tiles,
     batch: &Batch,
-) -> Result<(), Stop> {
-    cancelled(threads)?;
+) -> Result<(), StepError> {
+    check_cancelled(threads)?;
     let width = stream.features();
     let finite = AtomicBool::new(true);
-    threads.for_each_block(stream, (width, 1), &|scratch, mut block| {
+    threads.for_each_block(stream, BlockSize { features: width, tiles: 1 }, &|scratch, mut block| {
         scratch.rows.resize(3 * width, 0.0);
         let (weight, rest) = scratch.rows.split_at_mut(width);
         let (bias, _) = rest.split_at_mut(width);
@@ -53,10 +53,10 @@ pub(super) fn add_and_norm(
             finite.store(false, Ordering::Relaxed);
         }
     });
-    cancelled(threads)?;
+    check_cancelled(threads)?;
     match finite.into_inner() {
         true => Ok(()),
-        false => Err(Stop::NotFinite),
+        false => Err(StepError::NotFinite),
     }
 }
 

@@ -3,7 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{kernels_for, Kernels, Product, ROWS};
+use super::kernels_for;
+use super::table::{Kernels, Product, ROWS};
 use crate::element::{self, Storage};
 use crate::gguf::TensorType;
 use crate::neural::lanes::Lanes;

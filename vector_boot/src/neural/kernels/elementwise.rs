@@ -1,7 +1,8 @@
 //! Kernels other than the matrix product, written once: each variant compiles them for its own instructions.
 
 use super::arithmetic::Arithmetic;
-use super::{functions, NormValues};
+use super::functions;
+use super::table::NormValues;
 use crate::neural::lanes::{Lanes, LANES};
 
 /// Sums of a reduction that run side by side; item i goes to sum i mod 4, and the sums are added in pairs.

@@ -9,14 +9,14 @@ mod arithmetic;
 mod elementwise;
 mod functions;
 mod portable;
+mod table;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-use super::lanes::Lanes;
-use crate::gguf::TensorType;
+pub use table::{Kernels, NormValues, Product, ROWS};
 
 /// e^x for x <= 0, the bits of every kernel.
 pub fn exp(x: f32) -> f32 {
@@ -26,61 +26,6 @@ pub fn exp(x: f32) -> f32 {
 /// x Φ(x), the bits of every kernel.
 pub fn gelu(x: f32) -> f32 {
     functions::gelu::<arithmetic::Emulated>(x)
-}
-
-/// Rows of weights that a product takes at once.
-pub const ROWS: usize = 12;
-
-/// The weights of one product: [`ROWS`] rows of `depth` values, `stride` apart.
-#[derive(Clone, Copy)]
-pub struct Product<'a> {
-    /// The rows.
-    pub a: &'a [f32],
-    /// From one row to the next.
-    pub stride: usize,
-    /// Values in a row.
-    pub depth: usize,
-    /// Stored weights that are wanted soon: a hint to load them while this product keeps the CPU busy.
-    pub next: &'a [u8],
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Product<'_> {
-    /// Whether all the rows are there, and as many inputs and outputs as they need.
-    fn fits(&self, x: &[Lanes], c: &[Lanes]) -> bool {
-        let reach = self.stride.checked_mul(ROWS - 1).and_then(|start| start.checked_add(self.depth));
-        reach.is_some_and(|reach| reach <= self.a.len()) && x.len() >= self.depth && c.len() >= ROWS
-    }
-}
-
-/// Two tiles, to write.
-type TwoTiles<'a> = [&'a mut [Lanes]; 2];
-
-/// Factors and addends of a layer norm, and what is added to the variance.
-#[derive(Clone, Copy)]
-pub struct NormValues<'a> {
-    /// One for each feature.
-    pub weight: &'a [f32],
-    /// One for each feature.
-    pub bias: &'a [f32],
-    /// Keeps the root above zero.
-    pub epsilon: f32,
-}
-
-/// The kernels of one variant. Each panics if its slices are too short.
-pub struct Kernels {
-    /// Adds rows times sixteen tokens: c[r] += a[r] · x, for [`ROWS`] outputs.
-    pub multiply: fn(Product<'_>, &[Lanes], &mut [Lanes]),
-    /// The same for two tiles of tokens.
-    pub multiply_two: fn(Product<'_>, [&[Lanes]; 2], TwoTiles<'_>),
-    /// Decodes stored weights, as [`crate::element::dequantize`] does.
-    pub decode: fn(TensorType, &[u8], &mut [f32]),
-    /// GELU of every element.
-    pub gelu: fn(&mut [Lanes]),
-    /// exp(scale (score - greatest)) of the scores, and one over its sum.
-    pub softmax: fn(&mut [Lanes], f32) -> Lanes,
-    /// Layer norm of the sum of the two, left in the first.
-    pub layer_norm: fn(&mut [Lanes], &[Lanes], NormValues<'_>),
 }
 
 /// Which instructions the kernels use.
@@ -127,7 +72,9 @@ fn has_avx2() -> bool {
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels_for {
     ($features:literal) => {
-        use crate::neural::kernels::{arithmetic::Fused, elementwise, NormValues};
+        use super::arithmetic::Fused;
+        use super::elementwise;
+        use super::table::NormValues;
 
         /// The kernels of this variant; only `Variant::kernels` gives them out, on a CPU that has the instructions.
         pub static KERNELS: Kernels = Kernels {

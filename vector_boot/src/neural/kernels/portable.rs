@@ -1,7 +1,8 @@
 //! The scalar reference of the kernels, for any CPU.
 
 use super::arithmetic::{Arithmetic, Emulated};
-use super::{elementwise, Product, ROWS};
+use super::elementwise;
+use super::table::{Kernels, Product, ROWS};
 use crate::element;
 use crate::gguf::TensorType;
 use crate::neural::lanes::{Lanes, LANES};
@@ -24,7 +25,7 @@ fn decode(tensor_type: TensorType, bytes: &[u8], out: &mut [f32]) {
 }
 
 /// The kernels of this variant.
-pub static KERNELS: super::Kernels = super::Kernels {
+pub static KERNELS: Kernels = Kernels {
     multiply,
     multiply_two: |product, [x0, x1], [c0, c1]| {
         multiply(product, x0, c0);

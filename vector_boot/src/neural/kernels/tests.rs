@@ -3,7 +3,8 @@ use proptest::prelude::*;
 use super::arithmetic::{Arithmetic, Emulated};
 use super::*;
 use crate::element;
-use crate::neural::lanes::LANES;
+use crate::gguf::TensorType;
+use crate::neural::lanes::{Lanes, LANES};
 
 fn fast_variants() -> Vec<&'static Kernels> {
     Variant::ALL.into_iter().filter(|variant| *variant != Variant::Portable).filter_map(Variant::kernels).collect()
