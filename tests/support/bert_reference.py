@@ -1,5 +1,7 @@
 """A plain numpy bert: WordPiece as Hugging Face does it, and the forward pass, straight from a GGUF file.
 
+Absent biases and token types add nothing; `tokenizer.ggml.normalizer.*` and `vector_boot.max_tokens` are honoured.
+
 The GGUF is read and dequantised by the gguf package, so this shares no code with what it is used to judge.
 """
 
@@ -45,11 +47,14 @@ class BertReference:
         return self.fields[f"bert.{key}"]
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text, with the special tokens around them."""
+        """Token ids of a text, with the special tokens around them, cut at the most tokens of the model."""
+        lowercase = self.fields.get("tokenizer.ggml.normalizer.lowercase", True)
+        strip_accents = self.fields.get("tokenizer.ggml.normalizer.strip_accents", lowercase)
         ids = [self.special("bos")]
-        for word in split_words(text):
+        for word in split_words(text, lowercase=lowercase, strip_accents=strip_accents):
             ids += self._word_pieces(word)
-        return [*ids, self.special("eos")]
+        most = min(self.number("context_length"), self.fields.get("vector_boot.max_tokens", 1 << 32))
+        return [*ids[: most - 1], self.special("eos")]
 
     def _word_pieces(self, word: str) -> list[int]:
         """Greedy longest match from the left; a word that does not come out whole is one unknown token."""
@@ -73,7 +78,9 @@ class BertReference:
         """The L2-normalised embedding of a text, float32 [embedding_length]."""
         ids = self.tokenize(text)
         w = self.weights
-        x = w["token_embd.weight"][ids] + w["position_embd.weight"][: len(ids)] + w["token_types.weight"][0]
+        x = w["token_embd.weight"][ids] + w["position_embd.weight"][: len(ids)]
+        if "token_types.weight" in w:
+            x = x + w["token_types.weight"][0]
         x = self._norm(x, "token_embd_norm")
         for block in range(self.number("block_count")):
             x = self._block(x, f"blk.{block}.")
@@ -90,18 +97,20 @@ class BertReference:
     def _attention(self, x: Array, at: str) -> Array:
         heads = self.number("attention.head_count")
         width = x.shape[1] // heads
-        q, k, v = (
-            self._linear(x, at + part).reshape(len(x), heads, width).transpose(1, 0, 2)
-            for part in ("attn_q", "attn_k", "attn_v")
-        )
+        if at + "attn_qkv.weight" in self.weights:
+            parts = np.split(self._linear(x, at + "attn_qkv"), 3, axis=1)
+        else:
+            parts = [self._linear(x, at + part) for part in ("attn_q", "attn_k", "attn_v")]
+        q, k, v = (part.reshape(len(x), heads, width).transpose(1, 0, 2) for part in parts)
         scores = q @ k.transpose(0, 2, 1) / np.float32(math.sqrt(width))
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         mixed = scores / scores.sum(axis=-1, keepdims=True) @ v
         return self._linear(mixed.transpose(1, 0, 2).reshape(x.shape), at + "attn_output")
 
     def _linear(self, x: Array, name: str) -> Array:
-        product: Array = x @ self.weights[name + ".weight"].T + self.weights[name + ".bias"]
-        return product
+        product: Array = x @ self.weights[name + ".weight"].T
+        bias = self.weights.get(name + ".bias")
+        return product if bias is None else product + bias
 
     def _norm(self, x: Array, name: str) -> Array:
         centred = x - x.mean(axis=-1, keepdims=True)
@@ -111,17 +120,19 @@ class BertReference:
         return scaled + self.weights[name + ".bias"]
 
 
-def split_words(text: str) -> list[str]:
+def split_words(text: str, *, lowercase: bool = True, strip_accents: bool = True) -> list[str]:
     """Clean, space CJK characters, strip accents, lower the case, split on whitespace and around punctuation."""
     spaced = []
     for char in text:
         if char in "\0\ufffd" or (unicodedata.category(char)[0] == "C" and char not in "\t\n\r"):
             continue
         spaced.append(f" {char} " if _is_cjk(ord(char)) else " " if char.isspace() else char)
-    plain = "".join(
-        char for char in unicodedata.normalize("NFD", "".join(spaced)) if unicodedata.category(char) != "Mn"
-    )
-    return "".join(f" {char} " if _is_punctuation(char) else char for char in plain.lower()).split()
+    plain = "".join(spaced)
+    if strip_accents:
+        plain = "".join(char for char in unicodedata.normalize("NFD", plain) if unicodedata.category(char) != "Mn")
+    if lowercase:
+        plain = plain.lower()
+    return "".join(f" {char} " if _is_punctuation(char) else char for char in plain).split()
 
 
 def _is_punctuation(char: str) -> bool:

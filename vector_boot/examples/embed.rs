@@ -11,9 +11,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde_json::Value;
-use vector_boot::gguf::{self, Gguf};
+use vector_boot::gguf::Gguf;
 use vector_boot::neural::weights::{Matrix, Weights};
-use vector_boot::neural::{Config, Pooling, ThreadPool, Variant, Workspace};
+use vector_boot::neural::{architecture, ThreadPool, Variant, Workspace};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 fn embed(model: &str, output: &str, threads: &str, variant: &str) -> Result<(), Failure> {
     let file = std::fs::read(model)?;
     let gguf = Gguf::parse(&file).map_err(|error| error.to_string())?;
-    let config = config(&gguf)?;
+    let config = architecture::check(&gguf)?.config();
     let weights = Weights::by_name(&config, &|name| matrix(&gguf, &file, name))?;
     let variant = match variant {
         "avx512" => Variant::Avx512,
@@ -76,30 +76,6 @@ fn batch(line: &Value) -> Option<Vec<Vec<u32>>> {
 
 fn ids(text: &Value) -> Option<Vec<u32>> {
     text.as_array()?.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect()
-}
-
-fn config(gguf: &Gguf<'_>) -> Result<Config, Failure> {
-    let number = |key: &str| -> Result<usize, Failure> {
-        let value = gguf.value(&format!("bert.{key}")).and_then(gguf::Value::integer);
-        Ok(usize::try_from(value.ok_or_else(|| format!("bert.{key} is missing"))?)?)
-    };
-    let Some(gguf::Value::F32(epsilon)) = gguf.value("bert.attention.layer_norm_epsilon") else {
-        return Err("bert.attention.layer_norm_epsilon is missing".into());
-    };
-    Ok(Config {
-        blocks: number("block_count")?,
-        embedding: number("embedding_length")?,
-        feed_forward: number("feed_forward_length")?,
-        heads: number("attention.head_count")?,
-        context: number("context_length")?,
-        epsilon: *epsilon,
-        pooling: match number("pooling_type")? {
-            2 => Pooling::Cls,
-            3 => Pooling::Last,
-            _ => Pooling::Mean,
-        },
-        normalize: true,
-    })
 }
 
 /// The tensor of this name as rows of its first dimension.

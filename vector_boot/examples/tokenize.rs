@@ -1,13 +1,13 @@
 //! Prints token ids: `tokenize MODEL.gguf [LIMIT]`.
 //!
-//! The model is judged first, as a machine does it. Then each line of stdin is a text as a JSON string, and the answer to
-//! it is one line, its ids as a JSON array, at most LIMIT of them (512 unless told). Tests compare them with others'.
+//! The model is checked first, as a machine does it. Then each line of stdin is a text as a JSON string, and the answer to
+//! it is one line: its ids as a JSON array, at most LIMIT of them (default 512). Tests compare them with other tokenizers.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use vector_boot::gguf::Gguf;
-use vector_boot::neural::architecture::Bert;
+use vector_boot::neural::architecture;
 use vector_boot::neural::tokenizer::Tokenizer;
 
 fn main() -> ExitCode {
@@ -27,12 +27,12 @@ fn serve() -> io::Result<()> {
     let file = std::fs::read(&path)?;
     let refused = |why: String| io::Error::other(format!("{path} is refused: {why}"));
     let gguf = Gguf::parse(&file).map_err(|error| refused(error.to_string()))?;
-    Bert::from_gguf(&gguf).map_err(|refusal| refused(refusal.to_string()))?;
-    let tokenizer = Tokenizer::from_gguf(&gguf).map_err(refused)?;
+    architecture::check(&gguf).map_err(|error| refused(error.to_string()))?;
+    let tokenizer = Tokenizer::from_gguf(&gguf).map_err(|error| refused(error.to_string()))?;
     let mut answers = io::stdout().lock();
     for line in io::stdin().lines() {
         let text: String = serde_json::from_str(&line?).map_err(io::Error::other)?;
-        writeln!(answers, "{:?}", tokenizer.encode(&text, limit))?;
+        writeln!(answers, "{:?}", tokenizer.encode(&text, limit).ids)?;
     }
     Ok(())
 }

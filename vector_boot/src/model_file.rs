@@ -4,8 +4,8 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use crate::container_file::ContainerFile;
-use crate::neural::architecture::Refusal;
 use crate::neural::network::Network;
+use crate::neural::NetworkError;
 use crate::rts::{Header, HEADER_BYTES};
 use crate::sys::memory::Mapping;
 use crate::tensor::{Base, Store};
@@ -70,8 +70,8 @@ fn load(base: Base) -> Result<(Store, Result<Network, String>), String> {
         Store::load_and_judge(base, &mut |gguf| Network::from_gguf(gguf)).map_err(|error| error.to_string())?;
     match network {
         Ok(network) => Ok((store, Ok(network))),
-        Err(Refusal::Unsupported(why)) => Ok((store, Err(why))),
-        Err(Refusal::Invalid(why)) => Err(format!("the model is refused: {why}")),
+        Err(NetworkError::Unsupported(why)) => Ok((store, Err(why))),
+        Err(NetworkError::Invalid(why)) => Err(format!("the model is refused: {why}")),
     }
 }
 

@@ -8,8 +8,8 @@ use super::error::{excerpt, Error, Fault, Field, Rule};
 
 /// More elements than this in one array are refused (R11).
 pub const ARRAY_LIMIT: u64 = 4 << 20;
-/// A longer string value is refused (R7).
-pub const STRING_LIMIT: u64 = 1 << 20;
+/// A longer string value is refused (R7). [`super::METADATA_LIMIT`] bounds all strings of a file together.
+pub const STRING_LIMIT: u64 = 64 << 20;
 
 /// Type of a value or of an array's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,7 +242,7 @@ fn string<'a>(cursor: &mut Cursor<'a>, field: Field) -> Result<&'a str, Stop> {
     let offset = cursor.offset();
     let len = cursor.u64(Rule::R7, field)?;
     if len <= cursor.left() && len > STRING_LIMIT {
-        let fault = Fault::Value { found: len.into(), expected: "a string of at most 1048576 bytes" };
+        let fault = Fault::Value { found: len.into(), expected: "a string of at most 67108864 bytes" };
         return Err(Error { rule: Rule::R7, field, offset, fault }.into());
     }
     let bytes = cursor.take(len.into(), Rule::R7, field)?;

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::Machine;
 use crate::neural::network::Network;
+use crate::neural::tokenizer::Encoding;
 use crate::neural::{ForwardError, ThreadPool, Variant, Workspace};
 use crate::protocol::{self, required, Failure, Reply, Request, BLOB_LIMIT};
 use crate::tensor::Store;
@@ -47,6 +48,8 @@ pub struct Embeddings {
     pub values: Vec<f32>,
     /// Tokens of each text.
     pub tokens: Vec<usize>,
+    /// Whether each text was cut at the most tokens that the model takes.
+    pub truncated: Vec<bool>,
 }
 
 impl Machine {
@@ -68,7 +71,13 @@ impl Machine {
         }
         let tokens = embeddings.tokens;
         let generation = lineage.generation();
-        let result = json!({"count": texts.len(), "dim": dim, "tokens": tokens, "generation": generation});
+        let result = json!({
+            "count": texts.len(),
+            "dim": dim,
+            "tokens": tokens,
+            "truncated": embeddings.truncated,
+            "generation": generation,
+        });
         Ok(Reply { result, blob })
     }
 
@@ -97,8 +106,8 @@ impl Machine {
     pub(super) fn run_network(&self, store: &Store, texts: &[String], normalize: bool) -> Result<Embeddings, Failure> {
         let runtime: &Arc<Runtime> = &self.runtime;
         let network = runtime.network()?;
-        let ids: Vec<Vec<u32>> = texts.iter().map(|text| network.tokens(text)).collect();
-        let borrowed: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let encodings: Vec<Encoding> = texts.iter().map(|text| network.encode(text)).collect();
+        let borrowed: Vec<&[u32]> = encodings.iter().map(|encoding| &encoding.ids[..]).collect();
         let weights = network.weights(store).map_err(|name| Failure::new(1018, format!("{name:?} is missing")))?;
         let mut workspace = runtime.workspace.lock().unwrap_or_else(PoisonError::into_inner);
         let config = network.config(normalize);
@@ -115,7 +124,9 @@ impl Machine {
             })?);
             rest = later;
         }
-        Ok(Embeddings { values, tokens: ids.iter().map(Vec::len).collect() })
+        let tokens = encodings.iter().map(|encoding| encoding.ids.len()).collect();
+        let truncated = encodings.iter().map(|encoding| encoding.truncated).collect();
+        Ok(Embeddings { values, tokens, truncated })
     }
 }
 

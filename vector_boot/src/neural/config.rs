@@ -1,28 +1,28 @@
-//! What a bert is built like.
+//! The hyperparameters that a forward pass needs.
 
-/// How the vectors of a text's tokens become one.
+/// How the vectors of a text's tokens become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
     /// Their mean, [CLS] and [SEP] included.
     Mean,
-    /// The first.
+    /// The vector of the first token.
     Cls,
-    /// The last.
+    /// The vector of the last token.
     Last,
 }
 
 /// Hyperparameters of a bert.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Config {
-    /// Transformer blocks.
+pub struct BertConfig {
+    /// Number of transformer blocks.
     pub blocks: usize,
-    /// Values of a token's vector.
+    /// Width of a token's vector, and of an embedding.
     pub embedding: usize,
-    /// Values inside the feed-forward network.
+    /// Width inside the feed-forward network.
     pub feed_forward: usize,
-    /// Attention heads; they divide `embedding`.
+    /// Number of attention heads; it divides `embedding`.
     pub heads: usize,
-    /// Most tokens of a text.
+    /// Most tokens of a text, [CLS] and [SEP] included.
     pub context: usize,
     /// Added to the variance in a layer norm.
     pub epsilon: f32,

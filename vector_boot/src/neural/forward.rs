@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Mutex;
 
 use super::attention::attention;
-use super::config::Config;
+use super::config::BertConfig;
 use super::error::{ForwardError, Layer};
 use super::kernels::{Kernels, Variant};
 use super::lanes::{Lanes, Tiles, LANES};
@@ -14,7 +14,7 @@ use super::pool::ThreadPool;
 use super::pooling;
 use super::residual::{add_and_norm, embed};
 use super::scratch::Scratch;
-use super::weights::{Block, Weights};
+use super::weights::{BlockWeights, Weights};
 
 /// The memory of forward passes: it grows to the largest batch and is used again.
 pub struct Workspace {
@@ -53,7 +53,7 @@ impl Workspace {
     /// [`ForwardError`].
     pub fn forward(
         &mut self,
-        config: &Config,
+        config: &BertConfig,
         weights: &Weights<'_>,
         texts: &[&[u32]],
         pool: &ThreadPool,
@@ -83,7 +83,7 @@ impl Activations {
     fn embed(
         &mut self,
         threads: &PassThreads<'_>,
-        config: &Config,
+        config: &BertConfig,
         weights: &Weights<'_>,
         batch: &Batch,
     ) -> Result<(), StepError> {
@@ -100,8 +100,8 @@ impl Activations {
     fn block(
         &mut self,
         threads: &PassThreads<'_>,
-        config: &Config,
-        block: &Block<'_>,
+        config: &BertConfig,
+        block: &BlockWeights<'_>,
         batch: &Batch,
     ) -> Result<(), StepError> {
         linear(threads, &block.attention_inputs, &self.stream, &mut self.inputs, Activation::None);
@@ -115,7 +115,7 @@ impl Activations {
 }
 
 /// Everything that the pass relies on and its caller decides.
-fn check(config: &Config, weights: &Weights<'_>, texts: &[&[u32]]) -> Result<(), ForwardError> {
+fn check(config: &BertConfig, weights: &Weights<'_>, texts: &[&[u32]]) -> Result<(), ForwardError> {
     let divided = config.heads > 0 && config.embedding > 0 && config.embedding.is_multiple_of(config.heads);
     if !divided || config.feed_forward == 0 || !weights.fit(config) {
         return Err(ForwardError::WeightShapes);

@@ -6,7 +6,7 @@ use super::kernels::{Kernels, Product, ROWS};
 use super::lanes::{BlockSize, Lanes, TileBlock, Tiles, LANES};
 use super::pass::PassThreads;
 use super::scratch::WeightPanel;
-use super::weights::{Linear, COLUMN_STEP};
+use super::weights::{LinearWeights, COLUMN_STEP};
 
 /// Rows of weights that one thread takes at a time.
 const BLOCK_ROWS: usize = 2 * ROWS;
@@ -25,7 +25,7 @@ pub(super) enum Activation {
 /// output = activation(weight · input + bias), the rows of several layers one after the other.
 pub(super) fn linear(
     threads: &PassThreads<'_>,
-    layers: &[Linear<'_>],
+    layers: &[LinearWeights<'_>],
     input: &Tiles,
     output: &mut Tiles,
     activation: Activation,
@@ -69,7 +69,7 @@ struct BlockRows<'b, 'm> {
 /// Computes some rows of a block. `next` holds stored weights that are wanted soon.
 fn rows_times_tiles(
     kernels: &Kernels,
-    layers: &[Linear<'_>],
+    layers: &[LinearWeights<'_>],
     input: &Tiles,
     rows: BlockRows<'_, '_>,
     panel: &mut WeightPanel,
@@ -100,7 +100,7 @@ fn rows_times_tiles(
 }
 
 /// Decodes rows from a column on, as many as fit between two rows of the panel, and their biases.
-fn decode(kernels: &Kernels, layers: &[Linear<'_>], rows: Range<usize>, column: usize, panel: &mut WeightPanel) {
+fn decode(kernels: &Kernels, layers: &[LinearWeights<'_>], rows: Range<usize>, column: usize, panel: &mut WeightPanel) {
     let mut done = 0;
     while done < rows.len() {
         let (layer, first) = find_row(layers, rows.start + done);
@@ -109,7 +109,7 @@ fn decode(kernels: &Kernels, layers: &[Linear<'_>], rows: Range<usize>, column: 
         for row in 0..count {
             layer.weight.decode(kernels, first + row, column, &mut panel.values[(done + row) * STRIDE..][..depth]);
         }
-        layer.bias.decode(kernels, 0, first, &mut panel.bias[done..done + count]);
+        layer.decode_bias(kernels, first, &mut panel.bias[done..done + count]);
         done += count;
     }
 }
@@ -120,7 +120,7 @@ fn part(bytes: &[u8], index: usize, count: usize) -> &[u8] {
 }
 
 /// The stored bytes of a block of rows, as far as one layer has them.
-fn stored<'a>(layers: &[Linear<'a>], row: usize) -> &'a [u8] {
+fn stored<'a>(layers: &[LinearWeights<'a>], row: usize) -> &'a [u8] {
     let rows: usize = layers.iter().map(|layer| layer.weight.rows()).sum();
     if row >= rows {
         return &[];
@@ -130,7 +130,7 @@ fn stored<'a>(layers: &[Linear<'a>], row: usize) -> &'a [u8] {
 }
 
 /// The layer that has the row with this number, and the row's number in it.
-fn find_row<'l, 'a>(layers: &'l [Linear<'a>], mut row: usize) -> (&'l Linear<'a>, usize) {
+fn find_row<'l, 'a>(layers: &'l [LinearWeights<'a>], mut row: usize) -> (&'l LinearWeights<'a>, usize) {
     let mut layer = 0;
     while row >= layers[layer].weight.rows() {
         row -= layers[layer].weight.rows();

@@ -18,8 +18,8 @@ mod threads;
 pub mod tokenizer;
 pub mod weights;
 
-pub use config::{Config, Pooling};
-pub use error::{ForwardError, Layer};
+pub use config::{BertConfig, Pooling};
+pub use error::{ForwardError, Layer, NetworkError};
 pub use forward::Workspace;
 pub use kernels::Variant;
 pub use pool::ThreadPool;

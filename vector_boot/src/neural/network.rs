@@ -1,55 +1,45 @@
-//! A model that can think: its tokenizer and its numbers. The weights stay where they are and are borrowed at each pass.
+//! The network of a model: its tokenizer and its hyperparameters. The weights stay in the store and are borrowed for
+//! each pass.
 
-use super::architecture::{Bert, Refusal};
-use super::config::Config;
-use super::tokenizer::Tokenizer;
+use super::architecture;
+use super::config::BertConfig;
+use super::error::NetworkError;
+use super::tokenizer::{Encoding, Tokenizer};
 use super::weights::{Matrix, Weights};
 use crate::gguf::Gguf;
 use crate::tensor::Store;
 
 /// The network of a model.
 pub struct Network {
-    config: Config,
+    config: BertConfig,
     tokenizer: Tokenizer,
 }
 
 impl Network {
-    /// Judges what a GGUF says of its network.
+    /// Checks what a GGUF says about its network.
     ///
     /// # Errors
-    /// [`Refusal::Unsupported`] for a model that this runtime has no network for, [`Refusal::Invalid`] for one that it
-    /// knows and that contradicts itself.
-    pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Self, Refusal> {
-        let bert = Bert::from_gguf(gguf)?;
-        let tokenizer = Tokenizer::from_gguf(gguf).map_err(Refusal::Invalid)?;
-        let numbers = &bert.hyperparameters;
-        let config = Config {
-            blocks: numbers.blocks as usize,
-            embedding: numbers.embedding as usize,
-            feed_forward: numbers.feed_forward as usize,
-            heads: numbers.heads as usize,
-            context: numbers.context as usize,
-            epsilon: numbers.epsilon,
-            pooling: numbers.pooling,
-            normalize: true,
-        };
-        Ok(Network { config, tokenizer })
+    /// [`NetworkError::Unsupported`] for a model that this runtime has no network for, [`NetworkError::Invalid`] for one of
+    /// a known architecture that contradicts itself.
+    pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Self, NetworkError> {
+        let config = architecture::check(gguf)?.config();
+        Ok(Network { config, tokenizer: Tokenizer::from_gguf(gguf)? })
     }
 
-    /// The numbers of a pass whose embeddings are scaled to length one, or are not.
-    pub fn config(&self, normalize: bool) -> Config {
-        Config { normalize, ..self.config }
+    /// The hyperparameters of a pass whose embeddings are scaled to length one, or are not.
+    pub fn config(&self, normalize: bool) -> BertConfig {
+        BertConfig { normalize, ..self.config }
     }
 
-    /// Token ids of a text, cut at the model's context.
-    pub fn tokens(&self, text: &str) -> Vec<u32> {
+    /// Token ids of a text, cut at the most tokens that the model takes.
+    pub fn encode(&self, text: &str) -> Encoding {
         self.tokenizer.encode(text, self.config.context)
     }
 
     /// The weights as they are in the store now.
     ///
     /// # Errors
-    /// The name of a tensor that is not there, which the judgement has ruled out.
+    /// The name of a tensor that is absent. [`Network::from_gguf`] has made sure that there is none.
     pub fn weights<'a>(&self, store: &'a Store) -> Result<Weights<'a>, String> {
         Weights::by_name(&self.config, &|name| {
             let tensor = store.find(name)?;

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::config::{Config, Pooling};
+use super::config::{BertConfig, Pooling};
 use super::lanes::{Tiles, LANES};
 
 /// Smallest length that a vector is divided by.
 const LEAST_NORM: f64 = 1e-12;
 
 /// The embeddings of the texts, `config.embedding` values each.
-pub(super) fn pool(config: &Config, stream: &Tiles, texts: &[Range<usize>]) -> Vec<f32> {
+pub(super) fn pool(config: &BertConfig, stream: &Tiles, texts: &[Range<usize>]) -> Vec<f32> {
     let mut embeddings = vec![0.0; texts.len() * config.embedding];
     for (text, embedding) in texts.iter().zip(embeddings.chunks_exact_mut(config.embedding)) {
         let chosen = match config.pooling {

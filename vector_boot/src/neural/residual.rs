@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::kernels::NormValues;
 use super::lanes::{BlockSize, Lanes, Tiles, LANES};
 use super::pass::{check_cancelled, Batch, PassThreads, StepError};
-use super::weights::{Norm, Weights};
+use super::weights::{NormWeights, Weights};
 
 /// output = token + type + position, summed in this order; lanes without a token are zero.
 pub(super) fn embed(threads: &PassThreads<'_>, weights: &Weights<'_>, batch: &Batch, output: &mut Tiles) {
@@ -14,7 +14,10 @@ pub(super) fn embed(threads: &PassThreads<'_>, weights: &Weights<'_>, batch: &Ba
         scratch.rows.resize(3 * width, 0.0);
         let (token_row, rest) = scratch.rows.split_at_mut(width);
         let (type_row, position_row) = rest.split_at_mut(width);
-        weights.token_types.decode(threads.kernels, 0, 0, type_row);
+        match &weights.token_types {
+            Some(types) => types.decode(threads.kernels, 0, 0, type_row),
+            None => type_row.fill(0.0),
+        }
         let first = block.first_tile * LANES;
         let tile = block.tile(0);
         tile.fill(Lanes::ZERO);
@@ -31,7 +34,7 @@ pub(super) fn embed(threads: &PassThreads<'_>, weights: &Weights<'_>, batch: &Ba
 /// stream = norm(stream + addend); an error if a token's vector is not finite then.
 pub(super) fn add_and_norm(
     threads: &PassThreads<'_>,
-    norm: &Norm<'_>,
+    norm: &NormWeights<'_>,
     epsilon: f32,
     addend: &Tiles,
     stream: &mut Tiles,

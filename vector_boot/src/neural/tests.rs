@@ -12,7 +12,7 @@ const F32: u32 = 0;
 
 /// A random bert: stored tensors by name, with rows and columns.
 struct Model {
-    config: Config,
+    config: BertConfig,
     tensors: HashMap<String, (TensorType, usize, usize, Vec<u8>)>,
 }
 
@@ -21,7 +21,7 @@ const VOCABULARY: usize = 50;
 impl Model {
     /// Matrices of the given types in turn; what has one dimension, and the tables of rows no block fits, is F32.
     fn random([blocks, embedding, feed_forward, heads]: [usize; 4], types: &[u32], fused: bool) -> Self {
-        let config = Config {
+        let config = BertConfig {
             blocks,
             embedding,
             feed_forward,
@@ -157,7 +157,7 @@ fn embeddings_are_those_of_the_plain_reference() {
     for model in models() {
         let texts = texts(if model.is_large() { &[17] } else { &[1, 37, 17, 90] });
         for pooling in [Pooling::Mean, Pooling::Cls, Pooling::Last] {
-            let config = Config { pooling, normalize: pooling != Pooling::Last, ..model.config };
+            let config = BertConfig { pooling, normalize: pooling != Pooling::Last, ..model.config };
             let pool = ThreadPool::new(1).unwrap();
             let mut workspace = Workspace::new(Variant::fastest()).unwrap();
             let weights = model.weights();
@@ -169,6 +169,28 @@ fn embeddings_are_those_of_the_plain_reference() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn absent_biases_and_token_types_are_zero_to_the_bit() {
+    for fused in [false, true] {
+        let mut model = Model::random([2, 24, 48, 2], &[F32, 1], fused);
+        let optional =
+            |name: &String| name == "token_types.weight" || (name.ends_with(".bias") && !name.contains("norm"));
+        let names: Vec<String> = model.tensors.keys().filter(|name| optional(name)).cloned().collect();
+        assert_eq!(names.len(), 1 + 2 * if fused { 4 } else { 6 });
+        let texts = texts(&[5, 1, 33]);
+        let given = model.embed(Variant::fastest(), 2, &slices(&texts)).unwrap();
+        for name in &names {
+            let bytes = &mut model.tensors.get_mut(name).unwrap().3;
+            bytes.fill(0);
+        }
+        let zero = model.embed(Variant::fastest(), 2, &slices(&texts)).unwrap();
+        assert_ne!(bits(&zero), bits(&given));
+        model.tensors.retain(|name, _| !names.contains(name));
+        let absent = model.embed(Variant::fastest(), 2, &slices(&texts)).unwrap();
+        assert_eq!(bits(&absent), bits(&zero));
     }
 }
 
@@ -238,11 +260,11 @@ fn bad_requests_are_refused() {
     assert_eq!(embed(&[]), Ok(vec![]));
     let (mut workspace, pool) = (Workspace::new(Variant::fastest()).unwrap(), ThreadPool::new(0).unwrap());
     for config in [
-        Config { heads: 0, ..model.config },
-        Config { heads: 5, ..model.config },
-        Config { embedding: 12, ..model.config },
-        Config { context: 91, ..model.config },
-        Config { feed_forward: 47, ..model.config },
+        BertConfig { heads: 0, ..model.config },
+        BertConfig { heads: 5, ..model.config },
+        BertConfig { embedding: 12, ..model.config },
+        BertConfig { context: 91, ..model.config },
+        BertConfig { feed_forward: 47, ..model.config },
     ] {
         let refused = workspace.forward(&config, &model.weights(), &[&[1]], &pool, &AtomicBool::new(false));
         assert_eq!(refused, Err(ForwardError::WeightShapes), "{config:?}");
@@ -256,9 +278,9 @@ fn bad_requests_are_refused() {
     assert!(Matrix::new(TensorType::BYTE, 1, 1, &[0; 9]).is_none(), "no type of weights");
     let missing = Weights::by_name(&model.config, &|name| {
         let (tensor_type, rows, columns, bytes) = model.tensors.get(name)?;
-        Matrix::new(*tensor_type, *rows, *columns, bytes).filter(|_| name != "blk.0.ffn_up.bias")
+        Matrix::new(*tensor_type, *rows, *columns, bytes).filter(|_| name != "token_embd_norm.bias")
     });
-    assert_eq!(missing.unwrap_err(), "blk.0.ffn_up.bias");
+    assert_eq!(missing.unwrap_err(), "token_embd_norm.bias");
 }
 
 #[test]

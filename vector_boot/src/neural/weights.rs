@@ -1,6 +1,6 @@
 //! The weights of a bert as they are stored: borrowed at each pass, decoded where they are used.
 
-use super::config::Config;
+use super::config::BertConfig;
 use super::kernels::Kernels;
 use crate::element::{Quantized, Storage};
 use crate::gguf::TensorType;
@@ -58,31 +58,40 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// y = weight · x + bias.
+/// A linear layer: y = weight · x + bias.
 #[derive(Debug, Clone, Copy)]
-pub struct Linear<'a> {
+pub struct LinearWeights<'a> {
     /// Outputs by inputs.
     pub weight: Matrix<'a>,
-    /// One row of outputs.
-    pub bias: Matrix<'a>,
+    /// One row of outputs; zero if absent.
+    pub bias: Option<Matrix<'a>>,
 }
 
-impl Linear<'_> {
+impl LinearWeights<'_> {
+    /// Decodes the biases of some rows; zeros if there are none.
+    pub(super) fn decode_bias(&self, kernels: &Kernels, first_row: usize, out: &mut [f32]) {
+        match &self.bias {
+            Some(bias) => bias.decode(kernels, 0, first_row, out),
+            None => out.fill(0.0),
+        }
+    }
+
     fn fits(&self, outputs: usize, inputs: usize) -> bool {
-        (self.weight.rows, self.weight.columns) == (outputs, inputs) && self.bias.is_vector(outputs)
+        (self.weight.rows, self.weight.columns) == (outputs, inputs)
+            && self.bias.is_none_or(|bias| bias.is_vector(outputs))
     }
 }
 
 /// Weight and bias of a layer norm, one row each.
 #[derive(Debug, Clone, Copy)]
-pub struct Norm<'a> {
+pub struct NormWeights<'a> {
     /// Factors.
     pub weight: Matrix<'a>,
     /// Addends.
     pub bias: Matrix<'a>,
 }
 
-impl Norm<'_> {
+impl NormWeights<'_> {
     fn fits(&self, width: usize) -> bool {
         self.weight.is_vector(width) && self.bias.is_vector(width)
     }
@@ -90,19 +99,19 @@ impl Norm<'_> {
 
 /// One transformer block.
 #[derive(Debug, Clone)]
-pub struct Block<'a> {
+pub struct BlockWeights<'a> {
     /// Query, key and value, or one matrix with the rows of all three.
-    pub attention_inputs: Vec<Linear<'a>>,
+    pub attention_inputs: Vec<LinearWeights<'a>>,
     /// From the heads to the residual.
-    pub attention_output: Linear<'a>,
+    pub attention_output: LinearWeights<'a>,
     /// After the attention.
-    pub attention_norm: Norm<'a>,
+    pub attention_norm: NormWeights<'a>,
     /// Into the feed-forward network.
-    pub feed_forward_up: Linear<'a>,
+    pub feed_forward_up: LinearWeights<'a>,
     /// Out of it.
-    pub feed_forward_down: Linear<'a>,
+    pub feed_forward_down: LinearWeights<'a>,
     /// After it.
-    pub output_norm: Norm<'a>,
+    pub output_norm: NormWeights<'a>,
 }
 
 /// All weights of a bert.
@@ -112,33 +121,34 @@ pub struct Weights<'a> {
     pub token_embedding: Matrix<'a>,
     /// A row for each position.
     pub position_embedding: Matrix<'a>,
-    /// A row for each segment of a pair; texts are of the first.
-    pub token_types: Matrix<'a>,
-    /// Norm of the sum of the three.
-    pub embedding_norm: Norm<'a>,
+    /// A row for each token type; every token is of the first. Nothing is added if absent.
+    pub token_types: Option<Matrix<'a>>,
+    /// Norm of the sum of these embeddings.
+    pub embedding_norm: NormWeights<'a>,
     /// The transformer blocks in order.
-    pub blocks: Vec<Block<'a>>,
+    pub blocks: Vec<BlockWeights<'a>>,
 }
 
 impl<'a> Weights<'a> {
-    /// Collects the weights by llama.cpp's tensor names.
+    /// Collects the weights by llama.cpp's tensor names. Biases of linear layers and `token_types` may be absent.
     ///
     /// # Errors
-    /// The first name that `find` has no matrix for.
-    pub fn by_name(config: &Config, find: &dyn Fn(&str) -> Option<Matrix<'a>>) -> Result<Self, String> {
+    /// The first name of a required tensor that `find` has no matrix for.
+    pub fn by_name(config: &BertConfig, find: &dyn Fn(&str) -> Option<Matrix<'a>>) -> Result<Self, String> {
         let get = |name: String| find(&name).ok_or(name);
         let linear = |stem: String| {
-            Ok::<_, String>(Linear { weight: get(stem.clone() + ".weight")?, bias: get(stem + ".bias")? })
+            Ok::<_, String>(LinearWeights { weight: get(stem.clone() + ".weight")?, bias: find(&(stem + ".bias")) })
         };
-        let norm =
-            |stem: String| Ok::<_, String>(Norm { weight: get(stem.clone() + ".weight")?, bias: get(stem + ".bias")? });
+        let norm = |stem: String| {
+            Ok::<_, String>(NormWeights { weight: get(stem.clone() + ".weight")?, bias: get(stem + ".bias")? })
+        };
         let block = |index: usize| {
             let at = |part: &str| format!("blk.{index}.{part}");
             let inputs = match find(&at("attn_qkv.weight")) {
                 Some(_) => vec![linear(at("attn_qkv"))?],
                 None => vec![linear(at("attn_q"))?, linear(at("attn_k"))?, linear(at("attn_v"))?],
             };
-            Ok(Block {
+            Ok(BlockWeights {
                 attention_inputs: inputs,
                 attention_output: linear(at("attn_output"))?,
                 attention_norm: norm(at("attn_output_norm"))?,
@@ -150,25 +160,27 @@ impl<'a> Weights<'a> {
         Ok(Weights {
             token_embedding: get("token_embd.weight".into())?,
             position_embedding: get("position_embd.weight".into())?,
-            token_types: get("token_types.weight".into())?,
+            token_types: find("token_types.weight"),
             embedding_norm: norm("token_embd_norm".into())?,
             blocks: (0..config.blocks).map(block).collect::<Result<_, String>>()?,
         })
     }
 
-    /// Whether every shape is what `config` asks for.
-    pub(super) fn fit(&self, config: &Config) -> bool {
+    /// Whether every shape fits the hyperparameters.
+    pub(super) fn fit(&self, config: &BertConfig) -> bool {
         let width = config.embedding;
-        let tables = [(&self.position_embedding, config.context), (&self.token_types, 1), (&self.token_embedding, 1)];
-        tables.iter().all(|(table, rows)| table.columns == width && table.rows >= *rows)
+        let is_table = |table: &Matrix<'_>, rows: usize| table.columns == width && table.rows >= rows;
+        is_table(&self.position_embedding, config.context)
+            && is_table(&self.token_embedding, 1)
+            && self.token_types.is_none_or(|types| is_table(&types, 1))
             && self.embedding_norm.fits(width)
             && self.blocks.len() == config.blocks
             && self.blocks.iter().all(|block| block.fits(config))
     }
 }
 
-impl Block<'_> {
-    fn fits(&self, config: &Config) -> bool {
+impl BlockWeights<'_> {
+    fn fits(&self, config: &BertConfig) -> bool {
         let (width, inner) = (config.embedding, config.feed_forward);
         let inputs = match &self.attention_inputs[..] {
             [fused] => fused.fits(3 * width, width),

@@ -124,11 +124,16 @@ fn summarise(gguf: &Gguf<'_>) -> GgufSummary {
         tensors: gguf.tensors.len(),
         data_offset: gguf.data_offset,
         data_bytes: gguf.file_len.saturating_sub(gguf.data_offset),
-        architecture: gguf.text("general.architecture").map(str::to_string),
-        name: gguf.text("general.name").map(str::to_string),
+        architecture: gguf.text("general.architecture").map(shortened),
+        name: gguf.text("general.name").map(shortened),
         parameters: gguf.tensors.iter().map(|tensor| u128::from(tensor.elements())).sum(),
         types,
     }
+}
+
+/// The first characters of a text, all that a report shows: a name of megabytes must not multiply the memory of `check`.
+fn shortened(text: &str) -> String {
+    text.chars().take(4096).collect()
 }
 
 /// A public key: 32 raw bytes, or 64 hexadecimal digits with or without a line end.

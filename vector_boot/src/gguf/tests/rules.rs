@@ -1,7 +1,7 @@
 //! One hostile file, at least, for every rule.
 
 use super::builder::{string, Entry, File, Tensor};
-use crate::gguf::{Error, Gguf, Rule};
+use crate::gguf::{Error, Gguf, Rule, METADATA_LIMIT};
 
 #[track_caller]
 fn refused(bytes: &[u8], rule: Rule) -> Error {
@@ -100,8 +100,22 @@ fn r7_strings() {
         refused_entry(Entry::new("a", 8, &len.to_le_bytes()), Rule::R7);
         refused_entry(Entry::array("a", 8, 1, &len.to_le_bytes()), Rule::R7);
     }
-    refused_entry(Entry::text("a", &vec![b'x'; (1 << 20) + 1]), Rule::R7);
-    Gguf::parse(&File { entries: vec![Entry::text("a", &vec![b'x'; 1 << 20])], ..File::default() }.bytes()).unwrap();
+    refused_entry(Entry::text("a", &vec![b'x'; (64 << 20) + 1]), Rule::R7);
+}
+
+#[test]
+fn long_strings_are_limited_by_the_head_as_a_whole() {
+    // A chat template or a whole tokenizer.json may take megabytes.
+    let file = |bytes: usize| {
+        let entries = vec![Entry::text("tokenizer.huggingface.json", &vec![b'x'; bytes]), Entry::u32("a", 7)];
+        File { entries, ..File::default() }.bytes()
+    };
+    let long = file((1 << 20) + 1);
+    assert_eq!(Gguf::parse(&long).unwrap().text("tokenizer.huggingface.json").map(str::len), Some((1 << 20) + 1));
+    let head = (METADATA_LIMIT - 4096) as usize;
+    assert!(Gguf::parse(&file(head)).is_ok());
+    let error = refused(&file(METADATA_LIMIT as usize), Rule::R3);
+    assert!(error.to_string().ends_with("expected at most 50331648 bytes of header, metadata and tensor entries"));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! A bert in f64, written for being read.
 
-use super::super::{Config, Pooling};
+use super::super::{BertConfig, Pooling};
 
 type Rows = Vec<Vec<f64>>;
 
 /// The embedding of one text; `values` gives a tensor's elements by name; `fused` is the form of attention weights.
-pub fn embed(config: &Config, values: &dyn Fn(&str) -> Vec<f32>, fused: bool, text: &[u32]) -> Vec<f64> {
+pub fn embed(config: &BertConfig, values: &dyn Fn(&str) -> Vec<f32>, fused: bool, text: &[u32]) -> Vec<f64> {
     let (tokens, positions, types) =
         (values("token_embd.weight"), values("position_embd.weight"), values("token_types.weight"));
     let width = config.embedding;
@@ -46,7 +46,7 @@ fn inputs(values: &dyn Fn(&str) -> Vec<f32>, block: usize, fused: bool, x: &Rows
     (0..x.len()).map(|token| parts.iter().flat_map(|part| part[token].clone()).collect()).collect()
 }
 
-fn attend(config: &Config, inputs: &Rows) -> Rows {
+fn attend(config: &BertConfig, inputs: &Rows) -> Rows {
     let (embedding, width) = (config.embedding, config.embedding / config.heads);
     let mut mixed = vec![vec![0.0; embedding]; inputs.len()];
     for (query, out) in inputs.iter().zip(&mut mixed) {
@@ -80,7 +80,7 @@ fn add(x: &mut Rows, y: &Rows) {
     x.iter_mut().flatten().zip(y.iter().flatten()).for_each(|(x, y)| *x += y);
 }
 
-fn norm(config: &Config, values: &dyn Fn(&str) -> Vec<f32>, stem: &str, x: &mut Rows) {
+fn norm(config: &BertConfig, values: &dyn Fn(&str) -> Vec<f32>, stem: &str, x: &mut Rows) {
     let (weight, bias) = (values(&format!("{stem}.weight")), values(&format!("{stem}.bias")));
     for row in x {
         let count = row.len() as f64;

@@ -1,8 +1,27 @@
 //! The WordPiece tokenizer of bert, as Hugging Face's `tokenizers` 0.23.3 runs it, over the vocabulary of a GGUF.
 //!
-//! Text is cleaned, ideographs stand alone, NFD without its nonspacing marks is lowered character by character, and
-//! split at whitespace and around punctuation; each word is the longest pieces from the left, or unknown. What users
-//! write never yields a special token: `[CLS]` in a text is punctuation and a word.
+//! A text is cleaned of control characters, ideographs become words of their own, accents are removed (NFD without
+//! nonspacing marks) and letters lowered as the file's settings say. It is split at whitespace and around punctuation.
+//! Each word becomes the longest pieces from the left, or the unknown token.
+//!
+//! A text never yields a special token: `[SEP]` or `[CLS]` in a text is punctuation and a word. This is what llama.cpp
+//! does with `parse_special` off; `tokenizers` itself would insert the special token.
+//!
+//! These keys of a file change ids. Those that this tokenizer cannot follow make the model unsupported:
+//!
+//! | key `tokenizer.ggml.` | |
+//! |---|---|
+//! | `tokens`, `token_type` | the vocabulary; user-defined tokens are unsupported |
+//! | `bos_token_id` (older: `cls_token_id`), `seperator_token_id` (else `eos_token_id`), `unknown_token_id` | special tokens |
+//! | `padding_token_id`, `mask_token_id` | never matched in a text |
+//! | `add_bos_token` | unsupported if false |
+//! | `add_sep_token`, `add_eos_token` | unsupported if both are false, or if [SEP] and the end differ |
+//! | `normalizer.lowercase` | default true |
+//! | `normalizer.strip_accents` | default: as `lowercase` |
+//! | any other `normalizer.*` | unsupported |
+//!
+//! llama.cpp reads no other key for a tokenizer of this kind (`pre`, `scores`, `merges`, `add_space_prefix`,
+//! `remove_extra_whitespaces` and `precompiled_charsmap` belong to other kinds), and neither does this one.
 
 mod decompositions;
 mod normalize;
@@ -15,29 +34,38 @@ mod vocabulary;
 
 use std::ops::ControlFlow;
 
+use super::error::NetworkError;
 use crate::gguf::Gguf;
+use normalize::Normalizer;
 use special::Special;
-use vocabulary::{Place, Vocabulary};
+use vocabulary::{Place, Vocabulary, WORD_LIMIT};
 
-/// A word of more characters than this is unknown.
-const WORD_LIMIT: usize = 100;
+/// The ids of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids, the special tokens around the text included.
+    pub ids: Vec<u32>,
+    /// Whether the text has more tokens than the limit, so that its end was cut off.
+    pub truncated: bool,
+}
 
-/// Makes token ids of text. It owns what it needs; the GGUF may go.
+/// Turns texts into token ids. It borrows nothing from the GGUF.
 pub struct Tokenizer {
+    normalizer: Normalizer,
     vocabulary: Vocabulary,
     special: Special,
 }
 
 impl Tokenizer {
-    /// Reads the vocabulary of a bert.
+    /// Reads the vocabulary and settings of a bert.
     ///
     /// # Errors
-    /// One sentence that names the key, what it holds and what was expected.
-    pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Self, String> {
+    /// [`NetworkError`], one sentence that names the key, what it holds and what was expected.
+    pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Self, NetworkError> {
         let tokens = vocabulary::tokens(gguf)?;
         let special = Special::from_gguf(gguf, tokens.len)?;
         let vocabulary = Vocabulary::new(&tokens, vocabulary::token_types(gguf, tokens.len)?, special)?;
-        Ok(Tokenizer { vocabulary, special })
+        Ok(Tokenizer { normalizer: Normalizer::from_gguf(gguf)?, vocabulary, special })
     }
 
     /// Number of tokens; every id is below it.
@@ -45,15 +73,18 @@ impl Tokenizer {
         self.vocabulary.len()
     }
 
-    /// The ids of a text, between `[CLS]` and `[SEP]`: at most `limit` with them, where a limit below 2 counts as 2.
-    pub fn encode(&self, text: &str, limit: usize) -> Vec<u32> {
+    /// The ids of a text, between `[CLS]` and `[SEP]`: at most `limit` with these two, where a limit below 2 counts as 2.
+    pub fn encode(&self, text: &str, limit: usize) -> Encoding {
+        let limit = limit.max(2);
         let mut words = Words { tokenizer: self, word: String::new(), chars: 0, ids: vec![self.special.cls], limit };
-        if normalize::normalize(text, |char| words.push(char)).is_continue() {
+        if self.normalizer.normalize(text, |char| words.push(char)).is_continue() {
             let _ = words.finish_word();
         }
-        words.ids.truncate(limit.max(2) - 1);
+        // One place is kept for [SEP].
+        let truncated = words.ids.len() > limit - 1;
+        words.ids.truncate(limit - 1);
         words.ids.push(self.special.sep);
-        words.ids
+        Encoding { ids: words.ids, truncated }
     }
 }
 
@@ -87,7 +118,7 @@ impl Words<'_> {
         }
     }
 
-    /// Breaks off when there are as many ids as wanted.
+    /// Breaks off when the ids reach the limit: the text is cut then, because [SEP] needs a place too.
     fn finish_word(&mut self) -> ControlFlow<()> {
         if self.chars > 0 {
             let known = self.ids.len();
@@ -104,7 +135,7 @@ impl Words<'_> {
         ControlFlow::Continue(())
     }
 
-    /// Appends the pieces of the word; `None` if some part of it is no piece.
+    /// Appends the pieces of the word; `None` if some part of it is not in the vocabulary.
     fn pieces(&mut self) -> Option<()> {
         let mut rest = &*self.word;
         let mut place = Place::Start;

@@ -1,33 +1,79 @@
-//! From text to the characters that words are made of: clean-up, ideographs apart, no accents, lower case.
+//! From a text to the characters that words are made of: cleaned, ideographs apart, and by the file's settings without
+//! accents and in lower case.
 
 use std::ops::ControlFlow;
 
 use super::decompositions::{BASE_16, BASE_32, SEQUENCE};
+use super::special::optional_bool;
 use super::tables::{BARRIERS, CLASSES, DROPPED, IDEOGRAPHS, PUNCTUATION, REMOVED};
+use crate::gguf::Gguf;
+use crate::neural::error::NetworkError;
 
 const SYLLABLES: std::ops::RangeInclusive<u32> = 0xAC00..=0xD7A3;
 const VOWELS: u32 = 21;
-const TRAILERS: u32 = 28; // with none
+const TRAILERS: u32 = 28; // the absent one included
 
-/// Hands the normalized characters of a text to `take`, whitespace as spaces, until it breaks off.
-pub fn normalize(text: &str, take: impl FnMut(char) -> ControlFlow<()>) -> ControlFlow<()> {
-    let mut output = Output { take, marks: Vec::new() };
-    for char in text.chars() {
-        if char.is_ascii_graphic() || matches!(char, '\t' | '\n' | '\r' | ' ') {
-            output.starter(if char.is_ascii_whitespace() { ' ' } else { char })?;
-        } else if is_removed(char) {
-            continue;
-        } else if char.is_whitespace() {
-            output.starter(' ')?;
-        } else if contains(IDEOGRAPHS, char) {
-            output.starter(' ')?;
-            decompose(char, |char| output.decomposed(char))?;
-            output.starter(' ')?;
-        } else {
-            decompose(char, |char| output.decomposed(char))?;
+/// The settings of a file that change characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Normalizer {
+    /// Whether letters are lowered.
+    pub lowercase: bool,
+    /// Whether characters are decomposed (NFD) and nonspacing marks removed.
+    pub strip_accents: bool,
+}
+
+impl Normalizer {
+    /// Reads `tokenizer.ggml.normalizer.*`.
+    ///
+    /// # Errors
+    /// [`NetworkError::Unsupported`] for a setting other than the two, [`NetworkError::Invalid`] for one that is no bool.
+    pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Self, NetworkError> {
+        const PREFIX: &str = "tokenizer.ggml.normalizer.";
+        let (mut lowercase, mut strip_accents) = (None, None);
+        for entry in &gguf.metadata {
+            let Some(setting) = entry.key.strip_prefix(PREFIX) else { continue };
+            match setting {
+                "lowercase" => lowercase = optional_bool(gguf, entry.key)?,
+                "strip_accents" => strip_accents = optional_bool(gguf, entry.key)?,
+                other => {
+                    let name: String = other.chars().take(48).collect();
+                    return Err(NetworkError::Unsupported(format!(
+                        "the tokenizer has the setting normalizer.{name}, expected lowercase and strip_accents at most"
+                    )));
+                }
+            }
         }
+        let lowercase = lowercase.unwrap_or(true);
+        Ok(Normalizer { lowercase, strip_accents: strip_accents.unwrap_or(lowercase) })
     }
-    output.flush()
+
+    /// Passes the normalized characters of a text to `take`, whitespace as spaces, until it breaks off.
+    pub fn normalize(self, text: &str, take: impl FnMut(char) -> ControlFlow<()>) -> ControlFlow<()> {
+        let mut output = Output { take, lowercase: self.lowercase, marks: Vec::new() };
+        for char in text.chars() {
+            if char.is_ascii_graphic() || matches!(char, '\t' | '\n' | '\r' | ' ') {
+                output.starter(if char.is_ascii_whitespace() { ' ' } else { char })?;
+            } else if is_removed(char) {
+                continue;
+            } else if char.is_whitespace() {
+                output.starter(' ')?;
+            } else {
+                let apart = contains(IDEOGRAPHS, char);
+                if apart {
+                    output.starter(' ')?;
+                }
+                if self.strip_accents {
+                    decompose(char, |char| output.decomposed(char))?;
+                } else {
+                    output.starter(char)?;
+                }
+                if apart {
+                    output.starter(' ')?;
+                }
+            }
+        }
+        output.flush()
+    }
 }
 
 /// Whether a normalized character is a word of its own.
@@ -80,10 +126,11 @@ fn syllable(index: u32, take: impl FnMut(char) -> ControlFlow<()>) -> ControlFlo
     [Some(leading), Some(vowel), trailing].into_iter().flatten().filter_map(char::from_u32).try_for_each(take)
 }
 
-/// Puts combining marks in canonical order, and everything in lower case.
+/// Puts combining marks in canonical order, and letters in lower case where that is wanted.
 struct Output<F> {
     take: F,
-    /// Marks since the last starter, with their classes; `take` has not seen them yet.
+    lowercase: bool,
+    /// Marks since the last starter, with their classes, which were not passed to `take` yet.
     marks: Vec<(u8, char)>,
 }
 
@@ -103,18 +150,21 @@ impl<F: FnMut(char) -> ControlFlow<()>> Output<F> {
 
     fn starter(&mut self, char: char) -> ControlFlow<()> {
         self.flush()?;
-        self.lower(char)
+        self.emit(char)
     }
 
     fn flush(&mut self) -> ControlFlow<()> {
         let mut marks = std::mem::take(&mut self.marks);
         marks.sort_by_key(|mark| mark.0);
-        marks.drain(..).try_for_each(|(_, mark)| self.lower(mark))?;
+        marks.drain(..).try_for_each(|(_, mark)| self.emit(mark))?;
         self.marks = marks;
         ControlFlow::Continue(())
     }
 
-    fn lower(&mut self, char: char) -> ControlFlow<()> {
+    fn emit(&mut self, char: char) -> ControlFlow<()> {
+        if !self.lowercase {
+            return (self.take)(char);
+        }
         if char.is_ascii() {
             return (self.take)(char.to_ascii_lowercase());
         }

@@ -47,7 +47,7 @@ fn file(pieces: &[&str]) -> File {
     File { entries, ..File::default() }
 }
 
-fn read(file: &File) -> Result<Tokenizer, String> {
+fn read(file: &File) -> Result<Tokenizer, NetworkError> {
     Tokenizer::from_gguf(&Gguf::parse(&file.bytes()).expect("a sound container"))
 }
 
@@ -57,7 +57,7 @@ fn tokenizer() -> Tokenizer {
 
 /// The pieces of a text, without [CLS] and [SEP].
 fn pieces(text: &str) -> Vec<&'static str> {
-    let ids = tokenizer().encode(text, 512);
+    let ids = tokenizer().encode(text, 512).ids;
     assert_eq!((ids[0], ids[ids.len() - 1]), (2, 3));
     ids[1..ids.len() - 1].iter().map(|id| PIECES[*id as usize]).collect()
 }
@@ -88,9 +88,9 @@ fn users_cannot_write_special_tokens_or_marks() {
     assert_eq!(pieces("##aff"), ["▁#", "▁#", "[UNK]"]);
     assert_eq!(pieces("▁the a▁the"), ["[UNK]", "[UNK]"]);
     let injected = read(&file(&["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "▁a", "cls"])).unwrap();
-    assert_eq!(injected.encode("a acls", 9), [2, 5, 5, 6, 3]);
+    assert_eq!(injected.encode("a acls", 9).ids, [2, 5, 5, 6, 3]);
     let control = read(&file(&["▁pad", "▁unk", "▁cls", "▁sep", "▁mask", "▁a"])).unwrap();
-    assert_eq!(control.encode("pad cls sep a", 9), [2, UNKNOWN, UNKNOWN, UNKNOWN, 5, 3]);
+    assert_eq!(control.encode("pad cls sep a", 9).ids, [2, UNKNOWN, UNKNOWN, UNKNOWN, 5, 3]);
 }
 
 #[test]
@@ -98,10 +98,10 @@ fn text_matches_neither_special_ids_nor_tokens_of_other_types() {
     let key = b"tokenizer.ggml.token_type";
     let mut file = file(&["▁pad", "▁unk", "▁cls", "▁sep", "▁mask", "▁a", "▁b", "▁c"]);
     file.entries.retain(|entry| entry.key != key);
-    let encode = |file: &File| read(file).unwrap().encode("pad unk cls sep mask a b c", 20);
+    let encode = |file: &File| read(file).unwrap().encode("pad unk cls sep mask a b c", 20).ids;
     assert_eq!(encode(&file), [2, 1, 1, 1, 1, 1, 5, 6, 7, 3]);
-    // Unused, user-defined and byte.
-    let types: Vec<u8> = [1, 1, 1, 1, 1, 5, 4, 6].into_iter().flat_map(i32::to_le_bytes).collect();
+    // Unused, normal and byte.
+    let types: Vec<u8> = [1, 1, 1, 1, 1, 5, 1, 6].into_iter().flat_map(i32::to_le_bytes).collect();
     file.entries.push(Entry::array("tokenizer.ggml.token_type", 5, 8, &types));
     assert_eq!(encode(&file), [2, 1, 1, 1, 1, 1, 1, 6, 1, 3]);
 }
@@ -115,12 +115,78 @@ fn a_word_of_more_than_100_characters_is_unknown() {
 }
 
 #[test]
-fn long_texts_are_cut_before_the_separator() {
+fn long_texts_are_cut_before_the_separator_and_marked() {
     let tokenizer = tokenizer();
-    assert_eq!(tokenizer.encode("a unaffable a", 5), [2, 9, 5, 6, 3]);
-    assert_eq!(tokenizer.encode("a", 2), [2, 3]);
-    assert_eq!(tokenizer.encode("a", 0), [2, 3]);
-    assert_eq!(tokenizer.encode(&"a ".repeat(100_000), 512).len(), 512);
+    let encoded = |text: &str, limit: usize| {
+        let Encoding { ids, truncated } = tokenizer.encode(text, limit);
+        (ids, truncated)
+    };
+    assert_eq!(encoded("a unaffable a", 5), (vec![2, 9, 5, 6, 3], true));
+    assert_eq!(encoded("a unaffable a", 6), (vec![2, 9, 5, 6, 7, 3], true));
+    assert_eq!(encoded("a unaffable a", 7), (vec![2, 9, 5, 6, 7, 9, 3], false));
+    assert_eq!(encoded("a unaffable a  ", 7), (vec![2, 9, 5, 6, 7, 9, 3], false));
+    for limit in 0..3 {
+        assert_eq!(encoded(" a", limit), (vec![2, 3], true));
+        assert_eq!(encoded(" ", limit), (vec![2, 3], false));
+    }
+    assert_eq!(encoded(&"a ".repeat(100_000), 512).0.len(), 512);
+}
+
+#[test]
+fn ids_are_those_of_hugging_face_for_each_setting() {
+    let golden: serde_json::Value =
+        serde_json::from_str(include_str!("../../../tests/vectors/tokenizer.json")).unwrap();
+    let texts = |name: &str| -> Vec<&str> {
+        golden[name].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect()
+    };
+    for case in golden["cases"].as_array().unwrap() {
+        let mut file = file(&texts("tokens"));
+        for setting in ["lowercase", "strip_accents"] {
+            if let Some(value) = case[setting].as_bool() {
+                file.entries.push(setting_entry(setting, value));
+            }
+        }
+        let tokenizer = read(&file).unwrap();
+        for (text, ids) in texts("texts").iter().zip(case["ids"].as_array().unwrap()) {
+            let ours = serde_json::Value::from(tokenizer.encode(text, usize::MAX).ids);
+            assert_eq!(&ours, ids, "{text:?}: {} {}", case["lowercase"], case["strip_accents"]);
+        }
+    }
+}
+
+fn setting_entry(setting: &str, value: bool) -> Entry {
+    Entry::new(&format!("tokenizer.ggml.normalizer.{setting}"), 7, &[u8::from(value)])
+}
+
+#[test]
+fn settings_that_cannot_be_followed_are_unsupported() {
+    let with = |entry: Entry| {
+        let mut file = file(&PIECES);
+        file.entries.retain(|other| other.key != entry.key);
+        file.entries.push(entry);
+        read(&file).map(|_| ())
+    };
+    let unsupported = |entry: Entry, why: &str| {
+        assert_eq!(with(entry), Err(NetworkError::Unsupported(why.to_string())));
+    };
+    let flag = |name: &str, value: u8| Entry::new(&format!("tokenizer.ggml.{name}"), 7, &[value]);
+    let nfc = "the tokenizer has the setting normalizer.nfc, expected lowercase and strip_accents at most";
+    unsupported(setting_entry("nfc", false), nfc);
+    let text = Entry::text("tokenizer.ggml.normalizer.lowercase", b"yes");
+    let why = "tokenizer.ggml.normalizer.lowercase is a string of 3 bytes, expected a bool";
+    assert_eq!(with(text), Err(NetworkError::Invalid(why.to_string())));
+    unsupported(flag("add_bos_token", 0), "tokenizer.ggml.add_bos_token is false, expected true for a bert");
+    let why = "tokenizer.ggml.add_sep_token is false, expected true for a bert without add_eos_token";
+    unsupported(flag("add_sep_token", 0), why);
+    let types: Vec<u8> = (0..PIECES.len()).flat_map(|id| if id == 7 { 4i32 } else { 1 }.to_le_bytes()).collect();
+    let types = Entry::array("tokenizer.ggml.token_type", 5, PIECES.len() as u64, &types);
+    let why = "tokenizer.ggml.token_type of token 7 is 4 (user-defined), which this tokenizer does not match";
+    unsupported(types, why);
+    let mut file = file(&PIECES);
+    file.entries.push(flag("add_eos_token", 1));
+    file.entries.push(Entry::u32("tokenizer.ggml.eos_token_id", 4));
+    let why = "tokenizer.ggml.eos_token_id is 4, expected 3, the seperator_token_id";
+    assert_eq!(read(&file).map(|_| ()), Err(NetworkError::Unsupported(why.to_string())));
 }
 
 #[test]
@@ -128,7 +194,7 @@ fn marks_are_put_in_canonical_order() {
     // U+1D16D (class 226) goes behind U+1D165 (216), not across a letter or a dropped mark of class 0.
     let normalized = |text: &str| {
         let mut all = String::new();
-        let _ = normalize::normalize(text, |char| {
+        let _ = Normalizer { lowercase: true, strip_accents: true }.normalize(text, |char| {
             all.push(char);
             ControlFlow::Continue(())
         });
@@ -145,12 +211,12 @@ fn marks_are_put_in_canonical_order() {
 #[test]
 fn of_two_equal_pieces_the_later_counts() {
     let tokenizer = read(&file(&["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "▁a", "▁a"])).unwrap();
-    assert_eq!(tokenizer.encode("a", 9), [2, 6, 3]);
+    assert_eq!(tokenizer.encode("a", 9).ids, [2, 6, 3]);
 }
 
 #[test]
 fn defects_are_named() {
-    let refused = |file: &File, expected: &str| assert_eq!(read(file).err().as_deref(), Some(expected));
+    let refused = |file: &File, why: &str| assert_eq!(read(file).err(), Some(NetworkError::Invalid(why.to_string())));
     let with = |entry: Entry| {
         let mut file = file(&PIECES);
         file.entries.retain(|other| other.key != entry.key);
@@ -173,12 +239,7 @@ fn defects_are_named() {
     refused(&with(Entry::text(key, b"2")), &format!("{key} is a string of 1 bytes, expected a u32"));
     let mut file = file(&PIECES);
     file.entries.retain(|entry| entry.key != key.as_bytes());
-    refused(&file, &format!("{key} is absent, and 101 is no id"));
-    let key = "tokenizer.ggml.add_bos_token";
-    refused(&with(Entry::new(key, 7, &[0])), &format!("{key} is false, expected true for a bert"));
-    let key = "tokenizer.ggml.add_sep_token";
-    let why = format!("{key} is false, expected true for a bert without add_eos_token");
-    refused(&with(Entry::new(key, 7, &[0])), &why);
+    refused(&file, &format!("{key} is absent, and its default 101 is no id below 23"));
 }
 
 #[test]
@@ -213,12 +274,12 @@ proptest! {
     #[test]
     fn any_text_becomes_ids(text in text(), limit in 0usize..40) {
         let tokenizer = tokenizer();
-        let ids = tokenizer.encode(&text, limit);
+        let ids = tokenizer.encode(&text, limit).ids;
         prop_assert!((2..=limit.max(2)).contains(&ids.len()));
         prop_assert_eq!((ids[0], ids[ids.len() - 1]), (2, 3));
         let inner = &ids[1..ids.len() - 1];
         prop_assert!(inner.iter().all(|id| *id == UNKNOWN || (5..tokenizer.token_count() as u32).contains(id)));
-        let whole = tokenizer.encode(&text, usize::MAX);
+        let whole = tokenizer.encode(&text, usize::MAX).ids;
         prop_assert_eq!(inner, &whole[1..whole.len() - 1][..inner.len()]);
         prop_assert!(inner.len() == whole.len() - 2 || ids.len() == limit.max(2));
     }
@@ -227,7 +288,7 @@ proptest! {
     fn texts_around_a_space_do_not_touch(left in text(), right in text()) {
         let tokenizer = tokenizer();
         let ids = |text: &str| {
-            let ids = tokenizer.encode(text, usize::MAX);
+            let ids = tokenizer.encode(text, usize::MAX).ids;
             ids[1..ids.len() - 1].to_vec()
         };
         prop_assert_eq!(ids(&format!("{left} {right}")), [ids(&left), ids(&right)].concat());

@@ -3,11 +3,16 @@
 use super::slots::{Hash, Slots};
 use super::special::Special;
 use crate::gguf::{Array, Gguf, Value, ValueType};
+use crate::neural::error::NetworkError;
 
-/// U+2581 marks the pieces that start a word.
+/// A word of more characters than this becomes the unknown token.
+pub const WORD_LIMIT: usize = 100;
+
+/// U+2581 marks a piece that starts a word.
 const WORD_START: &str = "\u{2581}";
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
@@ -39,40 +44,40 @@ pub struct Tokens<'a> {
 }
 
 /// Finds `tokenizer.ggml.tokens`.
-pub fn tokens<'a>(gguf: &Gguf<'a>) -> Result<Tokens<'a>, String> {
+pub fn tokens<'a>(gguf: &Gguf<'a>) -> Result<Tokens<'a>, NetworkError> {
     let key = "tokenizer.ggml.tokens";
     match gguf.value(key) {
         Some(Value::Array(array)) if array.element_type == ValueType::Str && array.len > 0 => {
             Ok(Tokens { array: *array, len: array.len as usize }) // the parser allows 4 Mi elements
         }
-        Some(Value::Array(array)) => Err(format!(
+        Some(Value::Array(array)) => invalid(format!(
             "{key} is an array of {} elements of type {:?}, expected strings",
             array.len, array.element_type
         )),
-        Some(other) => Err(format!("{key} is {other}, expected an array of strings")),
-        None => Err(format!("{key} is absent, expected an array of strings")),
+        Some(other) => invalid(format!("{key} is {other}, expected an array of strings")),
+        None => invalid(format!("{key} is absent, expected an array of strings")),
     }
 }
 
 /// Finds `tokenizer.ggml.token_type`, one i32 for each token; empty if the file has none.
-pub fn token_types<'a>(gguf: &Gguf<'a>, tokens: usize) -> Result<&'a [u8], String> {
+pub fn token_types<'a>(gguf: &Gguf<'a>, tokens: usize) -> Result<&'a [u8], NetworkError> {
     let key = "tokenizer.ggml.token_type";
     match gguf.value(key) {
         None => Ok(&[]),
         Some(Value::Array(array)) if array.element_type == ValueType::I32 && array.len == tokens as u64 => {
             Ok(array.bytes())
         }
-        Some(Value::Array(array)) => Err(format!(
+        Some(Value::Array(array)) => invalid(format!(
             "{key} has {} elements of type {:?}, expected {tokens} of type I32",
             array.len, array.element_type
         )),
-        Some(other) => Err(format!("{key} is {other}, expected an array of i32")),
+        Some(other) => invalid(format!("{key} is {other}, expected an array of i32")),
     }
 }
 
 impl Vocabulary {
-    /// Indexes the pieces: neither special tokens, nor those of a type that text never matches.
-    pub fn new(tokens: &Tokens<'_>, types: &[u8], special: Special) -> Result<Self, String> {
+    /// Indexes the pieces. Special tokens, and tokens of a type that text never matches, are left out.
+    pub fn new(tokens: &Tokens<'_>, types: &[u8], special: Special) -> Result<Self, NetworkError> {
         let starting = tokens.array.strings().filter(|token| split_mark(token).0 == Place::Start).count();
         let mut vocabulary = Vocabulary {
             text: Box::default(),
@@ -92,13 +97,18 @@ impl Vocabulary {
         for (id, token) in (0..).zip(tokens.array.strings()) {
             let token_type = types.next().unwrap_or(1);
             if !(1..=BYTE).contains(&token_type) {
-                return Err(format!("tokenizer.ggml.token_type of token {id} is {token_type}, expected 1 to 6"));
+                return invalid(format!("tokenizer.ggml.token_type of token {id} is {token_type}, expected 1 to 6"));
+            }
+            if token_type == USER_DEFINED {
+                // How such a token is matched (before or after normalization, inside words or not) is not in the file.
+                return Err(NetworkError::Unsupported(format!(
+                    "tokenizer.ggml.token_type of token {id} is 4 (user-defined), which this tokenizer does not match"
+                )));
             }
             let matches_text = !matches!(token_type, UNKNOWN | CONTROL | UNUSED | BYTE) && !special.contains(id);
             if matches_text && vocabulary.insert(id, split_mark(token)).is_none() {
-                return Err(
-                    "tokenizer.ggml.tokens has too many tokens of equal hash, expected a real vocabulary".into()
-                );
+                let why = "tokenizer.ggml.tokens has too many tokens of equal hash, expected a real vocabulary";
+                return invalid(why.to_string());
             }
         }
         Ok(vocabulary)
@@ -121,7 +131,7 @@ impl Vocabulary {
     /// The id of the longest piece that `word` starts with, and its length in bytes, above 0.
     pub fn longest_prefix(&self, place: Place, word: &str) -> Option<(u32, usize)> {
         // A word has at most WORD_LIMIT characters.
-        let mut prefixes = [(0, Hash::START); super::WORD_LIMIT];
+        let mut prefixes = [(0, Hash::START); WORD_LIMIT];
         let mut count = 0;
         let (mut end, mut hash) = (0, Hash::START);
         for (char, prefix) in word.chars().zip(&mut prefixes) {
@@ -141,6 +151,10 @@ impl Vocabulary {
             Some((id, *end))
         })
     }
+}
+
+fn invalid<T>(why: String) -> Result<T, NetworkError> {
+    Err(NetworkError::Invalid(why))
 }
 
 fn text_of<'a>(text: &'a [u8], ends: &[u32], id: u32) -> &'a [u8] {
