@@ -3,36 +3,41 @@
 #   make boot                                                      the image, running, with a prompt
 #   make demo                                                      what it can do: changed while it runs, and changed back
 #   make test | check | bench | fuzz | torture | deps | clean
+#
+# Values given on make's command line reach the recipes as environment variables with the prefix VBOOT_. Neither make nor
+# the shell interprets them, so any character may stand in them. A variable of the environment without the prefix, such as
+# another program's MODEL, does not count.
+define pass_on
+ifeq ($$(origin $(1)),command line)
+override $(1) := $$(value $(1))
+export VBOOT_$(1) := $$(value $(1))
+endif
+endef
+$(foreach name,MODEL TYPE FUZZ_SECONDS CYCLES SEED HOURS,$(eval $(call pass_on,$(name))))
 
 VENV := .venv
 PY := $(VENV)/bin/python
 CARGO := $(firstword $(shell command -v cargo 2>/dev/null) cargo)
 CARGO_FLAGS := --quiet --locked --manifest-path vector_boot/Cargo.toml
-EXECUTABLE := vector_boot/target/release/vector_boot
-OPTIONS = $(if $(MODEL),--model $(MODEL)) $(if $(TYPE),--type $(TYPE))
-FUZZ_SECONDS ?= 15
 
-.PHONY: image boot demo test check fuzz bench deps clean
+.PHONY: image boot demo test check fuzz bench torture deps clean FORCE
 .DEFAULT_GOAL := image
 
 deps:
 	@sh builder/install_deps.sh
 
-$(VENV)/.ready: requirements.lock pyproject.toml | deps
-	@echo "setting up $(VENV)"
-	@python3 -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+# The script compares contents, not times, and ends at once when there is nothing to do.
+$(VENV)/.ready: FORCE | deps
+	@sh builder/make_venv.sh $(VENV)
 
 image: deps $(VENV)/.ready
-	@$(PY) -m builder build $(OPTIONS)
+	@$(PY) -m builder build
 
 demo: deps $(VENV)/.ready
-	@$(PY) -m builder demo $(OPTIONS)
+	@$(PY) -m builder demo
 
 boot: deps $(VENV)/.ready
-	@$(PY) -m builder boot $(OPTIONS)
+	@$(PY) -m builder boot
 
 test: deps $(VENV)/.ready fuzz
 	@$(CARGO) test $(CARGO_FLAGS) --features standalone
@@ -43,7 +48,7 @@ test: deps $(VENV)/.ready fuzz
 fuzz: deps
 	@mkdir -p build
 	@for target in $$(ls vector_boot/fuzz/fuzz_targets | sed 's/\.rs$$//'); do \
-		vector_boot/fuzz/run.sh $$target $(FUZZ_SECONDS) >build/fuzz-$$target.log 2>&1 || { cat build/fuzz-$$target.log; exit 1; }; \
+		vector_boot/fuzz/run.sh $$target "$${VBOOT_FUZZ_SECONDS:-15}" >build/fuzz-$$target.log 2>&1 || { cat build/fuzz-$$target.log; exit 1; }; \
 		echo "fuzz $$target: $$(sed -n 's/^stat::number_of_executed_units: *//p' build/fuzz-$$target.log) inputs, no finding"; \
 	done
 
@@ -63,7 +68,8 @@ bench: deps $(VENV)/.ready
 
 # Random changes and their ways back, every byte predicted: CYCLES=100000, SEED=1, HOURS= (as long as that, instead).
 torture: deps $(VENV)/.ready
-	@$(PY) -m tests.torture $(if $(CYCLES),--cycles $(CYCLES)) $(if $(SEED),--seed $(SEED)) $(if $(HOURS),--hours $(HOURS))
+	@$(PY) -m tests.torture $${VBOOT_CYCLES:+--cycles "$$VBOOT_CYCLES"} $${VBOOT_SEED:+--seed "$$VBOOT_SEED"} \
+		$${VBOOT_HOURS:+--hours "$$VBOOT_HOURS"}
 
 clean:
 	rm -rf build dist vector_boot/target vector_boot/fuzz/target $(VENV)

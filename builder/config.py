@@ -1,8 +1,11 @@
-"""`appliance.toml`: reading it, and settling what flag, environment, file and default say about each setting."""
+"""`appliance.toml`: reading it, and resolving each setting from flag, environment, file and default."""
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,23 +26,24 @@ from builder.settings import (
 from vboot.errors import InputError
 
 FILE_NAME = "appliance.toml"
+LIMIT_BYTES = 1 << 20
+"""Far above any file of settings: a wrong path must not read a disk image into memory."""
 
 
 def load_config(*, flags: Mapping[str, Value], environment: Mapping[str, str], file: Path | None) -> Config:
     """Resolve every setting: flag, then environment variable, then file, then default.
 
     `flags` maps dotted names ("model.source") to accepted values. `file` None means `appliance.toml` in the working
-    directory where there is one. Raises InputError for an unreadable or wrong file.
+    directory where there is one. Raises InputError for a file that cannot be read or has a wrong
+    key or value, and for an environment variable with a wrong value, which it names.
     """
     values: dict[str, Value] = {setting.name: setting.default for setting in SETTINGS}
-    if file is not None or Path(FILE_NAME).exists():
+    if file is not None or os.path.lexists(FILE_NAME):
         values |= _read(file or Path(FILE_NAME))
-    for setting in SETTINGS:
-        # An empty variable is what `make image MODEL=` leaves: not given.
-        if setting.environment and (text := environment.get(setting.environment)):
-            values[setting.name] = setting.from_text(text)
-    values |= flags
-    return _config(values)
+    given = _environment(environment)
+    values |= {**given, **flags}
+    source = "model.source"
+    return _config(values, source_origin=_variable(source) if source in given and source not in flags else "")
 
 
 def parse_toml(text: str, *, origin: str, folder: Path) -> dict[str, Value]:
@@ -92,15 +96,43 @@ def line_of(text: str, path: tuple[str, ...]) -> int | None:
     return None
 
 
+def _environment(environment: Mapping[str, str]) -> dict[str, Value]:
+    values = {}
+    for setting in SETTINGS:
+        # `make image MODEL=` leaves an empty variable: not given.
+        if setting.environment and (text := environment.get(setting.environment)):
+            try:
+                values[setting.name] = setting.from_text(text)
+            except InputError as error:
+                raise InputError(f"{_variable(setting.name)}: {error.what}", remedy=error.remedy) from error
+    return values
+
+
+def _variable(name: str) -> str:
+    """How an error names the environment variable of the setting `name`."""
+    variable = next(setting.environment for setting in SETTINGS if setting.name == name)
+    return f"environment variable {variable}"
+
+
 def _read(file: Path) -> dict[str, Value]:
     try:
-        # newline="" keeps line ends as they are: TOML has rules for them.
-        with file.open(encoding="utf-8", newline="") as stream:
-            text = stream.read()
+        # A FIFO would block the open; what is not a regular file is refused below.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InputError(f"{file} is not a regular file", remedy="name another with --config")
+            data = stream.read(LIMIT_BYTES + 1)
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}", remedy="name another with --config") from error
+    if len(data) > LIMIT_BYTES:
+        raise InputError(f"{file} is larger than {LIMIT_BYTES >> 20} MiB", remedy="name another with --config")
+    try:
+        # Editors on Windows write a byte-order mark.
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 at byte {error.start}", remedy="save it as UTF-8") from error
+        utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        where = "it begins with the byte-order mark of UTF-16" if utf_16 else f"byte {error.start} is wrong"
+        raise InputError(f"{file} is not UTF-8: {where}", remedy="save it as UTF-8") from error
     return parse_toml(text, origin=str(file), folder=file.parent)
 
 
@@ -137,12 +169,12 @@ def _contains(document: object, path: tuple[str, ...]) -> bool:
     return True
 
 
-def _config(values: Mapping[str, Value]) -> Config:
+def _config(values: Mapping[str, Value], *, source_origin: str) -> Config:
     sections: dict[str, dict[str, Any]] = {}
     for setting in SETTINGS:
         sections.setdefault(setting.section, {})[setting.key] = values[setting.name]
     return Config(
-        model=ModelSettings(**sections["model"]),
+        model=ModelSettings(**sections["model"], source_origin=source_origin),
         image=ImageSettings(**sections["image"]),
         machine=MachineSettings(**sections["machine"]),
         kernel=KernelSettings(**sections["kernel"]),

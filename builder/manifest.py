@@ -43,7 +43,9 @@ def render_manifest(
         "tools": dict(tools),
         "configuration": dict(configuration),
     }
-    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
+    # Bytes of a file name that are not UTF-8 are surrogates here; escaped, they are JSON again.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def parse_outputs(data: bytes, *, origin: str) -> dict[str, OutputFile]:

@@ -194,7 +194,8 @@ def _model_file(model: ModelSettings) -> Path:
         return path
     nearest = difflib.get_close_matches(model.source, BUILT_IN, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"use {', '.join(BUILT_IN)} or the path of a GGUF file"
-    raise InputError(f"model.source = {model.source!r} is neither a built-in model nor a file", remedy=hint)
+    origin = f"{model.source_origin}: " if model.source_origin else ""
+    raise InputError(f"{origin}model.source = {model.source!r} is neither a built-in model nor a file", remedy=hint)
 
 
 def _flattened(configuration: Mapping[str, Mapping[str, object]]) -> dict[str, object]:

@@ -27,7 +27,8 @@ class Setting:
     """One key: where it stands in `appliance.toml`, which flag overrides it, and which values are good.
 
     `choices` are the only values a text may have; for a "name or path" they are the names that are not paths.
-    `verbs` are the commands that take the flag. `environment` names a variable that beats the file, not the flag.
+    `verbs` are the commands that take the flag. `environment` names a variable that overrides the file; a flag
+    overrides both.
     """
 
     section: str
@@ -86,9 +87,9 @@ class Setting:
         return value
 
     def _accept_text(self, text: str) -> str | Path:
-        if not text.isprintable():
-            raise self._wrong(text, "has characters that cannot be printed")
         if self.kind == "text":
+            if not text.isprintable():
+                raise self._wrong(text, "has characters that cannot be printed")
             if self.choices and text not in self.choices:
                 nearest = difflib.get_close_matches(text, self.choices, n=1)
                 hint = f", did you mean {nearest[0]}?" if nearest else ""
@@ -96,6 +97,9 @@ class Setting:
             return text
         if not text:
             raise self._wrong(text, "is empty")
+        # A file system allows every other character, and bytes that are not UTF-8.
+        if "\0" in text:
+            raise self._wrong(text, "has a NUL character, which no path can have")
         return Path(text) if self.kind == "path" else text
 
     def _wrong(self, value: object, why: str) -> InputError:
@@ -112,10 +116,10 @@ RUNTIME = ("build", "boot")
 SETTINGS: tuple[Setting, ...] = (
     Setting("model", "source", "name or path", "minilm", "--model", IMAGE,
             "the model the machine is: minilm (sentence embeddings), tiny (for tests) or a GGUF file of yours",
-            choices=("minilm", "tiny"), environment="MODEL"),
+            choices=("minilm", "tiny"), environment="VBOOT_MODEL"),
     Setting("model", "type", "text", None, "--type", IMAGE,
             "type of the weights: F16 unless given; a GGUF file of yours is left as it is",
-            choices=("F16", "F32", "Q8_0")),
+            choices=("F16", "F32", "Q8_0"), environment="VBOOT_TYPE"),
 
     Setting("image", "output", "path", Path("build"), "--output", BUILD,
             "folder the image is written to"),
@@ -155,10 +159,14 @@ SETTINGS: tuple[Setting, ...] = (
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """[model]: what the machine is. `type` None is F16, or a GGUF file left as it is."""
+    """[model]: what the machine is. `type` None is F16, or a GGUF file left as it is.
+
+    `source_origin` says where `source` was given when that was not a flag or a file: the environment variable.
+    """
 
     source: str
     type: WeightType | None
+    source_origin: str = ""
 
 
 @dataclass(frozen=True)

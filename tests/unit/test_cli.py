@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_help_and_version(vboot: Vboot) -> None:
     assert vboot("--help") == 0
     assert all(text in vboot.out for text in VERBS.values())
     assert vboot("--version") == 0
-    assert vboot.out == "vboot 0.1.0\n"
+    assert vboot.out == f"vboot {version('vector-boot')}\n"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ FAST = Accel("kvm", "a fake needs no emulation")
 @pytest.fixture
 def vboot(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Vboot:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MODEL", raising=False)
+    monkeypatch.delenv("VBOOT_MODEL", raising=False)
+    monkeypatch.delenv("VBOOT_TYPE", raising=False)
     capsys.readouterr()
     return Vboot(capsys)
 

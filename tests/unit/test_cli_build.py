@@ -66,9 +66,24 @@ def test_model_comes_from_flag_environment_or_file(
     assert "weights" in steps()
     (tmp_path / "appliance.toml").write_text('[model]\nsource = "tiny"\n')
     assert "weights" not in steps()
-    monkeypatch.setenv("MODEL", "minilm")
+    monkeypatch.setenv("MODEL", "a model of another program")
+    assert "weights" not in steps()
+    monkeypatch.setenv("VBOOT_MODEL", "minilm")
     assert "weights" in steps()
     assert "weights" not in {step["name"] for step in vboot.json("build", "--dry-run", "--model", "tiny")["steps"]}
+
+
+def test_an_unknown_model_from_the_environment_names_the_variable(
+    vboot: Vboot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VBOOT_MODEL", "minlm")
+    assert vboot("build") == 1
+    assert vboot.err == (
+        "vboot: error: environment variable VBOOT_MODEL: "
+        "model.source = 'minlm' is neither a built-in model nor a file; did you mean minilm?\n"
+    )
+    assert vboot("build", "--model", "minlm") == 1
+    assert "VBOOT_MODEL" not in vboot.err
 
 
 def test_unknown_model(vboot: Vboot) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,14 +50,71 @@ def test_file_in_the_working_directory_is_read(toml: Path, monkeypatch: pytest.M
 
 def test_flag_beats_environment_beats_file_beats_default(toml: Path) -> None:
     assert resolve(toml).model.source == str(toml.parent / "models/own.gguf")
-    assert resolve(toml, environment={"MODEL": "tiny"}).model.source == "tiny"
-    assert resolve(toml, environment={"MODEL": ""}).model.source.endswith("own.gguf")
-    assert resolve(toml, environment={"MODEL": "tiny"}, flags={"model.source": "x.gguf"}).model.source == "x.gguf"
+    assert resolve(toml, environment={"VBOOT_MODEL": "tiny"}).model.source == "tiny"
+    assert resolve(toml, environment={"VBOOT_MODEL": ""}).model.source.endswith("own.gguf")
+    assert resolve(toml, environment={"VBOOT_MODEL": "tiny"}, flags={"model.source": "x.gguf"}).model.source == "x.gguf"
     assert resolve(toml).machine.accel == "auto"
 
 
-def test_only_the_model_is_taken_from_the_environment(toml: Path) -> None:
-    assert resolve(toml, environment={"CPUS": "9", "TYPE": "F32"}) == resolve(toml)
+def test_variables_meant_for_other_programs_do_not_count(toml: Path) -> None:
+    assert resolve(toml, environment={"MODEL": "x.gguf", "TYPE": "F32", "CPUS": "9"}) == resolve(toml)
+    assert resolve(toml, environment={"VBOOT_TYPE": "F32"}).model.type == "F32"
+
+
+def test_a_wrong_value_in_the_environment_names_the_variable() -> None:
+    with pytest.raises(InputError) as error:
+        resolve(environment={"VBOOT_TYPE": "Q8"})
+    assert str(error.value).startswith(
+        "environment variable VBOOT_TYPE: model.type = 'Q8' is not one of F16, F32, Q8_0"
+    )
+
+
+@pytest.mark.parametrize("name", ["my model.gguf", "a;b", "q'u\"o", "new\nline", "by\udcffte", "x=y,%", "#", "n" * 200])
+def test_any_file_name_is_a_model(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert resolve(environment={"VBOOT_MODEL": name}).model.source == name
+    assert resolve(flags={"model.source": name}).model.source == name
+    if name.isprintable():
+        quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+        (tmp_path / "a.toml").write_text(f'[model]\nsource = "{quoted}"\n')
+        assert resolve(tmp_path / "a.toml").model.source == str(tmp_path / name)
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "appliance.toml"
+    file.write_bytes(b"\xef\xbb\xbf[machine]\r\ncpus = 5\r\n")
+    assert resolve(file).machine.cpus == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ("[machine]\ncpus = 5\n".encode("utf-16"), "it begins with the byte-order mark of UTF-16"),
+        ("# \u00e9t\u00e9\n".encode("latin-1"), "byte 2 is wrong"),
+    ],
+)
+def test_another_encoding_is_named_in_one_sentence(data: bytes, why: str, tmp_path: Path) -> None:
+    file = tmp_path / "appliance.toml"
+    file.write_bytes(data)
+    with pytest.raises(InputError) as error:
+        resolve(file)
+    assert str(error.value) == f"{file} is not UTF-8: {why}; save it as UTF-8"
+
+
+def test_a_fifo_is_refused_without_being_opened_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("appliance.toml")
+    for file in (None, tmp_path / "appliance.toml"):
+        with pytest.raises(InputError, match="is not a regular file; name another with --config"):
+            resolve(file)
+
+
+def test_a_large_file_is_not_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / "disk.img"
+    with file.open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(InputError, match="is larger than 1 MiB"):
+        resolve(file)
 
 
 def test_relative_paths_start_at_the_file() -> None:
@@ -93,7 +151,7 @@ def test_relative_paths_start_at_the_file() -> None:
         ('[model]\nsource = ""', ["model.source = ''", "empty"]),
         ('[machine]\nappend = "a\\nb"', ["appliance.toml:2", "machine.append", "cannot be printed"]),
         ('[machine]\nappend = "a\\u0000"', ["machine.append", "cannot be printed"]),
-        ('[image]\noutput = "a\\u0000"', ["image.output", "cannot be printed"]),
+        ('[image]\noutput = "a\\u0000"', ["image.output", "NUL"]),
         ("[machine\n", ["appliance.toml is not TOML", "line 1"]),
         ("a = " + "[" * 3000, ["appliance.toml is not TOML"]),
     ],
@@ -131,7 +189,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         resolve(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b"[model]\n# \xe9\n")
-    with pytest.raises(InputError, match="not UTF-8 at byte 10"):
+    with pytest.raises(InputError, match="not UTF-8: byte 10 is wrong"):
         resolve(tmp_path / "latin.toml")
 
 
