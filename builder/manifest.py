@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,11 @@ def parse_outputs(data: bytes, *, origin: str) -> dict[str, OutputFile]:
     return outputs
 
 
+def file_name(path: Path) -> str:
+    """The last part of a path as UTF-8 text; bytes that are not UTF-8 are written as "\\xff"."""
+    return os.fsencode(path.name).decode(errors="backslashreplace")
+
+
 def configuration_of(config: Config) -> dict[str, dict[str, Any]]:
     """The settings that shape the image, by section.
 
@@ -72,15 +78,15 @@ def configuration_of(config: Config) -> dict[str, dict[str, Any]]:
     built in another place must have the same manifest.
     """
     return {
-        "model": {"source": Path(config.model.source).name, "type": config.model.type},
+        "model": {"source": file_name(Path(config.model.source)), "type": config.model.type},
         "image": {
             "security_version": config.image.security_version,
-            "signing_key": config.image.signing_key and config.image.signing_key.name,
+            "signing_key": config.image.signing_key and file_name(config.image.signing_key),
         },
         "kernel": {
-            "source": Path(config.kernel.source).name,
-            "config": config.kernel.config and config.kernel.config.name,
-            "modules": config.kernel.modules and config.kernel.modules.name,
+            "source": file_name(Path(config.kernel.source)),
+            "config": config.kernel.config and file_name(config.kernel.config),
+            "modules": config.kernel.modules and file_name(config.kernel.modules),
         },
         "runtime": {
             "heartbeat_ms": config.runtime.heartbeat_ms,

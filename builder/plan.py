@@ -25,7 +25,7 @@ from builder.executable import (
     included_files,
 )
 from builder.manifest import NAME as MANIFEST_NAME
-from builder.manifest import OutputFile, configuration_of, render_manifest
+from builder.manifest import OutputFile, configuration_of, file_name, render_manifest
 from builder.settings import Config, ModelSettings
 from builder.steps import Context, Facts, Step
 from vboot.check import check_file
@@ -103,7 +103,7 @@ def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = Non
     A file of the user's is judged by the Rust reader first. Raises InputError if it is not there.
     """
     source = None if model.source in BUILT_IN else _model_file(model)
-    name = source.name if source else model.source
+    name = file_name(source) if source else model.source
 
     def run(context: Context) -> Facts:
         from image.compose import compose

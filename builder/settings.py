@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vboot.errors import InputError
+from vboot.text import parse_path
 
 Value = str | int | Path | None
 Kind = Literal["text", "integer", "path", "name or path"]
@@ -70,7 +71,7 @@ class Setting:
         is_path = self.kind == "path" or (self.kind == "name or path" and value not in self.choices)
         if not is_path:
             return accepted
-        return folder / value if self.kind == "path" else str(folder / value)
+        return folder / str(accepted) if self.kind == "path" else str(folder / str(accepted))
 
     def from_text(self, text: str) -> Value:
         """Accept a flag's or an environment variable's text; relative paths stay as they are. Raises InputError."""
@@ -97,10 +98,13 @@ class Setting:
             return text
         if not text:
             raise self._wrong(text, "is empty")
-        # A file system allows every other character, and bytes that are not UTF-8.
-        if "\0" in text:
-            raise self._wrong(text, "has a NUL character, which no path can have")
-        return Path(text) if self.kind == "path" else text
+        if text in self.choices:
+            return text
+        try:
+            path = parse_path(text)
+        except ValueError as error:
+            raise self._wrong(text, "has a NUL character, which no path can have") from error
+        return path if self.kind == "path" else str(path)
 
     def _wrong(self, value: object, why: str) -> InputError:
         return InputError(f"{self.name} = {shown(value)} {why}")

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import os
 import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from cli.answer import Answer
-from cli.errors import TERMINATED, Stopped, Terminated, described
+from cli.errors import TERMINATED, OutputError, Terminated, VerbStopped, described
+from cli.option_types import path
+from cli.streams import flush_out, safe_streams, warn, write_out
+from vboot.text import json_text, printable
 
 VERBS: Mapping[str, str] = {
     "build": "build the image: executable, model, container, manifest",
@@ -64,6 +64,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, self.format_usage())
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse ignores a stream that cannot be written to.
+        if file is sys.stdout:
+            write_out(message.removesuffix("\n"))
+        else:
+            sys.stderr.write(message)
+
 
 class _VerbParser(_Parser):
     """Refuses what it does not know itself, as argparse would show the usage of the whole program for it."""
@@ -84,30 +91,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # Unlike the signal's own way to end a program, an exception lets us stop the programs we started.
     signal.signal(signal.SIGTERM, _terminate)
-    try:
-        code = _run(words)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has left (`| head`). Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    return code
+    with safe_streams():
+        try:
+            return _run(words)
+        except OutputError as lost:
+            if lost.reader_left:  # as in `| head`
+                return BROKEN_PIPE
+            _complain({"message": str(lost)}, as_json=False)
+            return 1
 
 
 def _run(words: Sequence[str]) -> int:
     as_json = "--json" in words
     try:
         answer = _answer(words)
-        # A verb that has printed as it went has nothing left to say.
-        if answer.data or answer.text:
-            print(json.dumps(answer.data, indent=2) if as_json else answer.text)
-    except (KeyboardInterrupt, Terminated, Stopped) as stop:
-        stopped = stop if isinstance(stop, Stopped) else Stopped(stop)
+    except (KeyboardInterrupt, Terminated, VerbStopped) as stop:
+        stopped = stop if isinstance(stop, VerbStopped) else VerbStopped(stop)
         _complain(stopped.error, as_json=as_json)
         return stopped.exit_code
     except SystemExit as finished:  # --help, --version
+        flush_out()
         return int(finished.code or 0)
-    except BrokenPipeError:
+    except OutputError:
         raise
     except UsageError as error:
         sys.stderr.write(error.usage)
@@ -118,7 +123,23 @@ def _run(words: Sequence[str]) -> int:
             traceback.print_exc()
         _complain(described(error), as_json=as_json)
         return 1
+    _tell(answer, as_json=as_json)
     return answer.exit_code
+
+
+def _tell(answer: Answer, *, as_json: bool) -> None:
+    """Print an answer. Raises OutputError if it is lost and was all that the verb was for."""
+    try:
+        # A verb that has printed as it went has nothing left to say.
+        if answer.data or answer.text:
+            write_out(json_text(answer.data, indent=2) if as_json else answer.text)
+        else:
+            flush_out()
+    except OutputError as lost:
+        if answer.report_only:
+            raise
+        if not lost.reader_left:
+            warn(f"the command has done its work, but {lost}")
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -151,7 +172,7 @@ def add_global_options(parser: argparse.ArgumentParser, *, default: Any) -> None
     """Add what every verb takes; `default` is argparse.SUPPRESS where it may have been given before."""
     group = parser.add_argument_group("options of every verb")
     group.add_argument(
-        "--config", type=Path, metavar="FILE", default=default, help="settings (default: appliance.toml, if it is here)"
+        "--config", type=path, metavar="FILE", default=default, help="settings (default: appliance.toml, if it is here)"
     )
     group.add_argument("--json", action="store_true", default=default, help="print one JSON object, also for errors")
     group.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
@@ -161,7 +182,8 @@ def _complain(error: dict[str, Any], *, as_json: bool) -> None:
     # The last lines of a tool that failed explain more than we can; ours stays the last line.
     if error.get("stderr"):
         sys.stderr.write(error["stderr"].rstrip("\n") + "\n")
-    message = " ".join(error["message"].splitlines())
+    message = printable(" ".join(error["message"].splitlines()))
     sys.stderr.write(f"vboot: error: {message}\n")
+    sys.stderr.flush()
     if as_json:
-        print(json.dumps({"error": error}, indent=2, default=str))
+        write_out(json_text({"error": error}, indent=2))

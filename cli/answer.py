@@ -1,4 +1,4 @@
-"""What a verb answers, and how sizes, tables and foreign names look in it."""
+"""The answer of a verb, and the form of sizes and tables in it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of a verb, twice: `data` for --json, `text` for people."""
+    """The result of a verb, twice: `data` for --json, `text` for people.
+
+    `data` may hold paths as `Path` objects: they are printed in a form that is valid JSON and that every path option
+    takes. `report_only`: the verb did nothing but make this answer, so an answer that cannot be written is a failure.
+    """
 
     data: Mapping[str, Any]
     text: str
     exit_code: int = 0
+    report_only: bool = False
 
 
 def human_bytes(count: int) -> str:
@@ -24,11 +29,6 @@ def human_bytes(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} TiB"
-
-
-def printable(text: str) -> str:
-    """A name from a file, safe on a terminal: what cannot be printed, such as an escape sequence, is spelt out."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def columns(rows: Iterable[Sequence[str]]) -> str:

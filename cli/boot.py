@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import select
 import shlex
@@ -16,13 +15,15 @@ from pathlib import Path
 from builder.boot_image import BootImage, command_line, open_image
 from builder.progress import Reporter
 from builder.settings import Config
-from cli.answer import Answer, columns, printable
+from cli.answer import Answer, columns
 from cli.boot_watch import STEP, await_hello, last_words
-from cli.numeric_options import positive_seconds
+from cli.errors import OutputError
+from cli.option_types import path, positive_seconds
 from cli.progress import stderr_reporter
 from cli.settings_flags import add_settings, read_config
 from cli.shell.verb import Shell
 from cli.stop import end_in_order
+from cli.streams import warn, write_out
 from qemu.accel import Accel
 from qemu.accel import select as select_accel
 from qemu.launch import attach, start
@@ -30,6 +31,7 @@ from qemu.machine import VirtualMachine
 from qemu.spec import Disk, MachineSpec
 from vboot.client.machine import MachineClient
 from vboot.errors import BootError, InputError
+from vboot.text import json_text, path_text, printable, shell_join
 
 RTS_SERIAL, STATE_SERIAL = "vb-rts", "vb-state"
 """The serial numbers by which the guest finds its disks."""
@@ -40,13 +42,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detach", action="store_true", help="return once the machine answers; it runs on")
     parser.add_argument(
         "--image",
-        type=Path,
+        type=path,
         metavar="DIR|DISK",
         help="boot this image as it is (default: build what has changed first)",
     )
-    parser.add_argument("--run", type=Path, metavar="DIR", help="run folder (default: a new one in build/run)")
+    parser.add_argument("--run", type=path, metavar="DIR", help="run folder (default: a new one in build/run)")
     parser.add_argument(
-        "--state", type=Path, metavar="FILE", help="disk to attach as vb-state; the machine does not use it yet"
+        "--state", type=path, metavar="FILE", help="disk to attach as vb-state; the machine does not use it yet"
     )
     parser.add_argument(
         "--timeout",
@@ -114,18 +116,18 @@ def _prompt(machine: VirtualMachine, client: MachineClient) -> Answer:
     shell = Shell(client, as_json=False, explain=machine.check)
     try:
         shell.run()
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, OutputError):
         end_in_order(machine, client)
         raise
     if shell.shut_down:
         machine.wait_exit()
     how = "shut down in order" if shell.shut_down else end_in_order(machine, client)
-    text = f"the machine has ended: {how}; what it left is in {machine.run}"
+    text = f"the machine has ended: {how}; what it left is in {path_text(machine.run)}"
     return Answer({**machine.describe(), "ended": how}, text, exit_code=1 if shell.failed else 0)
 
 
 def _detached(machine: VirtualMachine) -> Answer:
-    run = shlex.quote(str(machine.run))
+    run = shlex.quote(path_text(machine.run))
     rows = [("the machine runs in", run), ("reach it with", f"vboot shell {run}"), ("end it with", f"vboot stop {run}")]
     return Answer(machine.describe(), columns(rows))
 
@@ -133,7 +135,7 @@ def _detached(machine: VirtualMachine) -> Answer:
 def _held(machine: VirtualMachine) -> Answer:
     """Tell how to reach the machine, then keep it until stdin closes, SIGINT comes, or it ends."""
     machine.release()  # its control socket is the caller's too
-    print(json.dumps(machine.describe()), flush=True)
+    _print_description(machine)
     try:
         _wait_for_end(machine.pid)
     except KeyboardInterrupt:
@@ -141,6 +143,14 @@ def _held(machine: VirtualMachine) -> Answer:
     finally:
         _end_released(machine)
     return Answer({}, "")
+
+
+def _print_description(machine: VirtualMachine) -> None:
+    try:
+        write_out(json_text(machine.describe()))
+    except OutputError as lost:
+        # The caller may know the run folder, and ends the machine by closing stdin.
+        warn(f"the machine runs, but {lost}")
 
 
 def _wait_for_end(pid: int) -> None:
@@ -168,7 +178,9 @@ def _end_released(machine: VirtualMachine) -> None:
         why = last_words(machine.console) or (f"QEMU ended with status {code}" if code else None)
         if why is not None:
             what = f"the machine failed: {why}"
-            raise BootError(what, phase="ready", artefacts=machine.run, remedy=f"see {machine.run}") from None
+            raise BootError(
+                what, phase="ready", artefacts=machine.run, remedy=f"see {path_text(machine.run)}"
+            ) from None
         return
     with attached:
         end_in_order(attached)
@@ -180,10 +192,10 @@ def _refuse_emergency(machine: VirtualMachine, client: MachineClient, *, detach:
         return
     if detach:
         machine.release()
-        remedy = f"it runs on, `vboot stop {machine.run}` ends it"
+        remedy = f"it runs on, `vboot stop {shlex.quote(path_text(machine.run))}` ends it"
     else:
         end_in_order(machine, client)
-        remedy = f"see {machine.run}"
+        remedy = f"see {path_text(machine.run)}"
     what = f"the machine is in emergency mode: {printable(emergency)}"
     raise BootError(what, phase="ready", artefacts=machine.run, remedy=remedy)
 
@@ -227,10 +239,10 @@ def open_or_build(given: Path | None, config: Config) -> BootImage:
         run_plan(plan_build(config), folder=config.image.output, dry_run=False)
         return open_image(config.image.output)
     if not given.exists():
-        raise InputError(f"{given} is not there", remedy="give the folder of an image, or none to build it")
+        raise InputError(f"{path_text(given)} is not there", remedy="give the folder of an image, or none to build it")
     if not given.is_dir():
         raise InputError(
-            f"{given} is a file, and booting a disk image through UEFI is not supported yet",
+            f"{path_text(given)} is a file, and booting a disk image through UEFI is not supported yet",
             remedy="give the folder of a built image",
         )
     return open_image(given)
@@ -240,5 +252,8 @@ def _state_disks(state: Path | None) -> tuple[Disk, ...]:
     if state is None:
         return ()
     if not (state.is_file() or state.is_block_device()):
-        raise InputError(f"there is no state disk {state}", remedy=f"make one with `truncate -s 64M {state}`")
+        raise InputError(
+            f"there is no state disk {path_text(state)}",
+            remedy=f"make one with `truncate -s 64M {shell_join([str(state)])}`",
+        )
     return (Disk(state, STATE_SERIAL, read_only=False),)

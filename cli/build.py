@@ -19,6 +19,7 @@ from builder.steps import Step
 from cli.answer import Answer, columns, human_bytes
 from cli.progress import reported, stderr_reporter
 from cli.settings_flags import add_settings, read_config
+from vboot.text import path_json, path_text
 
 VERB = "build"
 OUTPUT = "image.output"
@@ -72,10 +73,10 @@ def run_plan(steps: Sequence[Step], *, folder: Path, dry_run: bool) -> Answer:
         hashes = {} if dry_run else {path: cache.sha256(path) for result in results for path in result.outputs}
     seconds = time.monotonic() - started
     data: dict[str, Any] = {
-        "output": str(folder),
+        "output": folder,
         "dry_run": dry_run,
         "steps": [{"name": r.name, "ran": r.ran, "reason": r.reason, "seconds": round(r.seconds, 3)} for r in results],
-        "files": {str(path): {"bytes": path.stat().st_size, "sha256": sha256} for path, sha256 in hashes.items()},
+        "files": {path_json(path): {"bytes": path.stat().st_size, "sha256": sha256} for path, sha256 in hashes.items()},
         "seconds": round(seconds, 3),
     }
     return Answer(data, _dry_text(results) if dry_run else _text(results, hashes, seconds))
@@ -86,6 +87,6 @@ def _dry_text(results: Sequence[StepResult]) -> str:
 
 
 def _text(results: Sequence[StepResult], hashes: dict[Path, str], seconds: float) -> str:
-    files = columns((str(path), human_bytes(path.stat().st_size), sha256) for path, sha256 in hashes.items())
+    files = columns((path_text(path), human_bytes(path.stat().st_size), sha256) for path, sha256 in hashes.items())
     ran = sum(result.ran for result in results)
     return f"{files}\n{ran} of {len(results)} steps ran in {seconds:.1f} s"

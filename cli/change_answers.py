@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from cli.answer import Answer, columns, human_bytes, printable
+from cli.answer import Answer, columns, human_bytes
 from cli.proposal import Proposal
 from vboot.client.prediction import Prediction
 from vboot.protocol.messages import Checkpoint, JournalRecord, Mutation, Promotion, Rollback
+from vboot.text import printable
 
 _NAMES_SHOWN = 16
 
@@ -33,7 +34,7 @@ def prediction_answer(prediction: Prediction, proposal: Proposal) -> Answer:
     changed = _changed(len(prediction.sha256), prediction.changed_bytes)
     text = f"would change generation {prediction.base_generation}: {changed}; nothing was changed"
     data = {"dry_run": True} | asdict(prediction) | _seed(proposal)
-    return Answer(data, f"{text}{_seed_line(proposal)}{_digests(prediction.sha256)}")
+    return Answer(data, f"{text}{_seed_line(proposal)}{_digests(prediction.sha256)}", report_only=True)
 
 
 def rollback_answer(done: Rollback) -> Answer:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from builder.plan import BUILT_IN, TENSORS_NAME, executable_step, plan_composition
 from cli.answer import Answer
 from cli.build import run_plan
+from cli.option_types import path
 from cli.settings_flags import add_settings, read_config
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("-o", type=Path, dest="to", metavar="FILE", help=f"where to (default: build/{TENSORS_NAME})")
+    parser.add_argument("-o", type=path, dest="to", metavar="FILE", help=f"where to (default: build/{TENSORS_NAME})")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and why, and do nothing")
     add_settings(parser, verb="compose")
 

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from cli.answer import Answer, human_bytes
 from cli.boot import booted, open_or_build
 from cli.embedding_answers import pairs
+from cli.option_types import path
 from cli.progress import reported
 from cli.settings_flags import add_settings, read_config
 from qemu.machine import VirtualMachine
@@ -49,7 +49,7 @@ _NO_NETWORK = 1018
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     parser.add_argument(
-        "--image", type=Path, metavar="DIR", help="use this image as it is (default: build what has changed first)"
+        "--image", type=path, metavar="DIR", help="use this image as it is (default: build what has changed first)"
     )
     add_settings(parser, verb="boot")
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from cli.numeric_options import finite
+from cli.option_types import finite, path
 from vboot.weights.edits import SEEDED_FORMS
 
 
 def add_edit_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add them; returns the group of those that say what to change, of which one must be given."""
     what = parser.add_argument_group("what to change, one of")
-    what.add_argument("--recipe", type=Path, metavar="FILE", help="edits in a .toml or .json file")
+    what.add_argument("--recipe", type=path, metavar="FILE", help="edits in a .toml or .json file")
     what.add_argument("--seeded", metavar="GLOB", help="noise on the tensors of this name or pattern")
     what.add_argument(
         "--set", action="append", metavar="TENSOR[INDEX]=VALUE", help="one element; may be given many times"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,10 +14,12 @@ import numpy as np
 from cli.answer import Answer
 from cli.embedding_answers import embeddings_answer
 from cli.machines import add_timeout, connected, require_machine, split_machine
+from cli.option_types import path
 from cli.progress import reported
 from vboot.errors import InputError
 from vboot.files import atomic_write
 from vboot.protocol.messages import Embeddings
+from vboot.text import path_text
 
 _EPILOG = """examples:
   vboot embed 'A cat sleeps.' 'A kitten naps.' 'Rates rose.'
@@ -36,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: the lines of stdin)",
     )  # fmt: skip
     parser.add_argument(
-        "--npy", type=Path, metavar="FILE", help="write the embeddings there, float32 [texts, numbers], for numpy.load"
+        "--npy", type=path, metavar="FILE", help="write the embeddings there, float32 [texts, numbers], for numpy.load"
     )
     parser.add_argument("--no-normalize", action="store_true", help="as the network gives them, not of length 1")
     add_timeout(parser)
@@ -48,7 +51,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     if arguments.machine is not None:
         require_machine(arguments.machine, remedy=_NO_MACHINE)
     # Read before the machine is connected to: it serves one client at a time.
-    texts = _checked(given) if given else _lines()
+    texts = _decoded(given) if given else _lines()
     # Opened first, so that a file that cannot be written fails before the work.
     with nullcontext() if arguments.npy is None else atomic_write(arguments.npy) as file:
         made = _embed(arguments, texts)
@@ -67,7 +70,9 @@ def _embed(arguments: argparse.Namespace, texts: Sequence[str]) -> Embeddings:
 def _written(texts: Sequence[str], made: Embeddings, path: Path) -> Answer:
     answer = embeddings_answer(texts, made, with_vectors=False)
     count, dim = made.vectors.shape
-    return Answer({**answer.data, "npy": str(path)}, f"{path}: float32 [{count}, {dim}], generation {made.generation}")
+    return Answer(
+        {**answer.data, "npy": path}, f"{path_text(path)}: float32 [{count}, {dim}], generation {made.generation}"
+    )
 
 
 def _lines() -> tuple[str, ...]:
@@ -90,9 +95,12 @@ def _line(number: int, line: bytes) -> str:
         raise InputError(f"line {number} of stdin is not UTF-8", remedy="give texts in UTF-8") from error
 
 
-def _checked(texts: Sequence[str]) -> Sequence[str]:
-    """These arguments. Raises InputError for one that is not UTF-8, which Python gives us as surrogates."""
+def _decoded(texts: Sequence[str]) -> tuple[str, ...]:
+    """These arguments. Raises InputError for one that is not UTF-8, whatever the locale's encoding is."""
+    decoded = []
     for number, text in enumerate(texts, start=1):
-        if any("\ud800" <= char <= "\udfff" for char in text):
-            raise InputError(f"text {number} is not UTF-8", remedy="give texts in UTF-8")
-    return texts
+        try:
+            decoded.append(os.fsencode(text).decode())
+        except UnicodeError as error:
+            raise InputError(f"text {number} is not UTF-8", remedy="give texts in UTF-8") from error
+    return tuple(decoded)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.answer import Answer, columns, printable
+from cli.answer import Answer, columns
 from vboot.client.inference import cosine_similarities
 from vboot.protocol.messages import Embeddings
+from vboot.text import printable
 
 _NUMBERS_SHOWN = 4
 _TEXT_WIDTH = 48
@@ -35,7 +36,11 @@ def embeddings_answer(texts: Sequence[str], made: Embeddings, *, with_vectors: b
         "texts": rows,
         "similarities": None if similarities is None else similarities.tolist(),
     }
-    return Answer(data, _table(texts, made) + ("" if similarities is None else f"\n\n{_matrix(similarities)}"))
+    return Answer(
+        data,
+        _table(texts, made) + ("" if similarities is None else f"\n\n{_matrix(similarities)}"),
+        report_only=with_vectors,
+    )
 
 
 def similarity_answer(text: str, other: str, made: Embeddings) -> Answer:

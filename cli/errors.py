@@ -1,10 +1,12 @@
-"""What ends a verb early, as --json tells it: errors, Ctrl-C and SIGTERM."""
+"""What ends a verb early, and its form in --json: errors, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from vboot.errors import VbootError
+from vboot.text import path_text
 
 # As a shell reports a program that a signal ended: 128 and the signal's number.
 INTERRUPTED = 130
@@ -15,7 +17,15 @@ class Terminated(SystemExit):
     """SIGTERM came."""
 
 
-class Stopped(BaseException):
+class OutputError(Exception):
+    """An answer could not be written to stdout. `reader_left`: it is a pipe that nobody reads any more."""
+
+    def __init__(self, message: str, *, reader_left: bool) -> None:
+        super().__init__(message)
+        self.reader_left = reader_left
+
+
+class VerbStopped(BaseException):
     """Ctrl-C or SIGTERM (`by`) ended a verb that has more to say about it: `doubt`, and `details` for --json.
 
     Attributes: `error` as JSON, `exit_code`.
@@ -37,7 +47,8 @@ def described(error: Exception) -> dict[str, Any]:
         # Last, as an error may have a message of its own, from a machine and not fit for a terminal.
         return {"type": type(error).__name__} | details | {"message": str(error)}
     if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename else ""
+        named = isinstance(error.filename, str | bytes) and error.filename
+        place = f"{path_text(os.fsdecode(named))}: " if named else ""
         return {"type": type(error).__name__, "message": f"{place}{error.strerror}"}
     return {
         "type": type(error).__name__,

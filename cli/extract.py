@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from cli.answer import Answer, columns, human_bytes
+from cli.option_types import path
 from image.rts_file import extract
 from vboot.errors import InputError
+from vboot.text import path_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="an RTS file")
-    parser.add_argument("--binary", type=Path, metavar="OUT", help="write the executable here")
-    parser.add_argument("--tensors", type=Path, metavar="OUT", help="write the GGUF here")
+    parser.add_argument("file", type=path, metavar="FILE", help="an RTS file")
+    parser.add_argument("--binary", type=path, metavar="OUT", help="write the executable here")
+    parser.add_argument("--tensors", type=path, metavar="OUT", help="write the GGUF here")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
@@ -25,6 +26,6 @@ def run(arguments: argparse.Namespace) -> Answer:
     extract(arguments.file, **outputs)
     sizes = {name: path.stat().st_size for name, path in outputs.items()}
     return Answer(
-        {"file": str(arguments.file)} | {n: {"path": str(p), "bytes": sizes[n]} for n, p in outputs.items()},
-        columns((name, str(path), human_bytes(sizes[name])) for name, path in outputs.items()),
+        {"file": arguments.file} | {n: {"path": p, "bytes": sizes[n]} for n, p in outputs.items()},
+        columns((name, path_text(path), human_bytes(sizes[name])) for name, path in outputs.items()),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from cli.answer import Answer
 from cli.change_answers import history_answer
@@ -18,4 +19,4 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """Tell the journal's records, oldest first."""
     with connected(arguments) as machine:
-        return history_answer(list(machine.history(arguments.start)))
+        return replace(history_answer(list(machine.history(arguments.start))), report_only=True)

@@ -7,15 +7,17 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-from cli.answer import Answer, columns, human_bytes, printable
+from cli.answer import Answer, columns, human_bytes
+from cli.option_types import path
 from cli.rust_reader import rust_reader
 from vboot.check import check_file
 from vboot.gguf import TensorEntry, read_layout, type_name
+from vboot.text import path_text, printable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="an RTS or GGUF file")
+    parser.add_argument("file", type=path, metavar="FILE", help="an RTS or GGUF file")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
@@ -27,7 +29,9 @@ def run(arguments: argparse.Namespace) -> Answer:
         for t in tensors
     ]
     data = {name: value for name, value in report.items() if name != "ok"} | {"tensors": shown}
-    return Answer(data | {"file": str(arguments.file)}, "\n".join([*_head(arguments.file, report), _table(tensors)]))
+    return Answer(
+        data | {"file": arguments.file}, "\n".join([*_head(arguments.file, report), _table(tensors)]), report_only=True
+    )
 
 
 def _tensors(file: Path, report: dict[str, Any]) -> tuple[TensorEntry, ...]:
@@ -47,7 +51,7 @@ def _head(file: Path, report: dict[str, Any]) -> list[str]:
     gguf, rts = report["gguf"], report.get("rts")
     types = ", ".join(f"{count} {name}" for name, count in gguf["types"].items())
     rows = [
-        ("file", f"{printable(str(file))}, {human_bytes(report['bytes'])}"),
+        ("file", f"{path_text(file)}, {human_bytes(report['bytes'])}"),
         ("model", f"{printable(gguf['name'] or 'no name')} ({printable(gguf['architecture'] or 'no architecture')})"),
         ("parameters", f"{gguf['parameters']:,} in {gguf['tensors']} tensors ({types})"),
         ("gguf", f"version {gguf['version']}, {gguf['metadata']} keys, alignment {gguf['alignment']}, data of "

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.numeric_options import positive_seconds
+from cli.option_types import path, positive_seconds
 from qemu.launch import attach
 from qemu.machine import VirtualMachine
 from vboot.client.machine import MachineClient, connect
 from vboot.errors import InputError, VbootError
+from vboot.text import parse_path, path_text
 
 RUNS = Path("build/run")
 """Where `vboot boot` keeps its run folders."""
@@ -26,7 +27,7 @@ _NEWEST_LOOKED_AT = 100
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a machine, and how long it may take."""
     parser.add_argument(
-        "machine", nargs="?", type=Path, metavar="RUN|SOCKET",
+        "machine", nargs="?", type=path, metavar="RUN|SOCKET",
         help="run folder or evolution socket (default: the newest machine that runs)",
     )  # fmt: skip
     add_timeout(parser)
@@ -49,11 +50,18 @@ def split_machine(words: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
     """
     if not words:
         return None, ()
-    first = Path(words[0])
+    first = parse_path(words[0])
     is_path = "/" in words[0] and not any(char.isspace() for char in words[0])
-    if is_path or first.is_socket() or (first / RUN_FILE).is_file():
+    if is_path or _names_machine(first):
         return first, tuple(words[1:])
     return None, tuple(words)
+
+
+def _names_machine(first: Path) -> bool:
+    try:
+        return first.is_socket() or (first / RUN_FILE).is_file()
+    except OSError:  # a text that is longer than a path may be
+        return False
 
 
 @contextmanager
@@ -79,7 +87,9 @@ def newest_running(runs: Path = RUNS) -> VirtualMachine:
             return attach(folder)
         except VbootError:
             continue
-    raise InputError(f"no machine runs in {runs}", remedy="boot one with `vboot boot`, or name its run folder")
+    raise InputError(
+        f"no machine runs in {path_text(runs)}", remedy="boot one with `vboot boot`, or name its run folder"
+    )
 
 
 def find_machine(given: Path | None) -> VirtualMachine | Path:
@@ -96,5 +106,5 @@ def find_machine(given: Path | None) -> VirtualMachine | Path:
 def require_machine(given: Path, *, remedy: str = "give the folder that boot printed, or an evolution socket") -> None:
     """Raises InputError when this is neither a folder nor a socket."""
     if not (given.is_socket() or given.is_dir()):
-        what = f"{given} is {'neither a run folder nor a socket' if given.exists() else 'not there'}"
+        what = f"{path_text(given)} is {'neither a run folder nor a socket' if given.exists() else 'not there'}"
         raise InputError(what, remedy=remedy)

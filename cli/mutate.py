@@ -12,13 +12,14 @@ from pathlib import Path
 from cli.answer import Answer
 from cli.change_answers import mutation_answer, prediction_answer
 from cli.edit_options import add_edit_options
-from cli.errors import Stopped, Terminated
+from cli.errors import Terminated, VerbStopped
 from cli.machines import add_machine, connected
-from cli.numeric_options import finite
+from cli.option_types import finite
 from cli.progress import reported
 from cli.proposal import Proposal, misuse, propose
 from vboot.client.machine import MachineClient
 from vboot.client.prediction import Prediction, predict, verify
+from vboot.text import path_text
 
 _EPILOG = """examples:
   vboot mutate --seeded 'blk.*.weight' --density 0.01 --scale 0.001 --confidence 0.9
@@ -83,10 +84,10 @@ def _in_doubt(ident: str, seed: str | None, machine: Path | None) -> Iterator[No
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
-        history = "vboot history" if machine is None else f"vboot history {shlex.quote(str(machine))}"
+        history = "vboot history" if machine is None else f"vboot history {shlex.quote(path_text(machine))}"
         with_seed = f" with seed {seed}" if seed else ""
         doubt = f"the change {ident}{with_seed} may have been made; see `{history}`"
-        raise Stopped(stop, doubt, id=ident, **({"seed": seed} if seed else {})) from stop
+        raise VerbStopped(stop, doubt, id=ident, **({"seed": seed} if seed else {})) from stop
 
 
 def _predict(machine: MachineClient, proposal: Proposal, base: int | None) -> Prediction:

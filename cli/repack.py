@@ -7,21 +7,23 @@ from pathlib import Path
 
 from builder.signing_key import load_private_key
 from cli.answer import Answer, human_bytes
+from cli.option_types import path
 from cli.progress import reported
 from cli.rust_reader import rust_reader
 from image.rts_file import repack
 from vboot.check import check_file
+from vboot.text import path_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="an RTS file")
+    parser.add_argument("file", type=path, metavar="FILE", help="an RTS file")
     half = parser.add_mutually_exclusive_group(required=True)
-    half.add_argument("--binary", type=Path, metavar="ELF", help="the new executable")
-    half.add_argument("--tensors", type=Path, metavar="GGUF", help="the new tensors")
-    parser.add_argument("-o", type=Path, dest="to", metavar="OUT", required=True, help="the new RTS file")
+    half.add_argument("--binary", type=path, metavar="ELF", help="the new executable")
+    half.add_argument("--tensors", type=path, metavar="GGUF", help="the new tensors")
+    parser.add_argument("-o", type=path, dest="to", metavar="OUT", required=True, help="the new RTS file")
     parser.add_argument(
-        "--signing-key", type=Path, metavar="PEM", help="Ed25519 private key; without it the copy is unsigned"
+        "--signing-key", type=path, metavar="PEM", help="Ed25519 private key; without it the copy is unsigned"
     )
 
 
@@ -40,8 +42,8 @@ def run(arguments: argparse.Namespace) -> Answer:
             progress=progress,
         )
     size = arguments.to.stat().st_size
-    data = {"file": str(arguments.to), "bytes": size, "signed": header.signed}
-    return Answer(data, f"{arguments.to}: {human_bytes(size)}, {'signed' if header.signed else 'unsigned'}")
+    data = {"file": arguments.to, "bytes": size, "signed": header.signed}
+    return Answer(data, f"{path_text(arguments.to)}: {human_bytes(size)}, {'signed' if header.signed else 'unsigned'}")
 
 
 def _judge(reader: Path, path: Path) -> None:

@@ -8,12 +8,13 @@ import select
 from pathlib import Path
 
 from cli.answer import Answer
-from cli.numeric_options import positive_seconds
+from cli.option_types import path, positive_seconds
 from qemu.launch import attach
 from qemu.machine import VirtualMachine
 from vboot.client.machine import MachineClient, connect
 from vboot.errors import BootError
 from vboot.protocol.errors import MachineError
+from vboot.text import path_text
 
 _ASK_S = 5.0
 """A port that another client holds is silent, and the power button is an orderly way too."""
@@ -23,7 +24,7 @@ _PATIENCE_S = 10.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder that boot printed")
+    parser.add_argument("run", type=path, metavar="RUN", help="run folder that boot printed")
     parser.add_argument(
         "--timeout",
         type=positive_seconds,
@@ -37,10 +38,10 @@ def run(arguments: argparse.Namespace) -> Answer:
     try:
         machine = attach(arguments.run)
     except BootError:
-        return _answer(arguments.run, "ended before", f"the machine of {arguments.run} had already ended")
+        return _answer(arguments.run, "ended before", f"the machine of {path_text(arguments.run)} had already ended")
     with machine:
         how = end_in_order(machine, seconds=arguments.timeout)
-    return _answer(arguments.run, how, f"the machine of {arguments.run} has ended: {how}")
+    return _answer(arguments.run, how, f"the machine of {path_text(arguments.run)} has ended: {how}")
 
 
 def end_in_order(machine: VirtualMachine, client: MachineClient | None = None, *, seconds: float | None = None) -> str:
@@ -96,4 +97,4 @@ def _has_ended(machine: VirtualMachine, seconds: float) -> bool:
 
 
 def _answer(run: Path, how: str, text: str) -> Answer:
-    return Answer({"run": str(run), "how": how}, text)
+    return Answer({"run": run, "how": how}, text)

@@ -13,7 +13,7 @@ from typing import Any
 from cli import add_global_options
 from cli.answer import Answer
 from cli.edit_options import add_edit_options
-from cli.numeric_options import finite
+from cli.option_types import finite, path
 from cli.progress import reported
 from cli.proposal import Proposal, misuse, propose
 from cli.rust_reader import rust_reader
@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def _configure_diff(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="A", help="a GGUF file")
-    parser.add_argument("other", type=Path, metavar="B", help="another")
+    parser.add_argument("file", type=path, metavar="A", help="a GGUF file")
+    parser.add_argument("other", type=path, metavar="B", help="another")
     parser.add_argument("--all", action="store_true", help="list every tensor that differs")
 
 
@@ -58,7 +58,7 @@ def _diff(arguments: argparse.Namespace) -> Answer:
 
 
 def _configure_apply(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="a GGUF file")
+    parser.add_argument("file", type=path, metavar="FILE", help="a GGUF file")
     what = add_edit_options(parser)
     what.add_argument(
         "--requantise", action="append", type=_retyped, metavar="GLOB=TYPE",
@@ -81,8 +81,8 @@ def _apply(arguments: argparse.Namespace) -> Answer:
 
 
 def _configure_merge(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="A", help="a GGUF file; the result has its metadata and types")
-    parser.add_argument("others", type=Path, nargs="+", metavar="B", help="relatives of it")
+    parser.add_argument("file", type=path, metavar="A", help="a GGUF file; the result has its metadata and types")
+    parser.add_argument("others", type=path, nargs="+", metavar="B", help="relatives of it")
     parser.add_argument(
         "--weights", type=finite, nargs="+", metavar="W", help="one for each file, of sum 1 (default: equal)"
     )
@@ -129,9 +129,9 @@ def _export(arguments: argparse.Namespace) -> Answer:
 
 
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="a GGUF file")
+    parser.add_argument("file", type=path, metavar="FILE", help="a GGUF file")
     parser.add_argument(
-        "--against", type=Path, metavar="BASE", help="that FILE is exactly this file with the edits that are given"
+        "--against", type=path, metavar="BASE", help="that FILE is exactly this file with the edits that are given"
     )
     add_edit_options(parser)
 
@@ -168,7 +168,7 @@ def _later_counts(types: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where to").add_mutually_exclusive_group(required=True)
-    group.add_argument("-o", type=Path, dest="to", metavar="OUT", help="write this file")
+    group.add_argument("-o", type=path, dest="to", metavar="OUT", help="write this file")
     group.add_argument("--in-place", action="store_true", help="replace the first file")
     group.add_argument("--dry-run", action="store_true", help="tell what it would do or why not; write nothing")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from cli.answer import Answer, columns, human_bytes, printable
+from cli.answer import Answer, columns, human_bytes
 from evolution.surgeon.machine_tensors import MACHINE_TENSORS
 from evolution.surgeon.reports import ExportReport, FileDifference, SurgeryReport, TensorChange, TensorDifference
+from vboot.text import path_text, printable
 
 _TENSORS_SHOWN = 16
 
@@ -17,31 +19,32 @@ def operation_answer(report: SurgeryReport, *, seed: str | None = None) -> Answe
     """What an operation did or would do; `seed` (16 hex) is the one that was made up for it, if one was."""
     amount = f"{human_bytes(report.changed_bytes)} in {_tensors(len(report.tensors))}"
     if report.output is None:
-        head = f"would change {printable(report.base)}: {amount}; nothing was written"
+        head = f"would change {path_text(report.base)}: {amount}; nothing was written"
     else:
-        head = f"{printable(report.output)}: {human_bytes(report.bytes)}, changed {amount}"
+        head = f"{path_text(report.output)}: {human_bytes(report.bytes)}, changed {amount}"
     lines = [head, f"model {report.model}, before {report.model_before}"]
     lines += [f"seed {seed}"] if seed else []
     for file, distance in report.distances.items():
-        lines.append(f"distance of {printable(file)}: {'not known' if distance is None else f'{distance:.4f}'}")
+        lines.append(f"distance of {path_text(file)}: {'not known' if distance is None else f'{distance:.4f}'}")
     lines += [f"kept as in the first file: {', '.join(map(printable, report.kept))}"] if report.kept else []
     lines.append(_changes(report.tensors))
-    data = {"dry_run": report.output is None} | asdict(report) | ({"seed": seed} if seed else {})
+    data = {"dry_run": report.output is None} | _with_paths(asdict(report), "base", "output")
+    data |= {"seed": seed} if seed else {}
     return Answer(data, "\n".join(lines))
 
 
 def export_answer(report: ExportReport) -> Answer:
     """What was exported, and a warning about evolved kernels, for which a plain model has no place."""
-    lines = [f"{printable(report.output)}: plain model, {human_bytes(report.bytes)}, {_tensors(report.tensors)}"]
+    lines = [f"{path_text(report.output)}: plain model, {human_bytes(report.bytes)}, {_tensors(report.tensors)}"]
     if report.removed_tensors or report.removed_keys:
         keys = f"{len(report.removed_keys)} key{'' if len(report.removed_keys) == 1 else 's'}"
         lines.append(f"without {_tensors(len(report.removed_tensors))} and {keys} of the machine")
     else:
-        lines.append(f"{printable(report.base)} holds no tensors of a machine: it was copied as it is")
+        lines.append(f"{path_text(report.base)} holds no tensors of a machine: it was copied as it is")
     lines.append(f"model {report.model}")
     if report.lost_kernels:
         lines.append(f"warning: the evolved kernels in {', '.join(report.lost_kernels)} are not in the plain model")
-    return Answer(asdict(report), "\n".join(lines))
+    return Answer(_with_paths(asdict(report), "base", "output"), "\n".join(lines))
 
 
 def difference_answer(found: FileDifference, *, show_all: bool) -> Answer:
@@ -52,11 +55,11 @@ def difference_answer(found: FileDifference, *, show_all: bool) -> Answer:
     lines = [f"{_tensors(len(found.tensors))} differ, {found.same} are the same"]
     for at, file in enumerate((found.first, found.other)):
         if count := sum(each.types[at] is not None for each in machines):
-            lines.append(f"only {printable(file)} holds {_tensors(count)} of the machine")
+            lines.append(f"only {path_text(file)} holds {_tensors(count)} of the machine")
     if found.metadata:
         lines.append(f"metadata: {', '.join(map(printable, found.metadata))}")
     lines += [
-        f"model {digest} in {printable(file)}"
+        f"model {digest} in {path_text(file)}"
         for digest, file in zip(found.models, (found.first, found.other), strict=True)
     ]
     if shown:
@@ -64,17 +67,22 @@ def difference_answer(found: FileDifference, *, show_all: bool) -> Answer:
         lines += ["", columns([heads, *map(_difference_row, shown)])]
     if len(shown) < len(tensors):
         lines.append(f"and {len(tensors) - len(shown)} more: use --all to list them")
-    return Answer(asdict(found), "\n".join(lines))
+    return Answer(_with_paths(asdict(found), "first", "other"), "\n".join(lines), report_only=True)
 
 
 def verification_answer(file: Path, model: str, tensors: int, report: SurgeryReport | None = None) -> Answer:
     """A file that is as it should be; `report`: what the edits did to the file it was compared with."""
-    data = {"file": str(file), "model": model, "tensors": tensors}
-    text = f"{printable(str(file))}: sound GGUF file of {_tensors(tensors)}, model {model}"
+    data = {"file": file, "model": model, "tensors": tensors}
+    text = f"{path_text(file)}: sound GGUF file of {_tensors(tensors)}, model {model}"
     if report is None:
         return Answer(data, text)
-    exact = f"it is exactly {printable(report.base)} with these edits: {_tensors(len(report.tensors))} changed"
-    return Answer(data | {"against": report.base, "changed": asdict(report)["tensors"]}, f"{text}\n{exact}")
+    exact = f"it is exactly {path_text(report.base)} with these edits: {_tensors(len(report.tensors))} changed"
+    return Answer(data | {"against": Path(report.base), "changed": asdict(report)["tensors"]}, f"{text}\n{exact}")
+
+
+def _with_paths(data: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Reports hold paths as text; an answer needs to know which of its texts are paths."""
+    return data | {name: Path(data[name]) for name in names if data[name] is not None}
 
 
 def _tensors(count: int) -> str:

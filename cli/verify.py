@@ -10,16 +10,18 @@ from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import parse_outputs
 from builder.signing_key import load_public_key
 from cli.answer import Answer
+from cli.option_types import path
 from cli.progress import reported
 from cli.rust_reader import rust_reader
 from image.rts_file import verify_rts
 from vboot.check import check_file
 from vboot.errors import InputError
+from vboot.text import path_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="an RTS or GGUF file")
+    parser.add_argument("file", type=path, metavar="FILE", help="an RTS or GGUF file")
     parser.add_argument("--key", metavar="PEM|HEX", help="Ed25519 public key that must have signed the file")
 
 
@@ -33,7 +35,7 @@ def run(arguments: argparse.Namespace) -> Answer:
             verify_rts(file, public_key=key, progress=progress)
         listed = _verify_manifest(file)
     facts = {
-        "file": str(file),
+        "file": file,
         "kind": report["kind"],
         "readers": ["rust", "python"] if report["kind"] == "rts" else ["rust"],
         "digests": _digests(report["rts"]) if report["kind"] == "rts" else None,
@@ -43,7 +45,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     words = [
         f"{name} {value}" for name, value in facts.items() if name in {"digests", "signature", "manifest"} and value
     ]
-    return Answer(facts, ", ".join([f"{file}: sound {report['kind'].upper()} file", *words]))
+    return Answer(facts, ", ".join([f"{path_text(file)}: sound {report['kind'].upper()} file", *words]))
 
 
 def _verify_manifest(file: Path) -> bool:

@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from qemu.atomic import write_atomically
-from qemu.process import spawn
+from qemu.process import boot_id, spawn
 from vboot.errors import BootError, InputError, ToolError
+from vboot.files import atomic_write
 
 QEMU = "qemu-system-x86_64"
 AccelName: TypeAlias = Literal["kvm", "tcg"]
 
 _KVM = Path("/dev/kvm")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PROBE_SECONDS = 5.0
 _PROOF = 0x2A
 _TCG_SCALE = 6.0
@@ -66,13 +65,14 @@ def probe(
     if refusal:
         return Accel("tcg", refusal)
     cache = cache or _default_cache()
-    key = f"{_BOOT_ID.read_text().strip()} {qemu} {qemu_version(qemu)}"
+    key = f"{boot_id()} {qemu} {qemu_version(qemu)}"
     reason = _remembered(cache, key)
     if reason is None:
         reason = _run_guest(qemu, seconds)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, InputError):
             cache.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(cache, json.dumps({"key": key, "kvm_fault": reason}).encode() + b"\n")
+            with atomic_write(cache) as file:
+                file.write(json.dumps({"key": key, "kvm_fault": reason}).encode() + b"\n")
     return Accel("tcg", reason) if reason else Accel("kvm", "a test guest ran under KVM")
 
 

@@ -11,22 +11,23 @@ It then belongs to a `VirtualMachine`, whose context ends it whatever happens.
 from __future__ import annotations
 
 import json
-import shlex
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from qemu.accel import QEMU, Accel, select
 from qemu.machine import VirtualMachine
-from qemu.process import Process, reopen, spawn, start_ticks
+from qemu.process import Process, boot_id, reopen, spawn, start_ticks
 from qemu.run_folder import RunFolder, create_run_folder, open_run_folder
 from qemu.spec import MachineSpec, command
 from qemu.verdict import describe_input
 from vboot.errors import BootError, InputError, VbootError
+from vboot.text import path_json, path_text, shell_join
 
 _TOLD = ("run", "pid", "evolution", "qmp", "console", "accel", "command")
-_KEPT = ("argv", "accel_reason", "start_ticks", "started_wall", "started_monotonic", "inputs")
-"""What machine.json holds: what `VirtualMachine.describe` tells, and what it takes to find the machine again."""
+_KEPT = ("accel_reason", "boot_id", "start_ticks", "started_wall", "started_monotonic", "inputs")
+"""The members of machine.json: those of `VirtualMachine.describe`, and those that find the machine again."""
 
 
 def start(
@@ -45,10 +46,10 @@ def start(
     """
     accel = accel or select("auto", qemu=qemu)
     if run is not None and (run / "machine.json").exists() and _runs(open_run_folder(run)):
-        raise InputError(f"a machine runs in {run}", remedy="stop it, or give another run folder")
+        raise InputError(f"a machine runs in {path_text(run)}", remedy="stop it, or give another run folder")
     folder = create_run_folder(run)
     argv = command(spec, folder.endpoints, accel.name, qemu=qemu)
-    folder.command.write_text(shlex.join(argv) + "\n")
+    folder.command.write_bytes(os.fsencode(shell_join(argv)) + b"\n")
     record: dict[str, Any] = {"started_wall": time.time(), "started_monotonic": time.monotonic(), "inputs": []}
     try:
         process = spawn(argv, log=folder.qemu_log, detach=detach)
@@ -77,7 +78,10 @@ def attach(run: Path) -> VirtualMachine:
     process, record = _find(folder)
     if process is None:
         raise BootError(
-            f"the machine of {run} has ended", phase="command", artefacts=folder.path, remedy=f"see {folder.path}"
+            f"the machine of {path_text(run)} has ended",
+            phase="command",
+            artefacts=folder.path,
+            remedy=f"see {path_text(folder.path)}",
         )
     return VirtualMachine(process, folder, record, attached=True)
 
@@ -85,15 +89,15 @@ def attach(run: Path) -> VirtualMachine:
 def _describe(pid: int, folder: RunFolder, accel: Accel, argv: list[str]) -> dict[str, Any]:
     """The content of machine.json: what `VirtualMachine.describe` tells, and what makes the process recognisable."""
     return {
-        "run": str(folder.path),
+        "run": path_json(folder.path),
         "pid": pid,
-        "evolution": str(folder.endpoints.evolution),
-        "qmp": str(folder.endpoints.qmp),
-        "console": str(folder.console),
+        "evolution": path_json(folder.endpoints.evolution),
+        "qmp": path_json(folder.endpoints.qmp),
+        "console": path_json(folder.console),
         "accel": accel.name,
-        "command": shlex.join(argv),
-        "argv": argv,
+        "command": shell_join(argv),
         "accel_reason": accel.reason,
+        "boot_id": boot_id(),
         "start_ticks": start_ticks(pid),
     }
 
@@ -104,10 +108,11 @@ def _find(folder: RunFolder) -> tuple[Process | None, dict[str, Any]]:
         missing = {*_TOLD, *_KEPT} - record.keys()
         if missing:
             raise KeyError(", ".join(sorted(missing)))
-        pid, started, marker = int(record["pid"]), int(record["start_ticks"]), str(record["qmp"])
+        pid, started = int(record["pid"]), int(record["start_ticks"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder.machine} is damaged ({error})", remedy="end QEMU by its process id") from error
-    return reopen(pid, started=started, marker=marker), record
+        what = f"{path_text(folder.machine)} is damaged ({error})"
+        raise InputError(what, remedy="end QEMU by its process id") from error
+    return reopen(pid, started=started, boot=str(record["boot_id"])), record
 
 
 def _runs(folder: RunFolder) -> bool:

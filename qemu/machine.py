@@ -23,7 +23,8 @@ from qemu.monitor import Monitor
 from qemu.process import Process
 from qemu.run_folder import RunFolder
 from qemu.verdict import Outcome, Verdict
-from vboot.errors import BootError
+from vboot.errors import BootError, InputError
+from vboot.text import path_text
 
 _DEADLINES = {"spawn": 5.0, "console": 20.0, "qmp": 5.0, "exit": 10.0, "quit": 2.0, "terminate": 2.0, "kill": 5.0}
 """Seconds under KVM for each wait."""
@@ -49,7 +50,6 @@ class VirtualMachine:
         self.run = folder.path
         self.folder = folder
         self.accel = Accel(record["accel"], record["accel_reason"])
-        self.command: list[str] = record["argv"]
         self._record = record
         self._process = process
         self._detach = detach
@@ -111,11 +111,11 @@ class VirtualMachine:
             f"{what} in phase {self.phase} under {self.accel.name}",
             phase=self.phase,
             artefacts=self.run,
-            remedy=f"see {self.run}",
+            remedy=f"see {path_text(self.run)}",
         )
         tail = self._console.tail()
         if tail:
-            error.add_note(f"the last lines of {self.console}:\n{tail}")
+            error.add_note(f"the last lines of {path_text(self.console)}:\n{tail}")
         self._write_verdict(outcome, what)
         self._failed = True
         return error
@@ -187,7 +187,9 @@ class VirtualMachine:
             if self._monitor is None or not self._monitor.connected:
                 self._process.wait(_LAST_WORDS)
             self.check()
-            raise BootError(error.what, phase="command", artefacts=self.run, remedy=f"see {self.run}") from error
+            raise BootError(
+                error.what, phase="command", artefacts=self.run, remedy=f"see {path_text(self.run)}"
+            ) from error
 
     def powerdown(self) -> None:
         """Press the power button (ACPI). The guest may take its time, or not listen: `wait_exit` tells."""
@@ -311,7 +313,7 @@ class VirtualMachine:
             console_tail=self._console.tail(),
         )
         # A full disk, or a run folder that was removed, must not take the place of what went wrong before.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, InputError):
             self.folder.write_json(self.folder.verdict, verdict.to_json())
 
     def _close(self, outcome: Outcome, why: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
 from vboot.errors import BootError
+from vboot.text import path_text
 
 _T = TypeVar("_T")
 _POLL = 0.01
@@ -39,7 +40,7 @@ class Monitor:
         except (QMPError, OSError, TimeoutError, AssertionError) as error:
             stream.close()
             check()
-            raise BootError(f"QMP at {path} does not answer within {seconds:g} s", phase="spawn") from error
+            raise BootError(f"QMP at {path_text(path)} does not answer within {seconds:g} s", phase="spawn") from error
         greeting = self._client.greeting
         version = greeting.QMP.version if greeting else {}
         number = version.get("qemu") if isinstance(version, dict) else None
@@ -95,7 +96,7 @@ def _connect_socket(path: Path, *, deadline: float, check: Callable[[], None]) -
             stream.close()
             check()
             if time.monotonic() > deadline:
-                raise BootError(f"QEMU did not open its QMP socket {path} in time", phase="spawn") from error
+                raise BootError(f"QEMU did not open its QMP socket {path_text(path)} in time", phase="spawn") from error
             time.sleep(_POLL)
         else:
             return stream

@@ -78,8 +78,9 @@ class Process:
 def spawn(command: list[str], *, log: Path, detach: bool = False) -> Process:
     """Start `command` in its own session, stdin empty, stdout and stderr written to the file `log`.
 
-    Unless `detach`, the kernel kills it when the calling thread ends, however that comes about: start machines from a
-    thread that outlives them. Raises ToolError when the program cannot be started.
+    Its umask is 0177: files and sockets that it creates are for this user alone. Unless `detach`, the kernel kills it
+    when the calling thread ends, for whatever reason: start machines from a thread that outlives them. Raises ToolError
+    when the program cannot be started.
     """
     with log.open("wb") as output:
         try:
@@ -89,6 +90,7 @@ def spawn(command: list[str], *, log: Path, detach: bool = False) -> Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=0o177,
                 preexec_fn=None if detach else _die_with(os.getpid()),  # noqa: PLW1509  one system call, see above
             )
         except OSError as error:
@@ -111,28 +113,34 @@ def _die_with(parent: int) -> Callable[[], None]:
     return ask_kernel
 
 
+def boot_id() -> str:
+    """The kernel's identifier of this boot of the host."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+
+
 def start_ticks(pid: int) -> int | None:
     """When a process started, in clock ticks since the host's boot (/proc/PID/stat, field 22); None when it is gone."""
     try:
-        # The name, field 2, is in parentheses and may hold anything, so count from the last one.
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+        # The name, field 2, is in parentheses and may hold any bytes, so count from the last parenthesis.
+        after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2]
     except OSError:
         return None
     return int(after_name.split()[19])
 
 
-def reopen(pid: int, *, started: int, marker: str) -> Process | None:
-    """The process that had this pid and start time and whose command line holds `marker`; None when it is gone."""
+def reopen(pid: int, *, started: int, boot: str) -> Process | None:
+    """The process with this pid that started at `started` (`start_ticks`) of the boot `boot` (`boot_id`).
+
+    None when it is gone. The command line is not compared: QEMU doubles commas in it.
+    """
+    if boot != boot_id():
+        return None
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
         return None
-    # The pidfd came first, so what is looked at now is what the pidfd means, or the pidfd is already dead.
-    try:
-        same = start_ticks(pid) == started and os.fsencode(marker) in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        same = False
-    if not same:
+    # The pidfd was opened first: it refers to the process that is examined now, or that process has already ended.
+    if start_ticks(pid) != started:
         os.close(pidfd)
         return None
     return Process(pid, pidfd)

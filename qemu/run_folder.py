@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -14,13 +13,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qemu.atomic import write_atomically
 from qemu.spec import Endpoints
 from vboot.errors import InputError
+from vboot.files import atomic_write
+from vboot.text import json_text, path_text
 
 _SOCKET_PATH_LIMIT = 107
 """The longest Unix socket path: 108 bytes with the closing zero."""
 _SOCKETS_ELSEWHERE = "sockets"
+_FOLDER_MODE = 0o700
+"""The console and the evolution port are for the user who started the machine."""
 _ARTEFACTS = ("console.log", "qemu.log", "channel.jsonl", "command.txt", "machine.json", "verdict.json")
 
 
@@ -68,7 +70,9 @@ class RunFolder:
 
     def write_json(self, path: Path, value: object) -> None:
         """Write one of the JSON artefacts whole or not at all."""
-        write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
+        text = json_text(value, indent=2)
+        with atomic_write(path) as file:
+            file.write(text.encode() + b"\n")
 
     def remove_sockets(self) -> None:
         """Remove the sockets, and the folder elsewhere that held them."""
@@ -90,7 +94,7 @@ def create_run_folder(run: Path | None = None, *, base: Path = Path("build/run")
         return RunFolder(path, _make_sockets_folder(path))
     except OSError as error:
         raise InputError(
-            f"the run folder {run or base} cannot be made ({error.strerror})", remedy="name another one"
+            f"the run folder {path_text(run or base)} cannot be made ({error.strerror})", remedy="name another one"
         ) from error
 
 
@@ -98,7 +102,9 @@ def open_run_folder(run: Path) -> RunFolder:
     """The folder of a machine that was started before. Raises InputError when `run` is not one."""
     path = run.absolute()
     if not (path / "machine.json").is_file():
-        raise InputError(f"{run} is not the run folder of a machine", remedy="give the folder that boot printed")
+        raise InputError(
+            f"{path_text(run)} is not the run folder of a machine", remedy="give the folder that boot printed"
+        )
     elsewhere = path / _SOCKETS_ELSEWHERE
     return RunFolder(path, elsewhere.readlink() if elsewhere.is_symlink() else path)
 
@@ -110,7 +116,7 @@ def _make_new(base: Path) -> Path:
     while True:
         path = base.absolute() / (stem if number == 1 else f"{stem}-{number}")
         try:
-            path.mkdir()
+            path.mkdir(mode=_FOLDER_MODE)
         except FileExistsError:
             number += 1
         else:
@@ -119,10 +125,13 @@ def _make_new(base: Path) -> Path:
 
 def _make_given(run: Path) -> Path:
     path = run.absolute()
-    path.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=_FOLDER_MODE, exist_ok=True)
     held = {entry.name for entry in path.iterdir()}
     if held and "command.txt" not in held:
-        raise InputError(f"the run folder {run} holds other files", remedy="name an empty folder or an earlier run")
+        raise InputError(
+            f"the run folder {path_text(run)} holds other files", remedy="name an empty folder or an earlier run"
+        )
     if _SOCKETS_ELSEWHERE in held:
         RunFolder(path, (path / _SOCKETS_ELSEWHERE).readlink()).remove_sockets()
     for name in (*_ARTEFACTS, "evolution.sock", "qmp.sock"):
@@ -136,8 +145,9 @@ def _make_sockets_folder(path: Path) -> Path:
     short = Path(tempfile.mkdtemp(prefix="vboot-"))
     if len(os.fsencode(short / "evolution.sock")) > _SOCKET_PATH_LIMIT:
         short.rmdir()
+        folders = f"{path_text(path)} and {path_text(short)}"
         raise InputError(
-            f"no folder with a path short enough for Unix sockets: {path} and {short} are too long",
+            f"no folder has a path short enough for Unix sockets: {folders} are too long",
             remedy="give a shorter run folder, or set TMPDIR to a shorter one",
         )
     (path / _SOCKETS_ELSEWHERE).symlink_to(short)

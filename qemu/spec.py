@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -128,12 +127,10 @@ def _disks(spec: MachineSpec) -> list[str]:
     argv: list[str] = []
     for number, disk in enumerate(spec.disks):
         node = f"disk{number}"
-        storage = {"driver": "file", "filename": str(disk.path.absolute()), "auto-read-only": False}
-        # JSON, because a path may hold commas.
-        argv += [
-            "-blockdev",
-            json.dumps({"driver": disk.format, "node-name": node, "read-only": disk.read_only, "file": storage}),
-        ]
+        read_only = "on" if disk.read_only else "off"
+        # Not in JSON, where QEMU takes only UTF-8.
+        storage = f"file.driver=file,file.filename={_option(disk.path)},file.auto-read-only=off"
+        argv += ["-blockdev", f"driver={disk.format},node-name={node},read-only={read_only},{storage}"]
         serial = f",serial={disk.serial.replace(',', ',,')}" if disk.serial else ""
         argv += ["-device", f"virtio-blk-pci,drive={node}{serial}"]
     return argv

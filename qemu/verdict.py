@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from qemu.accel import Accel
 from qemu.console import BootPhase
+from vboot.text import path_json
 
 Outcome: TypeAlias = Literal["stopped", "ended", "detached", "died", "panic", "timeout", "failed", "interrupted"]
 """`stopped` by the host, `ended` by itself (the guest powered off), `detached` and running on; the rest failed."""
@@ -44,9 +45,9 @@ def describe_input(path: Path) -> dict[str, object]:
     """What a run was made from: `path`, `bytes`, and `sha256` up to 32 MiB (larger ones would delay the boot)."""
     try:
         size = path.stat().st_size
-        record: dict[str, object] = {"path": str(path.absolute()), "bytes": size}
+        record: dict[str, object] = {"path": path_json(path.absolute()), "bytes": size}
         if size <= _HASH_LIMIT:
             record["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        return {"path": str(path.absolute()), "unreadable": error.strerror}
+        return {"path": path_json(path.absolute()), "unreadable": error.strerror}
     return record

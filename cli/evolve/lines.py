@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from cli.answer import printable
 from evolution.daemon.events import (
     Acknowledged,
     Alarm,
@@ -21,6 +20,7 @@ from evolution.daemon.events import (
     RolledBack,
 )
 from evolution.daemon.log import text_of
+from vboot.text import printable
 
 METABOLISM_EVERY_S = 10.0
 """A line for each cycle would bury the others."""

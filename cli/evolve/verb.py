@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from cli.answer import Answer
-from cli.errors import Stopped, Terminated
+from cli.errors import Terminated, VerbStopped
 from cli.evolve.bodies import opened_body
 from cli.evolve.lines import PlainLines
 from cli.evolve.report import run_answer
 from cli.evolve.runs import Origin, lineage, load_origin, save_origin
 from cli.evolve.stop import stopped_in_order
-from cli.numeric_options import finite
+from cli.option_types import count, path, positive_minutes
 from evolution.daemon import events
 from evolution.daemon.body import Body, FileBody
 from evolution.daemon.config import DaemonConfig, StrategyPlan
@@ -59,18 +59,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.set_defaults(misused=parser.error)
     parser.add_argument(
-        "machine", nargs="?", type=Path, metavar="RUN|SOCKET",
+        "machine", nargs="?", type=path, metavar="RUN|SOCKET",
         help="run folder or evolution socket (default: the newest machine that runs)",
     )  # fmt: skip
     instead = parser.add_argument_group("instead of a running machine, one of").add_mutually_exclusive_group()
     instead.add_argument("--boot", action="store_true", help="boot the image, and again whenever the machine dies")
     instead.add_argument("--in-process", action="store_true", help="the runtime in a process of this program's own")
     instead.add_argument(
-        "--file", type=Path, metavar="OUT", help="no machine: write the improved model to this file, a plain GGUF"
+        "--file", type=path, metavar="OUT", help="no machine: write the improved model to this file, a plain GGUF"
     )  # fmt: skip
-    instead.add_argument("--report", type=Path, metavar="DIR", help="evolve nothing: report on the run in this folder")
+    instead.add_argument("--report", type=path, metavar="DIR", help="evolve nothing: report on the run in this folder")
     parser.add_argument(
-        "--image", type=Path, metavar="DIR",
+        "--image", type=path, metavar="DIR",
         help="image whose model the run begins with, and which --boot takes as it is (default: build what has changed)",
     )  # fmt: skip
     _add_search(parser)
@@ -80,7 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _add_search(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to improve, and how")
     what.add_argument(
-        "--model", type=Path, metavar="FILE", help="model that the run begins with (default: that of the image)"
+        "--model", type=path, metavar="FILE", help="model that the run begins with (default: that of the image)"
     )
     what.add_argument(
         "--data", metavar=f"{DEBIAN}|DIR|FILE",
@@ -92,7 +92,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--strategy", choices=STRATEGIES, default=STRATEGY, help="how to search (default: %(default)s)")
     what.add_argument(
-        "--cross", nargs=2, type=Path, metavar="DIR", help="the folders of two runs, for the strategy crossover"
+        "--cross", nargs=2, type=path, metavar="DIR", help="the folders of two runs, for the strategy crossover"
     )
     what.add_argument(
         "--option", action="append", type=_option, metavar="NAME=VALUE", help="of the strategy; may be given many times"
@@ -101,18 +101,18 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--tier", action="append", choices=STANDARD_TIERS,
         help=f"which tensors to change; given many times, one after the other (default: {TIER})",
     )  # fmt: skip
-    what.add_argument("--seed", type=_count, default=SEED, metavar="N", help="of all chance (default: %(default)s)")
+    what.add_argument("--seed", type=count, default=SEED, metavar="N", help="of all chance (default: %(default)s)")
     what.add_argument(
-        "--kernels", type=_count, default=0, metavar="N",
+        "--kernels", type=count, default=0, metavar="N",
         help="evolve a pixel kernel too, every N generations (default: never)",
     )  # fmt: skip
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("when to stop (default: at Ctrl-C)")
-    limits.add_argument("--generations", type=_count, metavar="N", help="after so many in all")
-    limits.add_argument("--evaluations", type=_count, metavar="N", help="after so many in all")
-    limits.add_argument("--minutes", type=_minutes, metavar="M", help="after so long")
+    limits.add_argument("--generations", type=count, metavar="N", help="after so many in all")
+    limits.add_argument("--evaluations", type=count, metavar="N", help="after so many in all")
+    limits.add_argument("--minutes", type=positive_minutes, metavar="M", help="after so long")
     how = parser.add_argument_group("how to treat the machine")
     how.add_argument(
         "--mode", choices=("trial", "live"), default="trial",
@@ -127,7 +127,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     )
     files = parser.add_argument_group("files")
     files.add_argument(
-        "--folder", type=Path, metavar="DIR", help=f"of the run, which goes on if it is there (default: in {FOLDERS})"
+        "--folder", type=path, metavar="DIR", help=f"of the run, which goes on if it is there (default: in {FOLDERS})"
     )
     files.add_argument("--no-report", action="store_true", help="leave out the held-out scores at the end")
 
@@ -150,7 +150,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         stopped, signalled = _evolve(arguments, folder, body, model=model, data=dataset.search, origin=origin)
     if signalled is not None:
         doubt = f"the run in {shlex.quote(str(folder))} is whole, and the same command goes on with it"
-        raise Stopped(signalled, doubt, folder=str(folder))
+        raise VerbStopped(signalled, doubt, folder=str(folder))
     answer = run_answer(folder, model=model, dataset=None if arguments.no_report else dataset)
     reached = _limit_reached(arguments, stopped, seconds=time.monotonic() - started)
     answer = answer if arguments.file is None else _with_file(answer, arguments.file, stopped)
@@ -276,26 +276,12 @@ def _tiers(arguments: argparse.Namespace) -> Sequence[str]:
     return arguments.tier or (TIER,)
 
 
-def _count(text: str) -> int:
-    """A whole number from 0 on, as people write it. Raises ArgumentTypeError."""
-    if not (text.isascii() and text.isdigit()) or len(text) > 15:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
-
-
 def _pairs(text: str) -> int:
-    """How many pairs to compare with each other. Raises ArgumentTypeError for fewer than two."""
-    if (count := _count(text)) < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is fewer than 2 pairs")
-    return count
-
-
-def _minutes(text: str) -> float:
-    """Minutes as seconds. Raises ArgumentTypeError."""
-    seconds = 60 * finite(text)
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time")
-    return seconds
+    """How many pairs to compare with each other, at least 2. Raises ArgumentTypeError."""
+    number = count(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"expected at least 2 pairs, got {text!r}")
+    return number
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -12,13 +12,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from cli.answer import printable
 from cli.evolve.curve import braille_curve
 from cli.evolve.lines import is_trouble, shown
 from cli.evolve.tally import Tally
 from evolution.daemon.events import DaemonEvent
 from evolution.daemon.log import text_of
 from evolution.daemon.plots import FULL_ENERGY
+from vboot.text import printable
 
 UPDATES_PER_SECOND = 8
 _CURVE_ROWS = 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cli.answer import Answer, printable
+from cli.answer import Answer
 from cli.change_answers import (
     checkpoint_answer,
     history_answer,
@@ -16,6 +16,7 @@ from cli.change_answers import (
 from cli.proposal import propose
 from vboot.client.machine import MachineClient
 from vboot.protocol.messages import AlertEvent, Event, MutationEvent
+from vboot.text import printable
 
 _RECORDS_SHOWN = 20
 

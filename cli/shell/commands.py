@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cli.answer import Answer, columns, human_bytes, printable
+from cli.answer import Answer, columns, human_bytes
 from cli.shell.changes import COMMANDS as CHANGES
 from cli.shell.changes import tell_event
 from cli.shell.inference import COMMANDS as INFERENCE
@@ -22,6 +22,7 @@ from vboot.client.machine import MachineClient
 from vboot.errors import InputError
 from vboot.protocol.errors import MachineError, MachineTimeoutError
 from vboot.protocol.messages import HeartbeatEvent, Hello, Stats, TensorBytes, TensorInfo
+from vboot.text import printable
 from vboot.weights.storage_types import element_dtype
 
 _SHOWN = 16

@@ -15,8 +15,8 @@ from math import isfinite
 from typing import Any, Literal
 
 from vboot.errors import InputError
-from vboot.protocol.errors import printable
 from vboot.protocol.messages import FAULTS
+from vboot.text import printable
 from vboot.weights.edits import SEEDED_FORMS
 
 Kind = Literal["tensor", "integer", "number", "seconds", "verb", "fault", "form", "watched", "text"]
@@ -191,6 +191,8 @@ def parse(line: str, *, faults: bool) -> Command | None:
     line = line.strip()
     if not line or line.startswith("#"):
         return None
+    if any("\ud800" <= char <= "\udfff" for char in line):
+        raise InputError("the line is not UTF-8", remedy="give commands in UTF-8")
     name, _, rest = line.partition(" ")
     if name == "raw":
         return Command("raw", {"request": _parse_request(rest)}, as_json=True)

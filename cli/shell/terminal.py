@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from vboot.errors import VbootError
 from vboot.files import atomic_write
@@ -34,8 +35,14 @@ def read_line(*, prompt: bool, look: Callable[[], None]) -> str | None:
                 return input(PROMPT)
             except EOFError:
                 return None
-        line = sys.stdin.readline()
+        line = _next_line(sys.stdin)
     return line.removesuffix("\n") if line else None
+
+
+def _next_line(stream: TextIO) -> str:
+    """The next line of a script, in UTF-8 whatever the locale says; other bytes become lone surrogates."""
+    buffer = getattr(stream, "buffer", None)
+    return stream.readline() if buffer is None else buffer.readline().decode("utf-8", "surrogateescape")
 
 
 @contextmanager

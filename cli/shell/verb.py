@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -17,10 +17,12 @@ from cli.shell.changes import tell_event
 from cli.shell.commands import execute, watch, welcome
 from cli.shell.language import AS_JSON, completions, parse
 from cli.shell.terminal import editing, is_interactive, read_line
+from cli.streams import write_out
 from vboot.client.machine import MachineClient, connect
 from vboot.errors import BootError, VbootError
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 from vboot.protocol.messages import MutationEvent
+from vboot.text import json_text, path_text, printable
 
 _POWER_OFF_S = 60.0
 
@@ -37,13 +39,14 @@ def run(arguments: argparse.Namespace) -> Answer:
         with connect(found, timeout=arguments.timeout) as machine:
             shell = Shell(machine, as_json=bool(arguments.json))
             shell.run()
-            return _answer(shell, f"the machine at {found} runs on")
+            return _answer(shell, f"the machine at {path_text(found)} runs on")
     with found as virtual, connect(virtual.evolution, timeout=arguments.timeout, check=virtual.check) as machine:
         shell = Shell(machine, as_json=bool(arguments.json), explain=virtual.check)
         shell.run()
         if shell.shut_down:
             virtual.wait_exit()
-        return _answer(shell, f"the machine of {virtual.run} runs on; `vboot stop {virtual.run}` ends it")
+        run = shlex.quote(path_text(virtual.run))
+        return _answer(shell, f"the machine of {run} runs on; `vboot stop {run}` ends it")
 
 
 def _answer(shell: Shell, leave: str) -> Answer:
@@ -78,7 +81,7 @@ class Shell:
         with editing(self._complete) if self.interactive else nullcontext():
             if self.interactive:
                 self._machine.subscribe(self._told)
-                print(f"{welcome(self._machine.greeted)}; help lists the commands, Ctrl-D leaves")
+                write_out(f"{welcome(self._machine.greeted)}; help lists the commands, Ctrl-D leaves")
             while self._one_line():
                 pass
 
@@ -87,16 +90,14 @@ class Shell:
         try:
             line = read_line(prompt=self.interactive, look=self._look)
             if line is None and self.interactive:
-                print()  # the prompt's line
+                write_out("")  # the prompt's line
             self._tell_events()
             return line is not None and self._obey(line)
         except KeyboardInterrupt:
             if not self.interactive:
                 raise
-            print()
+            write_out("")
             return True
-        finally:
-            sys.stdout.flush()
 
     def _obey(self, line: str) -> bool:
         # Of a line that cannot be read, as far as can be told.
@@ -137,14 +138,13 @@ class Shell:
                 self._show(answer, as_json=self.as_json)
 
     def _show(self, answer: Answer, *, as_json: bool) -> None:
-        print(json.dumps(answer.data) if as_json else answer.text, flush=True)
+        write_out(json_text(answer.data) if as_json else answer.text)
 
     def _complain(self, error: VbootError, *, as_json: bool) -> None:
         self.failed = True
         if as_json:
-            print(json.dumps({"error": described(error)}, default=str))
-        sys.stdout.flush()
-        sys.stderr.write(f"error: {error}\n")
+            write_out(json_text({"error": described(error)}))
+        sys.stderr.write(f"error: {printable(str(error))}\n")
 
     def _look(self) -> None:
         if not self._machine.is_alive():

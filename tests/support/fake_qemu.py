@@ -30,7 +30,8 @@ def install(folder: Path, scenario: str) -> str:
     """Write a program that runs this file as QEMU in `scenario`; its path. Beside it, `pid` names its last process."""
     program = folder / "fake-qemu"
     run = shlex.join([sys.executable, "-I", "-S", __file__, scenario])
-    program.write_text(f'#!/bin/sh\necho $$ > {shlex.quote(str(folder / "pid"))}\nexec {run} "$@"\n')
+    script = f'#!/bin/sh\necho $$ > {shlex.quote(str(folder / "pid"))}\nexec {run} "$@"\n'
+    program.write_bytes(os.fsencode(script))
     program.chmod(0o755)
     return str(program)
 
@@ -38,7 +39,9 @@ def install(folder: Path, scenario: str) -> str:
 def chardev(argv: list[str], name: str) -> str:
     """The path of the character device `name` on a QEMU command line."""
     option = next(word for word in argv if word.split(",")[1:2] == [f"id={name}"])
-    return next(part for part in option.split(",") if part.startswith("path=")).removeprefix("path=")
+    # QEMU doubles commas in values.
+    parts = option.replace(",,", "\0").split(",")
+    return next(part for part in parts if part.startswith("path=")).removeprefix("path=").replace("\0", ",")
 
 
 def hang() -> NoReturn:

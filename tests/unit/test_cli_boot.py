@@ -172,8 +172,8 @@ def test_what_is_asked_of_qemu(vboot: Vboot, install_qemu: Callable[[str], None]
     assert "'console=ttyS0 panic=-1 quiet vector_boot.heartbeat_ms=20 " in command
     assert "vector_boot.fault=0 extra=1'" in command
     assert "-m 192M -smp 3" in command
-    assert '"read-only": true' in command.partition("serial=vb-rts")[0]
-    assert '"read-only": false' in command.partition("serial=vb-rts")[2]
+    assert "read-only=on," in command.partition("serial=vb-rts")[0]
+    assert "read-only=off," in command.partition("serial=vb-rts")[2]
     assert "serial=vb-state" in command
     assert "boot: accelerator tcg: emulation was asked for" in vboot.err
     assert "boot: memory 192 MiB: kernel 46.0 MiB" in vboot.err

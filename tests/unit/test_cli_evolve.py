@@ -252,11 +252,11 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (("--generations", "-1"), "'-1' is not a whole number"),
-        (("--batch", "1"), "'1' is fewer than 2 pairs"),
-        (("--watch", "0"), "'0' is fewer than 2 pairs"),
-        (("--minutes", "0"), "'0' is no time"),
-        (("--minutes", "nan"), "'nan' is not a finite number"),
+        (("--generations", "-1"), "expected a whole number of at least 0, got '-1'"),
+        (("--batch", "1"), "expected at least 2 pairs, got '1'"),
+        (("--watch", "0"), "expected at least 2 pairs, got '0'"),
+        (("--minutes", "0"), "expected a positive number of minutes, got '0'"),
+        (("--minutes", "nan"), "expected a positive number of minutes, got 'nan'"),
         (("--strategy", "luck"), "invalid choice: 'luck'"),
         (("--tier", "all"), "invalid choice: 'all'"),
         (("--option", "pairs"), "'pairs' is not NAME=VALUE"),

@@ -155,11 +155,11 @@ def test_refusals(vboot: Vboot, machine: Path, words: tuple[str, ...], code: int
         ((*NOISE, "--form", "loud"), "invalid choice: 'loud'"),
         ((*SET, "--dry-run", "--verify"), "not allowed with"),
         ((*SET, "--base", "x"), "invalid int value"),
-        ((*SET, "--lease", "nan"), "argument --lease: 'nan' is not a finite number"),
-        ((*SET, "--lease", "inf"), "argument --lease: 'inf' is not a finite number"),
-        ((*SET[:3], "nan"), "argument --confidence: 'nan' is not a finite number"),
-        ((*NOISE, "--density", "nan"), "argument --density: 'nan' is not a finite number"),
-        ((*NOISE, "--scale", "1e999"), "argument --scale: '1e999' is not a finite number"),
+        ((*SET, "--lease", "nan"), "argument --lease: expected a finite number, got 'nan'"),
+        ((*SET, "--lease", "inf"), "argument --lease: expected a finite number, got 'inf'"),
+        ((*SET[:3], "nan"), "argument --confidence: expected a finite number, got 'nan'"),
+        ((*NOISE, "--density", "nan"), "argument --density: expected a finite number, got 'nan'"),
+        ((*NOISE, "--scale", "1e999"), "argument --scale: expected a finite number, got '1e999'"),
     ],
 )
 def test_wrong_usage(vboot: Vboot, words: tuple[str, ...], told: str) -> None:

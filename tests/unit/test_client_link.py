@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -113,9 +113,20 @@ def test_a_queue_that_stays_full(tmp_path: Path) -> None:
 def test_paths_that_cannot_be_sockets(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     # A file refuses a connection as a dead socket does.
-    for path in (tmp_path / ("x" * 200), tmp_path / "folder" / ".." / "folder" / ("y" * 120)):
-        with pytest.raises(InputError, match="cannot be connected to"):
-            SocketLink(path, soon())
+    with pytest.raises(InputError, match="cannot be connected to"):
+        SocketLink(tmp_path / ("x" * 300), soon())
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(LinkLostError):
-        SocketLink(tmp_path / "file", soon())
+    for path in (tmp_path / "file", tmp_path / "folder", tmp_path / ("x" * 200)):
+        with pytest.raises(LinkLostError):
+            SocketLink(path, soon())
+
+
+def test_a_path_that_is_longer_than_a_socket_address(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 200)
+    with listening(tmp_path / "s") as listener:
+        (tmp_path / "s").rename(long)
+        with closing(SocketLink(long, soon())) as link:
+            link.send(b"hello", soon())
+            peer, _ = listener.accept()
+            with peer:
+                assert peer.recv(5) == b"hello"

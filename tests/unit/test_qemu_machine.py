@@ -78,7 +78,6 @@ def test_the_run_folder_tells_how_to_reach_the_machine_and_run_it_again(tmp_path
         assert Path(str(told["qmp"])).is_socket()
         assert json.loads((machine.run / "machine.json").read_bytes()).items() >= told.items()
         again = shlex.split((machine.run / "command.txt").read_text())
-        assert again == machine.command
         assert Path(f"/proc/{machine.pid}/cmdline").read_text().split("\0")[:-1][-len(again) + 1 :] == again[1:]
     assert not (tmp_path / "run" / "qmp.sock").exists()
 

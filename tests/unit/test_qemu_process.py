@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu.process import Process, reopen, spawn, start_ticks
+from qemu.process import Process, boot_id, reopen, spawn, start_ticks
 from vboot.errors import ToolError
 
 PARENT = """
@@ -104,18 +104,19 @@ def test_only_a_detached_process_outlives_a_parent_killed_hard(tmp_path: Path, h
 
 
 def test_reopening_finds_that_very_process_and_no_other(tmp_path: Path) -> None:
-    process = sleeper(tmp_path, "61.25")
+    process = sleeper(tmp_path)
+    boot = boot_id()
     started = start_ticks(process.pid)
     assert started is not None
-    assert reopen(process.pid, started=started + 1, marker="61.25") is None
-    assert reopen(process.pid, started=started, marker="61.26") is None
-    again = reopen(process.pid, started=started, marker="61.25")
+    assert reopen(process.pid, started=started + 1, boot=boot) is None
+    assert reopen(process.pid, started=started, boot="another boot of the host") is None
+    again = reopen(process.pid, started=started, boot=boot)
     assert again is not None
     assert again.kill()
     assert again.status == -signal.SIGKILL
     assert process.wait(5)
     assert process.status is None
-    assert reopen(process.pid, started=started, marker="61.25") is None
+    assert reopen(process.pid, started=started, boot=boot) is None
     assert start_ticks(process.pid) is None
 
 

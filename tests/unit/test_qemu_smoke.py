@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from qemu.accel import Accel, probe
-from qemu.launch import start
+from qemu.launch import attach, start
 from qemu.spec import Disk, MachineSpec
 from tests.support.evolution_port.expect import machine_port
+from tests.support.file_names import ODD_NAMES, ODDEST_NAME
 from tests.support.serial_rom import serial_rom
 from tests.unit.test_qemu_process import gone
 from vboot.errors import BootError
@@ -26,7 +29,7 @@ PAUSED = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-S")
 PARENT = """
 import sys, time
 from pathlib import Path
-from qemu.launch import start
+from qemu.launch import attach, start
 from tests.unit.test_qemu_smoke import *
 machine = start(MachineSpec(firmware=Path(sys.argv[1]), memory_mib=64), accel=TCG, run=Path(sys.argv[2]))
 print(machine.pid, flush=True)
@@ -68,6 +71,33 @@ def test_a_halted_guest_with_disks_obeys_qmp(tmp_path: Path) -> None:
         with machine_port(machine) as port, pytest.raises(BootError, match="greet"):
             port.greet(timeout=0.1)
         assert machine.stop() == 0
+
+
+def test_a_machine_is_for_its_user_alone_whatever_the_umask(tmp_path: Path) -> None:
+    spec = MachineSpec(firmware=rom(tmp_path, None), memory_mib=64)
+    before = os.umask(0)
+    try:
+        with start(spec, accel=TCG, run=tmp_path / "run") as machine:
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in machine.run.iterdir()}
+            assert modes["evolution.sock"] == modes["qmp.sock"] == modes["console.log"] == 0o600
+            assert stat.S_IMODE(machine.run.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES.values(), ODDEST_NAME], ids=[*ODD_NAMES, "everything"])
+def test_qemu_takes_any_file_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    rts = folder / name
+    rts.write_bytes(bytes(4096))
+    spec = MachineSpec(firmware=rom(folder, None), memory_mib=64, disks=(Disk(rts, "vb-rts", True),))
+    with start(spec, accel=TCG, run=folder / f"run{name[:150]}", detach=True) as machine:
+        machine.wait_for_console(r"line 199\r\n")
+        machine.release()
+    with attach(machine.run) as again:
+        assert again.qmp("query-status")["status"] == "running"
+        assert again.stop() == 0
 
 
 def test_qemu_dies_with_a_tool_that_is_killed_hard(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 import pytest
@@ -54,10 +53,10 @@ def test_ports_are_named_and_commas_in_paths_doubled() -> None:
 
 def test_disks_carry_serial_format_and_protection() -> None:
     argv = command(DIRECT, PATHS, "tcg")
-    disks = [json.loads(value) for option, value in pairs(argv) if option == "-blockdev"]
-    assert [(disk["driver"], disk["read-only"], disk["file"]["filename"]) for disk in disks] == [
-        ("raw", True, "/img/a,b.rts"),
-        ("qcow2", False, "/img/state.qcow2"),
+    assert [value for option, value in pairs(argv) if option == "-blockdev"] == [
+        "driver=raw,node-name=disk0,read-only=on,file.driver=file,file.filename=/img/a,,b.rts,file.auto-read-only=off",
+        "driver=qcow2,node-name=disk1,read-only=off,"
+        "file.driver=file,file.filename=/img/state.qcow2,file.auto-read-only=off",
     ]
     assert ("-device", "virtio-blk-pci,drive=disk0,serial=vb-rts") in pairs(argv)
     assert ("-device", "virtio-blk-pci,drive=disk1,serial=vb-state") in pairs(argv)

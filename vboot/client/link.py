@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import time
@@ -10,9 +11,25 @@ from typing import Protocol
 
 from vboot.errors import InputError
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError
+from vboot.text import path_text
 
 _PIECE = 1 << 18
 _RETRY_SECONDS = 0.05
+
+
+_ADDRESS_BYTES = 107
+"""The longest path that a Unix socket address holds: 108 bytes with the closing zero."""
+
+
+def connect_unix(stream: socket.socket, path: Path) -> None:
+    """Connect to the socket at a path of any length. Raises OSError."""
+    if len(os.fsencode(path)) <= _ADDRESS_BYTES:
+        return stream.connect(str(path))
+    held = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        stream.connect(f"/proc/self/fd/{held}")
+    finally:
+        os.close(held)
 
 
 class Link(Protocol):
@@ -88,16 +105,18 @@ class SocketLink:
         self._socket.setblocking(False)
         while True:
             try:
-                return self._socket.connect(str(self.path))
+                return connect_unix(self._socket, self.path)
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
-                    what = f"the machine at {self.path} takes no connection, others wait for it too"
+                    what = f"the machine at {path_text(self.path)} takes no connection, others wait for it too"
                     raise MachineTimeoutError(what, remedy="end the other client") from error
                 time.sleep(_RETRY_SECONDS)
             except (FileNotFoundError, ConnectionRefusedError) as error:
-                raise LinkLostError(f"no machine listens at {self.path}", remedy="start it, or name another") from error
+                raise LinkLostError(
+                    f"no machine listens at {path_text(self.path)}", remedy="start it, or name another"
+                ) from error
             except OSError as error:
-                what = f"{self.path} cannot be connected to ({error.strerror or error})"
+                what = f"{path_text(self.path)} cannot be connected to ({error.strerror or error})"
                 raise InputError(what, remedy="give the run folder or the evolution socket of a machine") from error
 
     def _wait(self, event: int, deadline: float) -> bool:
@@ -110,4 +129,4 @@ class SocketLink:
         return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
     def _lost(self) -> LinkLostError:
-        return LinkLostError(f"the machine at {self.path} closed the connection")
+        return LinkLostError(f"the machine at {path_text(self.path)} closed the connection")

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from vboot.protocol.errors import ProtocolError, printable
+from vboot.protocol.errors import ProtocolError
+from vboot.text import printable
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vboot.errors import VbootError
+from vboot.text import printable
 
 STALE, _BUSY = 1007, 1017
 
@@ -87,11 +88,6 @@ class MachineTimeoutError(MachineError):
 
 class ProtocolError(MachineError):
     """What the machine sent is not what the protocol allows."""
-
-
-def printable(text: str) -> str:
-    """A text of the machine's, safe on a terminal: what cannot be printed, such as an escape sequence, is spelt out."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 class BridgeCrashedError(LinkLostError):

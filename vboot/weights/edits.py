@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vboot.errors import InputError
-from vboot.protocol.errors import printable
+from vboot.text import printable
 
 MAX_RANK = 64
 MAX_PIXELS = 1364
