@@ -1,1 +1,1 @@
-"""What evolves the weights of a machine: strategies, fitness, checks, daemons, and the surgeon for files."""
+"""Evolves the weights of a machine: strategies, fitness, checks, daemons, and the surgeon for files."""

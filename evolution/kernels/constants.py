@@ -1,4 +1,4 @@
-"""Constant vectors for kernels, from embeddings: their mean, and the directions they vary most in. Pure."""
+"""Constant vectors for kernels, from embeddings: their mean and their principal directions. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vboot.errors import InputError
 
 
 def quantised(vector: ArrayLike) -> PushVector:
-    """The vector (dim,) in 256 steps from its least element to its greatest. Raises InputError if one is not finite."""
+    """The vector (dim,) in 256 steps from its least to its greatest element. Raises InputError if it is not finite."""
     values = np.asarray(vector, np.float32).astype(np.float64)
     if not values.size or not np.isfinite(values).all():
-        raise InputError("a constant of a kernel is empty or not finite", remedy="give finite f32")
+        raise InputError("a constant vector of a kernel is empty or not finite", remedy="give finite f32 numbers")
     low = np.float32(values.min())
     step = np.float32((values.max() - float(low)) / 255)
     if step == 0:
@@ -23,13 +23,15 @@ def quantised(vector: ArrayLike) -> PushVector:
 
 
 def pool_of(embeddings: NDArray[np.float32], *, directions: int = 8) -> tuple[PushVector, ...]:
-    """What embeddings f32 (n, dim) suggest: their mean, their principal directions (unit vectors), and one over their
-    standard deviations, scaled to a mean of 1. Directions are numbered from the one of the greatest variance.
+    """Constants from embeddings f32 (n, dim): their mean, their principal directions (unit vectors) by falling
+    variance, and the reciprocals of their standard deviations, scaled to a mean of 1.
 
-    Raises InputError for fewer than two embeddings, and for what is not finite.
+    Raises InputError for fewer than two embeddings, and for numbers that are not finite.
     """
     if embeddings.ndim != 2 or len(embeddings) < 2:
-        raise InputError(f"embeddings of shape {embeddings.shape} show no directions", remedy="give two or more rows")
+        raise InputError(
+            f"embeddings of shape {embeddings.shape} have no principal directions", remedy="give two or more rows"
+        )
     values = embeddings.astype(np.float64)
     mean = values.mean(axis=0)
     centred = values - mean
@@ -41,5 +43,5 @@ def pool_of(embeddings: NDArray[np.float32], *, directions: int = 8) -> tuple[Pu
 
 
 def _oriented(axis: NDArray[np.float64]) -> NDArray[np.float64]:
-    """With a positive element of the largest size: the sign of an eigenvector is nobody's choice."""
+    """The axis with the sign that makes its largest element positive: the sign of an eigenvector is arbitrary."""
     return axis if axis[np.abs(axis).argmax()] > 0 else -axis

@@ -1,6 +1,6 @@
-"""Random choices of a search: a stream of its own for every decision, from a seed and a name alone. Pure.
+"""Random choices of a search: a separate stream for every decision, from a seed and a name alone. Pure.
 
-The words are those of `vboot.weights.noise`, raw Philox: the same for every version of numpy.
+The words are those of `vboot.weights.noise`, raw Philox, so they do not depend on numpy's version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _AT_ONCE = 64
 
 
 class Draws:
-    """The stream of `seed` (16 hex digits) for `name`; it starts anew with every object."""
+    """The stream of `seed` (16 hex digits) for `name`; every object starts at its beginning."""
 
     def __init__(self, seed: str, name: str) -> None:
         self._key = noise.key(seed, name)
@@ -33,15 +33,15 @@ class Draws:
         return self._ready.pop() % count
 
     def choice(self, items: Sequence[T]) -> T:
-        """One of them."""
+        """One of the items, all equally likely."""
         return items[self.below(len(items))]
 
     def uniform(self) -> float:
-        """From 0 up to, not including, 1."""
+        """A number from 0 (included) to 1 (excluded)."""
         return self.below(1 << 53) / (1 << 53)
 
     def normal(self) -> float:
-        """Of mean 0 and variance 1, in steps of a sixth: a sum of 144 fair coin flips."""
+        """A number of mean 0 and variance 1, in steps of a sixth: a sum of 144 fair coin flips."""
         return sum(self.below(1 << 48).bit_count() - 24 for _ in range(3)) / 6
 
     def words(self, count: int) -> NDArray[np.uint64]:

@@ -1,6 +1,6 @@
-"""Embeddings behind a kernel, for a fitness that knows nothing of kernels. Pure.
+"""Embeddings transformed by a kernel, for a fitness that does not know kernels. Pure.
 
-embed = recorded(texts, vectors)                     # the model has run once
+embed = recorded(texts, vectors)                     # the model was run once
 score = lambda kernel: fitness.evaluate(transformed(kernel, embed), pairs).score
 """
 
@@ -18,17 +18,17 @@ from vboot.errors import InputError
 
 
 def transformed(kernel: EvolvedKernel, embed: Embed) -> Embed:
-    """What the kernel makes of the embeddings. It raises what `embed` and `reference.run` raise."""
+    """The embeddings transformed by the kernel. The function raises what `embed` and `reference.run` raise."""
     return lambda texts: reference.run(kernel, embed(texts))
 
 
 def recorded(texts: Sequence[str], vectors: NDArray[np.float32]) -> Embed:
-    """Embeddings made before, f32 (n, dim), one for each text. It raises InputError for any other text.
+    """Known embeddings f32 (n, dim), one for each text. The function raises InputError for any other text.
 
-    Raises InputError for another number of vectors than of texts.
+    Raises InputError if there are not as many vectors as texts.
     """
     if vectors.ndim != 2 or len(vectors) != len(texts):
-        what = f"vectors of shape {vectors.shape} do not go with {len(texts)} texts"
+        what = f"expected {len(texts)} vectors, one for each text, got an array of shape {vectors.shape}"
         raise InputError(what, remedy="give one for each text")
     rows = {text: row for row, text in enumerate(texts)}
 

@@ -1,7 +1,7 @@
-"""The runtime's functions of one number in numpy f32, equal to it to the bit. Pure.
+"""The runtime's elementwise functions in numpy f32, equal to it to the bit. Pure.
 
-The same operations in the same order as vector_boot/src/neural/kernels/functions.rs and src/pixel/functions.rs; their
-coefficients are theirs. Arrays are NDArray[float32] of any shape.
+The operations, their order and the coefficients are those of vector_boot/src/neural/kernels/functions.rs and
+src/pixel/functions.rs. Arrays are NDArray[float32] of any shape.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ TANH_SERIES_BELOW = 0.3
 
 
 def mul_add(a: Float32Array | _F, b: Float32Array | _F, c: Float32Array | _F) -> Float32Array:
-    """a * b + c, rounded once.
+    """a * b + c with one rounding.
 
-    The product of two f32 is exact in f64; the sum is rounded to odd there, so that rounding it again to f32 gives what
-    one rounding would have given (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+    The product of two f32 is exact in f64; the sum is rounded to odd there, so that rounding it again to f32 gives the
+    correctly rounded result (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
     """
     product = np.multiply(a, b, dtype=np.float64)
     addend = np.asarray(c, np.float64)
@@ -41,7 +41,7 @@ def mul_add(a: Float32Array | _F, b: Float32Array | _F, c: Float32Array | _F) ->
     of_addend = total - product
     error = (product - (total - of_addend)) + (addend - of_addend)
     bits = total.view(np.int64)
-    # Not true of a NaN, which is what an infinite sum leaves as its error.
+    # False for NaN, which is the error of an infinite sum.
     to_odd = (np.abs(error) > 0) & (bits & 1 == 0)
     moved = bits + np.where(to_odd, np.where((error > 0) == (total > 0), 1, -1), 0)
     fused: Float32Array = moved.view(np.float64).astype(np.float32)
@@ -49,7 +49,7 @@ def mul_add(a: Float32Array | _F, b: Float32Array | _F, c: Float32Array | _F) ->
 
 
 def exp(x: Float32Array) -> Float32Array:
-    """e^x for x <= 0; e^-87 below -87. A NaN stays one."""
+    """e^x for x <= 0; e^-87 below -87. NaN gives NaN."""
     x = np.where(x < _F(EXP_LEAST), _F(EXP_LEAST), x)
     shifted = mul_add(x, _F(LOG2_E), _F(EXP_ROUNDER))
     n = shifted - _F(EXP_ROUNDER)
@@ -60,7 +60,7 @@ def exp(x: Float32Array) -> Float32Array:
 
 
 def erf(x: Float32Array) -> Float32Array:
-    """erf(x). A NaN stays one."""
+    """erf(x). NaN gives NaN."""
     square = x * x
     ratio = x * _polynomial(square, ERF_NUMERATOR) / _polynomial(square, ERF_DENOMINATOR)
     ratio = np.where((ratio > 1) | (x > _F(ERF_LIMIT)), _F(1), ratio)
@@ -69,7 +69,7 @@ def erf(x: Float32Array) -> Float32Array:
 
 
 def relu(x: Float32Array) -> Float32Array:
-    """max(x, 0). A NaN stays one."""
+    """max(x, 0). NaN gives NaN."""
     found: Float32Array = np.where(x < 0, _F(0), x)
     return found
 
@@ -102,7 +102,7 @@ def tanh(x: Float32Array) -> Float32Array:
 
 
 def _polynomial(x: Float32Array, coefficients: tuple[float, ...]) -> Float32Array:
-    """The constant coefficient first, by Horner's rule in fused multiply-adds."""
+    """The polynomial of these coefficients, the constant first, by Horner's rule in fused multiply-adds."""
     total: Float32Array = np.full_like(x, coefficients[-1])
     for coefficient in coefficients[-2::-1]:
         total = mul_add(total, x, _F(coefficient))

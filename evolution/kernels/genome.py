@@ -1,10 +1,10 @@
-"""What a kernel is: a straight-line program of a stack machine over one f32 vector. Pure.
+"""Kernels: straight-line programs of a stack machine over one f32 vector. Pure.
 
-The stack holds the input vector at first; at the end it holds the result, a vector, alone. Values are vectors of `dim`
-elements, or scalars. Every instruction is one that the pixel machine has, so a kernel runs as an `evolved.*` slot
+The stack initially holds the input vector; at the end it must hold exactly one vector, the result. Values are vectors
+of `dim` elements, or scalars. Every instruction exists in the pixel machine, so a kernel runs in an `evolved.*` slot
 (`to_pixels`), as a WGSL compute shader (`to_wgsl`), and in numpy (`reference`).
 
-The bytes of a vector travel in pixels of three, so `dim` is a multiple of 3.
+The bytes of a vector are sent in pixels of three bytes, so `dim` is a multiple of 3.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ REDUCES: tuple[Reduce, ...] = get_args(Reduce)
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 MAX_DEPTH = 8
-"""Values on the stack: each is a block of registers of the shader."""
+"""Values on the stack: each takes a block of registers of the shader."""
 MAX_DIM = 4092
-"""Elements of a vector: so many codes fill a slot."""
+"""Elements of a vector: this many codes fill a slot."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class PushScalar:
 
 @dataclass(frozen=True)
 class PushVector:
-    """Push codes[i] * step + offset for each element i: a vector in a byte an element, as `INPUT bytes` takes it."""
+    """Push the vector codes[i] * step + offset, one byte an element, as `INPUT bytes` reads it."""
 
     codes: bytes
     step: float
     offset: float
 
     def values(self) -> NDArray[np.float32]:
-        """The vector f32 (dim,), multiply and add rounded separately, as every machine computes it."""
+        """The vector f32 (dim,); the product and the sum are rounded separately, as on every machine."""
         codes = np.frombuffer(self.codes, np.uint8).astype(np.float32)
         with np.errstate(all="ignore"):
             values: NDArray[np.float32] = codes * np.float32(self.step) + np.float32(self.offset)
@@ -69,7 +69,7 @@ class Apply:
 
 @dataclass(frozen=True)
 class Activate:
-    """A function of every element of the top."""
+    """Apply a function to every element of the top value."""
 
     function: Act
 
@@ -83,7 +83,7 @@ class Normalise:
 
 @dataclass(frozen=True)
 class ReduceTo:
-    """Replace the vector on top by a scalar."""
+    """Reduce the vector on top to a scalar."""
 
     reduce: Reduce
 
@@ -93,27 +93,27 @@ Instruction: TypeAlias = PushScalar | PushVector | Apply | Activate | Normalise 
 
 @dataclass(frozen=True)
 class EvolvedKernel:
-    """A program over vectors of `dim` elements; `check` says whether it is one."""
+    """A program over vectors of `dim` elements; `check` validates it."""
 
     dim: int
     instructions: tuple[Instruction, ...]
 
 
 def check(kernel: EvolvedKernel) -> None:
-    """Raises InputError, naming the instruction, for what is no kernel."""
+    """Raises InputError, which names the instruction, for an invalid kernel."""
     if kernel.dim % 3 or not 3 <= kernel.dim <= MAX_DIM:
-        remedy = f"use a multiple of 3 up to {MAX_DIM}: the bytes of a vector travel in whole pixels"
+        remedy = f"use a multiple of 3 up to {MAX_DIM}"
         raise InputError(f"the kernel is for vectors of {kernel.dim} elements", remedy=remedy)
     stack = stacks(kernel)[-1]
     if stack != ("vector",):
-        what = f"the kernel leaves {_shown(stack)} on its stack"
-        raise InputError(what, remedy="make it leave one vector, the result")
+        what = f"expected the kernel to leave one vector on its stack, it leaves {_shown(stack)}"
+        raise InputError(what, remedy="add or remove instructions at its end")
 
 
 def stacks(kernel: EvolvedKernel) -> tuple[tuple[Value, ...], ...]:
-    """What lies on the stack, the top last, before each instruction and behind the last one.
+    """The values on the stack, the top last, before each instruction and after the last one.
 
-    Raises InputError where an instruction cannot run or has an operand that it cannot have.
+    Raises InputError if an instruction cannot run or has an invalid operand.
     """
     stack: tuple[Value, ...] = ("vector",)
     found = [stack]
@@ -121,7 +121,7 @@ def stacks(kernel: EvolvedKernel) -> tuple[tuple[Value, ...], ...]:
         try:
             stack = _after(stack, instruction, kernel.dim)
         except ValueError as error:
-            remedy = "give each instruction the operands that it takes"
+            remedy = "give each instruction valid operands"
             raise InputError(
                 f"instruction {number} of the kernel, {_name(instruction)}: {error}", remedy=remedy
             ) from error
@@ -130,14 +130,14 @@ def stacks(kernel: EvolvedKernel) -> tuple[tuple[Value, ...], ...]:
 
 
 def _after(stack: tuple[Value, ...], instruction: Instruction, dim: int) -> tuple[Value, ...]:
-    """The stack behind an instruction. Raises ValueError."""
+    """The stack after an instruction. Raises ValueError."""
     match instruction:
         case PushScalar(value):
             _require_f32(value)
             stack += ("scalar",)
         case PushVector(codes, step, offset):
             if len(codes) != dim:
-                raise ValueError(f"{len(codes)} codes are no vector of {dim} elements")
+                raise ValueError(f"expected {dim} codes, got {len(codes)}")
             _require_f32(step, offset)
             stack += ("vector",)
         case Apply(operation):
@@ -173,25 +173,25 @@ def _applied(stack: tuple[Value, ...], operation: Operation) -> tuple[Value, ...
 
 def _require_values(stack: tuple[Value, ...], count: int) -> None:
     if len(stack) < count:
-        raise ValueError(f"it takes {count} values, and there is {_shown(stack)}")
+        raise ValueError(f"it needs {count} values, the stack holds {_shown(stack)}")
 
 
 def _require_vector(stack: tuple[Value, ...]) -> None:
     if not stack or stack[-1] != "vector":
-        raise ValueError("it takes a vector")
+        raise ValueError("it needs a vector on top of the stack")
 
 
 def _require_f32(*numbers: float) -> None:
     for number in numbers:
         if not math.isfinite(number) or abs(number) > float(np.finfo(np.float32).max):
-            raise ValueError(f"{number} is no finite f32")
+            raise ValueError(f"expected a finite f32 number, got {number}")
         if float(np.float32(number)) != number:
             raise ValueError(f"{number} is not exact in f32")
 
 
 def _require_one_of(name: str, names: Sequence[str]) -> None:
     if name not in names:
-        raise ValueError(f"{name!r:.40} is none of {', '.join(names)}")
+        raise ValueError(f"expected one of {', '.join(names)}, got {name!r:.40}")
 
 
 def _shown(stack: tuple[Value, ...]) -> str:
@@ -213,16 +213,16 @@ _TAGS: Mapping[type[Instruction], str] = {
 
 
 def to_json(kernel: EvolvedKernel) -> dict[str, Any]:
-    """The kernel as JSON values; codes are hexadecimal."""
+    """The kernel as JSON values; codes are hexadecimal strings."""
     return {"dim": kernel.dim, "instructions": [_instruction_json(instruction) for instruction in kernel.instructions]}
 
 
 def from_json(value: Any) -> EvolvedKernel:
-    """The kernel of `to_json`, checked. Raises InputError for anything else."""
+    """The kernel that `to_json` wrote, validated. Raises InputError for anything else."""
     try:
         kernel = EvolvedKernel(_integer(value["dim"]), tuple(_instruction(row) for row in value["instructions"]))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"this is no kernel ({error!r:.80})", remedy="give what `to_json` made") from error
+        raise InputError(f"the JSON is not a kernel ({error!r:.80})", remedy="give what `to_json` returned") from error
     check(kernel)
     return kernel
 
@@ -248,10 +248,10 @@ def _instruction(row: Any) -> Instruction:
             return Normalise(cast(Norm, name))
         case ["reduce", str(name)]:
             return ReduceTo(cast(Reduce, name))
-    raise ValueError(f"{row!r:.60} is no instruction")
+    raise ValueError(f"{row!r:.60} is not an instruction")
 
 
 def _integer(value: Any) -> int:
     if type(value) is not int or abs(value) > sys.maxsize:
-        raise ValueError(f"{value!r:.40} is no number of elements")
+        raise ValueError(f"{value!r:.40} is not a number of elements")
     return value

@@ -1,7 +1,7 @@
-"""What a kernel computes, in numpy, equal to the running machine to the bit. Pure.
+"""Runs kernels in numpy, with the results of the running machine to the bit. Pure.
 
-The pixel machine's instructions as spec/pixels.md has them: sums run in sixteen lanes (element k in lane k mod 16,
-fused multiply-adds) that a fixed tree joins.
+The instructions are specified in spec/pixels.md: sums run in sixteen lanes (element k in lane k mod 16, fused
+multiply-adds), which a fixed tree adds up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LANES = 16
 LAYER_EPSILON = 1e-12
 RMS_EPSILON = 1e-6
 _CHUNK = 1 << 14
-"""Elements handled at a time: what a fused multiply-add makes of them in f64 stays in the second-level cache."""
+"""Elements at a time: the f64 intermediates of a fused multiply-add then fit the second-level cache."""
 
 _ACTS: Mapping[Act, Callable[[Float32Array], Float32Array]] = {
     "relu": functions.relu,
@@ -44,14 +44,14 @@ _ACTS: Mapping[Act, Callable[[Float32Array], Float32Array]] = {
 
 
 def run(kernel: EvolvedKernel, vectors: Float32Array) -> Float32Array:
-    """The kernel of every row: f32 (n, dim) to f32 (n, dim).
+    """Apply the kernel to every row: f32 (n, dim) to f32 (n, dim).
 
-    Raises InputError for what is no kernel, for vectors of another length, and where a value of the result is not
-    finite, which is where the pixel machine faults.
+    Raises InputError for an invalid kernel, for vectors of another length, and if a value of the result is not finite,
+    in which case the pixel machine faults.
     """
     check(kernel)
     if vectors.ndim != 2 or vectors.shape[1] != kernel.dim or vectors.dtype != np.float32:
-        what = f"vectors of {vectors.dtype} {vectors.shape} are not for a kernel of {kernel.dim} elements"
+        what = f"expected f32 vectors of {kernel.dim} elements, got {vectors.dtype} {vectors.shape}"
         raise InputError(what, remedy="give one f32 vector a row")
     results = np.empty_like(vectors)
     rows = max(1, _CHUNK // kernel.dim)
@@ -64,8 +64,8 @@ def run(kernel: EvolvedKernel, vectors: Float32Array) -> Float32Array:
 
 
 def _run(kernel: EvolvedKernel, vectors: Float32Array) -> Float32Array:
-    """The result, of one row if it is the same for all."""
-    # A value is (n, dim) or, a scalar for each row, (n, 1); a constant has one row, which spreads.
+    """The result; a single row if it is the same for all."""
+    # A value is (n, dim), or (n, 1) for a scalar of each row; a constant has one row, which broadcasts.
     stack: list[Float32Array] = [vectors]
     with np.errstate(all="ignore"):
         for instruction in kernel.instructions:
@@ -76,7 +76,7 @@ def _run(kernel: EvolvedKernel, vectors: Float32Array) -> Float32Array:
 def _execute(instruction: Instruction, stack: list[Float32Array]) -> None:
     match instruction:
         case PushScalar(value):
-            # The machine makes a scalar by adding zeros to it, which turns -0 into 0.
+            # The machine computes a scalar as a sum with zeros, which turns -0 into 0.
             stack.append(np.full((1, 1), value, np.float32) + np.float32(0))
         case PushVector():
             stack.append(instruction.values()[None])
@@ -127,13 +127,13 @@ def _reduced(x: Float32Array, reduce: Reduce) -> Float32Array:
 
 
 def _divided(x: Float32Array, divisor: Float32Array) -> Float32Array:
-    """An infinite divisor has overflown: what it would leave is not zero but not a number."""
+    """x / divisor; an infinite divisor is an overflow, so it gives NaN instead of 0."""
     sound: Float32Array = np.where(np.isinf(divisor), np.float32(np.nan), divisor)
     return x / sound
 
 
 def _largest(x: Float32Array) -> Float32Array:
-    """The first largest element of each row, (n, 1); NaN where there is one."""
+    """The largest element of each row, (n, 1); NaN if the row has one."""
     return np.take_along_axis(x, x.argmax(axis=1)[:, None], axis=1)
 
 
@@ -157,7 +157,7 @@ def _squares(x: Float32Array) -> Float32Array:
 
 
 def _joined(lanes: Float32Array) -> Float32Array:
-    """The upper half onto the lower, four times."""
+    """The sum of the lanes: the upper half is added to the lower, four times."""
     half = LANES // 2
     while half:
         lanes = lanes[:, :half] + lanes[:, half : 2 * half]

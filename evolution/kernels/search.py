@@ -5,7 +5,7 @@
         state = step(state, plan, score)
     best = state.population[0]
 
-A generation is a function of the plan, the generation before and the scores alone, so a run that goes on from
+A generation is a function of the plan, the previous generation and the scores alone, so a run continued from
 `dump(state)` ends like one that was never interrupted.
 """
 
@@ -25,17 +25,17 @@ from vboot.errors import InputError
 from vboot.weights.pixels import PIXEL_BYTES
 
 Score: TypeAlias = Callable[[EvolvedKernel], float]
-"""How good a kernel is, higher being better; raises InputError for one whose results are not finite. A function of the
-kernel alone, the same for the whole of a run: survivors keep the score they have."""
+"""The score of a kernel, higher is better; raises InputError if its results are not finite. It must be a function of
+the kernel alone, the same for the whole run, as survivors keep their score."""
 
 _CROSSED = 4
-"""Of so many children one has two parents."""
+"""One child in this many has two parents."""
 
 
 @dataclass(frozen=True)
 class KernelSearchPlan:
-    """What a run is: the length of vectors, the seed (16 hex digits), the constant vectors that new phrases may use
-    (`constants.pool_of`), survivors of a generation (mu), children of one (lambda)."""
+    """A search: the length of vectors, the seed (16 hex digits), the constant vectors for new phrases
+    (`constants.pool_of`), the survivors of a generation (mu), the children of one (lambda)."""
 
     dim: int
     seed: str
@@ -46,7 +46,7 @@ class KernelSearchPlan:
 
 @dataclass(frozen=True)
 class ScoredKernel:
-    """A kernel, its score, and how many pixels it is."""
+    """A kernel, its score, and its length in pixels."""
 
     kernel: EvolvedKernel
     score: float
@@ -55,7 +55,7 @@ class ScoredKernel:
 
 @dataclass(frozen=True)
 class KernelSearchState:
-    """Between two generations: `population` the best first, never empty; `evaluations` made so far."""
+    """The state between two generations: `population`, best first, never empty; `evaluations` so far."""
 
     generation: int
     population: tuple[ScoredKernel, ...]
@@ -63,18 +63,20 @@ class KernelSearchState:
 
 
 def begin(plan: KernelSearchPlan, score: Score) -> KernelSearchState:
-    """The state with one kernel, that of no instructions but the normalisation of its result.
+    """The initial state with one kernel, which only normalises its input.
 
-    Raises InputError for a plan that cannot be, and what `score` raises.
+    Raises InputError for an invalid plan, and what `score` raises.
     """
     if not plan.pool or plan.survivors < 1 or plan.children < 1:
-        raise InputError("the plan of a search has no constants, survivors or children", remedy="give some of each")
+        raise InputError(
+            "the plan of a search has no constants, survivors or children", remedy="give at least one of each"
+        )
     kernel = normalised(EvolvedKernel(plan.dim, ()))
     return KernelSearchState(0, (_scored(kernel, score),), 1)
 
 
 def step(state: KernelSearchState, plan: KernelSearchPlan, score: Score) -> KernelSearchState:
-    """The next generation. Children that no slot holds, or whose results are not finite, die unscored."""
+    """The next generation. Children that do not fit a slot are not scored; those without finite results are dropped."""
     known = {scored.kernel for scored in state.population}
     born: list[ScoredKernel] = []
     evaluations = state.evaluations
@@ -99,7 +101,7 @@ def dump(state: KernelSearchState) -> bytes:
 
 
 def load(data: bytes) -> KernelSearchState:
-    """The state of `dump`. Raises InputError for anything else."""
+    """The state that `dump` wrote. Raises InputError for anything else."""
     try:
         rows = json.loads(data)
         population = tuple(_known(genome.from_json(row["kernel"]), row["score"]) for row in rows["population"])
@@ -107,7 +109,7 @@ def load(data: bytes) -> KernelSearchState:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _no_state(f"{error!r:.60}") from error
     if not population or any(type(number) is not int or number < 0 for number in numbers):
-        raise _no_state("its population is empty or a number is none")
+        raise _no_state("its population is empty or a number is not valid")
     return KernelSearchState(numbers[0], population, numbers[1])
 
 
@@ -133,14 +135,14 @@ def _scored(kernel: EvolvedKernel, score: Score) -> ScoredKernel:
 
 def _known(kernel: EvolvedKernel, score: object) -> ScoredKernel:
     if not isinstance(score, float) or not math.isfinite(score):
-        raise InputError(f"{score!r:.40} is no score of a kernel", remedy="give a finite number")
+        raise InputError(f"expected a finite number as the score of a kernel, got {score!r:.40}")
     return ScoredKernel(kernel, score, len(to_pixels.program(kernel)) // PIXEL_BYTES)
 
 
 def _best(count: int, population: Iterable[ScoredKernel]) -> tuple[ScoredKernel, ...]:
-    """The highest scores; of equal ones the shortest, then the oldest (sorting is stable)."""
+    """The kernels of the highest scores; of equal ones the shortest, then the oldest (sorting is stable)."""
     return tuple(sorted(population, key=lambda one: (-one.score, one.pixels)))[:count]
 
 
 def _no_state(why: str) -> InputError:
-    return InputError(f"this is no state of a search for kernels ({why})", remedy="give what `dump` made")
+    return InputError(f"the bytes are not a state of a kernel search ({why})", remedy="give what `dump` returned")

@@ -1,4 +1,4 @@
-"""Kernels for the running machine: the program of an `evolved.*` slot, and the programs that run it. Pure.
+"""Kernels as pixels: the program of an `evolved.*` slot, and the programs that call it. Pure.
 
 machine.mutate([edit(kernel, slot=3)], confidence=0.95)
 for program in calls(kernel, vectors, slot=3):
@@ -29,41 +29,41 @@ from vboot.weights.pixels import PIXEL_BYTES, assemble
 
 SLOTS = 8
 _PIXELS_AT_ONCE = 65_536
-"""A machine runs so many instructions in one program. A pixel is at most one, and so many pixels, those of the calls
-included, stay far below the other limits."""
+"""The most instructions of one program. A pixel is at most one instruction, and a program of this many pixels,
+including those of the calls, stays below the machine's other limits."""
 
 
 def source(kernel: EvolvedKernel) -> str:
-    """The kernel in the language of `vboot.weights.pixels`. Raises InputError for what is no kernel."""
+    """The kernel in the language of `vboot.weights.pixels`. Raises InputError for an invalid kernel."""
     check(kernel)
     return "".join(f"{line}\n" for instruction in kernel.instructions for line in _lines(instruction)) + "OUT\n"
 
 
 def program(kernel: EvolvedKernel) -> bytes:
-    """The pixels, three bytes each. Raises InputError for what is no kernel, or one that no slot holds."""
+    """The pixels, three bytes each. Raises InputError for an invalid kernel, or one too long for a slot."""
     pixels = assemble(source(kernel))
     if len(pixels) > PIXEL_BYTES * MAX_PIXELS:
-        what = f"the kernel is {len(pixels) // PIXEL_BYTES} pixels, and a slot holds {MAX_PIXELS}"
-        raise InputError(what, remedy="use fewer instructions, above all constant vectors")
+        what = f"the kernel has {len(pixels) // PIXEL_BYTES} pixels, a slot holds {MAX_PIXELS}"
+        raise InputError(what, remedy="use fewer instructions, especially constant vectors")
     return pixels
 
 
 def edit(kernel: EvolvedKernel, *, slot: int) -> Program:
-    """The edit that puts the kernel into a slot, 0 to 7. Raises InputError as `program`."""
+    """The edit that writes the kernel to a slot, 0 to 7. Raises InputError as `program`."""
     return Program(f"evolved.{_checked(slot)}", program(kernel))
 
 
 def calls(kernel: EvolvedKernel, vectors: NDArray[np.float32], *, slot: int) -> Iterator[bytes]:
-    """The programs that run the kernel, which is in `slot`, on every vector f32 (n, dim), within a machine's limits.
+    """The programs that apply the kernel in `slot` to every vector f32 (n, dim), within a machine's limits.
 
-    Their outputs, one behind the other, are the results as little-endian f32 (n, dim). Raises InputError as `program`,
-    and for vectors of another length.
+    Their concatenated outputs are the results as little-endian f32 (n, dim). Raises InputError as `program`, and for
+    vectors of another length.
     """
     own = len(program(kernel)) // PIXEL_BYTES
     if vectors.ndim != 2 or vectors.shape[1] != kernel.dim:
-        what = f"vectors of shape {vectors.shape} are not for a kernel of {kernel.dim} elements"
+        what = f"expected vectors of {kernel.dim} elements, got an array of shape {vectors.shape}"
         raise InputError(what, remedy="give one vector a row")
-    # Four bytes an element, and in the worst case a LIT in front of every pixel of data.
+    # Four bytes an element, and in the worst case a LIT before every pixel of data.
     most = 4 * kernel.dim // PIXEL_BYTES * 2 + 2 + own
     rows_at_once = _PIXELS_AT_ONCE // most
     call = f"INPUT f32\nCALL evolved.{_checked(slot)}\n"
@@ -74,7 +74,7 @@ def calls(kernel: EvolvedKernel, vectors: NDArray[np.float32], *, slot: int) -> 
 
 def _checked(slot: int) -> int:
     if not 0 <= slot < SLOTS:
-        raise InputError(f"there is no slot {slot}", remedy=f"use 0 to {SLOTS - 1}")
+        raise InputError(f"expected a slot from 0 to {SLOTS - 1}, got {slot}")
     return slot
 
 
@@ -95,5 +95,5 @@ def _lines(instruction: Instruction) -> tuple[str, ...]:
 
 
 def _scalar(value: float) -> tuple[str, ...]:
-    """There is no instruction for one: a vector of it and the zeros that fill its pixels is summed."""
+    """A scalar has no instruction of its own: the vector of it and padding zeros is summed."""
     return (f"f32 {value!r}", "INPUT f32", "REDUCE sum")

@@ -1,8 +1,8 @@
-"""Kernels as WGSL compute shaders: one file that stands alone, for a batch of vectors. Pure.
+"""Kernels as WGSL compute shaders: one self-contained file, for a batch of vectors. Pure.
 
-The shader's entry point is ENTRY_POINT. Group 0 binds the vectors, f32 (n, dim), at 0 for reading, and room for as many
-results at 1. One workgroup transforms one vector: dispatch (n, 1, 1). WGSL (W3C, section "Floating Point Accuracy")
-lets a device fuse and round as it likes, so the results are those of `reference` within TOLERANCE.
+The shader's entry point is ENTRY_POINT. Group 0 binds the input vectors, f32 (n, dim), at 0 (read-only), and the
+results of the same size at 1. One workgroup transforms one vector: dispatch (n, 1, 1). WGSL (W3C, section "Floating
+Point Accuracy") lets a device fuse and round operations, so the results equal those of `reference` within TOLERANCE.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from evolution.kernels.reference import LANES
 
 ENTRY_POINT = "transform"
 TOLERANCE = 1e-5
-"""Of the largest element of a vector: how far results may be from the reference."""
+"""The greatest deviation from the reference, relative to the largest element of a vector."""
 
 _PRELUDE = Path(__file__).with_name("prelude.wgsl")
 _OPERATORS = {"add": "+", "mul": "*"}
@@ -46,9 +46,9 @@ _FUNCTIONS: Mapping[Act, str] = {
 
 @dataclass
 class _Body:
-    """The statements of the entry point in the making.
+    """The statements of the entry point while it is generated.
 
-    `stack` has the variables that the values lie in; variables of `free` were left by values that are gone.
+    `stack` holds the variables of the values; `free` holds variables whose values are no longer needed.
     """
 
     stack: list[tuple[Value, str]] = field(default_factory=list)
@@ -58,7 +58,7 @@ class _Body:
     lines: list[str] = field(default_factory=list)
 
     def push(self, value: Value) -> str:
-        """A variable for a new value."""
+        """Allocate a variable for a new value; returns its name."""
         if self.free[value]:
             name = self.free[value].pop()
         else:
@@ -68,22 +68,22 @@ class _Body:
         return name
 
     def pop(self) -> tuple[Value, str]:
-        """The top; its variable is free from here on."""
+        """Remove the top value; its variable may be reused."""
         value, name = self.stack.pop()
         self.free[value].append(name)
         return value, name
 
     def constant(self, codes: bytes) -> str:
-        """The function that gives a vector the codes."""
+        """The name of the function that fills a vector with the codes."""
         return self.constants.setdefault(codes, f"codes{len(self.constants)}")
 
     def each(self, statement: str) -> None:
-        """A statement for every element, whose index is `i`."""
+        """Add a statement that runs for every element; its index is `i`."""
         self.lines.append(f"for (var i = 0u; i < owned(lane); i++) {{ {statement} }}")
 
 
 def source(kernel: EvolvedKernel) -> str:
-    """The shader. Raises InputError for what is no kernel."""
+    """The shader's source. Raises InputError for an invalid kernel."""
     check(kernel)
     body = _Body()
     first = body.push("vector")
@@ -137,7 +137,7 @@ def _emit(instruction: Instruction, body: _Body) -> None:
 
 
 def _combine(operator: str, body: _Body) -> None:
-    """Two values become one, in the variable of a vector if there is one."""
+    """Combine the two top values, in the variable of a vector if one of them is a vector."""
     if body.stack[-1][0] == "vector":
         body.stack[-1], body.stack[-2] = body.stack[-2], body.stack[-1]
     top, other = body.pop()
@@ -149,9 +149,9 @@ def _combine(operator: str, body: _Body) -> None:
 
 
 def _constant(name: str, codes: bytes) -> str:
-    """The function that gives each lane its codes, four to a word.
+    """The function that fills each lane with its codes, four to a word.
 
-    It has no loop and no table: drivers turn an index into a table into as many comparisons as the table is long.
+    It has no loop and no table: drivers compile an index into a table to as many comparisons as the table has entries.
     """
     words = np.frombuffer(codes.ljust(-(-len(codes) // LANES) * LANES, b"\0"), "<u4").reshape(-1, LANES // 4)
     rows = (", ".join(f"0x{word:08x}u" for word in row) for row in words.tolist())

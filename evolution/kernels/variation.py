@@ -1,8 +1,8 @@
-"""Mutation and crossover of kernels. Pure: all randomness is the `Draws` given.
+"""Mutation and crossover of kernels. Pure: all randomness comes from the `Draws` given.
 
-A kernel is cut only where its stack holds the one vector and nothing else. Between two cuts lies a *phrase*, a piece
-that turns a vector into a vector; phrases may be put in, taken out, exchanged, and the halves of two kernels joined,
-and what comes out is a kernel again.
+A kernel is cut only where its stack holds exactly one vector. The instructions between two cuts are a *phrase*, which
+maps a vector to a vector. Phrases can be inserted, removed and replaced, and the halves of two kernels joined; the
+result is always a valid kernel.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from evolution.kernels.genome import (
 Phrase: TypeAlias = tuple[Instruction, ...]
 
 _STEP = 0.3
-"""Size of a change of a scalar, relative and absolute."""
+"""The standard deviation of a change of a scalar, relative and absolute."""
 _CODE_STEP = 16
 """The largest change of a code of a vector."""
 _LEAST, _MOST = 1e-6, 1e6
-"""Sizes of a scalar beyond which f32 arithmetic on embeddings, which are of length 1, ends in nothing or infinity."""
+"""Bounds of a scalar's magnitude: beyond them f32 arithmetic on vectors of length 1 gives 0 or infinity."""
 
 
 def mutate(kernel: EvolvedKernel, pool: Sequence[PushVector], draws: Draws) -> EvolvedKernel:
-    """A neighbour of the kernel, which may happen to be equal to it. `pool`: the vectors that new phrases may use."""
+    """A neighbour of the kernel, possibly equal to it. `pool`: the constant vectors for new phrases."""
     return draws.choice(_MUTATIONS)(kernel, pool, draws)
 
 
 def cross(a: EvolvedKernel, b: EvolvedKernel, draws: Draws) -> EvolvedKernel:
-    """The beginning of `a` and the end of `b`, which is for vectors as long."""
+    """The beginning of `a` and the end of `b`; both are for vectors of the same length."""
     head, tail = draws.choice(_cuts(a)), draws.choice(_cuts(b))
     return replace(a, instructions=a.instructions[:head] + b.instructions[tail:])
 
 
 def normalised(kernel: EvolvedKernel) -> EvolvedKernel:
-    """The kernel with a result of length 1, as embeddings are."""
+    """The kernel with its result scaled to length 1, as embeddings are."""
     last = Normalise("l2")
     if kernel.instructions[-1:] == (last,):
         return kernel
@@ -58,7 +58,7 @@ def normalised(kernel: EvolvedKernel) -> EvolvedKernel:
 
 
 def weighted_sum(vector: PushVector, weight: float) -> Phrase:
-    """x + weight * vector: with minus the mean, centring."""
+    """x + weight * vector: with the mean and weight -1 it centres."""
     return (vector, PushScalar(_f32(weight)), Apply("mul"), Apply("add"))
 
 
@@ -68,7 +68,7 @@ def weighted_product(vector: PushVector, weight: float) -> Phrase:
 
 
 def projection(vector: PushVector, weight: float) -> Phrase:
-    """x + weight * (x · vector) * vector: with -1 and a unit vector, x without its part along it."""
+    """x + weight * (x · vector) * vector: weight -1 and a unit vector remove the component along it."""
     along = (Apply("dup"), vector, Apply("mul"), ReduceTo("sum"), vector, Apply("mul"))
     return (*along, PushScalar(_f32(weight)), Apply("mul"), Apply("add"))
 
@@ -96,7 +96,7 @@ def _change_scalar(kernel: EvolvedKernel, _pool: Sequence[PushVector], draws: Dr
 
 
 def _change_vector(kernel: EvolvedKernel, pool: Sequence[PushVector], draws: Draws) -> EvolvedKernel:
-    """Another of the pool, or other codes for one element in sixteen."""
+    """Another vector of the pool, or new codes for one element in sixteen."""
     at = _one_of(kernel, PushVector, draws)
     if at is None:
         return kernel
@@ -142,12 +142,12 @@ _PHRASES: tuple[Callable[[Sequence[PushVector], Draws], Phrase], ...] = (
 
 
 def _cuts(kernel: EvolvedKernel) -> list[int]:
-    """Before which instructions, the end included, the stack holds one vector alone."""
+    """The positions, including the end, at which the stack holds exactly one vector."""
     return [at for at, stack in enumerate(stacks(kernel)) if stack == ("vector",)]
 
 
 def _a_phrase(kernel: EvolvedKernel, draws: Draws) -> tuple[int, int]:
-    """Where one phrase, from a cut to the next, starts and ends; nothing of an empty kernel."""
+    """The start and end of one phrase, from a cut to the next; both equal for an empty kernel."""
     cuts = _cuts(kernel)
     number = draws.below(max(1, len(cuts) - 1))
     return cuts[number], cuts[min(number + 1, len(cuts) - 1)]
@@ -163,6 +163,6 @@ def _spliced(kernel: EvolvedKernel, start: int, end: int, phrase: Phrase) -> Evo
 
 
 def _f32(value: float) -> float:
-    """The nearest f32 of a bearable size."""
+    """The nearest f32 within the bounds of a scalar."""
     size = min(max(abs(value), _LEAST), _MOST)
     return float(np.float32(-size if value < 0 else size))

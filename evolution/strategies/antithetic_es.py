@@ -1,8 +1,8 @@
 """OpenAI's evolution strategy in seed form: a gradient estimated from pairs of opposite noises.
 
 Sources: Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement Learning (2017); for low rank
-Sarkar et al., Evolution Strategies at the Hyperscale (2025). Steps of codes have no opposite: there each noise is
-compared with the parent, and the best are taken together, as quantised evolution strategies do with signs.
+Sarkar et al., Evolution Strategies at the Hyperscale (2025). Steps of quantised codes have no opposite: each is
+compared with the parent, and the best are applied together, as quantised evolution strategies do with signs.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from vboot.weights.edits import SEED, Edit, is_number
 _STRIDE_LIMITS = (2.0**-6, 1.0)
 _LONGER = 1.2
 _SHORTER = 0.7
-"""Together they balance at two accepted moves in three: 1.2^2 * 0.7 is about 1. Never longer than the learning rate
-says: a gate that refuses harm alone would let steps grow until they do harm."""
+"""An equilibrium at two accepted moves in three: 1.2^2 * 0.7 is about 1. The step never exceeds the learning rate: a
+check that refuses only harmful moves would otherwise let steps grow until they do harm."""
 _MOST = 1e6
-"""No amount that a search comes to by itself is beyond this."""
+"""No search computes a greater amount; a saved state with one is refused."""
 
 
 @dataclass(frozen=True)
 class AntitheticEsMemory:
-    """What goes on: factors on the tier's sigma and on the learning rate, and the last accepted moves, decayed."""
+    """Carried to the next generation: factors on the tier's sigma and the learning rate, and the decayed last moves."""
 
     spread: float
     stride: float
@@ -41,14 +41,15 @@ class AntitheticEsMemory:
 
 @dataclass(frozen=True)
 class AntitheticEs:
-    """`pairs` of proposals with +noise and -noise; the move is the sum of all noises, weighted by what pairs say.
+    """`pairs` of proposals with +noise and -noise; the move is the sum of all noises, weighted by the scores of the
+    pairs.
 
-    A move is `learning_rate` times as large as a proposal, whatever the shaping, plus `momentum` times the move before.
-    Of all noises as many as a mutation can hold are kept, those that weigh most. A refused move shortens the next and
-    ends the momentum; after accepted ones the length comes back.
+    A move is `learning_rate` times as large as a proposal, whatever the shaping, plus `momentum` times the previous
+    move. The noises with the greatest weights are kept, as many as one mutation can hold. A refused move shortens the
+    next one and clears the momentum; accepted moves restore the length.
 
-    With steps of codes: twice as many proposals as `pairs`, and the parent; the move is the best of them that beat the
-    parent, at most `together` (fewer after refusals). `shaping` and `momentum` have no part in it.
+    For steps of codes: the parent and twice as many proposals as `pairs`. The move combines the best proposals that
+    beat the parent, at most `together` (fewer after refusals). `shaping` and `momentum` are not used.
     """
 
     name: ClassVar[str] = "antithetic_es"
@@ -62,15 +63,15 @@ class AntitheticEs:
     together: Annotated[int, whole(1, 256)] = 4
 
     def options(self) -> dict[str, Any]:
-        """Its options as JSON."""
+        """The options as JSON values."""
         return {name: getattr(self, name) for name in ("pairs", "shaping", "learning_rate", "momentum", "together")}
 
     def start(self) -> AntitheticEsMemory:
-        """No factors, no momentum."""
+        """Both factors 1, no momentum."""
         return AntitheticEsMemory(1.0, 1.0, ())
 
     def propose(self, generation: int, memory: AntitheticEsMemory) -> Sequence[tuple[Edit, ...]]:
-        """Plus and minus of each pair in turn; with steps, the parent and then all noises."""
+        """+noise and -noise of each pair in turn; for steps of codes, the parent and then all noises."""
         if self._steps:
             noises = (Noise(seed_of(self.seed, generation, n), memory.spread) for n in range(2 * self.pairs))
             return [(), *(combine(self.space, [noise]) for noise in noises)]
@@ -83,7 +84,7 @@ class AntitheticEs:
     def conclude(
         self, generation: int, memory: AntitheticEsMemory, scores: Sequence[float | None]
     ) -> Conclusion[AntitheticEsMemory]:
-        """The weighted sum; a pair of which one failed is left out."""
+        """The weighted sum; a pair is left out if either of its proposals has no score."""
         spread = after_generation(memory.spread, scores)
         fresh = self._best(generation, memory, scores) if self._steps else self._weighted(generation, memory, scores)
         if not any(noise.amount for noise in fresh):
@@ -107,7 +108,7 @@ class AntitheticEs:
         """The memory from JSON. Raises InputError."""
         read = members_of(members, {"spread": float, "stride": float, "velocity": list})
         if len(read["velocity"]) > self.space.capacity:
-            raise bad("its velocity holds more noises than a move")
+            raise bad("its velocity holds more noises than fit a move")
         return AntitheticEsMemory(
             in_range("spread", read["spread"], *SPREAD_LIMITS),
             in_range("stride", read["stride"], *_STRIDE_LIMITS),
@@ -119,7 +120,7 @@ class AntitheticEs:
         return self.space.tier.form == "step"
 
     def _weighted(self, generation: int, memory: AntitheticEsMemory, scores: Sequence[float | None]) -> list[Noise]:
-        """The noise of each pair that has both scores, with the share of the step that is its."""
+        """The noise of each pair that has both scores, with its share of the step."""
         told = [
             (seed_of(self.seed, generation, pair), plus, minus)
             for pair, (plus, minus) in enumerate(zip(scores[::2], scores[1::2], strict=True))
@@ -131,7 +132,7 @@ class AntitheticEs:
         return [Noise(seed, step * float(share)) for (seed, _, _), share in zip(told, shares, strict=True)]
 
     def _best(self, generation: int, memory: AntitheticEsMemory, scores: Sequence[float | None]) -> list[Noise]:
-        """The noises that beat the parent, as many as go together, the best first."""
+        """The noises that beat the parent, best first, at most as many as are applied together."""
         parent = scores[0]
         gains = sorted(
             (-score, number)
@@ -150,5 +151,5 @@ def _load_noise(item: Any) -> Noise:
         or SEED.fullmatch(item[0]) is None
         or not is_number(item[1])
     ):
-        raise bad("its velocity is no list of seeds and amounts")
+        raise bad("its velocity is not a list of seeds and amounts")
     return Noise(item[0], in_range("velocity", float(item[1]), -_MOST, _MOST))

@@ -1,8 +1,8 @@
-"""The life of a generation, the same for all strategies; what differs is a `Rule`. Pure.
+"""The steps of a generation, the same for all strategies; what differs is a `Rule`. Pure.
 
-A rule has no state of its own. It says what a generation proposes, and what follows from the scores, as functions of a
-*memory*, which is all that one generation leaves to the next. So the state of a search is its options, the number of
-the generation, the memory and the verdicts so far: nothing else has to be saved, and nothing can be forgotten.
+A rule has no state. It computes a generation's proposals, and the conclusion from their scores, as functions of a
+*memory*, the only data that one generation passes to the next. So the state of a search is its options, the number of
+the generation, the memory and the verdicts so far; nothing else needs to be saved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MemoryT = TypeVar("MemoryT")
 
 @dataclass(frozen=True)
 class Conclusion(Generic[MemoryT]):
-    """What follows from the scores of a generation: a move (None: stay), and the memory if it is made and if not."""
+    """The result of a generation: a move (None: none), and the next memory if the move is accepted, and if refused."""
 
     edits: tuple[Edit, ...] | None
     accepted: MemoryT
@@ -44,11 +44,11 @@ class Rule(Protocol[MemoryT]):
 
     @property
     def space(self) -> SearchSpace:
-        """Where it searches."""
+        """The search space."""
 
     @property
     def seed(self) -> int:
-        """All its randomness comes from this and counters."""
+        """The source of all randomness, together with counters."""
 
     def options(self) -> dict[str, Any]:
         """Its options as JSON."""
@@ -57,44 +57,44 @@ class Rule(Protocol[MemoryT]):
         """The memory before generation 0."""
 
     def propose(self, generation: int, memory: MemoryT) -> Sequence[tuple[Edit, ...]]:
-        """The edits of each proposal, at least one; none at all for the parent."""
+        """The edits of each proposal, at least one proposal; the parent is a proposal without edits."""
 
     def conclude(self, generation: int, memory: MemoryT, scores: Sequence[float | None]) -> Conclusion[MemoryT]:
-        """What follows from the scores, in the order of the proposals."""
+        """The conclusion from the scores, which are in the order of the proposals."""
 
     def dump(self, memory: MemoryT) -> dict[str, Any]:
-        """A memory as JSON, from which `load` gets it back exactly."""
+        """A memory as JSON values; `load` restores it exactly."""
 
     def load(self, members: Mapping[str, Any]) -> MemoryT:
-        """The memory of which `dump` made these. Raises InputError for anything else."""
+        """The memory that `dump` wrote. Raises InputError for anything else."""
 
 
 class AskTell(Generic[MemoryT]):
-    """A search under way: the `Strategy` that a rule makes."""
+    """A running search: the `Strategy` of a rule."""
 
-    def __init__(self, rule: Rule[MemoryT], life: SearchProgress | None = None) -> None:
-        """A search from its start, or from where `life`, read from a state, left it; InputError where that is wrong."""
+    def __init__(self, rule: Rule[MemoryT], progress: SearchProgress | None = None) -> None:
+        """Start a search, or continue at `progress`, read from a state. Raises InputError if that is inconsistent."""
         self._rule = rule
-        self._generation = life.generation if life else 0
-        self._memory = rule.load(life.memory) if life else rule.start()
-        self._asked = life is not None and life.asked
-        self._moved = life is not None and life.moved
-        self._verdicts = dict(life.verdicts) if life else {}
+        self._generation = progress.generation if progress else 0
+        self._memory = rule.load(progress.memory) if progress else rule.start()
+        self._asked = progress is not None and progress.asked
+        self._moved = progress is not None and progress.moved
+        self._verdicts = dict(progress.verdicts) if progress else {}
         self._proposals: tuple[Proposal, ...] | None = None
         self._outcome: Conclusion[MemoryT] | None = None
         if self._verdicts and not self._verdicts.keys() <= self._ids():
-            raise bad("it has a verdict on what was never proposed")
+            raise bad("it has a verdict on a proposal that does not exist")
         if (not self._asked and (self._verdicts or self._moved)) or (self._moved and self._waiting()):
-            raise bad("it is of no time in the life of a generation")
+            raise bad("its members asked, moved and verdicts contradict each other")
 
     @property
     def name(self) -> str:
-        """What the registry calls it."""
+        """The name in the registry."""
         return self._rule.name
 
     @property
     def generation(self) -> int:
-        """Which generation is under way, from 0."""
+        """The number of the current generation, from 0."""
         return self._generation
 
     def ask(self) -> tuple[Proposal, ...]:
@@ -103,32 +103,45 @@ class AskTell(Generic[MemoryT]):
         return self._current()
 
     def tell(self, proposal: str, verdict: Verdict) -> None:
-        """What came of one of them. Raises InputError for an unknown id, another verdict, or no finite score."""
+        """Record the verdict on one proposal.
+
+        Raises InputError for an unknown id, a second verdict, or no finite score.
+        """
         if not self._asked or proposal not in self._ids():
             raise InputError(
-                f"{proposal!r:.40} is no proposal of generation {self._generation}", remedy="tell what was asked"
+                f"{proposal!r:.40} is not a proposal of generation {self._generation}",
+                remedy="call ask first, and tell the ids that it returns",
             )
         verdict = Verdict(None if verdict.score is None else float(verdict.score), verdict.reason)
         if verdict.score is not None and not math.isfinite(verdict.score):
-            raise InputError(f"the score of {proposal} is {verdict.score}", remedy="tell None for what has no score")
+            raise InputError(
+                f"the score of {proposal} is {verdict.score}, expected a finite number",
+                remedy="tell None when there is no score",
+            )
         if self._verdicts.setdefault(proposal, verdict) != verdict:
-            raise InputError(f"another verdict on {proposal} was told before", remedy="tell each proposal once")
+            raise InputError(
+                f"{proposal} has another verdict already", remedy="tell each proposal once, or the same verdict again"
+            )
 
     def move(self) -> Proposal | None:
-        """Where to go from here. Raises InputError until all proposals are told."""
+        """The change of the parent that the scores suggest, or None. Raises InputError until all proposals are told."""
         if waiting := self._waiting():
-            raise InputError(f"{waiting} proposals of generation {self._generation} have no verdict", remedy="tell all")
+            raise InputError(
+                f"{waiting} proposals of generation {self._generation} have no verdict", remedy="tell all of them first"
+            )
         self._moved = True
         edits = self._conclusion().edits
         return None if edits is None else Proposal(f"{self._generation}.move", edits)
 
     def settle(self, accepted: bool) -> None:
-        """End the generation. Raises InputError before `move`, and where a move that there is not was accepted."""
+        """End the generation. Raises InputError before `move`, and if `accepted` although there is no move."""
         if not self._moved:
-            raise InputError(f"generation {self._generation} has not come to its move", remedy="ask for the move first")
+            raise InputError(f"generation {self._generation} has no move yet", remedy="call move first")
         outcome = self._conclusion()
         if accepted and outcome.edits is None:
-            raise InputError(f"generation {self._generation} has no move to accept", remedy="settle it as refused")
+            raise InputError(
+                f"generation {self._generation} has no move to accept", remedy="settle it with accepted=False"
+            )
         self._memory = outcome.accepted if accepted else outcome.refused
         self._generation += 1
         self._asked = self._moved = False
@@ -136,10 +149,10 @@ class AskTell(Generic[MemoryT]):
         self._proposals = self._outcome = None
 
     def state(self) -> bytes:
-        """Everything, as bytes that `evolution.strategies.restore` understands."""
+        """The complete state, as bytes for `evolution.strategies.restore`."""
         memory = self._rule.dump(self._memory)
-        life = SearchProgress(self._generation, self._asked, self._moved, self._verdicts, memory)
-        return write(self.name, self._rule.space, self._rule.seed, self._rule.options(), life)
+        progress = SearchProgress(self._generation, self._asked, self._moved, self._verdicts, memory)
+        return write(self.name, self._rule.space, self._rule.seed, self._rule.options(), progress)
 
     def _current(self) -> tuple[Proposal, ...]:
         if self._proposals is None:

@@ -1,4 +1,4 @@
-"""CMA-ES in a subspace: the coefficients of some fixed directions of noise, adapted by the `cmaes` package.
+"""CMA-ES in a subspace: it adapts the coefficients of some fixed directions of noise, using the `cmaes` package.
 
 Source: Hansen, The CMA Evolution Strategy: A Tutorial (2016); `adaptive`: Nomura et al., CMA-ES with Learning Rate
 Adaptation (2023); `separable`: Ros and Hansen, A Simple Modification in CMA-ES (2008).
@@ -42,9 +42,9 @@ _AFTER_FAILURE = 0.5
 
 @dataclass(frozen=True)
 class CmaEsMemory:
-    """What CMA-ES has learnt in its `epoch`-th set of directions.
+    """The distribution that CMA-ES has learnt in its `epoch`-th set of directions.
 
-    Its mean is not part of it: between generations it is the parent, which is 0.
+    The mean is not stored: between generations it is the parent, which is 0.
     """
 
     epoch: int
@@ -53,13 +53,13 @@ class CmaEsMemory:
 
 @dataclass(frozen=True)
 class CmaEs:
-    """Proposals mix `directions` noises, always the same; the move is the new mean.
+    """Proposals are mixtures of `directions` fixed noises; the move is the new mean.
 
-    Coefficients are relative to the parent, so an accepted move needs no book-keeping, and a refused one puts the mean
-    back. A refusal also ends the evolution paths, which led there, and shortens the step. A first proposal is as large
-    as one noise of the tier's sigma. `population` 0 is the package's own choice, 4 + 3 ln k. A proposal without a score
-    counts as the worst; if more than half have none, nothing is learnt but a smaller step. When the distribution has
-    become so narrow that there is nothing left to find, or degenerate, the search goes on in new directions.
+    Coefficients are relative to the parent. A refused move resets the mean, clears the evolution paths, which led
+    there, and shortens the step. A first proposal is as large as one noise of the tier's sigma. `population` 0 is the
+    package's default, 4 + 3 ln k. A proposal without a score counts as the worst; if more than half have none, only the
+    step is shortened. When the distribution has become too narrow or degenerate, the search continues in new
+    directions.
     """
 
     name: ClassVar[str] = "cma_es"
@@ -73,22 +73,24 @@ class CmaEs:
     def __post_init__(self) -> None:
         if self.space.tier.form == "step":
             raise InputError(
-                f"{self.name!r} mixes noises, and steps of codes cannot be mixed", remedy="choose another tier"
+                f"{self.name!r} mixes noises, which steps of codes do not allow", remedy="choose another tier"
             )
         if self.directions > self.space.capacity:
             raise InputError(
-                f"{self.directions} directions of the tier {self.space.tier.name!r} do not fit a mutation",
+                f"{self.directions} directions of the tier {self.space.tier.name!r} do not fit into one mutation",
                 remedy=f"use at most {self.space.capacity}",
             )
         if self.population in (1, 2, 3):
-            raise InputError(f"a population of {self.population} has no choice", remedy="use 0, or at least 4")
+            raise InputError(
+                f"a population of {self.population} is too small", remedy="use at least 4, or 0 for the default"
+            )
 
     def options(self) -> dict[str, Any]:
-        """Its options as JSON."""
+        """The options as JSON values."""
         return {name: getattr(self, name) for name in ("directions", "population", "variant")}
 
     def start(self) -> CmaEsMemory:
-        """A sphere."""
+        """A spherical distribution."""
         return self._in_directions(0)
 
     def propose(self, generation: int, memory: CmaEsMemory) -> Sequence[tuple[Edit, ...]]:
@@ -96,7 +98,7 @@ class CmaEs:
         return self._mixtures(memory, self._sample(generation, self._optimiser(memory)))
 
     def conclude(self, generation: int, memory: CmaEsMemory, scores: Sequence[float | None]) -> Conclusion[CmaEsMemory]:
-        """The mean of the better half."""
+        """The mean after the update, which weights the better half."""
         if 2 * sum(score is None for score in scores) > len(scores):
             sigma = max(_AFTER_FAILURE * memory.learnt["_sigma"], SPREAD_LIMITS[0] * self._first_sigma)
             return Conclusion.stay(replace(memory, learnt={**memory.learnt, "_sigma": np.array(sigma)}))
@@ -127,7 +129,7 @@ class CmaEs:
 
     @property
     def _first_sigma(self) -> float:
-        """It makes a sum of noises as large as one."""
+        """The initial step size: with it a mixture of all noises is as large as one noise."""
         return 1 / math.sqrt(self.directions)
 
     def _new(self) -> Optimiser:
@@ -139,7 +141,7 @@ class CmaEs:
         return fresh
 
     def _sample(self, generation: int, source: Optimiser) -> list[NDArray[np.float64]]:
-        """The same points for the same generation and memory: the package's generator starts anew for each."""
+        """The same points for the same generation and memory: the generator is reseeded for each generation."""
         source.reseed_rng(int(seed_of(self.seed, generation, "sample")[:8], 16))
         return [source.ask() for _ in range(source.population_size)]
 
@@ -151,7 +153,7 @@ class CmaEs:
         return CmaEsMemory(epoch, fields_of(self.variant, self._new()))
 
     def _kept_up(self, epoch: int, learnt: Fields) -> CmaEsMemory:
-        """What was learnt, as long as there is something to find with it; else new directions."""
+        """The learnt distribution if it is still wide and healthy; otherwise a new set of directions."""
         wide_enough = SPREAD_LIMITS[0] * self._first_sigma
         goes_on = is_healthy(learnt) and widest(learnt) >= wide_enough
         return CmaEsMemory(epoch, learnt) if goes_on else self._in_directions(epoch + 1)

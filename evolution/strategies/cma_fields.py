@@ -1,8 +1,8 @@
-"""What an optimiser of the `cmaes` package has learnt, taken out of it and put back exactly. Pure.
+"""The learnt attributes of an optimiser of the `cmaes` package, read and restored exactly. Pure.
 
-The package saves its optimisers by pickling, which must not be read from a file. What it learns is in the attributes
-named here (a test compares them with all that `tell` changes); the rest follows from dimension and population, but for
-the mean, which is 0 between generations, and a history of values that only its own criterion to stop would look at.
+The package saves its optimisers by pickling, and a pickle from a file may run code. So the attributes are named here (a
+test compares them with all that `tell` changes). The rest follows from dimension and population, apart from the mean,
+which is 0 between generations, and a history of values that only the package's stopping criterion reads.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from evolution.strategies.state import bad, dump_array, in_range, load_array, me
 Optimiser: TypeAlias = CMA | SepCMA
 Variant: TypeAlias = Literal["full", "adaptive", "separable"]
 Fields: TypeAlias = Mapping[str, NDArray[np.float64]]
-"""What was learnt by attribute, scalars as arrays of the shape ()."""
+"""Learnt values by attribute; scalars are arrays of shape ()."""
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 MOST = 1e9
-"""No number in a healthy optimiser is beyond this."""
+"""The greatest magnitude of a number in a usable optimiser."""
 _LEAST_EIGENVALUE_RATIO = 1e-12
 
 _Shapes: TypeAlias = Mapping[str, Callable[[int], tuple[int, ...]]]
@@ -43,7 +43,7 @@ _SHAPES: Mapping[Variant, _Shapes] = {
 
 
 def optimiser(variant: Variant, dimension: int, population: int | None, sigma: float) -> Optimiser:
-    """A new one at 0, in `dimension` numbers; `adaptive` also adapts its learning rates to noise."""
+    """A new optimiser with mean 0 in `dimension` dimensions; `adaptive` also adapts its learning rates to noise."""
     mean = np.zeros(dimension)
     if variant == "separable":
         return SepCMA(mean=mean, sigma=sigma, seed=0, population_size=population)
@@ -51,19 +51,19 @@ def optimiser(variant: Variant, dimension: int, population: int | None, sigma: f
 
 
 def fields_of(variant: Variant, source: Optimiser) -> Fields:
-    """What it has learnt."""
+    """The learnt values of an optimiser."""
     return {name: np.asarray(getattr(source, name), np.float64).copy() for name in _SHAPES[variant]}
 
 
 def put_back(fields: Fields, target: Optimiser) -> None:
-    """Let a new optimiser of the same variant, dimension and population have learnt this."""
+    """Set the learnt values of a new optimiser of the same variant, dimension and population."""
     for name, array in fields.items():
         value: Any = array.copy() if array.shape else array.item()
         setattr(target, name, int(value) if name == "_g" else value)
 
 
 def learns(target: Optimiser, points: Sequence[NDArray[np.float64]], costs: Sequence[float]) -> bool:
-    """Tell it what points cost, less being better; whether a mean comes of it, which it may not from a forged state."""
+    """Update it with the costs of points (lower is better); False if no finite mean results, as from a forged state."""
     try:
         with np.errstate(all="ignore"):
             target.tell(list(zip(points, costs, strict=True)))
@@ -73,7 +73,7 @@ def learns(target: Optimiser, points: Sequence[NDArray[np.float64]], costs: Sequ
 
 
 def is_healthy(fields: Fields) -> bool:
-    """Whether it can go on: all numbers finite and not huge, a step size, and a covariance that is one."""
+    """Whether it is usable: all numbers finite and bounded, a positive step size, a positive definite covariance."""
     if not all((np.abs(array) <= MOST).all() for array in fields.values()) or fields["_sigma"] < 1 / MOST:
         return False
     if not all(0 < fields[name] <= 1 for name in ("_eta_mean", "_eta_Sigma") if name in fields):
@@ -86,17 +86,17 @@ def is_healthy(fields: Fields) -> bool:
 
 
 def widest(fields: Fields) -> float:
-    """The standard deviation of the distribution in the direction where it is widest."""
+    """The greatest standard deviation of the distribution over all directions."""
     return float(fields["_sigma"] * np.sqrt(_variances(fields["_C"]).max()))
 
 
 def dump_fields(fields: Fields) -> dict[str, Any]:
-    """As JSON, exact to the bit."""
+    """The values as JSON, exact to the bit."""
     return {name.removeprefix("_"): dump_array(array) for name, array in fields.items()}
 
 
 def load_fields(variant: Variant, dimension: int, members: Any) -> Fields:
-    """What `dump_fields` made this JSON of. Raises InputError for anything else, and for what cannot go on."""
+    """The values that `dump_fields` wrote. Raises InputError for anything else, and for unusable values."""
     read = members_of(members, {name.removeprefix("_"): str for name in _SHAPES[variant]})
     fields = {
         name: load_array(name, read[name.removeprefix("_")], shape(dimension))
@@ -104,7 +104,7 @@ def load_fields(variant: Variant, dimension: int, members: Any) -> Fields:
     }
     in_range("g", fields["_g"].item(), 0, MOST)
     if not fields["_g"].item().is_integer() or not is_healthy(fields):
-        raise bad("the covariance or step size in it is none")
+        raise bad("its covariance or step size is not valid")
     return fields
 
 

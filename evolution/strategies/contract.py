@@ -1,17 +1,17 @@
-"""What a search strategy is: ask, tell, move, settle. Pure: no clock, no machine, no files.
+"""The interface of search strategies: ask, tell, move, settle. Pure: no clock, no machine, no files.
 
-The life of a generation, which the caller drives:
+The caller drives each generation:
 
-1. `ask()` gives its proposals. Each is a list of edits on the *parent*, the weights as they are now; no edits at all
-   is the parent itself, for strategies that compare with it. All are scored on the same data. Asked again before all
-   are told, it gives the same proposals.
-2. `tell(id, verdict)` once for each, in any order. Telling the same again changes nothing; another verdict for an id
-   already told, and an id never asked, are refused.
+1. `ask()` returns the proposals. Each is a list of edits on the *parent*, the current weights; an empty list is the
+   parent itself, for strategies that compare with it. All are scored on the same data. Until all are told, `ask`
+   returns the same proposals.
+2. `tell(id, verdict)` once for each, in any order. Repeating the same call changes nothing; a different verdict for an
+   id, and an unknown id, are refused.
 3. `move()` once all are told: the edits that would lead from the parent to the next one, or None for no move.
-4. `settle(accepted)` says whether the move was made (False also for None). The next `ask` starts another generation.
+4. `settle(accepted)` says whether the move was applied (False if it was None). The next `ask` starts a new generation.
 
-`state()` at any time between two calls holds everything, the position of the generator included: a strategy restored
-from it goes on exactly as this one would. Randomness comes from a seed and counters alone.
+`state()` between any two calls returns the complete state, including the position of the generator: a strategy restored
+from it continues exactly as this one would. Randomness comes from a seed and counters alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vboot.weights.edits import Edit
 
 @dataclass(frozen=True)
 class Proposal:
-    """Edits on the parent under a name, unique in its run: `GENERATION.MEMBER`, or `GENERATION.move`."""
+    """Edits on the parent, with an id that is unique in the run: `GENERATION.MEMBER`, or `GENERATION.move`."""
 
     id: str
     edits: tuple[Edit, ...]
@@ -32,34 +32,34 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A score, higher being better; None when there is none, and then `reason` says why."""
+    """The score of a proposal, higher is better; None if there is none, and then `reason` says why."""
 
     score: float | None
     reason: str = ""
 
 
 class Strategy(Protocol):
-    """A search in the space of edits."""
+    """A search over edits."""
 
     @property
     def name(self) -> str:
-        """What the registry calls it."""
+        """The name in the registry."""
 
     @property
     def generation(self) -> int:
-        """Which generation is under way, from 0."""
+        """The number of the current generation, from 0."""
 
     def ask(self) -> tuple[Proposal, ...]:
         """The proposals of this generation, at least one."""
 
     def tell(self, proposal: str, verdict: Verdict) -> None:
-        """What came of one of them. Raises InputError for an unknown id, or another verdict than before."""
+        """Record the verdict on one proposal. Raises InputError for an unknown id or a different second verdict."""
 
     def move(self) -> Proposal | None:
-        """Where to go from here. Raises InputError until all proposals are told."""
+        """The change of the parent that the scores suggest, or None. Raises InputError until all proposals are told."""
 
     def settle(self, accepted: bool) -> None:
-        """End the generation. Raises InputError before `move` was asked for."""
+        """End the generation. Raises InputError before `move` was called."""
 
     def state(self) -> bytes:
-        """Everything, as bytes that `evolution.strategies.restore` understands."""
+        """The complete state, as bytes for `evolution.strategies.restore`."""

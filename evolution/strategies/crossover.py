@@ -1,4 +1,4 @@
-"""Crossover of lineages: what two searches from the same ancestor found, mixed edit by edit."""
+"""Crossover: mixes the accepted edits of two searches from the same model, edit by edit."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ EditSequence: TypeAlias = Sequence[Edit]
 """All edits of the accepted moves of a search, in order."""
 
 _BEYOND = 0.25
-"""How far a coefficient may lie outside what the lineages have, as a share of it."""
+"""How far a coefficient may lie outside 0 to 1."""
 
 
 @dataclass(frozen=True)
 class CrossoverMemory:
-    """`mix`: how much of each edit, those of the first lineage before those of the second, the parent has by now."""
+    """`mix`: the share of each edit that the parent contains, those of the first lineage before the second's."""
 
     mix: tuple[float, ...]
 
@@ -43,7 +43,7 @@ def _are_lineages(value: Any) -> bool:
 
 def _lineages_from_json(value: Any, terrain: Terrain) -> tuple[EditSequence, ...]:
     if not isinstance(value, list):
-        raise bad("its lineages are no list")
+        raise bad("its lineages are not a list")
     shapes = {info.name: info.shape for info in terrain}
     lineages = []
     for item in value:
@@ -53,26 +53,26 @@ def _lineages_from_json(value: Any, terrain: Terrain) -> tuple[EditSequence, ...
         except (binascii.Error, ValueError) as error:
             raise bad("the blob of a lineage is not base64") from error
         if not all(isinstance(edit, dict) for edit in read["edits"]):
-            raise bad("an edit in it is no object")
+            raise bad("an edit in it is not an object")
         lineages.append(unpack(read["edits"], blob, shapes=shapes))
     return tuple(lineages)
 
 
 _LINEAGES = Allowed(
     _are_lineages,
-    f"two lists of edits, none of them empty, at most {MAX_EDITS} edits together",
+    f"two non-empty lists of edits, at most {MAX_EDITS} edits in all",
     _lineages_from_json,
 )
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """The parent, which must be the ancestor at first, and mixes of the two lineages; the best is the move.
+    """The parent, initially the common ancestor, and mixtures of the two lineages; the best is the move.
 
-    The first generation begins with either lineage alone, their sum and their mean. All else is at random: what is
-    linear (normal noise, low rank, elements added) at any share from -1/4 to 5/4, as in the extended line of Mühlenbein
-    and Schlierkamp-Voosen (1993), other edits taken or left. Later generations look halfway from the parent to that.
-    Other edits, once taken, stay. The tier plays no part.
+    The first generation starts with either lineage alone, their sum and their mean. The others are random: linear edits
+    (normal noise, low rank, elements added) get a share from -1/4 to 5/4, the extended line crossover of Mühlenbein and
+    Schlierkamp-Voosen (1993); other edits are taken or left. In later generations the shares lie halfway between the
+    parent's and random ones. Edits that are not linear are never removed again. The tier is not used.
     """
 
     name: ClassVar[str] = "crossover"
@@ -83,23 +83,23 @@ class Crossover:
     proposals: Annotated[int, whole(4, 1024)] = 16
 
     def options(self) -> dict[str, Any]:
-        """Its options as JSON."""
+        """The options as JSON values."""
         packed = [pack(lineage) for lineage in self.lineages]
         lineages = [{"edits": edits, "blob": base64.b64encode(blob).decode("ascii")} for edits, blob in packed]
         return {"lineages": lineages, "proposals": self.proposals}
 
     def start(self) -> CrossoverMemory:
-        """The ancestor."""
+        """The common ancestor: share 0 of every edit."""
         return CrossoverMemory((0.0,) * len(self._edits))
 
     def propose(self, generation: int, memory: CrossoverMemory) -> Sequence[tuple[Edit, ...]]:
-        """The parent first."""
+        """The parent first, then the mixtures."""
         return [(), *(self._towards(memory, mix) for mix in self._mixes(generation, memory))]
 
     def conclude(
         self, generation: int, memory: CrossoverMemory, scores: Sequence[float | None]
     ) -> Conclusion[CrossoverMemory]:
-        """The best, if it beats the parent."""
+        """The best mixture, if it beats the parent."""
         best = best_of(scores)
         if not best:
             return Conclusion.stay(memory)
@@ -114,7 +114,7 @@ class Crossover:
         """The memory from JSON. Raises InputError."""
         mix = members_of(members, {"mix": list})["mix"]
         if len(mix) != len(self._edits):
-            raise bad("its mix is of other lineages")
+            raise bad("its mix does not fit its lineages")
         shares = (members_of({"share": share}, {"share": float})["share"] for share in mix)
         return CrossoverMemory(tuple(in_range("share", share, -_BEYOND, 1 + _BEYOND) for share in shares))
 
@@ -123,7 +123,7 @@ class Crossover:
         return (*self.lineages[0], *self.lineages[1])
 
     def _mixes(self, generation: int, memory: CrossoverMemory) -> list[tuple[float, ...]]:
-        """The shares of all edits, for each proposal but the parent."""
+        """The shares of all edits, for each proposal except the parent."""
         first, second = map(len, self.lineages)
         mixes: list[tuple[float, ...]] = []
         if generation == 0:
@@ -154,7 +154,7 @@ class Crossover:
 
 
 def _share(edit: Edit, before: float, random: float, *, halfway: bool) -> float:
-    """How much of an edit a mix has, from a random number in 0..1."""
+    """The share of an edit in a mixture, from a random number in 0..1."""
     if not _is_linear(edit):
         return 1.0 if before or random < 0.5 else 0.0
     share = random * (1 + 2 * _BEYOND) - _BEYOND
@@ -162,7 +162,7 @@ def _share(edit: Edit, before: float, random: float, *, halfway: bool) -> float:
 
 
 def _is_linear(edit: Edit) -> bool:
-    """Whether twice the edit does twice as much."""
+    """Whether the edit's effect is proportional to its scale."""
     match edit:
         case Seeded(form="normal") | LowRank() | Sparse(op="add"):
             return True
@@ -171,7 +171,7 @@ def _is_linear(edit: Edit) -> bool:
 
 
 def _scaled(edit: Edit, share: float) -> Edit:
-    """So much of an edit; all of one that is not linear."""
+    """The edit scaled by `share`; an edit that is not linear stays whole."""
     match edit:
         case Seeded(form="normal") | LowRank():
             return replace(edit, scale=edit.scale * share)

@@ -22,10 +22,10 @@ class OnePlusOneMemory:
 
 @dataclass(frozen=True)
 class OnePlusOne:
-    """The parent, measured anew on the data of each generation, and one noise of it, the move if it is better.
+    """The parent, scored again on each generation's data, and one noise of it, which is the move if it scores higher.
 
-    Without the new measurement an old lucky score of the parent would stop the search. The rule takes a move for a
-    success only when it is accepted: under noise half of all children look better.
+    Scoring the parent again prevents that an old lucky score stops the search. The rule counts a move as a success only
+    when it is accepted: with noisy scores half of all children look better.
     """
 
     name: ClassVar[str] = "one_plus_one"
@@ -34,11 +34,11 @@ class OnePlusOne:
     seed: int
 
     def options(self) -> dict[str, Any]:
-        """It has none."""
+        """No options."""
         return {}
 
     def start(self) -> OnePlusOneMemory:
-        """The tier's own sigma."""
+        """A factor of 1."""
         return OnePlusOneMemory(1.0)
 
     def propose(self, generation: int, memory: OnePlusOneMemory) -> Sequence[tuple[Edit, ...]]:
@@ -48,7 +48,7 @@ class OnePlusOne:
     def conclude(
         self, generation: int, memory: OnePlusOneMemory, scores: Sequence[float | None]
     ) -> Conclusion[OnePlusOneMemory]:
-        """The child, if both have scores and its is greater."""
+        """The child, if both have scores and the child's is greater."""
         parent, child = scores
         better = parent is not None and child is not None and child > parent
         accepted, refused = (OnePlusOneMemory(one_fifth(memory.spread, success)) for success in (True, False))

@@ -1,6 +1,6 @@
-"""The options of strategies: fields of a dataclass, each with what it may be. Pure.
+"""The options of strategies: fields of a dataclass, annotated with the values they allow. Pure.
 
-pairs: int = option(whole(1, 1024), default=16)
+pairs: Annotated[int, whole(1, 1024)] = 16
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vboot.weights.edits import is_number
 
 @dataclass(frozen=True)
 class Allowed:
-    """Which values an option may have, how to say so, and how to get one from the JSON of a state."""
+    """The values that an option allows: a predicate, its description, and a conversion from the JSON of a state."""
 
     holds: Callable[[Any], bool]
     text: str
@@ -25,26 +25,26 @@ class Allowed:
 
 
 def whole(least: int, most: int) -> Allowed:
-    """Integers of a range, both ends included."""
+    """Integers from `least` to `most`, both included."""
     return Allowed(lambda value: type(value) is int and least <= value <= most, f"a whole number, {least} to {most}")
 
 
 def number(least: float, most: float) -> Allowed:
-    """Numbers of a range, both ends included."""
+    """Numbers from `least` to `most`, both included."""
     return Allowed(lambda value: is_number(value) and least <= value <= most, f"a number from {least:g} to {most:g}")
 
 
 def one_of(*words: str) -> Allowed:
-    """Some words."""
+    """One of some strings."""
     return Allowed(lambda value: isinstance(value, str) and value in words, f"one of {', '.join(words)}")
 
 
 def check_options(strategy: str, rule: type[Any], given: Mapping[str, Any]) -> None:
-    """Raises InputError for options that `rule`, a dataclass, has not or lacks, and for values they may not have."""
+    """Raises InputError for options that the dataclass `rule` does not have, missing options, and disallowed values."""
     known = _options(rule)
     for name in given:
         if name not in known:
-            remedy = f"its options are {', '.join(known)}" if known else "it has none"
+            remedy = f"use one of {', '.join(known)}" if known else "it has no options"
             raise InputError(f"the strategy {strategy!r} has no option {name!r:.40}", remedy=remedy)
     for name, allowed in known.items():
         if name not in given:
@@ -53,12 +53,12 @@ def check_options(strategy: str, rule: type[Any], given: Mapping[str, Any]) -> N
         elif not allowed.holds(given[name]):
             raise InputError(
                 f"the option {name!r} of the strategy {strategy!r} cannot be {shown(given[name])}",
-                remedy=f"make it {allowed.text}",
+                remedy=f"give {allowed.text}",
             )
 
 
 def options_from_json(rule: type[Any], members: Mapping[str, Any], terrain: Terrain) -> dict[str, Any]:
-    """Options as a rule wrote them into a state; what it has not is left for `check_options` to refuse."""
+    """Options from the JSON of a state. Unknown names are kept, so that `check_options` refuses them."""
     known = _options(rule)
     return {name: known[name].from_json(value, terrain) if name in known else value for name, value in members.items()}
 

@@ -1,4 +1,4 @@
-"""Random search: the baseline that every other strategy has to beat."""
+"""Random search: the baseline for the other strategies."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class RandomSearch:
     proposals: Annotated[int, whole(1, 1024)] = 16
 
     def options(self) -> dict[str, Any]:
-        """Its options as JSON."""
+        """The options as JSON values."""
         return {"proposals": self.proposals}
 
     def start(self) -> RandomSearchMemory:
-        """The tier's own sigma."""
+        """A factor of 1."""
         return RandomSearchMemory(1.0)
 
     def propose(self, generation: int, memory: RandomSearchMemory) -> Sequence[tuple[Edit, ...]]:
-        """The parent first."""
+        """The parent first, then the noises."""
         noises = (
             Noise(seed_of(self.seed, generation, member), memory.spread) for member in range(1, self.proposals + 1)
         )
@@ -49,7 +49,7 @@ class RandomSearch:
     def conclude(
         self, generation: int, memory: RandomSearchMemory, scores: Sequence[float | None]
     ) -> Conclusion[RandomSearchMemory]:
-        """The best, if it beats the parent."""
+        """The best proposal, if it beats the parent."""
         after = RandomSearchMemory(after_generation(memory.spread, scores))
         best = best_of(scores)
         return Conclusion(self.propose(generation, memory)[best] if best else None, after, after)
@@ -64,7 +64,7 @@ class RandomSearch:
 
 
 def best_of(scores: Sequence[float | None]) -> int:
-    """The number of the best proposal, the first of equals; 0, the parent, unless it has a score and that is beaten."""
+    """The index of the best proposal, the first of equals; 0, the parent, if nothing beats it or it has no score."""
     parent = scores[0]
     if parent is None:
         return 0

@@ -1,4 +1,4 @@
-"""All strategies by name, made anew or from a state. Pure."""
+"""All strategies by name, created or restored from a state. Pure."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ STRATEGIES: Mapping[str, type[Rule[Any]]] = {rule.name: rule for rule in _RULES}
 def make(name: str, terrain: Terrain, tier: Tier, seed: int, **options: Any) -> Strategy:
     """A new search in `tier` on the model that `terrain` describes; `seed` is from 0 to 2^53 - 1.
 
-    Raises InputError for a strategy or option that there is not, a value an option may not have, and a tier that comes
-    to nothing on the model.
+    Raises InputError for an unknown strategy or option, a value that an option does not allow, and a tier that matches
+    no tensor of the model.
     """
     if type(seed) is not int or not 0 <= seed < MAX_COUNT:
-        raise InputError(f"the seed of a search cannot be {seed!r:.40}", remedy="give a whole number below 2^53")
+        raise InputError(
+            f"the seed of a search cannot be {seed!r:.40}", remedy="give a whole number from 0 to 2^53 - 1"
+        )
     if name not in STRATEGIES:
         raise InputError(f"there is no strategy {name!r:.40}", remedy=f"use one of {', '.join(STRATEGIES)}")
     return _make(name, search_space(tier, terrain), seed, options, None)
 
 
 def restore(state: bytes, terrain: Terrain) -> Strategy:
-    """The search that `state()` gave these bytes of, which goes on exactly as it would have.
+    """The search whose `state()` returned these bytes; it continues exactly as the original would.
 
-    Raises InputError for bytes that are no state, and for the state of a search on another model.
+    Raises InputError for bytes that are not a state, and for the state of a search on another model.
     """
     saved = read(state)
     if saved.strategy not in STRATEGIES:
@@ -48,11 +50,11 @@ def restore(state: bytes, terrain: Terrain) -> Strategy:
     if space.terrain != saved.terrain:
         raise bad("it belongs to a search on another model")
     options = options_from_json(STRATEGIES[saved.strategy], saved.options, terrain)
-    return _make(saved.strategy, space, saved.seed, options, saved.life)
+    return _make(saved.strategy, space, saved.seed, options, saved.progress)
 
 
 def _make(
-    name: str, space: SearchSpace, seed: int, options: Mapping[str, Any], life: SearchProgress | None
+    name: str, space: SearchSpace, seed: int, options: Mapping[str, Any], progress: SearchProgress | None
 ) -> Strategy:
     check_options(name, STRATEGIES[name], options)
-    return AskTell(STRATEGIES[name](space=space, seed=seed, **options), life)
+    return AskTell(STRATEGIES[name](space=space, seed=seed, **options), progress)

@@ -1,7 +1,7 @@
-"""A tier on a model: what it can change there, and noise of it as edits. Pure.
+"""A tier applied to a model: the tensors that it changes, and its noise as edits. Pure.
 
-Noise is named by its seed alone. An *amount* says how much of it: in units of the tier's sigma, or for steps of codes,
-which have no size, of its density.
+A noise is identified by its seed. Its *amount* is its size in units of the tier's sigma; steps of codes have no size,
+so there it is a factor of the tier's density.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ MAX_EDITS = 256
 """Edits in one mutation, by the protocol."""
 
 Terrain: TypeAlias = Sequence[TensorInfo]
-"""All that a strategy may know of the model."""
+"""The tensors of the model (name, type, shape, protected): all that a strategy knows of it."""
 
 _LEAST_STEPS = 16
-"""Of so many codes expected to change, the chance that none does is e^-16."""
+"""With this many codes expected to change, the probability that none does is e^-16."""
 
 _BLOCK_NUMBER = re.compile(r"blk\.([0-9]{1,6})\.")
 
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of `seed` (16 hex), `amount` times; below zero only where the form has a sign: not for steps."""
+    """The noise of `seed` (16 hex) times `amount`, which is negative only for forms with a sign: not for steps."""
 
     seed: str
     amount: float
@@ -47,11 +47,11 @@ class Noise:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What a tier changes on one model.
+    """The tensors that a tier changes on one model.
 
-    patterns: names and globs that together name each of its tensors once, and nothing else.
-    matrices: those tensors, for tiers of low rank; else empty.
-    least_density: of steps, so that some code is all but sure to be among those that change.
+    patterns: names and globs that together match each of its tensors exactly once, and no other tensor.
+    matrices: these tensors, for tiers of low rank; otherwise empty.
+    least_density: for steps of codes, so that almost certainly at least one code changes.
     terrain: SHA-256 (hex) of names, types and shapes of all unprotected tensors of the model.
     """
 
@@ -63,24 +63,24 @@ class SearchSpace:
 
     @property
     def capacity(self) -> int:
-        """Of how many noises one mutation can be made."""
+        """How many noises fit into one mutation."""
         return MAX_RANK // self.tier.rank if self.matrices else MAX_EDITS // len(self.patterns)
 
 
 def search_space(tier: Tier, terrain: Terrain) -> SearchSpace:
-    """What `tier` comes to on a model. Raises InputError if nothing there is of it, or too much for one mutation."""
+    """Apply `tier` to a model. Raises InputError if it matches no suitable tensor, or too many for one mutation."""
     suitable = {info.name: info for info in terrain if _suits(tier, info)}
     patterns, covered = _cover(tier, terrain, suitable)
     if not covered:
         raise InputError(
-            f"the tier {tier.name!r} has nothing on this model: no tensor of its names can take {tier.form!r} noise",
+            f"the tier {tier.name!r} matches no tensor of this model that can take {tier.form!r} noise",
             remedy="choose another tier",
         )
     low_rank = tier.form == "low_rank"
     if (needed := len(covered) if low_rank else len(patterns)) > MAX_EDITS:
         raise InputError(
             f"the tier {tier.name!r} needs {needed} edits on this model, and a mutation has at most {MAX_EDITS}",
-            remedy="name fewer tensors, or broader patterns",
+            remedy="use fewer tensors or broader patterns",
         )
     matrices = tuple(suitable[name] for name in covered if low_rank)
     elements = sum(math.prod(suitable[name].shape) for name in covered)
@@ -88,24 +88,24 @@ def search_space(tier: Tier, terrain: Terrain) -> SearchSpace:
 
 
 def fingerprint(terrain: Terrain) -> str:
-    """SHA-256 (hex) of what of a model must not change while a search goes on."""
+    """SHA-256 (hex) of the model's properties that must stay the same during a search."""
     unprotected = sorted([info.name, info.type, list(info.shape)] for info in terrain if not info.protected)
     return hashlib.sha256(json.dumps(unprotected).encode()).hexdigest()
 
 
 def seed_of(*parts: str | int) -> str:
-    """A seed (16 hex) of its own for every name: the start of a SHA-256 of its parts."""
+    """A distinct seed (16 hex) for every combination of parts: the start of their SHA-256."""
     return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
 def combine(space: SearchSpace, noises: Sequence[Noise]) -> tuple[Edit, ...]:
-    """The sum of some noises, at most `space.capacity` of them, with a seed of its own each."""
+    """The edits that add some noises, at most `space.capacity`, each with a different seed."""
     (edits,) = mixtures(space, [noise.seed for noise in noises], [[noise.amount for noise in noises]])
     return edits
 
 
 def mixtures(space: SearchSpace, seeds: Sequence[str], points: Sequence[Sequence[float]]) -> list[tuple[Edit, ...]]:
-    """For each of some points, the sum of the noises of the same seeds: an amount of each, in the order of `seeds`."""
+    """For each point, the edits that add the noises of `seeds`; a point holds one amount for each seed."""
     tier = space.tier
     if tier.form == "low_rank":
         return _low_rank_mixtures(space, seeds, points)
@@ -122,7 +122,7 @@ def mixtures(space: SearchSpace, seeds: Sequence[str], points: Sequence[Sequence
 
 
 def largest(space: SearchSpace, noises: Sequence[Noise]) -> tuple[Noise, ...]:
-    """As many of them as a mutation can be made of, those of the largest amounts, in their order; none of amount 0."""
+    """The noises of the largest amounts, as many as fit a mutation, in their order; none of amount 0."""
     ranked = sorted(range(len(noises)), key=lambda number: -abs(noises[number].amount))
     kept = sorted(ranked[: space.capacity])
     return tuple(noises[number] for number in kept if noises[number].amount)
@@ -141,10 +141,10 @@ def _suits(tier: Tier, info: TensorInfo) -> bool:
 
 
 def _cover(tier: Tier, terrain: Terrain, suitable: dict[str, TensorInfo]) -> tuple[tuple[str, ...], list[str]]:
-    """Patterns for the suitable tensors that the tier names, no tensor in two of them; and those tensors.
+    """Patterns that match the tier's suitable tensors, each exactly once; and these tensors.
 
-    A tensor in two patterns would get the same noise twice, for noise is a matter of seed and tensor. A pattern that
-    names more than what is wanted is replaced by the names of what is.
+    A tensor matched twice would get the same noise twice, as noise depends on seed and tensor only. A pattern that also
+    matches other tensors is replaced by names.
     """
     names = [info.name for info in terrain]
     protected = {info.name for info in terrain if info.protected}
@@ -163,10 +163,10 @@ def _cover(tier: Tier, terrain: Terrain, suitable: dict[str, TensorInfo]) -> tup
 def _low_rank_mixtures(
     space: SearchSpace, seeds: Sequence[str], points: Sequence[Sequence[float]]
 ) -> list[tuple[Edit, ...]]:
-    """Of each matrix, the sum over seeds of amount * sigma * A·Bᵀ * sqrt(2 / rank), A and B holding z of the seed.
+    """For each matrix, the sum over seeds of amount * sigma * A·Bᵀ * sqrt(2 / rank), with A and B filled with z.
 
-    The products of two z have the variance 1/4, so each weight gets noise of the same size as in the form `normal`.
-    Source of the form: Sarkar et al., Evolution Strategies at the Hyperscale (2025, EGGROLL).
+    Products of two z have the variance 1/4, so each weight gets noise of the same size as in the form `normal`.
+    Source: Sarkar et al., Evolution Strategies at the Hyperscale (2025, EGGROLL).
     """
     rank = space.tier.rank
     amounts = [np.repeat(np.array(point, np.float32), rank) for point in points]
@@ -180,7 +180,7 @@ def _low_rank_mixtures(
 
 
 def _factors(matrix: TensorInfo, seed: str, rank: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A (ne1, rank) and B (ne0, rank): z of the words of seed and tensor, A's before B's."""
+    """A (ne1, rank) and B (ne0, rank): the numbers z of seed and tensor, A's before B's."""
     columns, rows = matrix.shape
     z = noise.z(noise.words(noise.key(seed, matrix.name), 0, (rows + columns) * rank)).reshape(-1, rank)
     return z[:rows], z[rows:]

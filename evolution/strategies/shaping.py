@@ -1,7 +1,7 @@
-"""Fitness shaping: from scores to the coefficients that noise is summed with. Pure; f64 throughout.
+"""Fitness shaping: turns scores into the coefficients of noises. Pure; f64 throughout.
 
-Shaped scores depend on the order of the scores, or on their spread, and no longer on their unit: one lucky outlier does
-not decide a move, and the size of a step means the same for every fitness.
+Shaped scores depend on the order or the spread of the scores, not on their unit. A single outlier does not decide a
+move, and a step size has the same meaning for every fitness.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SHAPINGS: tuple[Shaping, ...] = get_args(Shaping)
 
 
 def centred_ranks(scores: Float64Array) -> Float64Array:
-    """Ranks of scores (n,), spread evenly over -1/2..1/2, equal scores sharing the mean of theirs; 0 for a single one.
+    """Ranks of scores (n,), spread evenly over -1/2..1/2; equal scores share their mean rank; 0 for a single score.
 
     Source: Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement Learning (2017), 2.1.
     """
@@ -31,7 +31,7 @@ def centred_ranks(scores: Float64Array) -> Float64Array:
 
 
 def standardised(scores: Float64Array) -> Float64Array:
-    """Scores (n,) less their mean, over their standard deviation; zeros where all are equal."""
+    """Scores (n,) minus their mean, divided by their standard deviation; zeros if all are equal."""
     largest = np.abs(scores).max(initial=0)
     if largest == 0:
         return np.zeros(len(scores))
@@ -41,7 +41,7 @@ def standardised(scores: Float64Array) -> Float64Array:
 
 
 def pair_coefficients(plus: Float64Array, minus: Float64Array, shaping: Shaping) -> Float64Array:
-    """What each of n antithetic pairs says for its noise: the shaped score with +noise less that with -noise, (n,).
+    """The coefficient of each of n antithetic pairs: the shaped score with +noise minus that with -noise, (n,).
 
     `ranks` and `standardised` look at all 2n scores at once. `signs` keeps only which of the two was better, as
     signSGD does with gradients (Bernstein et al., 2018).
@@ -53,9 +53,9 @@ def pair_coefficients(plus: Float64Array, minus: Float64Array, shaping: Shaping)
 
 
 def of_unit_length(coefficients: Float64Array) -> Float64Array:
-    """Coefficients (n,) over their Euclidean length; zeros stay.
+    """Coefficients (n,) divided by their Euclidean length; zeros stay.
 
-    Independent noises summed with these are together as large as one of them.
+    A sum of independent noises with these coefficients is as large as one of them.
     """
     length = float(np.linalg.norm(coefficients))
     return coefficients / length if length > 0 else coefficients

@@ -3,7 +3,7 @@
     {"format": "vector_boot.strategy", "version": 1, "strategy", "seed", "terrain": sha256, "tier": {...},
      "options": {...}, "generation", "asked", "moved", "verdicts": {id: {"score", "reason"}}, "memory": {...}}
 
-The same search at the same point has the same bytes. They come from a disk: what is torn, foreign or forged is refused.
+The same search at the same point gives the same bytes. States are read from disk: damaged or forged ones are refused.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _MEMBERS: Mapping[str, type] = {
     "verdicts": dict,
     "memory": dict,
 }
-_REMEDY = "take an older copy, or start the search anew"
+_REMEDY = "use an older copy of it, or start a new search"
 
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """Where in its life a search is: verdicts of this generation by id, and the memory as JSON."""
+    """The position of a search: its generation, what was called in it, its verdicts by id, and the memory as JSON."""
 
     generation: int
     asked: bool
@@ -58,27 +58,27 @@ class SearchProgress:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a state says. `terrain` is the fingerprint of the model that it belongs to."""
+    """The contents of a state. `terrain` is the fingerprint of the model that it belongs to."""
 
     strategy: str
     seed: int
     terrain: str
     tier: Tier
     options: Mapping[str, Any]
-    life: SearchProgress
+    progress: SearchProgress
 
 
-def write(strategy: str, space: SearchSpace, seed: int, options: Mapping[str, Any], life: SearchProgress) -> bytes:
+def write(strategy: str, space: SearchSpace, seed: int, options: Mapping[str, Any], progress: SearchProgress) -> bytes:
     """A search as bytes."""
     members = {"format": _FORMAT, "version": _VERSION, "strategy": strategy, "seed": seed, "terrain": space.terrain}
-    document = members | {"tier": asdict(space.tier), "options": options} | asdict(life)
+    document = members | {"tier": asdict(space.tier), "options": options} | asdict(progress)
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def read(state: bytes) -> Saved:
-    """What `write` made these bytes of; options and memory are for the strategy to check. Raises InputError."""
+    """The contents of `write`'s bytes; options and memory are checked by the strategy. Raises InputError."""
     if len(state) > _MAX_BYTES:
-        raise bad(f"it has {len(state)} bytes")
+        raise bad(f"it has {len(state)} bytes, more than {_MAX_BYTES}")
     try:
         document = json.loads(state.decode("ascii"))
     except (ValueError, RecursionError) as error:
@@ -90,19 +90,19 @@ def read(state: bytes) -> Saved:
         if not 0 <= top[name] < MAX_COUNT:
             raise bad(f"its {name} is {shown(top[name])}")
     verdicts = {name: _verdict(value) for name, value in top["verdicts"].items()}
-    life = SearchProgress(top["generation"], top["asked"], top["moved"], verdicts, top["memory"])
-    return Saved(top["strategy"], top["seed"], top["terrain"], _tier(top["tier"]), top["options"], life)
+    progress = SearchProgress(top["generation"], top["asked"], top["moved"], verdicts, top["memory"])
+    return Saved(top["strategy"], top["seed"], top["terrain"], _tier(top["tier"]), top["options"], progress)
 
 
 def bad(what: str) -> InputError:
-    """The refusal of a state."""
+    """The error for an unusable state."""
     return InputError(f"the state of the search cannot be used: {what}", remedy=_REMEDY)
 
 
 def members_of(value: Any, expected: Mapping[str, type]) -> dict[str, Any]:
-    """`value`, if it is an object of these members, each of its JSON type; a float may be written as an integer."""
+    """`value` if it is an object of these members and JSON types; integers count as floats. Raises InputError."""
     if not isinstance(value, dict) or value.keys() != expected.keys():
-        raise bad(f"something in it has not the members {', '.join(expected)}")
+        raise bad(f"expected an object with the members {', '.join(expected)}")
     for name, kind in expected.items():
         fits = is_number(value[name]) if kind is float else type(value[name]) is kind
         if not fits:
@@ -111,34 +111,34 @@ def members_of(value: Any, expected: Mapping[str, type]) -> dict[str, Any]:
 
 
 def in_range(name: str, value: float, least: float, most: float) -> float:
-    """`value`, if it is one of a range."""
+    """`value` if it is within the range. Raises InputError."""
     if not least <= value <= most:
-        raise bad(f"its {name} is {shown(value)}, not {least:g} to {most:g}")
+        raise bad(f"its {name} is {shown(value)}, expected {least:g} to {most:g}")
     return value
 
 
 def dump_array(array: NDArray[np.float64]) -> str:
-    """Numbers as base64 of little-endian f64, last axis fastest."""
+    """Numbers as base64 of little-endian f64 in C order."""
     return base64.b64encode(array.astype("<f8").tobytes()).decode("ascii")
 
 
 def load_array(name: str, text: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """The array f64 of that shape; its numbers may be anything, not finite ones too."""
+    """The f64 array of that shape; numbers that are not finite are accepted. Raises InputError."""
     try:
         data = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
     except (binascii.Error, ValueError):
         data = b""
     if len(data) != 8 * int(np.prod(shape)):
-        raise bad(f"its {name} is no array of the shape {shape}")
+        raise bad(f"its {name} is not an array of shape {shape}")
     return np.frombuffer(data, "<f8").astype(np.float64).reshape(shape)
 
 
 def shown(value: Any) -> str:
-    """A value in a sentence, cut short."""
+    """A value for an error message, shortened."""
     try:
         return f"{value!r:.40}"
     except ValueError:  # Python writes no number of more than some thousand digits
-        return "beyond what a number can be"
+        return "a number that is too long"
 
 
 def _verdict(value: Any) -> Verdict:
@@ -150,5 +150,5 @@ def _tier(value: Any) -> Tier:
     numbers = {"sigma": float, "density": float, "rank": int}
     members = members_of(value, {"name": str, "form": str, "tensors": list, **numbers})
     if not all(isinstance(pattern, str) for pattern in members["tensors"]):
-        raise bad("its tier names tensors by something else than strings")
+        raise bad("its tier has a tensor pattern that is not a string")
     return Tier(**members | {"tensors": tuple(members["tensors"])})

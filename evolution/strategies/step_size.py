@@ -1,6 +1,6 @@
-"""How the size of noise adapts: factors on a tier's sigma (its density, for steps of codes). Pure.
+"""Adaptation of the noise size: factors on a tier's sigma (for steps of codes, on its density). Pure.
 
-All stay within limits: on stored types noise too small changes nothing and fails for that, and would shrink for ever.
+All factors are bounded: noise that is too small for the storage type changes nothing, fails, and would shrink forever.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ SPREAD_LIMITS = (2.0**-6, 2.0**6)
 
 
 def one_fifth(spread: float, success: bool) -> float:
-    """The 1/5 success rule: doubled on success, times 0.84 else, which balance at one success in five (0.84^4 is 1/2).
+    """The 1/5 success rule: doubled on success, otherwise times 0.84; balanced at one success in five (0.84^4 is 1/2).
 
     Source: Rechenberg, Evolutionsstrategie (1973); in this form Kern et al. (2004).
     """
@@ -20,7 +20,7 @@ def one_fifth(spread: float, success: bool) -> float:
 
 
 def after_generation(spread: float, scores: Sequence[float | None]) -> float:
-    """Halved when no proposal has a score, for the noise may have been too much; slowly back to 1 else."""
+    """Halved when no proposal has a score, as the noise may have been too large; otherwise slowly back to 1."""
     if all(score is None for score in scores):
         return clamp(spread / 2)
     return min(1.0, spread * 1.1)

@@ -1,6 +1,6 @@
-"""Tiers: which tensors a search changes, how, and by how much, cheapest and safest first. All default numbers are here.
+"""Tiers: which tensors a search changes, how, and by how much, cheapest and safest first. The default numbers are here.
 
-A tier is meant for any model. `search_space` finds what it comes to on one.
+A tier applies to any model; `search_space` finds its tensors on one.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ TIER_FORMS: tuple[TierForm, ...] = get_args(TierForm)
 
 @dataclass(frozen=True)
 class Tier:
-    """Noise of one form on the tensors that some patterns name. Raises InputError for numbers that make no sense.
+    """Noise of one form on the tensors that some patterns match. Raises InputError for invalid numbers.
 
-    tensors: exact names or globs; `{last}` in them is the number of the model's last block. What a pattern names and
-        the form cannot change (another type, protected) is left alone.
-    sigma: size of the noise, as `scale` of a seeded edit has it: the noise has the standard deviation sigma * sqrt(1/2)
-        on each weight (`normal`, `low_rank`), or relative to each block's scale (`scale`); 1 and without meaning for
-        `step`.
-    density: share of the elements or blocks changed; 1 and without meaning for `low_rank`.
-    rank: of the noise on one matrix, for `low_rank` alone.
+    tensors: exact names or globs; `{last}` is replaced by the number of the model's last block. Matched tensors that
+        the form cannot change (another type, protected) are left out.
+    sigma: size of the noise, the `scale` of a seeded edit: the noise has the standard deviation sigma * sqrt(1/2) on
+        each weight (`normal`, `low_rank`), or relative to each block's scale (`scale`). Unused for `step`, where it is
+        1.
+    density: share of the elements or blocks changed. Unused for `low_rank`, where it is 1.
+    rank: rank of the noise on one matrix, for `low_rank` only.
     """
 
     name: str
@@ -44,20 +44,20 @@ class Tier:
                 (self.form in TIER_FORMS, f"its form is not one of {', '.join(TIER_FORMS)}"),
                 (bool(self.tensors), "it names no tensors"),
                 (0 < self.sigma <= 1e6, "its sigma is not above 0 and at most a million"),
-                (self.form != "step" or self.sigma == 1, "steps have no sigma but 1"),
+                (self.form != "step" or self.sigma == 1, "steps need a sigma of 1"),
                 (0 < self.density <= 1, "its density is not above 0 and at most 1"),
-                (self.form != "low_rank" or self.density == 1, "low rank has no density but 1"),
+                (self.form != "low_rank" or self.density == 1, "low rank needs a density of 1"),
                 (1 <= self.rank <= MAX_RANK, f"its rank is not 1 to {MAX_RANK}"),
                 (self.form == "low_rank" or self.rank == 1, "only low rank has a rank other than 1"),
             )
             if not holds
         ]
         if wrong:
-            raise InputError(f"the tier {self.name!r:.40} cannot be: {wrong[0]}", remedy="correct its numbers")
+            raise InputError(f"the tier {self.name!r:.40} is not valid: {wrong[0]}", remedy="correct its numbers")
 
 
 _MATRICES = "blk.*[!m].weight"
-"""All weights of blocks but norms."""
+"""All weights of blocks except norms."""
 
 STANDARD_TIERS: Mapping[str, Tier] = {
     tier.name: tier

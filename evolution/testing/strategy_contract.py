@@ -1,10 +1,10 @@
-"""What every search strategy has to keep, as a class of tests. Subclass it for yours and say how to make it:
+"""The contract of search strategies as a class of tests. Subclass it for your strategy and implement `make`:
 
     class TestMine(StrategyContract):
         def make(self, seed: int) -> Strategy:
             return mine(toy_terrain(), seed)
 
-It needs pytest and hypothesis. Strategies are tried on `evolution.testing.toy_model`.
+It needs pytest and hypothesis. The tests run on `evolution.testing.toy_model`.
 """
 
 # ruff: noqa: D102 -- the name of a test says what it tests
@@ -34,8 +34,8 @@ _JSON = st.recursive(
 
 
 class StrategyContract:
-    """The tests. Attributes to set: `task`, `generations` that a search has, and `gain`, the share of the distance to
-    the best that it must cover in them.
+    """The tests. Set the attributes `task`, `generations` (how long a search runs), and `gain`, the share of the
+    distance to the optimum that it must cover in them.
     """
 
     task: ClassVar[ToyTask]
@@ -47,7 +47,7 @@ class StrategyContract:
         raise NotImplementedError
 
     def restore(self, state: bytes) -> Strategy:
-        """The strategy of a state."""
+        """The strategy restored from a state."""
         return strategies.restore(state, toy_terrain())
 
     def test_asked_again_it_proposes_the_same(self) -> None:
@@ -111,11 +111,11 @@ class StrategyContract:
 
     def test_only_finite_verdicts_on_what_was_asked_are_taken(self) -> None:
         strategy = self.make(1)
-        with pytest.raises(InputError, match="no proposal"):
+        with pytest.raises(InputError, match="not a proposal"):
             strategy.tell("0.0", Verdict(0.5))
         strategy.ask()
         for unknown in ("0.9999", "1.0", "0.move", ""):
-            with pytest.raises(InputError, match="no proposal"):
+            with pytest.raises(InputError, match="not a proposal"):
                 strategy.tell(unknown, Verdict(0.5))
         for score in (float("nan"), float("inf"), -float("inf")):
             with pytest.raises(InputError, match="score"):
@@ -219,13 +219,13 @@ class StrategyContract:
         assert end > (1 - self.gain) * start
 
     def pass_generation(self, strategy: Strategy, verdict: Callable[[int], Verdict], *, accept: bool = True) -> None:
-        """A whole generation, its verdicts by the number of the proposal."""
+        """Run a whole generation, with verdicts by the index of the proposal."""
         for number, proposal in enumerate(strategy.ask()):
             strategy.tell(proposal.id, verdict(number))
         strategy.settle(strategy.move() is not None and accept)
 
     def state_in_the_middle(self) -> bytes:
-        """A state with a memory and some verdicts."""
+        """A state in the second generation, with one verdict."""
         strategy = self.make(1)
         self.pass_generation(strategy, told)
         strategy.ask()
@@ -233,7 +233,7 @@ class StrategyContract:
         return strategy.state()
 
     def try_state(self, state: bytes) -> None:
-        """Use a state that may be anything: it is refused at once, or can be lived with."""
+        """Use a state that may be invalid: it is refused at once, or works."""
         try:
             strategy = self.restore(state)
         except InputError:
@@ -248,22 +248,22 @@ class StrategyContract:
 
 
 def contents(proposals: Sequence[Proposal]) -> list[tuple[str, Any]]:
-    """Proposals as what would be sent: names, members and bytes."""
+    """Proposals as they would be sent: ids, members and bytes."""
     return [(proposal.id, pack(proposal.edits)) for proposal in proposals]
 
 
 def content_of(move: Proposal | None) -> list[tuple[str, Any]]:
-    """The same of a move."""
+    """The same for a move."""
     return contents([move] if move else [])
 
 
 def told(number: int) -> Verdict:
-    """A verdict that means nothing, the same for the same number: the first is beaten by most."""
+    """An arbitrary verdict, the same for the same index; most beat that of index 0."""
     return Verdict((number * 7919 % 1009) / 1009, "")
 
 
 def steps(proposals: int) -> Iterator[Callable[[Strategy], Any]]:
-    """The life of four generations of so many proposals in small steps: accepted, refused, partly failed, failed."""
+    """Four generations of so many proposals in single calls: accepted, refused, partly failed, all failed."""
 
     def telling(number: int, verdict: Verdict) -> Callable[[Strategy], Any]:
         return lambda strategy: strategy.tell(strategy.ask()[number].id, verdict)
@@ -281,7 +281,7 @@ def steps(proposals: int) -> Iterator[Callable[[Strategy], Any]]:
 
 
 def forge(document: dict[str, Any], data: st.DataObject) -> None:
-    """Put something else in one place of a document."""
+    """Replace the value at one place of a document."""
     place: Any = document
     while True:
         keys = sorted(place) if isinstance(place, dict) else list(range(len(place)))

@@ -1,4 +1,4 @@
-"""A model of some hundred weights whose best is known: what strategies are tried on."""
+"""A model of some hundred weights with a known optimum, to test strategies on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LAYOUT: Mapping[str, tuple[str, tuple[int, ...]]] = {
 
 
 def toy_model() -> dict[str, TensorData]:
-    """Its tensors by name, weights random in -1..1, and a protected one; the same on every call."""
+    """The tensors by name, with random weights in -1..1, and a protected one; the same on every call."""
     random = np.random.Philox(key=1)
     tensors = {"kernel.0": TensorData("kernel.0", "I8", (32,), bytes(32))}
     for name, (kind, shape) in _LAYOUT.items():
@@ -40,7 +40,7 @@ def toy_model() -> dict[str, TensorData]:
 
 
 def toy_terrain() -> tuple[TensorInfo, ...]:
-    """What a strategy may know of it."""
+    """The tensors as a strategy sees them."""
     return tuple(
         TensorInfo(tensor.name, tensor.type, tensor.shape, len(tensor.data), tensor.name in PROTECTED)
         for tensor in toy_model().values()
@@ -48,9 +48,9 @@ def toy_terrain() -> tuple[TensorInfo, ...]:
 
 
 class ToyTask:
-    """Towards 0.3 plus half of what each weight is at first, over the tensors of some names.
+    """The optimum is 0.3 plus half of each initial weight, over the tensors of some names.
 
-    Multiplying helps as well as adding, so there is something to find for noise of every form.
+    It can be approached by multiplying as well as by adding, so noise of every form can improve.
     """
 
     def __init__(self, *names: str) -> None:
@@ -58,19 +58,19 @@ class ToyTask:
         self._best = {name: _weights(model[name]) / 2 + np.float32(0.3) for name in names}
 
     def score(self, tensors: Mapping[str, TensorData]) -> float:
-        """The negative mean square distance to the best."""
+        """The negative mean square distance to the optimum."""
         distances = [_weights(tensors[name]) - best for name, best in self._best.items()]
         return -float(np.mean(np.square(np.concatenate(distances), dtype=np.float64)))
 
     def verdict(self, proposal: Proposal, parent: Mapping[str, TensorData]) -> Verdict:
-        """What a daemon would tell of a proposal."""
+        """The verdict that a daemon would give on a proposal."""
         try:
             return Verdict(self.score(child(proposal, parent)))
         except EditError as refusal:
             return Verdict(None, str(refusal))
 
     def search(self, strategy: Strategy, *, generations: int) -> float:
-        """The score of where so many generations lead, of which only moves that help are accepted."""
+        """The score after so many generations, of which only improving moves are accepted."""
         tensors = toy_model()
         for _ in range(generations):
             for proposal in strategy.ask():
@@ -85,7 +85,7 @@ class ToyTask:
 
 
 def child(proposal: Proposal, parent: Mapping[str, TensorData]) -> dict[str, TensorData]:
-    """The model after a proposal. Raises EditError as a machine would."""
+    """The model after a proposal. Raises EditError where a machine refuses."""
     changed = apply(proposal.edits, parent, PROTECTED) if proposal.edits else {}
     return {name: replace(tensor, data=changed.get(name, tensor.data)) for name, tensor in parent.items()}
 

@@ -113,7 +113,7 @@ def test_results_that_are_not_finite_are_refused(runner: WgslRunner) -> None:
 
 
 def test_vectors_of_another_length_are_refused(runner: WgslRunner) -> None:
-    with pytest.raises(InputError, match="not for a kernel of 51"):
+    with pytest.raises(InputError, match="expected f32 vectors of 51 elements"):
         runner.run(KERNEL, VECTORS[:, :3])
 
 

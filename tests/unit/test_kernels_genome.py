@@ -52,13 +52,13 @@ def test_mutation_reaches_every_kind_of_instruction() -> None:
         ((Apply("drop"),), "leaves nothing"),
         ((Apply("dup"),), "leaves 2 values"),
         ((ReduceTo("sum"),), "leaves a scalar"),
-        ((Apply("add"),), "takes 2 values, and there is a vector"),
-        ((ReduceTo("sum"), Normalise("l2")), "takes a vector"),
-        ((PushScalar(float("inf")), Apply("mul")), "no finite f32"),
+        ((Apply("add"),), "needs 2 values, the stack holds a vector"),
+        ((ReduceTo("sum"), Normalise("l2")), "needs a vector"),
+        ((PushScalar(float("inf")), Apply("mul")), "expected a finite f32"),
         ((PushScalar(0.1), Apply("mul")), "not exact in f32"),
-        ((PushVector(bytes(DIM + 3), 1.0, 0.0), Apply("mul")), "15 codes are no vector of 12"),
+        ((PushVector(bytes(DIM + 3), 1.0, 0.0), Apply("mul")), "expected 12 codes, got 15"),
         ((Apply("dup"),) * genome.MAX_DEPTH, "more than 8 values"),
-        ((Activate("sine"),), "'sine' is none of relu"),  # type: ignore[arg-type]
+        ((Activate("sine"),), "expected one of relu"),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_no_kernel_is_refused(instructions: tuple[genome.Instruction, ...], complaint: str) -> None:
@@ -107,7 +107,7 @@ def test_the_pool_has_the_mean_and_the_directions_of_most_variance() -> None:
     assert mean == pytest.approx(embeddings.mean(axis=0), abs=2e-3)
     assert abs(first[3]) == pytest.approx(1, abs=1e-2)
     assert inverse.argmin() == 3
-    with pytest.raises(InputError, match="show no directions"):
+    with pytest.raises(InputError, match="have no principal directions"):
         pool_of(embeddings[:1])
 
 

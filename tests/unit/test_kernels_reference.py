@@ -164,9 +164,9 @@ def test_vectors_of_another_length_are_refused() -> None:
     kernel = EvolvedKernel(DIM, ())
     wrong: list[Any] = [VECTORS[0], VECTORS[:, :3], VECTORS.astype(np.float64)]
     for vectors in wrong:
-        with pytest.raises(InputError, match="not for a kernel of 51"):
+        with pytest.raises(InputError, match=r"expected .*vectors of 51 elements"):
             reference.run(kernel, vectors)
-    with pytest.raises(InputError, match="not for a kernel of 51"):
+    with pytest.raises(InputError, match=r"expected .*vectors of 51 elements"):
         list(to_pixels.calls(kernel, VECTORS[:, :3], slot=0))
 
 
@@ -175,5 +175,5 @@ def test_a_slot_bounds_a_kernel() -> None:
     assert len(to_pixels.program(EvolvedKernel(384, phrase * 9))) <= 3 * MAX_PIXELS
     with pytest.raises(InputError, match="a slot holds 1364"):
         to_pixels.program(EvolvedKernel(384, phrase * 10))
-    with pytest.raises(InputError, match="no slot 8"):
+    with pytest.raises(InputError, match="expected a slot from 0 to 7, got 8"):
         to_pixels.edit(EvolvedKernel(384, ()), slot=8)

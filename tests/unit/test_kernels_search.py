@@ -105,7 +105,7 @@ def test_kernels_whose_results_are_not_finite_die(run: list[search.KernelSearchS
 
     after = search.step(search.begin(PLAN, only_plain), PLAN, only_plain)
     assert [one.kernel for one in after.population] == [plain]
-    with pytest.raises(InputError, match="no score"):
+    with pytest.raises(InputError, match="expected a finite number as the score"):
         search.begin(PLAN, lambda _kernel: float("nan"))
 
 
@@ -138,5 +138,5 @@ def test_a_fitness_sees_embeddings_through_a_kernel() -> None:
     assert np.array_equal(embed(["its document"]), reference.run(kernel, vectors[1:]))
     with pytest.raises(InputError, match="'another' has not been embedded"):
         embed(["another"])
-    with pytest.raises(InputError, match="do not go with 1 texts"):
+    with pytest.raises(InputError, match="expected 1 vectors"):
         recorded(["a"], vectors)

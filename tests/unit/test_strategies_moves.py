@@ -178,7 +178,7 @@ def test_directions_must_fit_a_mutation() -> None:
     make("cma_es", toy_terrain(), low_rank, 1, directions=8)
     with pytest.raises(InputError, match="at most 8"):
         make("cma_es", toy_terrain(), low_rank, 1, directions=9)
-    with pytest.raises(InputError, match="cannot be mixed"):
+    with pytest.raises(InputError, match="mixes noises"):
         make("cma_es", toy_terrain(), CODES, 1)
 
 
@@ -211,12 +211,12 @@ def test_lineages_are_needed_and_must_fit_a_mutation() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"pair": 8}, "has no option 'pair'; its options are pairs, shaping"),
-        ({"pairs": 0}, "cannot be 0; make it a whole number, 1 to 1024"),
+        ({"pair": 8}, "has no option 'pair'; use one of pairs, shaping"),
+        ({"pairs": 0}, "cannot be 0; give a whole number, 1 to 1024"),
         ({"pairs": True}, "cannot be True"),
         ({"pairs": 8.0}, "cannot be 8.0"),
-        ({"shaping": "rank"}, "make it one of ranks, signs, standardised"),
-        ({"learning_rate": float("nan")}, "make it a number from"),
+        ({"shaping": "rank"}, "give one of ranks, signs, standardised"),
+        ({"learning_rate": float("nan")}, "give a number from"),
         ({"momentum": 1}, "a number from 0 to 0.99"),
     ],
 )
@@ -230,7 +230,7 @@ def test_names_seeds_and_strategies_without_options() -> None:
     assert set(STRATEGIES) == {"antithetic_es", "cma_es", "one_plus_one", "random_search", "crossover"}
     with pytest.raises(InputError, match="there is no strategy 'annealing'; use one of antithetic_es"):
         make("annealing", toy_terrain(), LAST, 1)
-    with pytest.raises(InputError, match="it has none"):
+    with pytest.raises(InputError, match="it has no options"):
         make("one_plus_one", toy_terrain(), LAST, 1, proposals=2)
     for seed in (-1, 1 << 53, 1.0, True):
         with pytest.raises(InputError, match="seed"):
