@@ -1,4 +1,5 @@
-// Every function of the C interface, used and misused. Exits 0 when all is as vector_boot.h says, else names the line.
+// Correct and wrong use of every function of the C interface. Exits 0 if all is as vector_boot.h says, else prints the
+// line that failed.
 //   c_interface MODEL BAD_MODEL
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -21,7 +22,7 @@
 static char reply[1 << 21];
 static size_t reply_len;
 
-// Asks with a line and a blob; the answer, NUL-terminated, is in `reply`.
+// Sends a line and a blob; the reply, NUL-terminated, is in `reply`.
 static void ask_with(const char *line, const void *blob, size_t blob_len) {
     size_t n = strlen(line);
     uint8_t *message = malloc(n + 1 + blob_len);
@@ -63,25 +64,25 @@ static void before_anything(void) {
 static void misuse(void) {
     size_t len;
     size_t lengths[2];
-    size_t *crooked = (size_t *)((char *)lengths + 1);
+    size_t *misaligned = (size_t *)((char *)lengths + 1);
     Pixel pixel = {1, 2, 3};
     FAILS(neural_load(NULL), "path is NULL");
     FAILS(neural_load("/nonexistent/model"), "cannot be opened");
     FAILS(neural_load("/"), "neither a regular file");
     FAILS(neural_load("\xff\xfe"), "UTF-8");
-    char *endless = malloc(1 << 16);
-    memset(endless, 'a', (1 << 16) - 1);
-    endless[(1 << 16) - 1] = 0;
-    FAILS(neural_load(endless), "longer than");
-    FAILS(neural_tensor(endless, &len), "longer than");
-    free(endless);
+    char *long_text = malloc(1 << 16);
+    memset(long_text, 'a', (1 << 16) - 1);
+    long_text[(1 << 16) - 1] = 0;
+    FAILS(neural_load(long_text), "longer than");
+    FAILS(neural_tensor(long_text, &len), "longer than");
+    free(long_text);
     FAILS(neural_execute_pixels(NULL, 1), "p is NULL");
     FAILS(neural_execute_pixels(NULL, 0), "p is NULL");
     FAILS(neural_execute_pixels(&pixel, (size_t)-1), "more than");
     FAILS(neural_execute_pixels(&pixel, (size_t)-1 / 3 + 1), "more than");
     FAILS(neural_execute_pixels(&pixel, 349526), "more than");
     FAILS(neural_get_result(NULL), "len is NULL");
-    FAILS(neural_get_result(crooked), "aligned");
+    FAILS(neural_get_result(misaligned), "aligned");
     FAILS(neural_get_result(&len), "no pixel program");
     FAILS(neural_get_stats(NULL), "s is NULL");
     char memory[sizeof(NeuralStats) + 8];
@@ -93,26 +94,26 @@ static void misuse(void) {
     s.size = 0xdeadbeef;
     FAILS(neural_get_stats(&s), "sizeof");
     FAILS(neural_data_layout(NULL), "len is NULL");
-    FAILS(neural_data_layout(crooked), "aligned");
+    FAILS(neural_data_layout(misaligned), "aligned");
     FAILS(neural_tensor(NULL, &len), "name is NULL");
     FAILS(neural_tensor("token_embd.weight", NULL), "bytes is NULL");
-    FAILS(neural_tensor("token_embd.weight", crooked), "aligned");
+    FAILS(neural_tensor("token_embd.weight", misaligned), "aligned");
     FAILS(neural_tensor("frob", &len), "no tensor \"frob\"");
     FAILS(neural_tensor("", &len), "no tensor");
     FAILS(neural_request(NULL, 3, &len), "msg is NULL");
     FAILS(neural_request((const uint8_t *)"{}\n", 3, NULL), "reply_len is NULL");
-    FAILS(neural_request((const uint8_t *)"{}\n", 3, crooked), "aligned");
+    FAILS(neural_request((const uint8_t *)"{}\n", 3, misaligned), "aligned");
     FAILS(neural_request((const uint8_t *)"{}\n", (size_t)-1, &len), "more than");
     FAILS(neural_load_shared(NULL, -1, -1, -1), "descriptor -1");
     FAILS(neural_load_shared(NULL, 0x7fffffff, 0, 0), "weights");
-    // Files that another process could still shrink, or of another size, are not mapped.
+    // Files that are not sealed, or of another size, are not mapped.
     int files[3];
     for (int i = 0; i < 3; i++) files[i] = memfd_create("unsealable", MFD_CLOEXEC);
     FAILS(neural_load_shared(NULL, files[0], files[1], files[2]), "words");
     CHECK(ftruncate(files[2], 4096) == 0);
     FAILS(neural_load_shared(NULL, files[0], files[1], files[2]), "words");
     for (int i = 0; i < 3; i++) close(files[i]);
-    CHECK(stats().generation == 0); // all of that has changed nothing
+    CHECK(stats().generation == 0); // none of these calls changed anything
 }
 
 static void messages(void) {
@@ -131,7 +132,7 @@ static void messages(void) {
     CHECK(stats().interrupts == 2);
 }
 
-// One weight of F16 set through a dense edit, seen in memory, then taken back.
+// A dense edit sets one F16 weight, which is seen in memory; a rollback restores it.
 static void mutation(void) {
     size_t bytes;
     const uint8_t *weights = neural_tensor("token_embd.weight", &bytes);
@@ -147,7 +148,7 @@ static void mutation(void) {
     CHECK(s.generation == 1 && s.mutations_accepted == 1 && s.changed_bytes == 2 && s.tensor_bytes > bytes);
     NeuralStats small = {.size = 40, .mutations_accepted = 77};
     CHECK(neural_get_stats(&small) == 1 && small.size == 40 && small.generation == 1 && small.mutations_accepted == 77);
-    CHECK(neural_init() == 1 && stats().generation == 1); // idempotent: nothing is loaded anew
+    CHECK(neural_init() == 1 && stats().generation == 1); // idempotent: nothing is loaded again
     ask("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"rollback\",\"params\":{\"id\":\"00000000000000000000000000000001\",\"to\":0}}");
     weights = neural_tensor("token_embd.weight", &bytes);
     CHECK(weights[0] == first && stats().changed_bytes == 0 && stats().generation == 2);
@@ -158,7 +159,7 @@ static void mutation(void) {
     CHECK(memcmp(ring, "CJ01", 4) == 0 && ring_bytes == 1 << 20);
 }
 
-// What OUT puts out, nothing put out, and a fault; the runtime may have been built without pixels.
+// A program with output, one without, and one with a fault.
 static void programs(void) {
     size_t len = 1;
     uint64_t before = stats().programs;
@@ -189,7 +190,7 @@ static void replacing(const char *model, const char *bad) {
     size_t bytes;
     CHECK(neural_interrupt(1) == 1);
     FAILS(neural_load(bad), bad);
-    CHECK(stats().interrupts == 1); // the one that was loaded runs on
+    CHECK(stats().interrupts == 1); // the loaded model stays
     CHECK(neural_load(model) == 1);
     CHECK(stats().interrupts == 0 && neural_tensor("kernel.7", &bytes) && bytes == 4096);
 }

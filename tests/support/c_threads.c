@@ -1,4 +1,4 @@
-// Many threads call everything at once, while others load and clean up. Exits 0 if nothing is lost that must not be.
+// Many threads call all functions at once while others load and clean up. Exits 0 if every call behaves as documented.
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@ static char *ask(const char *line, size_t *len) {
     return (char *)neural_request((const uint8_t *)line, strlen(line), len);
 }
 
-// Without loads in between every interrupt is counted, and each thread has errors of its own.
+// Without loads every interrupt is counted, and each thread has its own errors.
 static void *count(void *which) {
     char name[32];
     for (int i = 0; i < rounds; i++) {
@@ -35,7 +35,7 @@ static void *count(void *which) {
     return NULL;
 }
 
-// With them every call works or says that nothing is loaded.
+// With loads and cleanups every call works or reports that no model is loaded.
 static void *survive(void *which) {
     for (int i = 0; i < rounds; i++) {
         size_t len;
@@ -43,7 +43,7 @@ static void *survive(void *which) {
         if ((long)which == 0) neural_cleanup();
         if ((long)which == 1 && neural_init() != 1) die("init");
         char *reply = ask("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"mutate\",\"params\":{}}\n", &len);
-        if (reply && !memchr(reply, '\n', len)) die("half a reply");
+        if (reply && !memchr(reply, '\n', len)) die("incomplete reply");
         neural_free(reply);
         neural_free(neural_data_layout(&len));
         neural_execute_pixels(&pixel, 1);
@@ -62,7 +62,7 @@ static void run(void *(*work)(void *)) {
 
 int main(int argc, char **argv) {
     rounds = argc > 1 ? atoi(argv[1]) : 100;
-    run(count); // the first calls race to load the model: it is loaded once
+    run(count); // the first calls compete to load the model: it is loaded once
     NeuralStats s = {.size = sizeof s};
     if (neural_get_stats(&s) != 1 || s.interrupts != (uint64_t)THREADS * rounds) die("interrupts were lost");
     run(survive);

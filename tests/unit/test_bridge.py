@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import secrets
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -337,3 +339,44 @@ def test_nonsense_is_no_packet(data: bytes) -> None:
             assert data.startswith(encode(packet))
             data = data[len(encode(packet)) :]
     assert buffer == data
+
+
+def tell_refusals(bridge: RustNeuralBridge, machine: MachineClient, pipe: Connection) -> None:
+    """Use the bridge in every way, in a forked process, and send what it says; "done" for what it does not refuse."""
+    said = []
+    for use in (
+        bridge.get_stats,
+        bridge.get_result,
+        bridge.tensors,
+        bridge.initialize,
+        bridge.client,
+        machine.hello,
+        lambda: bridge.execute_pixels(b"abc"),
+        lambda: bridge.tensor(QUERY),
+        lambda: mutate(machine, base=1),
+    ):
+        try:
+            use()
+        except InputError as error:
+            said.append(str(error))
+        else:
+            said.append("done")
+    machine.close()
+    bridge.close()
+    pipe.send(said)
+
+
+def test_a_forked_process_is_refused_and_its_parent_goes_on(bridge: RustNeuralBridge, machine: MachineClient) -> None:
+    mutate(machine)
+    before, runtime = machine.digest().model, bridge.pid
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=tell_refusals, args=(bridge, machine, theirs))
+    child.start()
+    theirs.close()
+    said = ours.recv()
+    child.join()
+    assert child.exitcode == 0
+    assert [f"belongs to process {os.getpid()}" in text for text in said] == [True] * 9, said
+    assert bridge.pid == runtime
+    assert (machine.hello().generation, machine.digest().model) == (1, before)
+    assert mutate(machine, seed=2) == 2

@@ -1,4 +1,4 @@
-"""The C interface: used and misused from C, under valgrind, by many threads; its header; its built-in model."""
+"""The C interface: correct and wrong use from C, valgrind, threads and forks; its header; its built-in model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from image.tiny import tiny
 HEADER = CRATE / "include" / "vector_boot.h"
 EXPORTS = CRATE / "src" / "ffi" / "exports.rs"
 SUPPORT = Path(__file__).parent.parent / "support"
-# Kept here so that the C type of every Rust type is stated once more than cbindgen does.
+# The C type of every Rust type, stated independently of cbindgen.
 C_TYPES = {
     "i32": "int32_t",
     "u8": "uint8_t",
@@ -45,7 +46,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A good model, and one that is cut."""
+    """A good model, and a truncated one."""
     good = compose("tiny", tmp_path_factory.mktemp("models") / "tiny.gguf").path
     bad = good.with_name("cut.gguf")
     bad.write_bytes(good.read_bytes()[:10_000])
@@ -65,25 +66,54 @@ def run(*command: str, timeout: float = 60) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done.stderr[-4000:]
 
 
-def test_every_function_used_and_misused(library: Path, models: tuple[str, str], tmp_path: Path) -> None:
+def test_correct_and_wrong_use_of_every_function(library: Path, models: tuple[str, str], tmp_path: Path) -> None:
     run(compiled("c_interface", library, tmp_path), *models)
 
 
 @pytest.mark.parametrize("program", ["c_interface", "c_threads"])
-def test_nothing_leaks_and_no_byte_is_touched_that_should_not_be(
+def test_valgrind_finds_no_leak_and_no_invalid_access(
     library: Path, models: tuple[str, str], tmp_path: Path, program: str
 ) -> None:
     command = [compiled(program, library, tmp_path), *(models if program == "c_interface" else ["3"])]
     valgrind = ["valgrind", "--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite,indirect"]
     done = subprocess.run([*valgrind, *command], check=False, timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    # Rust's standard library keeps one handle of the main thread to the end, by a pointer into its middle.
+    # Rust's standard library keeps one handle of the main thread until the end, by a pointer into its middle.
     possibly = re.search(r"possibly lost: \S+ bytes in (\S+) blocks", done.stderr)
     assert possibly is None or int(possibly[1]) <= 1, done.stderr[-4000:]
 
 
 def test_threads_do_not_disturb_each_other(library: Path, tmp_path: Path) -> None:
     run(compiled("c_threads", library, tmp_path), "60")
+
+
+def test_forked_processes_are_refused_and_their_parent_goes_on(library: Path, tmp_path: Path) -> None:
+    run(compiled("c_fork", library, tmp_path), timeout=300)
+
+
+FORK = """
+import ctypes, os, sys
+code = ctypes.CDLL(sys.argv[1])
+code.neural_last_error.restype = ctypes.c_char_p
+early = os.fork()  # before the first call a child may use the library by itself
+assert code.neural_init() == 1
+if not early:
+    os._exit(0)
+assert os.waitpid(early, 0)[1] == 0
+assert code.neural_interrupt(3) == 1
+child = os.fork()
+if not child:
+    refused = code.neural_interrupt(3) == 0 and code.neural_init() == 0
+    code.neural_cleanup()
+    os._exit(0 if refused and b"was forked from process" in code.neural_last_error() else 1)
+assert os.waitpid(child, 0)[1] == 0
+stats = (ctypes.c_uint64 * 10)(80)  # u32 size, u32 version, then nine counts: interrupts is the third
+assert code.neural_get_stats(stats) == 1 and stats[3] == 1, list(stats)
+"""
+
+
+def test_a_forked_python_is_refused_and_its_parent_goes_on(library: Path) -> None:
+    run(sys.executable, "-c", FORK, str(library))
 
 
 def test_it_compiles_as_cpp(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import mmap
 import struct
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vboot.client.bridge_link import BridgeLink
 from vboot.client.bridge_packets import Kind, Packet
-from vboot.client.bridge_process import BridgeProcess, SharedMemory, find_library
+from vboot.client.bridge_process import BridgeProcess, OwnerLock, SharedMemory, find_library
 from vboot.client.machine import TIMEOUT_S, MachineClient
 from vboot.errors import InputError
 from vboot.protocol.errors import BridgeTimeoutError, MachineError
@@ -68,6 +67,9 @@ class Place:
 class RustNeuralBridge:
     """A machine of this program's own. Calls from several threads wait for each other.
 
+    It belongs to the process that made it. In a process forked from that one, as `multiprocessing` may start, every
+    method but `close` raises InputError, and the machine is not touched.
+
     `timeout` is what a call may take, in seconds; a process that is not back by then is killed. `faults` allows
     `suffer`, for tests. Without `energy` changes cost none, as on a machine booted with `vector_boot.energy=off`.
     """
@@ -84,7 +86,7 @@ class RustNeuralBridge:
         self._energy = energy
         self._library = None if library is None else Path(library)
         self._faults = faults
-        self._lock = threading.RLock()
+        self._lock = OwnerLock()
         self._model: Path | None = None
         self._memory: SharedMemory | None = None
         self._process: BridgeProcess | None = None
@@ -176,10 +178,17 @@ class RustNeuralBridge:
     @property
     def pid(self) -> int | None:
         """The process that holds the runtime now, if one runs."""
-        return self._process.pid if self._process is not None and self._process.is_alive() else None
+        if self._process is None or not self._lock.is_owned:
+            return None
+        return self._process.pid if self._process.is_alive() else None
 
     def close(self) -> None:
-        """End the process and give up the model. Views of tensors stay. Closing twice is fine."""
+        """End the process and give up the model. Views of tensors stay. Closing twice is fine.
+
+        In a forked process it does nothing: the runtime belongs to the process that made the bridge.
+        """
+        if not self._lock.is_owned:
+            return
         with self._lock:
             if self._process is not None:
                 self._process.end()
@@ -224,6 +233,7 @@ class RustNeuralBridge:
         return self._process
 
     def _require_model(self) -> SharedMemory:
+        self._lock.require_owner()
         if self._memory is None:
             raise InputError("the bridge has no model", remedy="call initialize first")
         return self._memory

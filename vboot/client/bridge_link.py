@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
 from vboot.client.bridge_packets import Kind, Packet
-from vboot.client.bridge_process import BridgeProcess
+from vboot.client.bridge_process import BridgeProcess, OwnerLock
 from vboot.protocol.errors import BridgeTimeoutError, LinkLostError
 from vboot.protocol.framing import RESYNC
 
@@ -20,7 +19,7 @@ class BridgeLink:
     """A `Link` to one child. It is lost when that child ends; the bridge makes another."""
 
     def __init__(
-        self, process: BridgeProcess, lock: threading.RLock, next_number: Callable[[], int], deadline: float
+        self, process: BridgeProcess, lock: OwnerLock, next_number: Callable[[], int], deadline: float
     ) -> None:
         """Connect: the machine greets. Raises BridgeCrashedError, MachineTimeoutError."""
         self._process: BridgeProcess | None = process
@@ -66,7 +65,12 @@ class BridgeLink:
         return packet.data
 
     def close(self) -> None:
-        """Disconnect; what is still to be answered is not waited for. Closing twice is fine."""
+        """Disconnect; what is still to be answered is not waited for. Closing twice is fine.
+
+        In a forked process it does nothing.
+        """
+        if not self._lock.is_owned:
+            return
         with self._lock:
             if self._process is not None:
                 self._process.forget(self._awaited)

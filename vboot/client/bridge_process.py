@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -34,6 +35,36 @@ def find_library() -> Path:
         return path
     remedy = f"correct {LIBRARY_VARIABLE}" if named else f"run {_BUILD}"
     raise InputError(f"the library of the runtime is not at {path}", remedy=f"{remedy}, or pass `library`")
+
+
+class OwnerLock:
+    """A reentrant lock for threads of the process that made it.
+
+    A process forked from that one shares the runtime's socket with it, and may have inherited the lock while it was
+    held. So entering the lock there raises InputError instead of waiting.
+    """
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._lock = threading.RLock()
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether this is the process that made the lock."""
+        return os.getpid() == self._owner
+
+    def require_owner(self) -> None:
+        """Raise InputError in any other process."""
+        if not self.is_owned:
+            what = f"this bridge belongs to process {self._owner}, from which process {os.getpid()} was forked"
+            raise InputError(what, remedy="make a bridge of its own in the forked process, or start it with spawn")
+
+    def __enter__(self) -> None:
+        self.require_owner()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class SharedMemory:

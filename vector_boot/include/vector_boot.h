@@ -1,7 +1,10 @@
-// The C interface of vector_boot: a GGUF model that is a machine, inside your program.
+// The C interface of vector_boot: a GGUF model that runs as a machine inside your program.
 //
-// One machine a process. Every function may be called from any thread at any time. Functions that fail return 0 or NULL,
-// and neural_last_error tells why.
+// A process has one machine. Every function may be called from any thread at any time. Functions that fail return 0 or
+// NULL, and neural_last_error says why.
+//
+// Fork: once a process has called a function of this library, the processes forked from it can no longer use it. There
+// every function but neural_free and neural_last_error fails without touching the parent's machine, until exec.
 
 #ifndef VECTOR_BOOT_H
 #define VECTOR_BOOT_H
@@ -21,7 +24,7 @@ typedef struct {
   uint8_t b;
 } Pixel;
 
-// What neural_get_stats tells. Later versions only add members at the end.
+// The counts that neural_get_stats returns. Later versions only add members at the end.
 typedef struct {
   // Set by the caller: bytes of this struct. On return, how many of them were filled in.
   uint32_t size;
@@ -54,21 +57,21 @@ extern "C" {
 // Loads the built-in tiny model unless a model is loaded. 1: a model is loaded; 0: error.
 int32_t neural_init(void);
 
-// Loads a GGUF file or the model of an RTS image. The model loaded before, its changes included, is given up only if
-// the new one is good. 1: ok; 0: error.
+// Loads a GGUF file, or the model of an RTS image (a container with an executable and a model). It replaces the loaded
+// model, changes included, unless it is refused. The file must not be changed while it is loaded. 1: ok; 0: error.
 //
 // # Safety
 // `path` is NULL or ends with a NUL.
 int32_t neural_load(const char *path);
 
-// Loads a model (of the file `path`; NULL: the built-in one) into memory files that outlive this process. Whoever is
-// given the same three files and the same model goes on at the same generation, with the same bytes; one process at a
-// time. The files are fresh memfds that allow sealing; their sizes are set and sealed here. Each tensor lies in
-// `weights_fd` at the offset that neural_data_layout tells; `hw.mmio` and `cortex_journal` lie in `words_fd`, the first
-// at 0. The descriptors stay the caller's. 1: ok; 0: error.
+// Loads a model (the file `path`; NULL: the built-in one) into memory files that outlive this process. A process that is
+// given the same three files and the same model continues at the same generation, with the same bytes; only one process
+// may use them at a time. The files are new memfds that allow sealing; their sizes are set and sealed here. Each tensor
+// is in `weights_fd` at the offset that neural_data_layout returns; `hw.mmio` and `cortex_journal` are in `words_fd`, the
+// first at 0. The caller keeps its descriptors. 1: ok; 0: error.
 //
 // # Safety
-// `path` is NULL or ends with a NUL; nobody else writes the files.
+// `path` is NULL or ends with a NUL; no one else writes the files.
 int32_t neural_load_shared(const char *path, int32_t weights_fd, int32_t journal_fd, int32_t words_fd);
 
 // Runs `n` pixels, at most 349525. 1: ok; 0: error, nothing has changed, and the message names the pixel.
@@ -77,20 +80,21 @@ int32_t neural_load_shared(const char *path, int32_t weights_fd, int32_t journal
 // `p` is NULL or readable for `n` pixels.
 int32_t neural_execute_pixels(const Pixel *p, size_t n);
 
-// What the last successful neural_execute_pixels of any thread made: `*len` bytes, to be given back with neural_free.
-// Not NULL when that was nothing; NULL: error, such as no program having run.
+// The output of the last successful neural_execute_pixels of any thread: `*len` bytes, to be freed with neural_free. An
+// empty output is not NULL; NULL: error, for example because no program has run.
 //
 // # Safety
 // `len` is NULL or writable.
 uint8_t *neural_get_result(size_t *len);
 
-// Frees what neural_get_result, neural_data_layout or neural_request returned; NULL is fine.
+// Frees what neural_get_result, neural_data_layout or neural_request returned; NULL is ignored.
 //
 // # Safety
 // `p` is NULL or one of those, and not yet freed.
 void neural_free(void *p);
 
-// Gives up the model and all memory. Calls that are under way end in peace; neural_init works again afterwards.
+// Unloads the model and frees its memory once calls that are running have returned. neural_init works again afterwards.
+// In a forked process it does nothing.
 void neural_cleanup(void);
 
 // Fills in as much of `s` as its `size` has room for. 1: ok; 0: error.
@@ -100,24 +104,24 @@ void neural_cleanup(void);
 int32_t neural_get_stats(NeuralStats *s);
 
 // All tensors as JSON, [{"name","type","shape","offset","bytes","protected"}], shape with the fastest dimension first;
-// to be given back with neural_free. Offsets are addresses in one space: the model's file (so a tensor of the model has
-// its offset there), the machine's own tensors behind it, and behind those the words of `hw.mmio` and `cortex_journal`.
+// to be freed with neural_free. Offsets are addresses in one space: the model's file (so a tensor of the model has its
+// offset in the file), after it the machine's own tensors, and after those the words of `hw.mmio` and `cortex_journal`.
 // NULL: error.
 //
 // # Safety
 // `len` is NULL or writable.
 uint8_t *neural_data_layout(size_t *len);
 
-// The bytes of a tensor in its storage type, not to be written; valid until the next mutation, load or cleanup.
-// `hw.mmio` and `cortex_journal` change by themselves. NULL: error.
+// The bytes of a tensor in its storage type, read-only; valid until the next mutation, load or cleanup. `hw.mmio` and
+// `cortex_journal` change at any time. NULL: error.
 //
 // # Safety
 // `name` is NULL or ends with a NUL; `bytes` is NULL or writable.
 const void *neural_tensor(const char *name, size_t *bytes);
 
-// One message of the evolution protocol in (its line, newline included, and its blob), its reply out, to be given back
-// with neural_free. A byte 0xFF before it is answered with a greeting first. What is no message is answered as the
-// port would, with an error. NULL: there is no machine, or an argument is wrong.
+// Handles one message of the evolution protocol (its line with the newline, and its blob) and returns the reply, to be
+// freed with neural_free. A byte 0xFF before it is answered with a greeting first. Bytes that are not a message are
+// answered with an error, as on the port. NULL: no model is loaded, or an argument is not valid.
 //
 // # Safety
 // `msg` is NULL or readable for `n` bytes; `reply_len` is NULL or writable.
@@ -127,7 +131,7 @@ uint8_t *neural_request(const uint8_t *msg, size_t n, size_t *reply_len);
 int32_t neural_interrupt(uint8_t vector);
 
 // Why the last failed call of this thread failed: a sentence, empty if none failed, never NULL; valid until the next
-// failure in this thread.
+// failed call of this thread.
 const char *neural_last_error(void);
 
 #ifdef __cplusplus

@@ -1,4 +1,4 @@
-//! What comes from C, and what goes there: every pointer is judged before it is used.
+//! Arguments from C, and results to C: every pointer is checked before it is used.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, CStr};
@@ -6,7 +6,7 @@ use std::ffi::{c_char, CStr};
 /// Longest path or name, in bytes without the terminator.
 const TEXT_LIMIT: usize = 4095;
 
-/// A place for one `T` of the caller's. Refuses null and misaligned pointers.
+/// Checks a pointer to a `T` of the caller's: neither null nor misaligned.
 ///
 /// # Errors
 /// One sentence that names the argument.
@@ -29,13 +29,13 @@ pub fn place<T>(pointer: *mut T, what: &str) -> Result<*mut T, String> {
 /// If it is null, or there are more than `limit`.
 pub unsafe fn bytes(pointer: *const u8, count: usize, limit: usize, what: &str) -> Result<Vec<u8>, String> {
     if count > limit {
-        return Err(format!("{what} has {count} bytes, more than the {limit} there may be"));
+        return Err(format!("{what} has {count} bytes, more than the limit of {limit}"));
     }
     if count == 0 {
         return Ok(Vec::new());
     }
     let start = place(pointer.cast_mut(), what)?;
-    // SAFETY: not null, readable for `count` bytes by the caller's word, and the limit is far below isize::MAX.
+    // SAFETY: not null, readable for `count` bytes as demanded above, and the limit is far below isize::MAX.
     Ok(unsafe { std::slice::from_raw_parts(start, count) }.to_vec())
 }
 
@@ -45,10 +45,10 @@ pub unsafe fn bytes(pointer: *const u8, count: usize, limit: usize, what: &str) 
 /// A pointer that is not null must lead to a NUL, or be readable for 4096 bytes.
 ///
 /// # Errors
-/// If it is null, too long or no UTF-8.
+/// If it is null, too long or not UTF-8.
 pub unsafe fn text(pointer: *const c_char, what: &str) -> Result<String, String> {
     let start = place(pointer.cast_mut(), what)?;
-    // SAFETY: reads up to the NUL, or up to the limit.
+    // SAFETY: reads up to the NUL or the limit, both of which are readable as demanded above.
     if unsafe { libc::strnlen(start, TEXT_LIMIT + 1) } > TEXT_LIMIT {
         return Err(format!("{what} is longer than {TEXT_LIMIT} bytes"));
     }
@@ -57,21 +57,21 @@ pub unsafe fn text(pointer: *const c_char, what: &str) -> Result<String, String>
     text.to_str().map(ToString::to_string).map_err(|_| format!("{what} is not UTF-8"))
 }
 
-/// Gives bytes to the caller in memory of their own, to be freed by [`take_back`]; never null, even for none.
+/// Copies bytes to new memory for the caller, to be freed by [`take_back`]; not null even without bytes.
 ///
 /// # Safety
 /// A `len` that is not null must be writable.
 ///
 /// # Errors
-/// If `len` is null or misaligned, or memory is short.
+/// If `len` is null or misaligned, or memory runs out.
 pub unsafe fn give(bytes: &[u8], len: *mut usize) -> Result<*mut u8, String> {
-    let len = place(len, "the place for the length")?;
+    let len = place(len, "the pointer to the length")?;
     // SAFETY: a plain allocation.
     let memory: *mut u8 = unsafe { libc::malloc(bytes.len().max(1)) }.cast();
     if memory.is_null() {
-        return Err(format!("there is no memory for {} bytes", bytes.len()));
+        return Err(format!("no memory for {} bytes", bytes.len()));
     }
-    // SAFETY: `memory` is fresh and has this size; `len` is writable by the caller's word.
+    // SAFETY: `memory` is new and has this size; `len` is writable as demanded above.
     unsafe {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory, bytes.len());
         len.write(bytes.len());
@@ -79,11 +79,11 @@ pub unsafe fn give(bytes: &[u8], len: *mut usize) -> Result<*mut u8, String> {
     Ok(memory)
 }
 
-/// Frees what [`give`] gave.
+/// Frees what [`give`] returned.
 ///
 /// # Safety
-/// `memory` is null, or was given and not yet taken back.
+/// `memory` is null, or came from [`give`] and is not yet freed.
 pub unsafe fn take_back(memory: *mut libc::c_void) {
-    // SAFETY: by the caller's word it is one of our allocations, or null.
+    // SAFETY: null, or allocated by `malloc` in `give`, as demanded above.
     unsafe { libc::free(memory) };
 }

@@ -19,7 +19,7 @@ pub struct Pixel {
     pub b: u8,
 }
 
-/// What neural_get_stats tells. Later versions only add members at the end.
+/// The counts that neural_get_stats returns. Later versions only add members at the end.
 #[repr(C)]
 pub struct NeuralStats {
     /// Set by the caller: bytes of this struct. On return, how many of them were filled in.
@@ -46,10 +46,10 @@ pub struct NeuralStats {
     pub uptime_us: u64,
 }
 
-/// A byte 0xFF, a line and a blob.
+/// The longest message: a byte 0xFF, a line and a blob.
 const MESSAGE_LIMIT: usize = 1 + LINE_LIMIT + BLOB_LIMIT;
 const STATS_VERSION: u32 = 1;
-/// A struct smaller than its two own members, or larger than this, was not set up.
+/// Sizes that a caller can have set: at least the first two members, and no random number.
 const STATS_SIZES: std::ops::RangeInclusive<u32> = 8..=4096;
 
 /// Loads the built-in tiny model unless a model is loaded. 1: a model is loaded; 0: error.
@@ -61,29 +61,29 @@ pub extern "C" fn neural_init() -> i32 {
     })
 }
 
-/// Loads a GGUF file or the model of an RTS image. The model loaded before, its changes included, is given up only if
-/// the new one is good. 1: ok; 0: error.
+/// Loads a GGUF file, or the model of an RTS image (a container with an executable and a model). It replaces the loaded
+/// model, changes included, unless it is refused. The file must not be changed while it is loaded. 1: ok; 0: error.
 ///
 /// # Safety
 /// `path` is NULL or ends with a NUL.
 #[no_mangle]
 pub unsafe extern "C" fn neural_load(path: *const c_char) -> i32 {
     enter(0, || {
-        // SAFETY: by the caller's word.
+        // SAFETY: as this function's safety section demands.
         let path = unsafe { arguments::text(path, "path") }?;
         instance::replace(|| start::alone(start::open(Some(&path))?))?;
         Ok(1)
     })
 }
 
-/// Loads a model (of the file `path`; NULL: the built-in one) into memory files that outlive this process. Whoever is
-/// given the same three files and the same model goes on at the same generation, with the same bytes; one process at a
-/// time. The files are fresh memfds that allow sealing; their sizes are set and sealed here. Each tensor lies in
-/// `weights_fd` at the offset that neural_data_layout tells; `hw.mmio` and `cortex_journal` lie in `words_fd`, the first
-/// at 0. The descriptors stay the caller's. 1: ok; 0: error.
+/// Loads a model (the file `path`; NULL: the built-in one) into memory files that outlive this process. A process that is
+/// given the same three files and the same model continues at the same generation, with the same bytes; only one process
+/// may use them at a time. The files are new memfds that allow sealing; their sizes are set and sealed here. Each tensor
+/// is in `weights_fd` at the offset that neural_data_layout returns; `hw.mmio` and `cortex_journal` are in `words_fd`, the
+/// first at 0. The caller keeps its descriptors. 1: ok; 0: error.
 ///
 /// # Safety
-/// `path` is NULL or ends with a NUL; nobody else writes the files.
+/// `path` is NULL or ends with a NUL; no one else writes the files.
 #[no_mangle]
 pub unsafe extern "C" fn neural_load_shared(
     path: *const c_char,
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn neural_load_shared(
     enter(0, || {
         let path = match path.is_null() {
             true => None,
-            // SAFETY: by the caller's word.
+            // SAFETY: as this function's safety section demands.
             false => Some(unsafe { arguments::text(path, "path") }?),
         };
         let files = start::Files::duplicate(weights_fd, journal_fd, words_fd)?;
@@ -112,18 +112,18 @@ pub unsafe extern "C" fn neural_execute_pixels(p: *const Pixel, n: usize) -> i32
     enter(0, || {
         let limit = BLOB_LIMIT / size_of::<Pixel>();
         if n > limit {
-            return Err(format!("{n} pixels are more than the {limit} there may be"));
+            return Err(format!("{n} pixels, more than the limit of {limit}"));
         }
         arguments::place(p.cast_mut(), "p")?;
-        // SAFETY: not null, readable by the caller's word.
+        // SAFETY: not null, and readable as this function's safety section demands.
         let pixels = unsafe { arguments::bytes(p.cast(), n * size_of::<Pixel>(), BLOB_LIMIT, "p") }?;
         instance::current()?.execute_pixels(pixels)?;
         Ok(1)
     })
 }
 
-/// What the last successful neural_execute_pixels of any thread made: `*len` bytes, to be given back with neural_free.
-/// Not NULL when that was nothing; NULL: error, such as no program having run.
+/// The output of the last successful neural_execute_pixels of any thread: `*len` bytes, to be freed with neural_free. An
+/// empty output is not NULL; NULL: error, for example because no program has run.
 ///
 /// # Safety
 /// `len` is NULL or writable.
@@ -131,22 +131,23 @@ pub unsafe extern "C" fn neural_execute_pixels(p: *const Pixel, n: usize) -> i32
 pub unsafe extern "C" fn neural_get_result(len: *mut usize) -> *mut u8 {
     enter(std::ptr::null_mut(), || {
         arguments::place(len, "len")?;
-        // SAFETY: by the caller's word.
+        // SAFETY: as this function's safety section demands.
         unsafe { arguments::give(&instance::current()?.result()?, len) }
     })
 }
 
-/// Frees what neural_get_result, neural_data_layout or neural_request returned; NULL is fine.
+/// Frees what neural_get_result, neural_data_layout or neural_request returned; NULL is ignored.
 ///
 /// # Safety
 /// `p` is NULL or one of those, and not yet freed.
 #[no_mangle]
 pub unsafe extern "C" fn neural_free(p: *mut c_void) {
-    // SAFETY: by the caller's word.
+    // SAFETY: as this function's safety section demands.
     unsafe { arguments::take_back(p) };
 }
 
-/// Gives up the model and all memory. Calls that are under way end in peace; neural_init works again afterwards.
+/// Unloads the model and frees its memory once calls that are running have returned. neural_init works again afterwards.
+/// In a forked process it does nothing.
 #[no_mangle]
 pub extern "C" fn neural_cleanup() {
     enter((), || {
@@ -163,26 +164,25 @@ pub extern "C" fn neural_cleanup() {
 pub unsafe extern "C" fn neural_get_stats(s: *mut NeuralStats) -> i32 {
     enter(0, || {
         let s = arguments::place(s, "s")?;
-        // SAFETY: not null, aligned, and the caller has set it.
+        // SAFETY: not null, aligned, and set as this function's safety section demands.
         let room = unsafe { (&raw const (*s).size).read() };
         if !STATS_SIZES.contains(&room) {
             return Err(format!("s->size is {room}: set it to sizeof(NeuralStats)"));
         }
-        let [pixels_processed, programs, interrupts, generation, mutations_accepted, mutations_refused, tensor_bytes, changed_bytes, uptime_us] =
-            instance::current()?.numbers()?;
+        let counts = instance::current()?.counts()?;
         let size = room.min(size_of::<NeuralStats>() as u32);
         let stats = NeuralStats {
             size,
             version: STATS_VERSION,
-            pixels_processed,
-            programs,
-            interrupts,
-            generation,
-            mutations_accepted,
-            mutations_refused,
-            tensor_bytes,
-            changed_bytes,
-            uptime_us,
+            pixels_processed: counts.pixels_processed,
+            programs: counts.programs,
+            interrupts: counts.interrupts,
+            generation: counts.generation,
+            mutations_accepted: counts.mutations_accepted,
+            mutations_refused: counts.mutations_refused,
+            tensor_bytes: counts.tensor_bytes,
+            changed_bytes: counts.changed_bytes,
+            uptime_us: counts.uptime_us,
         };
         // SAFETY: `size` bytes are readable in our struct and writable in the caller's.
         unsafe { std::ptr::copy_nonoverlapping((&raw const stats).cast::<u8>(), s.cast(), size as usize) };
@@ -191,8 +191,8 @@ pub unsafe extern "C" fn neural_get_stats(s: *mut NeuralStats) -> i32 {
 }
 
 /// All tensors as JSON, [{"name","type","shape","offset","bytes","protected"}], shape with the fastest dimension first;
-/// to be given back with neural_free. Offsets are addresses in one space: the model's file (so a tensor of the model has
-/// its offset there), the machine's own tensors behind it, and behind those the words of `hw.mmio` and `cortex_journal`.
+/// to be freed with neural_free. Offsets are addresses in one space: the model's file (so a tensor of the model has its
+/// offset in the file), after it the machine's own tensors, and after those the words of `hw.mmio` and `cortex_journal`.
 /// NULL: error.
 ///
 /// # Safety
@@ -201,13 +201,13 @@ pub unsafe extern "C" fn neural_get_stats(s: *mut NeuralStats) -> i32 {
 pub unsafe extern "C" fn neural_data_layout(len: *mut usize) -> *mut u8 {
     enter(std::ptr::null_mut(), || {
         arguments::place(len, "len")?;
-        // SAFETY: by the caller's word.
+        // SAFETY: as this function's safety section demands.
         unsafe { arguments::give(&instance::current()?.layout()?, len) }
     })
 }
 
-/// The bytes of a tensor in its storage type, not to be written; valid until the next mutation, load or cleanup.
-/// `hw.mmio` and `cortex_journal` change by themselves. NULL: error.
+/// The bytes of a tensor in its storage type, read-only; valid until the next mutation, load or cleanup. `hw.mmio` and
+/// `cortex_journal` change at any time. NULL: error.
 ///
 /// # Safety
 /// `name` is NULL or ends with a NUL; `bytes` is NULL or writable.
@@ -215,17 +215,17 @@ pub unsafe extern "C" fn neural_data_layout(len: *mut usize) -> *mut u8 {
 pub unsafe extern "C" fn neural_tensor(name: *const c_char, bytes: *mut usize) -> *const c_void {
     enter(std::ptr::null(), || {
         let bytes = arguments::place(bytes, "bytes")?;
-        // SAFETY: by the caller's word.
+        // SAFETY: as this function's safety section demands.
         let (start, count) = instance::current()?.tensor(&unsafe { arguments::text(name, "name") }?)?;
-        // SAFETY: not null, aligned, writable by the caller's word.
+        // SAFETY: not null, aligned, and writable as this function's safety section demands.
         unsafe { bytes.write(count) };
         Ok(start.cast())
     })
 }
 
-/// One message of the evolution protocol in (its line, newline included, and its blob), its reply out, to be given back
-/// with neural_free. A byte 0xFF before it is answered with a greeting first. What is no message is answered as the
-/// port would, with an error. NULL: there is no machine, or an argument is wrong.
+/// Handles one message of the evolution protocol (its line with the newline, and its blob) and returns the reply, to be
+/// freed with neural_free. A byte 0xFF before it is answered with a greeting first. Bytes that are not a message are
+/// answered with an error, as on the port. NULL: no model is loaded, or an argument is not valid.
 ///
 /// # Safety
 /// `msg` is NULL or readable for `n` bytes; `reply_len` is NULL or writable.
@@ -234,10 +234,10 @@ pub unsafe extern "C" fn neural_request(msg: *const u8, n: usize, reply_len: *mu
     enter(std::ptr::null_mut(), || {
         arguments::place(reply_len, "reply_len")?;
         arguments::place(msg.cast_mut(), "msg")?;
-        // SAFETY: by the caller's word.
+        // SAFETY: as this function's safety section demands.
         let message = unsafe { arguments::bytes(msg, n, MESSAGE_LIMIT, "msg") }?;
-        // SAFETY: by the caller's word.
-        unsafe { arguments::give(&instance::current()?.hear(&message), reply_len) }
+        // SAFETY: as this function's safety section demands.
+        unsafe { arguments::give(&instance::current()?.handle(&message), reply_len) }
     })
 }
 
@@ -251,7 +251,7 @@ pub extern "C" fn neural_interrupt(vector: u8) -> i32 {
 }
 
 /// Why the last failed call of this thread failed: a sentence, empty if none failed, never NULL; valid until the next
-/// failure in this thread.
+/// failed call of this thread.
 #[no_mangle]
 pub extern "C" fn neural_last_error() -> *const c_char {
     last_error()

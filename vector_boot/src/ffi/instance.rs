@@ -1,4 +1,4 @@
-//! The machine of this process, and the order in which calls get to it.
+//! The machine of this process, and how concurrent calls are ordered.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::time::Instant;
@@ -12,23 +12,23 @@ use crate::protocol::{self, required, Blob, Envelope, Failure, Params, Reply, Re
 use crate::sys::memory::SharedWords;
 use crate::sys::monotonic_us;
 
-/// What is answered while another request runs.
+/// Methods that are answered while another request runs.
 const ANSWERED_BESIDE: [&str; 3] = ["hello", "stats", "interrupt"];
-/// What can be cancelled.
+/// Methods that can be cancelled.
 const CANCELLABLE: [&str; 2] = ["embed", "execute_pixels"];
-/// What makes no sense without a connection, or where the machine is not a process of its own.
-const MEANINGLESS: [&str; 4] = ["subscribe", "shutdown", "fault", "bye"];
+/// Methods that need a connection, or a machine that is a process of its own.
+const NOT_IN_PROCESS: [&str; 4] = ["subscribe", "shutdown", "fault", "bye"];
 
-/// The loaded machine; nothing before the first load and after `neural_cleanup`.
+/// The loaded machine; `None` before the first load and after `neural_cleanup`.
 static CURRENT: RwLock<Option<Arc<Instance>>> = RwLock::new(None);
-/// Held while the machine is replaced: one load at a time.
+/// Held while the machine is replaced, so that loads run one at a time.
 static LOADING: Mutex<()> = Mutex::new(());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The loaded machine. It lives as long as calls are inside it, even when it is replaced meanwhile.
+/// The loaded machine. It lives until its last call has returned, even if it is replaced before.
 ///
 /// # Errors
 /// If none is loaded.
@@ -37,54 +37,75 @@ pub fn current() -> Result<Arc<Instance>, String> {
     current.clone().ok_or_else(|| "no model is loaded: call neural_init or neural_load first".to_string())
 }
 
-/// Loads a machine in the place of the current one, which stays if that fails.
+/// Replaces the current machine, which stays if loading fails.
 ///
 /// # Errors
 /// Whatever `load` says.
 pub fn replace(load: impl FnOnce() -> Result<Instance, String>) -> Result<(), String> {
-    let _one_at_a_time = lock(&LOADING);
+    let _loading = lock(&LOADING);
     put(Some(Arc::new(load()?)));
     Ok(())
 }
 
-/// Loads a machine unless there is one.
+/// Loads a machine unless one is loaded.
 ///
 /// # Errors
 /// Whatever `load` says.
 pub fn load_if_none(load: impl FnOnce() -> Result<Instance, String>) -> Result<(), String> {
-    let _one_at_a_time = lock(&LOADING);
+    let _loading = lock(&LOADING);
     if current().is_err() {
         put(Some(Arc::new(load()?)));
     }
     Ok(())
 }
 
-/// Gives up the machine; it is freed when the last call inside it has ended.
+/// Unloads the machine; it is freed when its last call has returned.
 pub fn clear() {
-    let _one_at_a_time = lock(&LOADING);
+    let _loading = lock(&LOADING);
     put(None);
 }
 
 fn put(instance: Option<Arc<Instance>>) {
     let old = std::mem::replace(&mut *CURRENT.write().unwrap_or_else(PoisonError::into_inner), instance);
-    drop(old); // not under the lock: unmapping a large model takes its time
+    drop(old); // not under the lock, because unmapping a large model takes long
 }
 
-/// A machine and what calls leave behind in it.
+/// A machine, and the state of the calls to it.
 pub struct Instance {
     /// The machine.
     pub machine: Machine,
-    /// The words it is seen in from outside.
+    /// Its device page, its vitals and the ring of its journal's records.
     pub shared: Arc<SharedWords>,
-    /// Held by the request that may run long.
+    /// Held by the request that may take long.
     turn: Mutex<()>,
-    /// Held by the one that is answered beside it.
+    /// Held by a request that is answered while that one runs.
     beside: Mutex<()>,
     cancellable: Mutex<Cancellable>,
-    /// What the last program of `neural_execute_pixels` made.
+    /// The output of the last program of `neural_execute_pixels`.
     result: Mutex<Option<Vec<u8>>>,
-    /// Fingerprint of the tensors, and how many of their bytes differ from the file's then.
-    changed: Mutex<(u64, u64)>,
+    /// The last count of changed bytes.
+    changed: Mutex<ChangedBytes>,
+}
+
+/// The counts of a machine; their meaning is that of the same members of `NeuralStats`.
+#[allow(missing_docs)]
+pub struct Counts {
+    pub pixels_processed: u64,
+    pub programs: u64,
+    pub interrupts: u64,
+    pub generation: u64,
+    pub mutations_accepted: u64,
+    pub mutations_refused: u64,
+    pub tensor_bytes: u64,
+    pub changed_bytes: u64,
+    pub uptime_us: u64,
+}
+
+/// How many bytes of the tensors differ from the file's at this fingerprint.
+#[derive(Default)]
+struct ChangedBytes {
+    fingerprint: u64,
+    count: u64,
 }
 
 #[derive(Default)]
@@ -94,7 +115,7 @@ struct Cancellable {
 }
 
 impl Instance {
-    /// A machine nobody has called yet.
+    /// A machine that has not been called yet.
     pub fn new(machine: Machine, shared: Arc<SharedWords>) -> Self {
         Instance {
             machine,
@@ -108,16 +129,16 @@ impl Instance {
     }
 
     /// Answers the bytes of one protocol message as the port would.
-    pub fn hear(&self, bytes: &[u8]) -> Vec<u8> {
+    pub fn handle(&self, bytes: &[u8]) -> Vec<u8> {
         let received = Instant::now();
-        let heard = message::read(bytes);
-        let mut out = if heard.greet { self.machine.greeting() } else { Vec::new() };
-        let answer = match heard.message {
+        let input = message::read(bytes);
+        let mut out = if input.greet { self.machine.greeting() } else { Vec::new() };
+        let answer = match input.message {
             None => return out,
             Some(Err(failure)) => failure.to_bytes(&Value::Null),
             Some(Ok(message)) => match Envelope::open(message) {
                 Err((id, failure)) => failure.to_bytes(&id),
-                Ok(Envelope::Bye) => meaningless("bye").to_bytes(&Value::Null),
+                Ok(Envelope::Bye) => not_in_process("bye").to_bytes(&Value::Null),
                 Ok(Envelope::Request(request)) => match self.answer(&request, received) {
                     Ok(reply) => reply.to_bytes(&request.id),
                     Err(failure) => failure.to_bytes(&request.id),
@@ -130,7 +151,7 @@ impl Instance {
 
     fn answer(&self, request: &Request, received: Instant) -> Result<Reply, Failure> {
         let answer = match request.method.as_str() {
-            method if MEANINGLESS.contains(&method) => Err(meaningless(method)),
+            method if NOT_IN_PROCESS.contains(&method) => Err(not_in_process(method)),
             "cancel" => self.cancel(request),
             method if ANSWERED_BESIDE.contains(&method) => {
                 self.end_trial_if_idle();
@@ -139,7 +160,7 @@ impl Instance {
             }
             _ => self.take_turn(request, received),
         };
-        self.machine.take_events(); // nobody can subscribe
+        self.machine.take_events(); // there are no subscribers
         answer
     }
 
@@ -180,7 +201,7 @@ impl Instance {
         Ok(json!({"cancelled": runs || waits.is_some()}).into())
     }
 
-    /// Ends a trial whose time is over. While something else runs, that is done before the next request.
+    /// Ends a trial whose time is over, unless a request is running; then the next request does it.
     pub fn end_trial_if_idle(&self) {
         if self.machine.lease_left_us() != Some(0) {
             return;
@@ -195,20 +216,20 @@ impl Instance {
         }
     }
 
-    /// Runs pixels and keeps what they make.
+    /// Runs pixels and keeps their output.
     ///
     /// # Errors
-    /// The machine's refusal; what an earlier program made stays.
+    /// The machine's error; the output of an earlier program stays.
     pub fn execute_pixels(&self, pixels: Vec<u8>) -> Result<(), String> {
         let reply = self.call("execute_pixels", Map::new(), Blob::Bytes(pixels))?;
         *lock(&self.result) = Some(reply.blob);
         Ok(())
     }
 
-    /// What the last program of [`Instance::execute_pixels`] made.
+    /// The output of the last program of [`Instance::execute_pixels`].
     ///
     /// # Errors
-    /// If none has run.
+    /// If no program has run.
     pub fn result(&self) -> Result<Vec<u8>, String> {
         lock(&self.result).clone().ok_or_else(|| "no pixel program has run yet".to_string())
     }
@@ -216,7 +237,7 @@ impl Instance {
     /// Raises a neural interrupt.
     ///
     /// # Errors
-    /// The machine's refusal.
+    /// The machine's error.
     pub fn interrupt(&self, vector: u8) -> Result<(), String> {
         let params = [("vector".to_string(), Value::from(vector))].into_iter().collect();
         self.call("interrupt", params, Blob::None).map(|_| ())
@@ -228,11 +249,11 @@ impl Instance {
         self.answer(&request, Instant::now()).map_err(failed)
     }
 
-    /// The numbers of `neural_get_stats`, in its order.
+    /// The counts of `neural_get_stats`.
     ///
     /// # Errors
-    /// If there is no model, or its file cannot be mapped again to compare with.
-    pub fn numbers(&self) -> Result<[u64; 9], String> {
+    /// If there is no model, or its file cannot be mapped again for the comparison.
+    pub fn counts(&self) -> Result<Counts, String> {
         self.end_trial_if_idle();
         let (page, vitals) = (self.machine.page(), self.machine.vitals());
         let (tensor_bytes, changed_bytes) = self
@@ -240,26 +261,27 @@ impl Instance {
             .with_store(|store| {
                 let fingerprint = store.memory().fingerprint();
                 let mut known = lock(&self.changed);
-                if known.0 != fingerprint {
-                    *known = (fingerprint, store.differing_bytes().map_err(|error| error.to_string())?);
+                if known.fingerprint != fingerprint {
+                    let count = store.differing_bytes().map_err(|error| error.to_string())?;
+                    *known = ChangedBytes { fingerprint, count };
                 }
-                Ok::<_, String>((store.tensors().iter().map(|tensor| tensor.bytes).sum(), known.1))
+                Ok::<_, String>((store.tensors().iter().map(|tensor| tensor.bytes).sum(), known.count))
             })
             .map_err(|failure| failure.message)??;
-        Ok([
-            page.get_wide(word::PIXELS_PROCESSED),
-            vitals.programs(),
-            page.get_wide(word::INTERRUPTS),
-            page.get_wide(word::GENERATION),
-            page.get(word::MUTATIONS_ACCEPTED).into(),
-            page.get(word::MUTATIONS_REFUSED).into(),
+        Ok(Counts {
+            pixels_processed: page.get_wide(word::PIXELS_PROCESSED),
+            programs: vitals.programs(),
+            interrupts: page.get_wide(word::INTERRUPTS),
+            generation: page.get_wide(word::GENERATION),
+            mutations_accepted: page.get(word::MUTATIONS_ACCEPTED).into(),
+            mutations_refused: page.get(word::MUTATIONS_REFUSED).into(),
             tensor_bytes,
             changed_bytes,
-            monotonic_us().saturating_sub(vitals.start_us()),
-        ])
+            uptime_us: monotonic_us().saturating_sub(vitals.start_us()),
+        })
     }
 }
 
-fn meaningless(method: &str) -> Failure {
-    Failure::new(-32601, format!("{method} has no meaning in process: the program that holds the machine decides"))
+fn not_in_process(method: &str) -> Failure {
+    Failure::new(-32601, format!("{method} is not available in process: the program that has loaded the model decides"))
 }

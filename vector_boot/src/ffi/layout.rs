@@ -1,11 +1,11 @@
-//! Where the tensors are.
+//! The addresses of the tensors.
 
 use serde_json::{json, Value};
 
 use super::instance::Instance;
 use crate::tensor::{Store, Tensor};
 
-/// Address of a tensor: first the model's file, then the machine's tensors it lacks, then the shared words.
+/// Address of a tensor: first the model's file, then the machine's tensors that the file lacks, then the shared words.
 fn offset(store: &Store, tensor: &Tensor) -> usize {
     tensor.address().unwrap_or_else(|| store.memory().end() + tensor.shared_at().unwrap_or(0) * 4)
 }
@@ -30,10 +30,10 @@ impl Instance {
         Ok(self.machine.with_store(all).map_err(|failure| failure.message)?.to_string().into_bytes())
     }
 
-    /// Where a tensor's bytes are in memory, and how many.
+    /// The start of a tensor's bytes in memory, and their number.
     ///
     /// # Errors
-    /// If there is none of this name.
+    /// If there is no tensor of this name.
     pub fn tensor(&self, name: &str) -> Result<(*const u8, usize), String> {
         self.end_trial_if_idle();
         let find = |store: &Store| {

@@ -2,17 +2,17 @@
 
 use crate::protocol::{Blob, Failure, Framer, Incoming, Message};
 
-/// What a call said.
+/// The contents of a call.
 #[derive(Debug, PartialEq)]
-pub struct Heard {
+pub struct Input {
     /// Whether a byte 0xFF asked for a greeting.
     pub greet: bool,
-    /// The message, or why there is none; nothing if a greeting was all that was asked for.
+    /// The message, or why it is refused; `None` if only a greeting was asked for.
     pub message: Option<Result<Message, Failure>>,
 }
 
-/// Reads exactly one message, the bytes 0xFF before it apart.
-pub fn read(bytes: &[u8]) -> Heard {
+/// Reads exactly one message, which bytes 0xFF may precede.
+pub fn read(bytes: &[u8]) -> Input {
     let mut framer = Framer::default();
     let (mut rest, mut greet) = (bytes, false);
     while !rest.is_empty() {
@@ -21,7 +21,7 @@ pub fn read(bytes: &[u8]) -> Heard {
                 greet = true;
                 continue;
             }
-            // What such a line announced is passed over, however much of it is here.
+            // The blob that the line announced is skipped, as far as it is here.
             Some(Incoming::Message(message)) if message.blob == Blob::TooLarge => Ok(message),
             Some(Incoming::Message(_)) if !rest.is_empty() => {
                 let text = format!("one call carries one message: {} more bytes follow", rest.len());
@@ -29,14 +29,14 @@ pub fn read(bytes: &[u8]) -> Heard {
             }
             Some(Incoming::Message(message)) => Ok(message),
             Some(Incoming::Refused(failure)) => Err(failure),
-            // There is nothing to wait for: a blob that is not all here has stalled.
+            // No more bytes will come, so an incomplete blob has stalled.
             None => match framer.tick(u64::MAX) {
                 Some(Incoming::Message(message)) => Ok(message),
                 _ => Err(Failure::new(-32700, "the line does not end with a newline")),
             },
         };
-        return Heard { greet, message: Some(message) };
+        return Input { greet, message: Some(message) };
     }
-    let nothing = Err(Failure::new(-32700, "there is no message"));
-    Heard { greet, message: (!greet).then_some(nothing) }
+    let nothing = Err(Failure::new(-32700, "the call has no message"));
+    Input { greet, message: (!greet).then_some(nothing) }
 }

@@ -1,7 +1,7 @@
 //! The C interface: the machine inside another program, behind the functions of [`exports`].
 //!
-//! One machine a process. At most two calls are inside it at a time, as in the worker: one that may run long, and one
-//! that is answered beside it.
+//! A process has one machine. It handles at most two calls at a time, as the worker does: one that may take long, and one
+//! that is answered while that one runs.
 
 mod arguments;
 pub mod exports;

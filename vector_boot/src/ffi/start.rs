@@ -1,4 +1,4 @@
-//! Making a machine: from a file or the built-in model, alone or in memory that outlives this process.
+//! Makes a machine from a file or the built-in model, in memory of this process or in memory files that outlive it.
 
 use std::fs::File;
 use std::io;
@@ -18,10 +18,10 @@ use crate::sys::memory::{claim, duplicate, memory_file, SharedWords};
 use crate::sys::{self, monotonic_us};
 use crate::vitals::{Vitals, SHARED_WORDS};
 
-/// What `vector_boot.energy` is on a kernel's command line: `off` makes changes cost nothing.
+/// The environment variable for what `vector_boot.energy` is on a kernel's command line: `off` makes changes free.
 const ENERGY_VARIABLE: &str = "VECTOR_BOOT_ENERGY";
 
-/// Memory files that outlive this process, each its own.
+/// Memory files that outlive this process.
 pub struct Files {
     weights: OwnedFd,
     journal: OwnedFd,
@@ -29,10 +29,10 @@ pub struct Files {
 }
 
 impl Files {
-    /// Takes copies of the caller's descriptors.
+    /// Duplicates the caller's descriptors.
     ///
     /// # Errors
-    /// One sentence that names the one that is not open.
+    /// One sentence that names the descriptor that is not open.
     pub fn duplicate(weights: i32, journal: i32, words: i32) -> Result<Self, String> {
         let copy = |what: &str, fd: i32| {
             duplicate(fd).map_err(|error| format!("the descriptor {fd} of the {what} cannot be used: {error}"))
@@ -55,28 +55,28 @@ pub fn open(path: Option<&str>) -> Result<Model, String> {
     model_file::of_container(file).map_err(|why| format!("{path}: {why}"))
 }
 
-/// A machine whose changes live as long as it does.
+/// A machine in memory of this process alone.
 ///
 /// # Errors
-/// If memory is short.
+/// If memory runs out.
 pub fn alone(model: Model) -> Result<Instance, String> {
-    let short = |error: io::Error| format!("there is no memory for the machine: {error}");
+    let short = |error: io::Error| format!("no memory for the machine: {error}");
     let journal = memory_file(c"journal").map_err(short)?;
     let (words, _) = SharedWords::create(c"hw.mmio", SHARED_WORDS).map_err(short)?;
     start(model, journal, words)
 }
 
-/// A machine that goes on where the last process that was given these files ended.
+/// A machine that continues where the last process with these files ended.
 ///
 /// # Errors
-/// If the files are not what they were, or fit another model.
+/// If the files were changed, or belong to another model.
 pub fn shared(model: Model, files: Files) -> Result<Instance, String> {
     claim(files.words.as_fd(), SHARED_WORDS * 4)
         .map_err(|error| format!("the memory file of the words has {error}"))?;
     let words = SharedWords::attach(&files.words, SHARED_WORDS);
     let words = words.map_err(|error| format!("the words cannot be mapped: {error}"))?;
     let instance = start(model, files.journal, words)?;
-    // Only now: whoever maps the weights sees the recovered ones, and never those of the file in between.
+    // After recovery, so that others who map the weights never see those of the file in between.
     instance.machine.share_tensors(files.weights.as_fd())?;
     Ok(instance)
 }
@@ -84,7 +84,8 @@ pub fn shared(model: Model, files: Files) -> Result<Instance, String> {
 fn start(model: Model, journal: OwnedFd, words: SharedWords) -> Result<Instance, String> {
     let shared = Arc::new(words);
     let since_us = initialise(&shared);
-    let runtime = Runtime::new(model.network).map_err(|error| format!("no threads for the network: {error}"))?;
+    let runtime =
+        Runtime::new(model.network).map_err(|error| format!("the network's threads cannot be started: {error}"))?;
     let parts = Parts {
         model: Ok(model.store),
         runtime,
@@ -100,11 +101,11 @@ fn start(model: Model, journal: OwnedFd, words: SharedWords) -> Result<Instance,
     Ok(Instance::new(machine, shared))
 }
 
-/// Places of two phases in [`crate::vitals::PHASES`].
+/// Indices of two phases in [`crate::vitals::PHASES`].
 const START: usize = 0;
 const TENSORS: usize = 3;
 
-/// Gives fresh words what a supervisor would; tells when the first process started.
+/// Initialises new words as a supervisor would. Returns when the first process started.
 fn initialise(shared: &SharedWords) -> u64 {
     let (page, vitals) = (Page::new(shared.words()), Vitals::new(shared.words()));
     if vitals.start_us() == 0 {
@@ -114,7 +115,7 @@ fn initialise(shared: &SharedWords) -> u64 {
         page.set(word::MEMORY_TOTAL_KIB, u32::try_from(sys::total_memory() / 1024).unwrap_or(u32::MAX));
         vitals.set_energy(ENERGY_CAPACITY_MILLI, now);
         vitals.reach_phase(START, 0);
-        vitals.start(std::process::id(), now); // last: it tells that all this was done
+        vitals.start(std::process::id(), now); // last, because it marks the words as initialised
     } else {
         page.set(word::WORKER_RESTARTS, page.get(word::WORKER_RESTARTS).saturating_add(1));
     }
@@ -122,7 +123,7 @@ fn initialise(shared: &SharedWords) -> u64 {
     vitals.start_us()
 }
 
-/// First 12 hex digits of the SHA-256 of the file this code is in; zeros if it cannot be read.
+/// First 12 hex digits of the SHA-256 of this library's file; zeros if it cannot be read.
 fn build() -> String {
     let digest = || {
         let own = ContainerFile::open(&sys::own_file()?).ok()?;

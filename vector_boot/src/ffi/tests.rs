@@ -10,13 +10,13 @@ use super::{start, tiny};
 use crate::gguf::Gguf;
 
 fn why() -> String {
-    // SAFETY is in `last_error`: the text lives until this thread's next failure.
     #[allow(unsafe_code)]
+    // SAFETY: the text ends with a NUL and lives until this thread's next failure.
     unsafe { std::ffi::CStr::from_ptr(last_error()) }.to_string_lossy().into_owned()
 }
 
 #[test]
-fn a_panic_stops_at_the_boundary_and_is_told_to_its_thread_alone() {
+fn a_panic_stops_at_the_boundary_and_only_its_thread_gets_the_error() {
     assert_eq!(enter(7, || -> Result<i32, String> { panic!("half\0way") }), 7);
     assert!(why().contains("halfway"), "{}", why());
     assert_eq!(std::thread::spawn(why).join().unwrap(), "");
@@ -32,7 +32,7 @@ fn the_built_in_model_is_an_acceptable_file() {
 }
 
 #[test]
-fn one_message_is_read_and_everything_else_is_refused_as_the_port_would() {
+fn one_message_is_read_and_everything_else_is_refused_as_on_the_port() {
     let code = |bytes: &[u8]| read(bytes).message.map(|message| message.map_err(|failure| failure.code));
     assert!(code(b"{\"a\":1}\n").unwrap().is_ok());
     let blob = b"{\"blob\":{\"bytes\":3,\"crc32c\":\"00000000\"}}\nabc";
@@ -42,7 +42,7 @@ fn one_message_is_read_and_everything_else_is_refused_as_the_port_would() {
     for no_line in [&b""[..], b"{}", b"\n", b"{]\n", &[b' '; 70_000]] {
         assert_eq!(code(no_line), Some(Err(-32700)), "{no_line:?}");
     }
-    // What was announced and is not here has stalled; what is too large is passed over, however much of it is here.
+    // An incomplete blob has stalled; one that is too large is skipped, as far as it is here.
     let stalled = read(&blob[..blob.len() - 1]).message.unwrap().unwrap();
     assert_eq!(stalled.blob, crate::protocol::Blob::Stalled);
     let large = read(b"{\"blob\":{\"bytes\":9999999,\"crc32c\":\"00000000\"}}\nabc").message.unwrap().unwrap();
@@ -53,19 +53,19 @@ fn one_message_is_read_and_everything_else_is_refused_as_the_port_would() {
 }
 
 #[test]
-fn what_needs_a_connection_or_a_process_is_refused() {
+fn methods_that_need_a_connection_or_a_process_are_refused() {
     let instance = start::alone(start::open(None).unwrap()).unwrap();
     for method in ["subscribe", "shutdown", "fault", "frob"] {
         let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"{method}\"}}\n");
-        let reply: Value = serde_json::from_slice(&instance.hear(line.as_bytes())).unwrap();
+        let reply: Value = serde_json::from_slice(&instance.handle(line.as_bytes())).unwrap();
         assert_eq!((&reply["id"], &reply["error"]["code"]), (&1.into(), &(-32601).into()));
     }
-    let reply: Value = serde_json::from_slice(&instance.hear(b"{\"jsonrpc\":\"2.0\",\"method\":\"bye\"}\n")).unwrap();
+    let reply: Value = serde_json::from_slice(&instance.handle(b"{\"jsonrpc\":\"2.0\",\"method\":\"bye\"}\n")).unwrap();
     assert_eq!((&reply["id"], &reply["error"]["code"]), (&Value::Null, &(-32601).into()));
 }
 
 #[test]
-fn a_second_machine_over_the_same_files_goes_on_where_the_first_ended() {
+fn a_second_machine_with_the_same_files_continues_where_the_first_ended() {
     use crate::sys::memory::memory_file;
     use std::os::fd::AsRawFd;
 
@@ -73,7 +73,7 @@ fn a_second_machine_over_the_same_files_goes_on_where_the_first_ended() {
     let fds = files.each_ref().map(AsRawFd::as_raw_fd);
     let open = || start::shared(start::open(None).unwrap(), start::Files::duplicate(fds[0], fds[1], fds[2]).unwrap());
     let ask =
-        |machine: &Instance, line: &str| -> Value { serde_json::from_slice(&machine.hear(line.as_bytes())).unwrap() };
+        |machine: &Instance, line: &str| -> Value { serde_json::from_slice(&machine.handle(line.as_bytes())).unwrap() };
     let first = open().unwrap();
     let mutate =
         "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"mutate\",\"params\":{\"id\":\"00000000000000000000000000000001\",\
@@ -82,12 +82,16 @@ fn a_second_machine_over_the_same_files_goes_on_where_the_first_ended() {
     assert_eq!(ask(&first, mutate)["result"]["generation"], 1);
     let digest = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"digest\"}\n";
     let before = ask(&first, digest)["result"]["model"].clone();
-    let (accepted, changed) = (first.numbers().unwrap()[4], first.numbers().unwrap()[7]);
+    let counts = first.counts().unwrap();
     drop(first);
     let second = open().unwrap();
     assert_eq!(ask(&second, digest)["result"]["model"], before);
-    assert_eq!((second.numbers().unwrap()[4], second.numbers().unwrap()[7]), (accepted, changed));
-    assert!(accepted == 1 && changed > 1000);
+    let continued = second.counts().unwrap();
+    assert_eq!(
+        (continued.mutations_accepted, continued.changed_bytes),
+        (counts.mutations_accepted, counts.changed_bytes)
+    );
+    assert!(counts.mutations_accepted == 1 && counts.changed_bytes > 1000);
     assert_eq!(ask(&second, mutate)["result"]["replayed"], true);
     assert_eq!(
         ask(&second, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"stats\"}\n")["result"]["worker"]["restarts"],
@@ -98,7 +102,7 @@ fn a_second_machine_over_the_same_files_goes_on_where_the_first_ended() {
 /// One machine for all cases: loading takes longer than answering.
 static MACHINE: LazyLock<Instance> = LazyLock::new(|| start::alone(start::open(None).unwrap()).unwrap());
 
-/// Lines that are nearly messages, cut and strung together.
+/// Lines that are almost messages, cut and joined.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let line = r#"{"jsonrpc":"2.0","id":1,"method":"read","params":{"tensor":"hw.mmio","bytes":9},"blob":{"bytes":3,"crc32c":"00000000"}}"#;
     let piece = prop_oneof![
@@ -115,8 +119,8 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_comes_is_answered_with_whole_messages(bytes in bytes()) {
-        let answer = MACHINE.hear(&bytes);
+    fn any_input_is_answered_with_complete_messages(bytes in bytes()) {
+        let answer = MACHINE.handle(&bytes);
         let greets = answer.starts_with(b"{\"vector_boot\"");
         let end = answer.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
         let rest = if greets { &answer[end.unwrap()..] } else { &answer[..] };

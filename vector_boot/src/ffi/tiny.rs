@@ -27,7 +27,7 @@ const SPECIAL: [(&str, &str); 6] = [
     ("bos", "[CLS]"),
     ("eos", "[SEP]"),
     ("unknown", "[UNK]"),
-    ("seperator", "[SEP]"), // so in the format
+    ("seperator", "[SEP]"), // the format's spelling
     ("padding", "[PAD]"),
     ("mask", "[MASK]"),
 ];
@@ -108,7 +108,7 @@ fn shapes(tokens: u64) -> Vec<(String, Vec<u64>)> {
     all
 }
 
-/// What the noise of a tensor is multiplied by.
+/// The factor of a tensor's noise.
 fn scale(name: &str) -> f32 {
     match name.rsplit('.').nth(1).unwrap_or_default() {
         _ if !name.ends_with(".weight") => 1.0 / 16.0,

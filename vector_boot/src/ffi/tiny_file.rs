@@ -11,7 +11,7 @@ const BOOL: u32 = 7;
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
-/// A file in the making.
+/// A file that is being written.
 #[derive(Default)]
 pub struct File {
     entries: Vec<u8>,
