@@ -2,6 +2,7 @@
 #   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   the image, in build/
 #   make boot                                                      the image, running, with a prompt
 #   make demo                                                      what it can do: changed while it runs, and changed back
+#   make aarch64-tools                                             what the tests need to build and run for aarch64, too
 #   make test | check | bench | fuzz | torture | deps | clean
 #
 # Values given on make's command line reach the recipes as environment variables with the prefix VBOOT_. Neither make nor
@@ -20,7 +21,7 @@ PY := $(VENV)/bin/python
 CARGO := $(firstword $(shell command -v cargo 2>/dev/null) cargo)
 CARGO_FLAGS := --quiet --locked --manifest-path vector_boot/Cargo.toml
 
-.PHONY: image boot demo test check fuzz bench torture deps clean FORCE
+.PHONY: image boot demo test check fuzz bench torture deps clean aarch64-tools FORCE
 .DEFAULT_GOAL := image
 
 deps:
@@ -70,6 +71,9 @@ bench: deps $(VENV)/.ready
 torture: deps $(VENV)/.ready
 	@$(PY) -m tests.torture $${VBOOT_CYCLES:+--cycles "$$VBOOT_CYCLES"} $${VBOOT_SEED:+--seed "$$VBOOT_SEED"} \
 		$${VBOOT_HOURS:+--hours "$$VBOOT_HOURS"}
+
+aarch64-tools:
+	@tests/support/aarch64_tools.sh
 
 clean:
 	rm -rf build dist vector_boot/target vector_boot/fuzz/target $(VENV)
