@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from cli import main
-from qemu.launch import start
 from qemu.machine import VirtualMachine
-from tests.boot.conftest import BUILD, Image
+from tests.boot.conftest import BUILD, Image, SharedMachine
 from tests.conformance import (
     checks_edits,
     checks_framing,
@@ -31,13 +30,19 @@ CHECKS = checks(checks_framing, checks_gate, checks_edits, checks_uploads, check
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualMachine]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedMachine]:
     model = write_model(tmp_path_factory.mktemp("model") / "model.gguf")
     folder = BUILD / "conformance"
     assert main(["build", "--model", str(model), "--output", str(folder)]) == 0
     image = Image(folder)
-    with start(image.spec(append="vector_boot.energy=off vector_boot.fault=1 vector_boot.heartbeat_ms=20")) as running:
-        yield running
+    append = "vector_boot.energy=off vector_boot.fault=1 vector_boot.heartbeat_ms=20"
+    with SharedMachine(image.spec(append=append)) as machine:
+        yield machine
+
+
+@pytest.fixture
+def machine(shared: SharedMachine) -> VirtualMachine:
+    return shared.machine()
 
 
 @pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[name for name, _ in CHECKS])

@@ -14,10 +14,9 @@ import pytest
 from gguf import GGUFReader
 
 from qemu import console
-from qemu.launch import start
 from qemu.machine import VirtualMachine
-from tests.boot.conftest import Image
-from tests.support.evolution_port.expect import EvolutionPort, machine_port
+from tests.boot.conftest import Image, SharedMachine
+from tests.support.evolution_port.expect import EvolutionPort
 
 PHASES = ["start", "mounts", "runtime", "tensors", "evolution", "heartbeat"]
 UNPROTECTED_OWN = [f"evolved.{slot}" for slot in range(8)]
@@ -43,17 +42,19 @@ def mmio(port: EvolutionPort) -> tuple[int, ...]:
 
 
 @pytest.fixture(scope="module")
-def machine(minilm: Image) -> Iterator[VirtualMachine]:
-    with start(minilm.spec()) as running:
-        yield running
+def shared(minilm: Image) -> Iterator[SharedMachine]:
+    with SharedMachine(minilm.spec()) as machine:
+        yield machine
 
 
-@pytest.fixture(scope="module")
-def port(machine: VirtualMachine) -> Iterator[EvolutionPort]:
-    with machine_port(machine) as connected:
-        connected.greet()
-        connected.resync()
-        yield connected
+@pytest.fixture
+def machine(shared: SharedMachine) -> VirtualMachine:
+    return shared.machine()
+
+
+@pytest.fixture
+def port(shared: SharedMachine) -> EvolutionPort:
+    return shared.port()
 
 
 def test_it_comes_up_in_the_phases_of_the_design(machine: VirtualMachine, port: EvolutionPort) -> None:
