@@ -1,4 +1,4 @@
-//! The device page `hw.mmio`: 1024 words that supervisor and worker share, and the vitals that lie behind it.
+//! The device page `hw.mmio`: 1024 words that supervisor and worker share.
 //!
 //! The word table is `spec/hw_mmio.toml`, from which the constants here are generated.
 
@@ -23,17 +23,20 @@ pub enum State {
     Stopping = 3,
 }
 
-/// A view of the page, and of the shared words behind it.
+/// A view of the page, and of the shared words after it.
 #[derive(Clone, Copy)]
-pub struct Page<'a>(&'a [AtomicU32], &'a [AtomicU32]);
+pub struct Page<'a> {
+    page: &'a [AtomicU32],
+    shared: &'a [AtomicU32],
+}
 
 impl<'a> Page<'a> {
     /// The page in the first words of shared memory. Words past the end read as 0 and are never written.
     pub fn new(words: &'a [AtomicU32]) -> Self {
-        Page(words.get(..WORDS).unwrap_or(words), words)
+        Page { page: words.get(..WORDS).unwrap_or(words), shared: words }
     }
 
-    /// Writes the values a page starts with.
+    /// Writes the initial values.
     pub fn initialise(&self) {
         for &(first, count, value) in word::INITIAL {
             (first..first + count).for_each(|word| self.set(word, value));
@@ -42,7 +45,7 @@ impl<'a> Page<'a> {
 
     /// One word.
     pub fn get(&self, word: usize) -> u32 {
-        self.0.get(word).map_or(0, |cell| cell.load(Relaxed))
+        self.page.get(word).map_or(0, |cell| cell.load(Relaxed))
     }
 
     /// A 64-bit number, low word first.
@@ -52,7 +55,7 @@ impl<'a> Page<'a> {
 
     /// Changes one word.
     pub fn set(&self, word: usize, value: u32) {
-        if let Some(cell) = self.0.get(word) {
+        if let Some(cell) = self.page.get(word) {
             cell.store(value, Relaxed);
         }
     }
@@ -63,9 +66,9 @@ impl<'a> Page<'a> {
         self.set(word + 1, (value >> 32) as u32);
     }
 
-    /// Bytes `range` of the page and what lies behind it: the words as little-endian integers.
+    /// Bytes `range` of the page and the shared words after it, the words as little-endian integers.
     pub fn shared_bytes(&self, range: std::ops::Range<usize>) -> Vec<u8> {
-        let word = |at: usize| self.1.get(at).map_or(0, |cell| cell.load(Relaxed));
+        let word = |at: usize| self.shared.get(at).map_or(0, |cell| cell.load(Relaxed));
         range.map(|at| word(at / 4).to_le_bytes()[at % 4]).collect()
     }
 }

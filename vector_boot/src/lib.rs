@@ -1,8 +1,8 @@
-//! `vector_boot`: a GGUF model that is a machine.
+//! `vector_boot`: a GGUF model that runs as a machine.
 //!
-//! One library, two faces. With `ffi` (default) it is a C library for Python; with `standalone` it is the executable
-//! that runs as PID 1 of the appliance, as its worker, and as `vector_boot check` and `--listen` on a workstation.
-//! The modules here are pure (bytes and memory) and shared by both faces; `ffi` and `standalone` are thin.
+//! With the feature `ffi` (default) this crate is a C library for Python and C. With `standalone` it is also the executable
+//! that runs as PID 1 of the appliance, as its worker, and as `vector_boot check` and `vector_boot --listen` on a
+//! workstation. Both share the other modules, which work on bytes and memory alone; `ffi` and `standalone` are thin.
 
 pub mod container_file;
 pub mod element;

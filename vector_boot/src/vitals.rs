@@ -1,4 +1,4 @@
-//! What supervisor and worker tell each other about themselves, in shared words behind the device page.
+//! Counters and times that supervisor and worker share, in the words after the device page.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -24,7 +24,7 @@ const PROGRAMS: usize = LEASE_UNTIL + 2;
 
 /// First of the words that hold the ring of journal records.
 pub const RING_WORD: usize = 2 * hw_mmio::WORDS;
-/// Words to share: the device page, one page of vitals, and the ring with the confidences of its records.
+/// The number of shared words: the device page, one page of vitals, and the ring with the confidences of its records.
 pub const SHARED_WORDS: usize = RING_WORD + ring::WORDS;
 
 /// A view of the vitals.
@@ -62,7 +62,7 @@ impl<'a> Vitals<'a> {
         self.set(at, self.get(at).saturating_add(1));
     }
 
-    /// The lateness in microseconds that a share of `per_mille` of all beats did not pass, within 6 %.
+    /// The quantile `per_mille` / 1000 of the beats' lateness in microseconds, with an error of up to 6 %.
     pub fn lateness_us(&self, per_mille: u32) -> u32 {
         let total: u64 = (0..BUCKETS).map(|at| u64::from(self.get(at))).sum();
         let wanted = (total * u64::from(per_mille)).div_ceil(1000);
@@ -127,17 +127,17 @@ impl<'a> Vitals<'a> {
         self.wide(LEASE_UNTIL)
     }
 
-    /// Notes when the open trial ends.
+    /// Notes when the open trial ends; 0 if none is open.
     pub fn set_lease_until(&self, us: u64) {
         self.set_wide(LEASE_UNTIL, us);
     }
 
-    /// How often the weights were taken back.
+    /// How many times the weights were rolled back.
     pub fn rolled_back(&self) -> u32 {
         self.get(ROLLED_BACK)
     }
 
-    /// Counts that the weights were taken back.
+    /// Counts a rollback.
     pub fn count_rollback(&self) {
         self.set(ROLLED_BACK, self.rolled_back().saturating_add(1));
     }
@@ -147,7 +147,7 @@ impl<'a> Vitals<'a> {
         self.wide(PROGRAMS)
     }
 
-    /// Counts that a pixel program has run to its end.
+    /// Counts a pixel program that has run to its end.
     pub fn count_program(&self) {
         self.set_wide(PROGRAMS, self.programs().saturating_add(1));
     }
@@ -163,7 +163,7 @@ impl<'a> Vitals<'a> {
         self.set_wide(ENERGY_AT_US, at_us);
     }
 
-    /// The worker's loop went round once more: it is alive.
+    /// Notes that the worker is alive.
     pub fn make_progress(&self) {
         self.set(WORKER_PROGRESS, self.get(WORKER_PROGRESS).wrapping_add(1));
     }
@@ -179,10 +179,11 @@ fn bucket(value: u32) -> usize {
     if value < 16 {
         return value as usize;
     }
-    let shift = 27 - value.leading_zeros(); // leaves 5 bits, the first of them set
+    let shift = 27 - value.leading_zeros(); // keeps the 5 highest bits of the value
     (16 * shift + (value >> shift)) as usize
 }
 
+/// The largest value of a bucket.
 fn upper_edge(bucket: usize) -> u32 {
     let bucket = bucket as u64;
     if bucket < 32 {

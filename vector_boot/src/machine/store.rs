@@ -7,6 +7,11 @@ use crate::protocol::Failure;
 use crate::tensor::Store;
 
 impl Machine {
+    /// This machine in emergency mode: it has no weights any more, for the reason `why`.
+    pub fn in_emergency(&self, why: &str) -> Self {
+        Machine { lineage: None, emergency: Some(why.into()), ..self.clone() }
+    }
+
     /// Lets `look` see the tensors, which do not change meanwhile.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! `vector_boot check`: judges a GGUF or RTS file.
+//! `vector_boot check`: validates a GGUF file or an RTS image (a container with an executable and a model).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -49,11 +49,11 @@ pub struct GgufSummary {
     pub types: BTreeMap<&'static str, usize>,
 }
 
-/// Why a file is refused.
-pub enum Refusal {
-    /// It could not be read.
+/// Why a file is not accepted.
+pub enum CheckError {
+    /// It cannot be read.
     Unreadable(std::io::Error),
-    /// The key file is no key.
+    /// The key file is not a key, or there is nothing to verify with it.
     Key(String),
     /// The GGUF breaks a rule.
     Gguf(gguf::Error),
@@ -61,36 +61,36 @@ pub enum Refusal {
     Rts(rts::Error),
 }
 
-impl From<std::io::Error> for Refusal {
+impl From<std::io::Error> for CheckError {
     fn from(error: std::io::Error) -> Self {
-        Refusal::Unreadable(error)
+        CheckError::Unreadable(error)
     }
 }
 
-impl From<rts::Error> for Refusal {
+impl From<rts::Error> for CheckError {
     fn from(error: rts::Error) -> Self {
-        Refusal::Rts(error)
+        CheckError::Rts(error)
     }
 }
 
-/// Judges the file at `path`; with `key`, the signature of an RTS image too.
+/// Validates the file at `path`; with `key`, the signature of an RTS image too.
 ///
 /// # Errors
-/// The first reason to refuse it.
-pub fn check(path: &Path, key: Option<&Path>) -> Result<Summary, Refusal> {
+/// The first error found.
+pub fn check(path: &Path, key: Option<&Path>) -> Result<Summary, CheckError> {
     let key = key.map(read_key).transpose()?;
     let file = ContainerFile::open(path)?;
     if file.read(0, 3)? == b"RTS" || path.extension().is_some_and(|extension| extension == "rts") {
         return check_rts(&file, key);
     }
     if key.is_some() {
-        return Err(Refusal::Key("a GGUF file carries no signature: leave --key away".into()));
+        return Err(CheckError::Key("a GGUF file has no signature: omit --key".into()));
     }
-    let gguf = file.with_gguf(0, file.len, summarise)?.map_err(Refusal::Gguf)?;
+    let gguf = file.with_gguf(0, file.len, summarise)?.map_err(CheckError::Gguf)?;
     Ok(Summary { bytes: file.len, rts: None, gguf })
 }
 
-fn check_rts<R: ReadAt>(file: &ContainerFile<R>, key: Option<[u8; 32]>) -> Result<Summary, Refusal> {
+fn check_rts<R: ReadAt>(file: &ContainerFile<R>, key: Option<[u8; 32]>) -> Result<Summary, CheckError> {
     let header = Header::parse(&file.read(0, rts::HEADER_BYTES)?, file.len, file.container)?;
     if let Some(key) = key {
         header.verify_signature(&key)?;
@@ -137,21 +137,22 @@ fn shortened(text: &str) -> String {
 }
 
 /// A public key: 32 raw bytes, or 64 hexadecimal digits with or without a line end.
-fn read_key(path: &Path) -> Result<[u8; 32], Refusal> {
-    let refuse =
-        || Refusal::Key(format!("{}: not an Ed25519 public key of 32 raw bytes or 64 hex digits", path.display()));
-    let file = ContainerFile::open(path).map_err(|error| Refusal::Key(format!("{}: {error}", path.display())))?;
-    let bytes = file.read(0, 128).map_err(|_| refuse())?;
+fn read_key(path: &Path) -> Result<[u8; 32], CheckError> {
+    let invalid = || {
+        CheckError::Key(format!("{}: expected an Ed25519 public key: 32 raw bytes or 64 hex digits", path.display()))
+    };
+    let file = ContainerFile::open(path).map_err(|error| CheckError::Key(format!("{}: {error}", path.display())))?;
+    let bytes = file.read(0, 128).map_err(|_| invalid())?;
     if let Ok(raw) = <[u8; 32]>::try_from(bytes.as_slice()) {
         return Ok(raw);
     }
     let digits = bytes.trim_ascii_end();
     let mut key = [0; 32];
     if digits.len() != 64 {
-        return Err(refuse());
+        return Err(invalid());
     }
     for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |d: u8| char::from(d).to_digit(16).ok_or_else(refuse);
+        let digit = |d: u8| char::from(d).to_digit(16).ok_or_else(invalid);
         *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
     }
     Ok(key)

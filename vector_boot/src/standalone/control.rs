@@ -1,4 +1,4 @@
-//! Messages between supervisor and worker: fixed size, one struct a packet.
+//! Messages between supervisor and worker: fixed size, one a packet.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ const DIGEST: usize = 16;
 const TEXT: usize = DIGEST + 32;
 const TEXT_BYTES: usize = MESSAGE_BYTES - TEXT;
 
-/// What supervisor and worker tell each other.
+/// A message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Control {
     /// To the worker: a beat, and how late it was.
@@ -28,29 +28,29 @@ pub enum Control {
     TensorsReady {
         /// How many.
         tensors: u64,
-        /// SHA-256 of the executable that the image was built with, if the model came in an image that records it.
+        /// SHA-256 of the executable that the image was built with, if the model's image records it.
         binary: Option<[u8; 32]>,
     },
-    /// To the worker, once it has reported on its model: serve.
+    /// To the worker, once it has reported on its model: serve requests.
     Serve {
         /// SHA-256 of the running executable.
         executable: [u8; 32],
-        /// Why the model must not be used, if so.
+        /// Why the machine is in emergency mode, if it is.
         emergency: Option<String>,
     },
-    /// To the supervisor: the weights are as they were, requests are answered from now on.
+    /// To the supervisor: the journal is replayed, requests are answered from now on.
     Serving,
-    /// To the supervisor: the model cannot be served.
+    /// To the supervisor: the model cannot be served, or no longer.
     Failed {
         /// Why, in one line.
         text: String,
     },
     /// To the supervisor: end the machine.
     Shutdown {
-        /// Start it again afterwards.
+        /// Whether to boot it again.
         reboot: bool,
     },
-    /// To the supervisor: leave this many orphans, for the test of reaping.
+    /// To the supervisor: start this many orphans, for the test of reaping.
     Orphans {
         /// How many.
         count: u64,
@@ -100,18 +100,18 @@ impl Control {
         })
     }
 
-    /// Sends without waiting.
+    /// Sends without blocking.
     ///
     /// # Errors
-    /// If the other end is full or gone.
+    /// If the other end's buffer is full or the other end is closed.
     pub fn send(&self, socket: &OwnedFd) -> io::Result<()> {
         message::send(socket, &self.encode())
     }
 
-    /// The next message, if one has arrived; `None` for one that makes no sense.
+    /// Receives the next message; `None` for one that is not valid.
     ///
     /// # Errors
-    /// WouldBlock when there is none, UnexpectedEof when the other end has closed.
+    /// WouldBlock if there is none, UnexpectedEof if the other end is closed.
     pub fn receive(socket: &OwnedFd) -> io::Result<Option<Self>> {
         let mut bytes = [0; MESSAGE_BYTES];
         match message::receive(socket, &mut bytes)? {
@@ -122,14 +122,14 @@ impl Control {
     }
 }
 
-/// Puts as much of a text as fits into `bytes`, printable ASCII only, zero-padded.
+/// Writes as much of a text as fits into `bytes`, which hold zeros; characters that are not printable ASCII become `?`.
 pub fn write_text(bytes: &mut [u8], text: &str) {
     for (place, c) in bytes.iter_mut().zip(text.chars()) {
         *place = if c == ' ' || c.is_ascii_graphic() { c as u8 } else { b'?' };
     }
 }
 
-/// Reads such a text; what is not printable ASCII is replaced, so that a hostile sender cannot forge console lines.
+/// Reads such a text; what is not printable ASCII becomes `?`, so that a hostile sender cannot forge console lines.
 pub fn read_text(bytes: &[u8]) -> String {
     let text = bytes.iter().take(TEXT_BYTES).take_while(|byte| **byte != 0);
     text.map(|byte| if *byte == b' ' || byte.is_ascii_graphic() { char::from(*byte) } else { '?' }).collect()

@@ -1,4 +1,4 @@
-//! The executable's face: its command line.
+//! The executable: its command line.
 
 mod check;
 pub mod control;
@@ -17,27 +17,30 @@ const USAGE: &str = "usage: vector_boot check [--json] [--key PUBLIC_KEY] FILE
        vector_boot --listen SOCKET --tensors FILE [--heartbeat-ms N] [--energy on|off] [--fault]
        vector_boot --version
 
-check FILE: judges a GGUF or RTS file by the rules R1 to R24 and RTS. Exit 0 and a summary, or exit 1 and one line
+check FILE: validates a GGUF or RTS file by the rules R1 to R24 and RTS. Exit 0 and a summary, or exit 1 and one line
             FILE: RULE: FIELD: offset N: text
-  --json    the summary or the refusal as one JSON object on stdout
+  --json    the summary or the error as one JSON object on stdout
   --key     also verify an RTS signature: a file with the Ed25519 public key, 32 raw bytes or 64 hex digits
 
---listen SOCKET: the machine as an ordinary program, serving the GGUF or RTS file at a Unix socket
+--listen SOCKET: runs the machine as an ordinary program that serves the GGUF or RTS file at a Unix socket. A socket that
+            nobody listens on is replaced; any other file at that path is an error. The model's file must not change
+            meanwhile. SIGTERM, SIGINT and SIGHUP end it in order.
   --heartbeat-ms  period of the heartbeat, 10 to 10000 (100)
   --energy        whether mutations cost energy, which comes back at 100 a second (on)
-  --fault         serve the requests that make the worker crash, for tests
+  --fault         allow requests that make the worker crash, for tests
 ";
 
 const COMMANDS: [&str; 4] = ["check", "--listen", "--version", "--help"];
 
-/// The model that `VECTOR_BOOT_MODEL` named at build time; empty if none was embedded.
+/// The model that `VECTOR_BOOT_MODEL` named at build time; empty if there is none.
 pub static EMBEDDED_MODEL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/embedded_model.gguf"));
 
-/// Runs the command line (without the program's name). Exit codes: 0, 1 failure, 2 usage. As PID 1 it never returns.
+/// Runs the command line, without the program's name. Exit codes: 0 success, 1 failure, 2 wrong usage. As PID 1 it never
+/// returns.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    // The kernel hands /init the words of its command line that it does not know; in a container, PID 1 gets ours.
-    let is_ours = |arg: &OsString| COMMANDS.iter().any(|command| arg == command);
-    if sys::process::own_pid() == 1 && !args.iter().any(is_ours) {
+    // The kernel passes unknown words of its command line to /init; as PID 1 of a container the words are the caller's.
+    let is_command = |arg: &OsString| COMMANDS.iter().any(|command| arg == command);
+    if sys::process::own_pid() == 1 && !args.iter().any(is_command) {
         supervisor::appliance::main();
     }
     let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
@@ -65,14 +68,14 @@ fn finish(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            complain(&format!("vector_boot: {}\n", report::one_line(&why)));
+            print_error(&format!("vector_boot: {}\n", report::one_line(&why)));
             ExitCode::FAILURE
         }
     }
 }
 
 fn leave_orphans(count: &str) -> Result<(), String> {
-    let count = count.parse().map_err(|_| format!("{count:?} is no number"))?;
+    let count = count.parse().map_err(|_| format!("expected a number of orphans, got {count:?}"))?;
     sys::process::leave_orphans(count).map_err(|error| error.to_string())
 }
 
@@ -99,31 +102,31 @@ fn run_check(words: &[&str], args: &[OsString]) -> ExitCode {
     if json {
         let object = match &outcome {
             Ok(summary) => report::summary_json(&name, summary),
-            Err(refusal) => report::refusal_json(&name, refusal),
+            Err(error) => report::error_json(&name, error),
         };
         print(&object, ExitCode::SUCCESS);
     }
     match outcome {
         Ok(summary) if !json => print(&report::summary_text(&name, &summary), ExitCode::SUCCESS),
         Ok(_) => ExitCode::SUCCESS,
-        Err(refusal) => {
-            complain(&report::refusal_text(&name, &refusal));
+        Err(error) => {
+            print_error(&report::error_text(&name, &error));
             ExitCode::FAILURE
         }
     }
 }
 
 fn usage() -> ExitCode {
-    complain(USAGE);
+    print_error(USAGE);
     ExitCode::from(2)
 }
 
-/// Writes to stdout; a reader that has gone away is not our failure.
+/// Writes to stdout; a closed or full stdout is not an error.
 fn print(text: &str, code: ExitCode) -> ExitCode {
     let _ = std::io::stdout().write_all(text.as_bytes());
     code
 }
 
-fn complain(text: &str) {
+fn print_error(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -1,4 +1,4 @@
-//! The words of `vector_boot check`, for people and as JSON.
+//! The output of `vector_boot check`, as text and as JSON.
 //!
 //! JSON, accepted: `{"ok": true, "file", "kind": "gguf" | "rts", "bytes", "rts"?: {"binary_size", "tensor_offset",
 //! "tensor_size", "binary_sha256", "tensor_sha256", "key_id", "security_version", "signature_verified", "bootable"},
@@ -9,35 +9,37 @@
 
 use std::fmt::Write;
 
-use super::check::{GgufSummary, Refusal, RtsSummary, Summary};
+use super::check::{CheckError, GgufSummary, RtsSummary, Summary};
 use crate::rts::hex;
 
-/// Escapes what would break a line, or turn it around on a terminal.
+/// Escapes characters that would break a line, or change the direction of text on a terminal.
 pub fn one_line(text: &str) -> String {
-    let breaks = |c: char| {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        c.is_control() || turns
+    let is_escaped = |c: char| {
+        let is_directional = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        c.is_control() || is_directional
     };
-    text.chars().flat_map(|c| if breaks(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
+    text.chars().flat_map(|c| if is_escaped(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
 }
 
-/// The one line of a refusal, with its line end.
-pub fn refusal_text(file: &str, refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Unreadable(error) => format!("{file}: {error}\n"),
-        Refusal::Key(text) => format!("{file}: {text}\n"),
-        Refusal::Gguf(error) => format!("{file}: {error}\n"),
-        Refusal::Rts(error) => format!("{file}: {error}\n"),
+/// The line of an error, with its line end.
+pub fn error_text(file: &str, error: &CheckError) -> String {
+    match error {
+        CheckError::Unreadable(error) => format!("{file}: {error}\n"),
+        CheckError::Key(text) => format!("{file}: {text}\n"),
+        CheckError::Gguf(error) => format!("{file}: {error}\n"),
+        CheckError::Rts(error) => format!("{file}: {error}\n"),
     }
 }
 
-/// The JSON object of a refusal, with its line end.
-pub fn refusal_json(file: &str, refusal: &Refusal) -> String {
-    let (rule, field, offset, text) = match refusal {
-        Refusal::Unreadable(error) => (None, None, None, error.to_string()),
-        Refusal::Key(text) => (None, None, None, text.clone()),
-        Refusal::Gguf(e) => (Some(e.rule.to_string()), Some(e.field.to_string()), Some(e.offset), e.fault.to_string()),
-        Refusal::Rts(e) => {
+/// The JSON object of an error, with its line end.
+pub fn error_json(file: &str, error: &CheckError) -> String {
+    let (rule, field, offset, text) = match error {
+        CheckError::Unreadable(error) => (None, None, None, error.to_string()),
+        CheckError::Key(text) => (None, None, None, text.clone()),
+        CheckError::Gguf(e) => {
+            (Some(e.rule.to_string()), Some(e.field.to_string()), Some(e.offset), e.fault.to_string())
+        }
+        CheckError::Rts(e) => {
             let text = format!("is {}, expected {}", e.value, e.expected);
             (Some("RTS".to_string()), Some(e.field.to_string()), Some(e.offset), text)
         }
@@ -52,7 +54,7 @@ pub fn refusal_json(file: &str, refusal: &Refusal) -> String {
     )
 }
 
-/// The summary for people.
+/// The summary as text.
 pub fn summary_text(file: &str, summary: &Summary) -> String {
     let GgufSummary { version, alignment, metadata, tensors, parameters, architecture, name, types, .. } =
         &summary.gguf;
@@ -68,7 +70,8 @@ pub fn summary_text(file: &str, summary: &Summary) -> String {
             (Some(_), true) => "signature verified".to_string(),
             (Some(id), false) => format!("signed by key {}, not verified (no --key)", hex(&id[..8])),
         };
-        let bootable = if header.is_bootable() { "bootable" } else { "not bootable (512 + N is no multiple of 4096)" };
+        let bootable =
+            if header.is_bootable() { "bootable" } else { "not bootable (512 + N is not a multiple of 4096)" };
         let _ = writeln!(
             text,
             "  RTS 1: binary {} bytes, model {} bytes at {}, {digests}, {signature}, security version {}, {bootable}",

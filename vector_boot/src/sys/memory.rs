@@ -1,4 +1,4 @@
-//! Mappings: the model's private one, and memory files that processes share.
+//! Mappings: private ones of a model's file, and memory files that processes share.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -6,19 +6,20 @@ use std::sync::atomic::AtomicU32;
 
 use super::check;
 
-/// Mapped bytes: private ones, whose changes never reach the file, or those of a memory file.
+/// Mapped bytes: of a private mapping, whose changes never reach the file, or of a memory file.
 pub struct Mapping {
     start: *mut u8,
     len: usize,
 }
 
-// SAFETY: the mapping belongs to this value alone; `&self` gives read access only.
+// SAFETY: this value alone owns the mapping; `&self` gives read access only.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes of a file from `offset`, a multiple of the page size. Costs nothing until pages are touched.
+    /// Maps `len` bytes of a file from `offset`, a multiple of the page size. Pages cost memory once they are used. A page
+    /// that was never written shows the file as it is now: whoever maps a file must see to it that it stays the same.
     ///
     /// # Errors
     /// Whatever mmap(2) says.
@@ -26,7 +27,7 @@ impl Mapping {
         Self::map(file.as_raw_fd(), offset, len, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
     }
 
-    /// `len` zero bytes; pages cost memory once written.
+    /// Maps `len` zero bytes; pages cost memory once they are written.
     ///
     /// # Errors
     /// Whatever mmap(2) says.
@@ -34,8 +35,8 @@ impl Mapping {
         Self::map(-1, 0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
     }
 
-    /// Maps `len` bytes of a memory file from `offset`, a multiple of the page size; changes are seen by all who map it.
-    /// The file must have been through [`claim`], and nobody but this mapping may write it.
+    /// Maps `len` bytes of a memory file from `offset`, a multiple of the page size; every process that maps it sees the
+    /// changes. The file must have been through [`claim`], and no other mapping may write it.
     ///
     /// # Errors
     /// Whatever mmap(2) says.
@@ -46,8 +47,8 @@ impl Mapping {
     fn map(fd: i32, offset: u64, len: usize, flags: i32) -> io::Result<Self> {
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours. No bytes are one
-        // mapped byte that nobody sees, for mmap refuses a length of 0.
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps no other. A length of 0, which mmap refuses,
+        // becomes 1.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len.max(1), protection, flags, fd, offset) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -61,7 +62,7 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 
-    /// The mapped bytes, to change.
+    /// The mapped bytes, writable.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; `&mut self` makes the access exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
@@ -75,7 +76,7 @@ impl Drop for Mapping {
     }
 }
 
-/// An empty memory file, to be handed to another process.
+/// Makes an empty memory file that other processes can be given.
 ///
 /// # Errors
 /// Whatever memfd_create(2) says.
@@ -86,10 +87,10 @@ pub fn memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Gives an empty memory file its length for good; one that has been given it before must have exactly this length.
+/// Sets the length of an empty memory file and seals it; one that has a length already must have exactly this one.
 ///
 /// # Errors
-/// If it has another length or can still lose it, and whatever ftruncate(2) or fcntl(2) say.
+/// If it has another length or is not sealed, and whatever ftruncate(2) or fcntl(2) say.
 pub fn claim(file: BorrowedFd<'_>, len: usize) -> io::Result<()> {
     // SAFETY: all zeros is a valid value.
     let mut status: libc::stat = unsafe { std::mem::zeroed() };
@@ -107,23 +108,23 @@ pub fn claim(file: BorrowedFd<'_>, len: usize) -> io::Result<()> {
     // SAFETY: plain call on a live descriptor.
     let seals = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) })?;
     if status.st_size != len || seals & libc::F_SEAL_SHRINK == 0 {
-        let text = format!("{} bytes, not the {len} of this model, or not sealed", status.st_size);
+        let text = format!("{} bytes instead of the {len} that this model needs, or is not sealed", status.st_size);
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     Ok(())
 }
 
-/// Another descriptor of an open file, closed on exec; `fd` stays the caller's.
+/// Makes another descriptor of an open file, closed on exec; `fd` stays the caller's.
 ///
 /// # Errors
-/// If nothing is open there.
+/// If `fd` is not an open descriptor.
 #[cfg(feature = "ffi")]
 pub fn duplicate(fd: i32) -> io::Result<OwnedFd> {
     // SAFETY: a plain call, whatever the number; the new descriptor is owned by nobody else.
     unsafe { check(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3)).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }
 
-/// Gives back the memory behind a range of a file; where that is impossible, it stays.
+/// Releases the memory behind a range of a file; where that is impossible, nothing happens.
 pub fn punch_hole(file: &std::fs::File, offset: u64, len: u64) {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     if let (Ok(offset), Ok(len)) = (libc::off_t::try_from(offset), libc::off_t::try_from(len)) {
@@ -156,7 +157,7 @@ impl SharedWords {
         Ok((Self::attach(&fd, words)?, fd))
     }
 
-    /// Maps the memfd another process created with the same number of words.
+    /// Maps the memfd that another process created with the same number of words.
     ///
     /// # Errors
     /// Whatever mmap(2) says.

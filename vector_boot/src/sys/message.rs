@@ -1,4 +1,4 @@
-//! A pair of connected sockets that carries short messages whole and never blocks.
+//! A pair of connected sockets that carries short messages, each as a whole, and never blocks.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! The only door to the kernel: thin wrappers, each `unsafe` block with the reason why it is sound.
+//! System calls: thin wrappers, each `unsafe` block with the reason why it is sound.
 #![allow(unsafe_code)]
 
 pub mod memory;
@@ -17,6 +17,8 @@ pub mod ready;
 pub mod sandbox;
 #[cfg(feature = "standalone")]
 pub mod signal;
+#[cfg(feature = "standalone")]
+pub mod watch;
 
 use std::io;
 #[cfg(feature = "ffi")]
@@ -34,12 +36,12 @@ pub fn own_file() -> Option<PathBuf> {
     if unsafe { libc::dladdr(here as *const libc::c_void, &mut found) } == 0 || found.dli_fname.is_null() {
         return None;
     }
-    // SAFETY: the loader keeps this string as long as the code is loaded, and it runs.
+    // SAFETY: the loader keeps this string as long as the code is loaded, which it is: it runs.
     let name = unsafe { std::ffi::CStr::from_ptr(found.dli_fname) };
     Some(std::ffi::OsStr::from_bytes(name.to_bytes()).into())
 }
 
-/// Turns a syscall's -1 into the error it stands for.
+/// Turns a negative result of a system call into the error that errno names.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -47,7 +49,7 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     Ok(result)
 }
 
-/// Bytes of memory this machine has; 0 if the kernel does not tell.
+/// Bytes of memory of this computer; 0 if the kernel does not say.
 pub fn total_memory() -> u64 {
     // SAFETY: all zeros is a valid value, and the call fills it.
     let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
@@ -58,8 +60,7 @@ pub fn total_memory() -> u64 {
     }
 }
 
-/// Bytes of memory that the kernel could still give out, as far as one call tells: what is free and what buffers hold.
-/// 0 if the kernel does not tell.
+/// Bytes of memory that are free or hold buffers, a lower bound of what is available; 0 if the kernel does not say.
 pub fn available_memory() -> u64 {
     // SAFETY: all zeros is a valid value, and the call fills it.
     let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
@@ -70,7 +71,7 @@ pub fn available_memory() -> u64 {
     }
 }
 
-/// Microseconds of the monotonic clock, the same in every process.
+/// Microseconds of the monotonic clock, which all processes share.
 pub fn monotonic_us() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is live; this clock exists on every Linux.

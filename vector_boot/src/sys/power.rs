@@ -1,4 +1,4 @@
-//! What only PID 1 does: mounts, modules, devices and the power switch.
+//! What only PID 1 does: mounting, loading modules, setting up devices, ending the machine.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -45,13 +45,13 @@ pub fn load_module(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Ctrl-Alt-Del becomes a signal to this process instead of a reboot.
+/// Has Ctrl-Alt-Del send a signal to PID 1 instead of rebooting.
 pub fn catch_ctrl_alt_del() {
     // SAFETY: plain call.
     unsafe { libc::reboot(libc::RB_DISABLE_CAD) };
 }
 
-/// Writes out what is dirty.
+/// Writes all dirty pages to their devices.
 pub fn sync() {
     // SAFETY: plain call.
     unsafe { libc::sync() };

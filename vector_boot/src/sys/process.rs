@@ -7,16 +7,16 @@ use std::process::{Child, Command};
 
 use super::{check, sandbox, signal};
 
-/// First descriptor number that inherited descriptors get in a child; 0 to 2 are the standard ones.
+/// Number of the first inherited descriptor in a child; 0 to 2 are the standard streams.
 pub const FIRST_INHERITED: RawFd = 3;
 
-/// Starts `command` with `fds` as descriptors 3, 4, ... and nothing else open, signals reset.
-/// With `user`, it runs under that uid and gid, without capabilities.
+/// Starts `command` with `fds` as descriptors 3, 4, ..., the standard streams and no other descriptor, and its signals reset.
+/// With `user` it runs under that uid and gid, without capabilities.
 ///
 /// # Errors
 /// Whatever fork(2), exec(2) or the steps between them say.
 pub fn spawn(command: &mut Command, fds: &[BorrowedFd<'_>], user: Option<u32>) -> io::Result<Child> {
-    // Copies far above the targets, so that dup2 in the child overwrites none it still needs.
+    // Copies with high numbers, so that dup2 in the child overwrites none that it still needs.
     let copies = fds.iter().map(|fd| duplicate_above(*fd, 100)).collect::<io::Result<Vec<_>>>()?;
     let sources: Vec<RawFd> = copies.iter().map(AsRawFd::as_raw_fd).collect();
     let expendable = own_pid() == 1;
@@ -30,7 +30,7 @@ pub fn spawn(command: &mut Command, fds: &[BorrowedFd<'_>], user: Option<u32>) -
             libc::syscall(libc::SYS_close_range, above, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             signal::reset();
             if expendable {
-                sandbox::be_expendable(); // before the user changes: root alone may write this
+                sandbox::be_expendable(); // before the user changes: only root may write this
             }
             if let Some(id) = user {
                 sandbox::become_user(id)?;
@@ -46,10 +46,10 @@ fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
     unsafe { check(libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest)).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }
 
-/// Takes ownership of a descriptor the parent placed at `fd`, and closes it on exec.
+/// Takes ownership of the descriptor that the parent left at number `fd`; it is closed on exec.
 ///
 /// # Errors
-/// If nothing is open there.
+/// If `fd` is not an open descriptor.
 pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl proves that it is open; the parent gave it to us and nothing else in this process owns it.
     unsafe {
@@ -72,17 +72,17 @@ pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// One child that has ended.
+/// A child that has ended.
 pub struct Ended {
     /// Its process id.
     pub pid: u32,
-    /// The signal that killed it, if one did.
+    /// The signal that killed it, if any.
     pub signal: Option<i32>,
     /// Its exit status otherwise.
     pub status: i32,
 }
 
-/// Reaps one child that has ended, orphans included; `None` when there is none now.
+/// Reaps one child that has ended, adopted orphans included; `None` if there is none.
 pub fn reap() -> Option<Ended> {
     let mut status = 0;
     // SAFETY: `status` is a live integer.
@@ -92,8 +92,8 @@ pub fn reap() -> Option<Ended> {
     Some(Ended { pid, signal, status: libc::WEXITSTATUS(status) })
 }
 
-/// Sends a signal; a process that is gone already is no failure. Pid 0, no process, gets none: to kill(2) it would
-/// mean everyone in this process's group.
+/// Sends a signal; nothing happens if the process has ended. Pid 0 stands for no process and is ignored, because kill(2)
+/// would signal the whole process group.
 pub fn kill(pid: u32, signal: i32) {
     if let Some(pid) = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0) {
         // SAFETY: plain call; pid is positive, so it names one process.
@@ -101,7 +101,7 @@ pub fn kill(pid: u32, signal: i32) {
     }
 }
 
-/// Runs before every ordinary process that is ready: the heartbeat waits for nobody's turn. Children are ordinary.
+/// Gives this process real-time priority, so that the heartbeat waits for no ordinary process. Children are ordinary.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -111,13 +111,13 @@ pub fn become_realtime() -> io::Result<()> {
     check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &priority) }).map(|_| ())
 }
 
-/// Orphans below this process become its children, as they do for PID 1.
+/// Makes orphans among this process's descendants its children, as they become PID 1's.
 pub fn adopt_orphans() {
     // SAFETY: plain call.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
 }
 
-/// Starts `count` children that end at once, without waiting for any: for the test of reaping.
+/// Starts `count` children that end at once and waits for none, for the test of reaping.
 ///
 /// # Errors
 /// If a fork fails.
@@ -133,7 +133,7 @@ pub fn leave_orphans(count: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Number of this process.
+/// The id of this process.
 pub fn own_pid() -> u32 {
     std::process::id()
 }

@@ -1,10 +1,10 @@
-//! Waiting for descriptors, with a deadline.
+//! Waiting for descriptors, with a time limit.
 
 use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-/// What to wait for on one descriptor, and what came.
+/// What to wait for on one descriptor, and what happened.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Interest(libc::pollfd);
@@ -21,18 +21,18 @@ impl Interest {
         Interest(libc::pollfd { fd, events, revents: 0 })
     }
 
-    /// Something that was waited for has come.
+    /// Whether the descriptor is ready for what was asked.
     pub fn is_ready(&self) -> bool {
         self.0.revents & self.0.events != 0
     }
 
-    /// The other end is gone, or was never there.
+    /// Whether the other end is closed, or was never open.
     pub fn hung_up(&self) -> bool {
         self.0.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
     }
 }
 
-/// Waits until one of the interests is met or the time is over. A signal ends the wait early.
+/// Waits until one of the descriptors is ready or the time is over. A signal ends the wait early.
 ///
 /// # Errors
 /// Whatever ppoll(2) says, Interrupted excepted.

@@ -76,12 +76,12 @@ fn the_shared_vectors_get_their_verdicts() {
             (Ok(summary), "accept" | "accept-no-boot") => {
                 assert_eq!(summary.rts.unwrap().header.is_bootable(), verdict == "accept", "{name}");
             }
-            (Err(Refusal::Rts(error)), "reject") => {
+            (Err(CheckError::Rts(error)), "reject") => {
                 assert_eq!(error.field, field, "{name}: {error}");
                 assert!(!error.to_string().contains('\n'), "{name}");
             }
             (Ok(_), _) => panic!("{name} was accepted"),
-            (Err(Refusal::Rts(error)), _) => panic!("{name} was refused: {error}"),
+            (Err(CheckError::Rts(error)), _) => panic!("{name} was refused: {error}"),
             (Err(_), _) => panic!("{name} was refused for another reason"),
         }
         count += 1;

@@ -1,4 +1,4 @@
-//! The supervisor as PID 1 of the appliance: from the kernel's hand-over to the power switch.
+//! The supervisor as PID 1 of the appliance: from the start by the kernel to switching the power off.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::cmdline::{self, OnFail, Settings};
 use super::devices;
 use super::probe::Probe;
-use super::worker_process::{Endowment, WorkerProcess};
+use super::worker_process::{Resources, WorkerProcess};
 use super::{console, setup, share, End, Parts, Supervisor};
 use crate::hw_mmio::{word, Page};
 use crate::standalone::worker::Options;
@@ -22,7 +22,7 @@ const SYNC_LIMIT: Duration = Duration::from_secs(30);
 /// Runs the machine. Never returns: PID 1 must not exit.
 pub fn main() -> ! {
     let mut on_fail = OnFail::PowerOff;
-    // A panic anywhere below is a failure like any other: told, then onfail.
+    // A panic below is a failure like any other: it is reported, then `onfail` is carried out.
     let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&mut on_fail)))
         .unwrap_or_else(|_| Err("the supervisor panicked".into()));
     let end = end.unwrap_or_else(|why| {
@@ -31,7 +31,7 @@ pub fn main() -> ! {
             OnFail::PowerOff => End::PowerOff,
             OnFail::Reboot => End::Reboot,
             OnFail::Hold => {
-                console::say("holding, as vector_boot.onfail=hold asks");
+                console::say("the machine stays on, as vector_boot.onfail=hold says");
                 hold()
             }
         }
@@ -41,37 +41,37 @@ pub fn main() -> ! {
 
 fn run(on_fail: &mut OnFail) -> Result<End, String> {
     let start_us = sys::monotonic_us();
-    let signals = Signals::take().map_err(|error| format!("cannot take signals: {error}"))?;
+    let signals = Signals::take().map_err(|error| format!("signals cannot be received: {error}"))?;
     let mounted = setup::mount_all();
     console::open();
     console::say_phase("start", 0);
     mounted?;
-    let (settings, complaints) = cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    let (settings, messages) = cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     *on_fail = settings.on_fail;
-    complaints.iter().for_each(|complaint| console::say(complaint));
+    messages.iter().for_each(|message| console::say(message));
     setup::check_archive()?;
-    let executable = Probe::start(true)?; // it hashes while modules load
+    let executable = Probe::start(true)?; // hashes while modules are loaded
     setup::load_modules(setup::Modules::Early);
-    setup::set_switches();
+    setup::apply_settings();
     let (shared, shared_fd, journal) = share(settings.period, start_us)?;
     Page::new(shared.words()).set(word::SLOT, settings.slot);
     let mounts_us = sys::monotonic_us() - start_us;
     Vitals::new(shared.words()).reach_phase(1, mounts_us);
     console::say_phase("mounts", mounts_us);
-    let worker = endow(&settings, shared_fd, journal)?;
+    let resources = find_resources(&settings, shared_fd, journal)?;
     let mut supervisor = Supervisor::new(Parts {
         signals,
         period: settings.period,
         shared,
-        worker: WorkerProcess::new(worker),
+        worker: WorkerProcess::new(resources),
         executable,
         appliance: true,
     });
-    if let Err(trouble) = supervisor.bring_up() {
-        supervisor.enter_emergency(&trouble)?;
+    if let Err(error) = supervisor.bring_up() {
+        supervisor.enter_emergency(&error)?;
     }
     if let Err(error) = sys::process::become_realtime() {
-        console::say(&format!("beats take their turn with everything else: {error}"));
+        console::say(&format!("no real-time priority, beats may come late: {error}"));
     }
     let end = supervisor.beat();
     console::say("stopping");
@@ -79,25 +79,26 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     Ok(end)
 }
 
-/// Finds the model and the port.
-fn endow(settings: &Settings, shared: OwnedFd, journal: OwnedFd) -> Result<Endowment, String> {
+/// Finds the model and the evolution port.
+fn find_resources(settings: &Settings, shared: OwnedFd, journal: OwnedFd) -> Result<Resources, String> {
     let model = devices::rts_disk();
     let embedded = model.is_none() && !EMBEDDED_MODEL.is_empty();
     if model.is_none() && !embedded {
         let disks = devices::describe_disks();
-        return Err(format!("no RTS image: no disk has the serial number vb-rts; there are {disks}"));
+        return Err(format!("no RTS image: no disk has the serial number vb-rts; found {disks}"));
     }
     let port = match devices::evolution_port() {
         Some(port) => port,
         None => {
-            console::say("no evolution port: this machine cannot be reached, it only beats");
-            devices::unreachable_port().map_err(|error| format!("no socket: {error}"))?
+            console::say("no evolution port: the machine beats, but no client can reach it");
+            devices::unreachable_port()
+                .map_err(|error| format!("no socket can be made instead of the port: {error}"))?
         }
     };
     let listens = is_socket(&port);
     let (fault, energy_unlimited) = (settings.fault, !settings.energy);
     let options = Options { listens, embedded, fault, appliance: true, energy_unlimited, ..Options::default() };
-    Ok(Endowment { options, shared, port, journal, model })
+    Ok(Resources { options, shared, port, journal, model, watch: None })
 }
 
 fn is_socket(fd: &OwnedFd) -> bool {
@@ -106,7 +107,7 @@ fn is_socket(fd: &OwnedFd) -> bool {
     file.and_then(|file| file.metadata()).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-/// Stays, so that somebody can look at the console.
+/// Stays on for good, so that the console can be read.
 fn hold() -> ! {
     loop {
         while sys::process::reap().is_some() {}
@@ -114,7 +115,7 @@ fn hold() -> ! {
     }
 }
 
-/// Writes out what is dirty and switches off.
+/// Writes dirty pages to the devices and switches off.
 fn end_machine(end: End) -> ! {
     let (done, synced) = channel();
     let syncing = std::thread::Builder::new().spawn(move || {
@@ -122,11 +123,11 @@ fn end_machine(end: End) -> ! {
         let _ = done.send(());
     });
     if syncing.is_ok() && synced.recv_timeout(SYNC_LIMIT).is_err() {
-        console::say("syncing takes too long: it is not waited for");
+        console::say("writing to the devices takes longer than 30 s and is not waited for");
     }
     let _ = power::remount_root_read_only();
     console::say(if end == End::Reboot { "rebooting" } else { "powering off" });
     let error = power::end_machine(end == End::Reboot);
-    console::say(&format!("the kernel refuses to end the machine: {error}"));
+    console::say(&format!("the kernel did not end the machine: {error}"));
     hold()
 }

@@ -1,8 +1,8 @@
-//! What the kernel command line asks of the machine.
+//! The settings on the kernel command line.
 
 use std::time::Duration;
 
-/// What to do when the machine cannot start.
+/// What the machine does when it cannot start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum OnFail {
@@ -34,18 +34,18 @@ impl Default for Settings {
 
 const PREFIX: &str = "vector_boot.";
 
-/// Reads the settings; what cannot be understood keeps its default and is told in a complaint.
+/// Parses the settings. One that is not valid keeps its default and is named in a message.
 pub fn parse(line: &str) -> (Settings, Vec<String>) {
     let mut settings = Settings::default();
-    let mut complaints = Vec::new();
+    let mut messages = Vec::new();
     for word in line.split_ascii_whitespace() {
         let Some(setting) = word.strip_prefix(PREFIX) else { continue };
         let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
         if let Err(expected) = settings.set(key, value) {
-            complaints.push(format!("ignored on the kernel command line: {word:?}, expected {expected}"));
+            messages.push(format!("ignored on the kernel command line: {word:?}, expected {expected}"));
         }
     }
-    (settings, complaints)
+    (settings, messages)
 }
 
 impl Settings {
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_setting_is_understood() {
+    fn every_setting_is_parsed() {
         let line = "console=ttyS0 vector_boot.heartbeat_ms=250 vector_boot.onfail=hold vector_boot.energy=off \
                     vector_boot.slot=B vector_boot.fault=1\n";
         let expected =
@@ -89,12 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_keeps_the_default_and_is_told() {
+    fn invalid_settings_keep_the_default_and_are_named() {
         for word in
             ["heartbeat_ms=9", "heartbeat_ms=10001", "heartbeat_ms=x", "onfail=", "energy=1", "slot=C", "fault", "x=1"]
         {
-            let (settings, complaints) = parse(&format!("vector_boot.{word}"));
-            assert_eq!((settings, complaints.len()), (Settings::default(), 1), "{word}");
+            let (settings, messages) = parse(&format!("vector_boot.{word}"));
+            assert_eq!((settings, messages.len()), (Settings::default(), 1), "{word}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Lines for people. Writing them never blocks and never fails: the console is evidence, not a channel.
+//! The console's lines. Writing them never blocks and never fails; a line that cannot be written is dropped.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -21,25 +21,25 @@ pub fn open() {
     }
 }
 
-/// One line. It is written in one piece, so that no other writer's text gets between.
+/// Writes one line with a single call, so that other writers' text cannot come between.
 pub fn say(text: &str) {
     write(&format!("vector_boot: {text}\n"));
 }
 
-/// The machine-readable line of a phase.
+/// Writes the machine-readable line of a phase.
 pub fn say_phase(name: &str, us: u64) {
     write(&format!("vector_boot: phase={name} t_us={us}\n"));
 }
 
 fn can_write(fd: i32) -> bool {
-    let mut look = [Interest::read_write(fd, false, true)];
-    wait(&mut look, Duration::ZERO).is_ok() && look[0].is_ready()
+    let mut interests = [Interest::read_write(fd, false, true)];
+    wait(&mut interests, Duration::ZERO).is_ok() && interests[0].is_ready()
 }
 
 fn write(line: &str) {
     let _ = match OUTPUT.get() {
         Some(mut file) => file.write_all(line.as_bytes()),
-        // Others share this description, so it stays blocking; a reader that has stopped costs us the line.
+        // Other processes share the open file, so it stays blocking; a reader that has stopped loses the line.
         None if can_write(libc::STDOUT_FILENO) => std::io::stdout().write_all(line.as_bytes()),
         None => Ok(()),
     };

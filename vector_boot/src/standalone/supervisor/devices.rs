@@ -1,4 +1,4 @@
-//! Finds the machine's devices by what the kernel tells in /sys: the port by name, disks by serial number.
+//! Finds the machine's devices in /sys: the port by name, disks by serial number.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -13,20 +13,20 @@ use crate::sys::power;
 
 const PORT_NAME: &str = "org.vectorland.evolution.0";
 const RTS_SERIAL: &str = "vb-rts";
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const WATCHDOG_SECONDS: i32 = 30;
 
-/// Tries again and again until something is found or the time is over.
-fn wait_for<T>(timeout: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+/// Calls `find` repeatedly until it finds something or the time is over.
+fn wait_for<T>(timeout: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + timeout;
     loop {
-        if let Some(found) = look() {
+        if let Some(found) = find() {
             return Some(found);
         }
         if Instant::now() >= deadline {
             return None;
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -44,7 +44,7 @@ fn open_device(path: &Path, write: bool) -> Option<File> {
     OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(node).ok()
 }
 
-/// Opens the evolution port. Its name appears after its node, so this may take a moment.
+/// Opens the evolution port. Its name may appear in /sys some time after its device node.
 pub fn evolution_port() -> Option<OwnedFd> {
     let any_port = || fs::read_dir("/sys/class/virtio-ports").ok()?.next().map(|_| ());
     wait_for(Duration::from_secs(1), any_port)?;
@@ -53,10 +53,10 @@ pub fn evolution_port() -> Option<OwnedFd> {
     wait_for(Duration::from_secs(5), named).map(OwnedFd::from)
 }
 
-/// Stands in for the port on a machine that has none: a socket that nobody finds.
+/// A socket that no client can find, in place of the port on a machine that has none.
 ///
 /// # Errors
-/// If not even that can be made.
+/// If it cannot be made.
 pub fn unreachable_port() -> std::io::Result<OwnedFd> {
     let address = SocketAddr::from_abstract_name(PORT_NAME)?;
     UnixListener::bind_addr(&address).map(OwnedFd::from)
@@ -68,9 +68,9 @@ pub fn rts_disk() -> Option<File> {
     wait_for(Duration::from_secs(3), disk)
 }
 
-/// The disks there are, for the sentence that says that none is ours.
+/// The disks of the machine with their serial numbers, for the message that none carries the image.
 pub fn describe_disks() -> String {
-    let Ok(entries) = fs::read_dir("/sys/block") else { return "no disks at all".into() };
+    let Ok(entries) = fs::read_dir("/sys/block") else { return "no disks".into() };
     let mut disks: Vec<String> = entries
         .flatten()
         .map(|entry| {
@@ -82,7 +82,7 @@ pub fn describe_disks() -> String {
         .collect();
     disks.sort();
     if disks.is_empty() {
-        "no disks at all".into()
+        "no disks".into()
     } else {
         disks.join(", ")
     }
@@ -110,12 +110,12 @@ impl PowerButton {
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(node).ok().map(PowerButton)
     }
 
-    /// To wait on.
+    /// The descriptor to wait on.
     pub fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 
-    /// Whether it was pressed since the last look.
+    /// Whether it was pressed since the last call.
     pub fn was_pressed(&self) -> bool {
         const EVENT_BYTES: usize = 24; // two u64 of time, u16 type, u16 code, i32 value
         let mut pressed = false;
@@ -133,20 +133,20 @@ impl PowerButton {
 pub struct Watchdog(File);
 
 impl Watchdog {
-    /// Arms the first one there is.
+    /// Arms the first watchdog, if there is one.
     pub fn arm() -> Option<Self> {
         let file = OpenOptions::new().write(true).open("/dev/watchdog").ok()?;
         let _ = power::set_watchdog_timeout(&file, WATCHDOG_SECONDS);
         Some(Watchdog(file))
     }
 
-    /// Tells it that the heart beats.
+    /// Restarts its countdown.
     pub fn kick(&mut self) {
         let _ = self.0.write(b"k");
     }
 
-    /// Lets it rest: the machine stops in order.
+    /// Switches it off, for a machine that stops in order.
     pub fn disarm(&mut self) {
-        let _ = self.0.write(b"V"); // the magic close
+        let _ = self.0.write(b"V"); // the letter that disarms it on close
     }
 }

@@ -1,4 +1,4 @@
-//! The metabolic daemon: once a second it measures the machine and writes what it finds to the device page.
+//! Measures memory, load, pressure and temperature every ten beats and writes them to the device page.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ pub fn is_due(beats: u64) -> bool {
     beats % INTERVAL == 1
 }
 
-/// Measures, and writes what it finds.
+/// Measures, and writes the results to `page` and `vitals`.
 pub fn measure(page: Page<'_>, vitals: Vitals<'_>, worker: u32) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let memory = read("/proc/meminfo");
@@ -27,7 +27,7 @@ pub fn measure(page: Page<'_>, vitals: Vitals<'_>, worker: u32) {
     vitals.set_memory_kib(own(&read("/proc/self/status")), own(&read(&format!("/proc/{worker}/status"))));
 }
 
-/// The number behind a label, as in `MemTotal:  1024 kB`.
+/// The number after a label, as in `MemTotal:  1024 kB`.
 fn kib(text: &str, label: &str) -> Option<u32> {
     let line = text.lines().find_map(|line| line.strip_prefix(label))?;
     line.split_ascii_whitespace().next()?.parse().ok()
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_texts_are_understood() {
+    fn the_kernels_files_are_parsed() {
         let memory = "MemTotal:         245760 kB\nMemFree:   1 kB\nMemAvailable:     230000 kB\n";
         assert_eq!((kib(memory, "MemTotal:"), kib(memory, "MemAvailable:")), (Some(245_760), Some(230_000)));
         let pressure =

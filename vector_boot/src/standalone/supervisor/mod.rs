@@ -1,6 +1,6 @@
-//! The supervisor: it beats, starts and reaps, and ends the machine in order. As PID 1 it never exits.
+//! The supervisor: it beats, starts and reaps processes, and ends the machine in order. As PID 1 it never exits.
 //!
-//! It parses nothing from outside: the worker judges image and requests, a short-lived child hashes the executable, and
+//! It parses no data from outside: the worker examines image and requests, a short-lived child hashes the executable, and
 //! both answer in messages of fixed size.
 
 pub mod appliance;
@@ -12,6 +12,7 @@ pub mod listen;
 mod metabolism;
 pub mod probe;
 pub mod setup;
+mod socket_file;
 mod worker_process;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -26,16 +27,16 @@ use crate::sys::ready::{wait, Interest};
 use crate::sys::signal::Signals;
 use crate::sys::{self, process};
 use crate::vitals::{Vitals, PHASES, SHARED_WORDS};
-use heartbeat::Heartbeat;
+use heartbeat::{Beat, Heartbeat};
 use probe::Probe;
 use worker_process::WorkerProcess;
 
-/// How the machine is to end.
+/// How the machine is to be ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Power off.
+    /// Switch the power off.
     PowerOff,
-    /// Start again.
+    /// Boot again.
     Reboot,
 }
 
@@ -45,24 +46,24 @@ pub struct Parts {
     period: Duration,
     shared: SharedWords,
     worker: WorkerProcess,
-    /// Hashes the executable meanwhile.
+    /// The child that hashes the executable.
     executable: Probe,
     appliance: bool,
 }
 
-/// Why the worker does not serve a model.
-pub enum Trouble {
-    /// It runs, and says that the model cannot be served.
+/// Why the machine could not be started as it should.
+pub enum StartError {
+    /// The worker runs and has reported that the model cannot be served.
     Model(String),
-    /// It died, or never became ready.
+    /// The worker died, or did not become ready in time.
     Worker(String),
 }
 
-impl Trouble {
-    /// One sentence.
+impl StartError {
+    /// The reason, as a sentence.
     pub fn why(&self) -> &str {
         match self {
-            Trouble::Model(why) | Trouble::Worker(why) => why,
+            StartError::Model(why) | StartError::Worker(why) => why,
         }
     }
 }
@@ -76,9 +77,9 @@ pub struct Supervisor {
     appliance: bool,
     /// The child that hashes the executable, until its answer is needed.
     probe: Option<Probe>,
-    /// SHA-256 of the executable, once it is known.
+    /// SHA-256 of the executable; zeros until it is known.
     executable: [u8; 32],
-    /// Why no model is served, if so.
+    /// Why the machine is in emergency mode, if it is.
     emergency: Option<String>,
     /// The child that loads the late modules, while it runs.
     late_setup: Option<u32>,
@@ -88,11 +89,11 @@ pub struct Supervisor {
     entered: usize,
 }
 
-/// Messages of the worker taken up in one turn: no flood of them keeps a beat waiting.
+/// Messages of the worker handled in one turn, so that a flood of them does not delay a beat.
 const CONTROL_LIMIT: usize = 64;
 
 impl Supervisor {
-    /// Takes over. Nothing beats yet.
+    /// A supervisor that does not beat yet.
     pub fn new(parts: Parts) -> Self {
         let Parts { signals, period, shared, worker, executable, appliance } = parts;
         Supervisor {
@@ -123,37 +124,38 @@ impl Supervisor {
     /// Starts the worker and waits until it serves its model.
     ///
     /// # Errors
-    /// Why it does not.
-    pub fn bring_up(&mut self) -> Result<(), Trouble> {
-        self.worker.start().map_err(Trouble::Worker)?;
+    /// Why it does not serve it.
+    pub fn bring_up(&mut self) -> Result<(), StartError> {
+        self.worker.start().map_err(StartError::Worker)?;
         self.note_worker();
         let deadline = Instant::now() + worker_process::LOAD_DEADLINE;
         while self.entered < 3 && self.emergency.is_none() && self.end.is_none() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                return Err(Trouble::Worker("the worker did not load the model within 30 s".into()));
+                return Err(StartError::Worker("the worker did not load the model within 30 s".into()));
             };
-            self.listen(left.min(Duration::from_millis(100)));
+            self.wait_and_handle(left.min(Duration::from_millis(100)));
             if let Some(how) = self.reap() {
-                return Err(Trouble::Worker(format!("the worker {how} while it loaded the model")));
+                return Err(StartError::Worker(format!("the worker {how} while it loaded the model")));
             }
         }
         match self.emergency.clone() {
-            Some(why) => Err(Trouble::Model(why)),
+            Some(why) => Err(StartError::Model(why)),
             None => Ok(()),
         }
     }
 
-    /// Lets a worker serve that has reported on its model: with it, unless it is refused, or its image was built with
-    /// another executable than this one.
+    /// Lets a worker serve that has reported on its model. It serves in emergency mode if the model was refused, or if its
+    /// image was built with another executable than this one.
     fn let_serve(&mut self, report: Result<Option<[u8; 32]>, String>) {
+        self.check_model_file();
         if let Some(probe) = self.probe.take() {
             match probe.finish() {
                 Ok(digest) => self.executable = digest,
-                Err(why) => console::say(&why), // the build is told as zeros, and no image fits it
+                Err(why) => console::say(&why), // the build is reported as zeros, and no image matches it
             }
         }
         let own = self.executable;
-        let trouble = match report {
+        let problem = match report {
             Err(why) => Some(why),
             // Outside the appliance any executable may serve any image.
             Ok(recorded) => recorded.filter(|recorded| self.appliance && *recorded != own).map(|recorded| {
@@ -161,11 +163,26 @@ impl Supervisor {
                 format!("this executable ({own}...) is not the one in the RTS image ({recorded}...)")
             }),
         };
-        if let Some(why) = trouble.filter(|_| self.emergency.is_none()) {
+        if let Some(why) = problem {
+            self.declare_emergency(why);
+        }
+        self.worker.send(&Control::Serve { executable: own, emergency: self.emergency.clone() });
+    }
+
+    /// Notes why the machine is in emergency mode, unless it is already.
+    fn declare_emergency(&mut self, why: String) {
+        if self.emergency.is_none() {
             console::say(&format!("EMERGENCY: {why}"));
             self.emergency = Some(why);
         }
-        self.worker.send(&Control::Serve { executable: own, emergency: self.emergency.clone() });
+    }
+
+    /// Declares an emergency if the model's file has changed. The running worker notices by itself; later ones get no model.
+    fn check_model_file(&mut self) {
+        if let Some(change) = self.worker.model_change() {
+            self.declare_emergency(format!("the model's file {change}"));
+            self.worker.withdraw_model();
+        }
     }
 
     /// Beats until the machine is to end.
@@ -178,13 +195,13 @@ impl Supervisor {
                 return end;
             }
             match heartbeat.due() {
-                Err(left) => self.listen(left),
-                Ok(late_us) => self.one_beat(&heartbeat, late_us),
+                Err(left) => self.wait_and_handle(left),
+                Ok(beat) => self.one_beat(&heartbeat, beat),
             }
         }
     }
 
-    fn one_beat(&mut self, heartbeat: &Heartbeat, late_us: u32) {
+    fn one_beat(&mut self, heartbeat: &Heartbeat, Beat { late_us, skipped }: Beat) {
         let page = self.page();
         page.set_wide(word::BEATS, heartbeat.beats());
         page.set(word::LATENESS_US, late_us);
@@ -194,6 +211,10 @@ impl Supervisor {
         let state = if self.emergency.is_some() { State::Emergency } else { State::Beating };
         page.set(word::STATE, state as u32);
         self.vitals().count_beat(late_us);
+        if skipped > 0 {
+            let beats = if skipped == 1 { "beat" } else { "beats" };
+            console::say(&format!("the heartbeat stalled for {} ms: {skipped} {beats} skipped", late_us / 1000));
+        }
         if heartbeat.beats() == 1 {
             self.enter_phase(5);
             self.start_late_setup();
@@ -210,6 +231,7 @@ impl Supervisor {
     }
 
     fn keep_worker_alive(&mut self) {
+        self.check_model_file();
         let progress = self.vitals().progress();
         if let Some(how) = self.reap() {
             console::say(&format!("the worker {how}; it is started again"));
@@ -220,21 +242,24 @@ impl Supervisor {
         }
     }
 
-    /// Reaps every child that has ended, orphans included. Tells how the worker died, if it was among them.
+    /// Reaps every child that has ended, orphans included. Returns how the worker ended, if it was among them.
     fn reap(&mut self) -> Option<String> {
-        let mut death = None;
+        let mut worker_end = None;
         while let Some(ended) = process::reap() {
             if self.late_setup == Some(ended.pid) {
                 self.late_setup = None;
                 self.power_button = devices::PowerButton::find();
                 self.watchdog = devices::Watchdog::arm();
             }
-            death = self.worker.note_end(&ended).or(death);
+            worker_end = self.worker.note_end(&ended).or(worker_end);
         }
-        death
+        if worker_end.is_some() {
+            self.check_model_file(); // a truncated file ends a worker with SIGBUS: the next one must not map it
+        }
+        worker_end
     }
 
-    /// Has a child load the modules that the first beat did not need.
+    /// Starts a child that loads the modules which the first beat did not need.
     fn start_late_setup(&mut self) {
         if !self.appliance {
             return;
@@ -257,8 +282,8 @@ impl Supervisor {
         console::say_phase(PHASES[phase], us);
     }
 
-    /// Waits for signals, the worker and the power button, and acts on what comes.
-    fn listen(&mut self, timeout: Duration) {
+    /// Waits for signals, messages of the worker and the power button, and handles what arrives.
+    fn wait_and_handle(&mut self, timeout: Duration) {
         let mut interests = vec![Interest::read(self.signals.fd())];
         interests.extend(self.worker.control().map(|socket: &OwnedFd| Interest::read(socket.as_raw_fd())));
         interests.extend(self.power_button.as_ref().map(|button| Interest::read(button.fd())));
@@ -266,11 +291,11 @@ impl Supervisor {
             std::thread::sleep(timeout.min(Duration::from_millis(10)));
         }
         while let Some(signal) = self.signals.next() {
-            self.hear_signal(signal);
+            self.handle_signal(signal);
         }
         for _ in 0..CONTROL_LIMIT {
             match self.worker.receive() {
-                Ok(Some(control)) => self.hear_worker(control),
+                Ok(Some(control)) => self.handle_message(control),
                 Ok(None) => (),
                 Err(_) => break,
             }
@@ -281,7 +306,7 @@ impl Supervisor {
         }
     }
 
-    fn hear_signal(&mut self, signal: i32) {
+    fn handle_signal(&mut self, signal: i32) {
         match signal {
             libc::SIGCHLD => {
                 if let Some(how) = self.reap() {
@@ -292,12 +317,13 @@ impl Supervisor {
                 }
             }
             libc::SIGINT if self.appliance => self.end = Some(End::Reboot), // Ctrl-Alt-Del
+            libc::SIGHUP if !self.appliance => self.end = Some(End::PowerOff), // the terminal is gone
             libc::SIGINT | libc::SIGTERM | libc::SIGUSR2 | libc::SIGPWR => self.end = Some(End::PowerOff),
             _ => (),
         }
     }
 
-    fn hear_worker(&mut self, control: Control) {
+    fn handle_message(&mut self, control: Control) {
         match control {
             Control::RuntimeReady if self.entered == 1 => {
                 console::say("Neural Runtime initialized");
@@ -319,15 +345,14 @@ impl Supervisor {
         }
     }
 
-    /// Serves on without a model.
+    /// Goes on without a model.
     ///
     /// # Errors
     /// If even such a worker cannot be started.
-    pub fn enter_emergency(&mut self, trouble: &Trouble) -> Result<(), String> {
-        if let Trouble::Worker(why) = trouble {
-            console::say(&format!("EMERGENCY: {why}"));
-            self.emergency = Some(why.clone());
-            self.worker.take_model_away();
+    pub fn enter_emergency(&mut self, error: &StartError) -> Result<(), String> {
+        if let StartError::Worker(why) = error {
+            self.declare_emergency(why.clone());
+            self.worker.withdraw_model();
             self.worker.end();
             self.worker.start()?;
             self.note_worker();
@@ -335,7 +360,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Ends the worker in order. The power is the caller's.
+    /// Ends the worker in order. Switching the power off is left to the caller.
     pub fn stop(&mut self) {
         self.page().set(word::STATE, State::Stopping as u32);
         self.worker.end();
@@ -345,10 +370,10 @@ impl Supervisor {
     }
 }
 
-/// Shared words with an initialised device page, and an empty journal.
+/// Makes shared words with an initialised device page, and an empty journal.
 fn share(period: Duration, start_us: u64) -> Result<(SharedWords, OwnedFd, OwnedFd), String> {
-    let (shared, fd) =
-        SharedWords::create(c"hw.mmio", SHARED_WORDS).map_err(|error| format!("no shared memory: {error}"))?;
+    let (shared, fd) = SharedWords::create(c"hw.mmio", SHARED_WORDS)
+        .map_err(|error| format!("shared memory cannot be made: {error}"))?;
     let page = Page::new(shared.words());
     page.initialise();
     page.set(word::PERIOD_MS, u32::try_from(period.as_millis()).unwrap_or(u32::MAX));
@@ -357,6 +382,7 @@ fn share(period: Duration, start_us: u64) -> Result<(SharedWords, OwnedFd, Owned
     vitals.set_energy(ENERGY_CAPACITY_MILLI, start_us);
     vitals.start(process::own_pid(), start_us);
     vitals.reach_phase(0, 0);
-    let journal = memory_file(c"journal").map_err(|error| format!("no memory for the journal: {error}"))?;
+    let journal =
+        memory_file(c"journal").map_err(|error| format!("the journal's memory file cannot be made: {error}"))?;
     Ok((shared, fd, journal))
 }

@@ -1,4 +1,4 @@
-//! The short-lived child that hashes the executable, beside everything else that a start has to do.
+//! The short-lived child that hashes the executable while the machine starts.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,17 +13,17 @@ use crate::sys::ready::{wait, Interest};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// The child: answers on descriptor 3 with 32 bytes.
+/// Runs the child: it writes the SHA-256, 32 bytes, to descriptor 3.
 ///
 /// # Errors
-/// If the answer cannot be given.
+/// If the digest cannot be computed or written.
 pub fn main() -> io::Result<()> {
     let mut out = File::from(process::inherited(process::FIRST_INHERITED)?);
     let own = ContainerFile::open(Path::new("/proc/self/exe"))?;
     out.write_all(&own.sha256(0, own.len)?)
 }
 
-/// A child at work.
+/// A running child.
 pub struct Probe {
     from_child: io::PipeReader,
     pid: u32,
@@ -31,7 +31,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Starts it.
+    /// Starts the child.
     ///
     /// # Errors
     /// One sentence if it cannot be started.

@@ -1,4 +1,4 @@
-//! What PID 1 sets up before anything else: file systems, modules, the kernel's switches.
+//! What PID 1 sets up first: file systems, modules, kernel settings.
 
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ struct Mount {
 
 const QUIET: u64 = libc::MS_NOSUID | libc::MS_NOEXEC;
 
-/// In this order. Without a required one the machine cannot run.
+/// Mounted in this order. Without a required one the machine cannot run.
 const MOUNTS: [Mount; 4] = [
     Mount { kind: c"devtmpfs", target: c"/dev", flags: QUIET, data: c"mode=0755", required: true },
     Mount { kind: c"proc", target: c"/proc", flags: QUIET | libc::MS_NODEV, data: c"", required: true },
@@ -30,8 +30,8 @@ const MOUNTS: [Mount; 4] = [
     },
 ];
 
-/// Kernel switches that make the sealed machine harder to open. Missing ones are passed over.
-const SWITCHES: [(&str, &str); 5] = [
+/// Kernel settings that harden the machine. Those that the kernel does not have are skipped.
+const SETTINGS: [(&str, &str); 5] = [
     ("/proc/self/oom_score_adj", "-1000"),
     ("/proc/sys/kernel/core_pattern", "|/bin/false"),
     ("/proc/sys/kernel/kptr_restrict", "2"),
@@ -39,26 +39,26 @@ const SWITCHES: [(&str, &str); 5] = [
     ("/proc/sys/kernel/unprivileged_bpf_disabled", "1"),
 ];
 
-/// The last file of the archive (64 digits and a line end): missing or short, the archive was cut.
+/// The last file of the archive (64 digits and a line end); if it is missing or short, the archive was truncated.
 const SENTINEL: &str = "/etc/vector_boot.complete";
 const SENTINEL_BYTES: u64 = 65;
 const MODULE_LIST: &str = "/lib/modules/modules.load";
-/// This line of the list parts what the first beat needs from what can wait for it.
+/// This line of the list separates the modules that the first beat needs from those loaded after it.
 const LATE_MARK: &str = "# late";
 
-/// Which part of the module list.
+/// A part of the module list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Modules {
-    /// What the first beat needs.
+    /// Those that the first beat needs.
     Early,
-    /// The rest.
+    /// The others.
     Late,
 }
 
-/// Mounts what the machine needs.
+/// Mounts the file systems that the machine needs.
 ///
 /// # Errors
-/// One sentence naming the required file system that failed.
+/// One sentence that names the required file system that failed.
 pub fn mount_all() -> Result<(), String> {
     for Mount { kind, target, flags, data, required } in MOUNTS {
         if let Err(error) = power::mount(kind, target, flags, data) {
@@ -72,7 +72,7 @@ pub fn mount_all() -> Result<(), String> {
     Ok(())
 }
 
-/// Proves that the kernel unpacked the whole archive.
+/// Checks that the kernel unpacked the whole archive.
 ///
 /// # Errors
 /// One sentence if it did not.
@@ -83,7 +83,7 @@ pub fn check_archive() -> Result<(), String> {
     }
 }
 
-/// Loads one part of the list, in its order. A module that fails is told; what misses it will say so.
+/// Loads one part of the list, in its order. A module that fails is reported, and the rest is loaded all the same.
 pub fn load_modules(part: Modules) {
     let list = fs::read_to_string(MODULE_LIST).unwrap_or_default();
     let (early, late) = list.split_once(LATE_MARK).unwrap_or((&list, ""));
@@ -97,16 +97,16 @@ pub fn load_modules(part: Modules) {
     }
 }
 
-/// The child that loads the late modules, so that no beat waits for them; then none can be loaded any more.
+/// Runs the child that loads the late modules, so that no beat waits for them, and then locks module loading.
 pub fn late_main() {
     console::open();
     load_modules(Modules::Late);
     let _ = fs::write("/proc/sys/kernel/modules_disabled", "1");
 }
 
-/// Sets the kernel's switches.
-pub fn set_switches() {
-    for (path, value) in SWITCHES {
+/// Applies the kernel settings.
+pub fn apply_settings() {
+    for (path, value) in SETTINGS {
         let _ = fs::write(path, value);
     }
     sandbox::limit_resources();

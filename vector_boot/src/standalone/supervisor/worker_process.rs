@@ -1,4 +1,4 @@
-//! The worker as a child process: started, watched, started again.
+//! The worker as a child process: started, watched, and started again when it ends.
 
 use std::fs::File;
 use std::io;
@@ -11,52 +11,56 @@ use crate::standalone::control::Control;
 use crate::standalone::worker::Options;
 use crate::sys::message;
 use crate::sys::process::{self, Ended};
+use crate::sys::watch::Watch;
 
 /// The worker's uid and gid in the appliance.
 pub const WORKER_USER: u32 = 1000;
-/// A worker that makes no progress for this long is stuck.
+/// A worker that makes no progress for this long is killed.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
-/// A worker must have reported on its model within this time.
+/// Time that a worker has to report on its model.
 pub const LOAD_DEADLINE: Duration = Duration::from_secs(30);
-/// Time between the request to end and the end by force.
+/// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
-/// So many workers in a row that died before they served are blamed on the journal.
-const JOURNAL_BLAMED_AFTER: u32 = 5;
-const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-const MOST_ORPHANS: u64 = 10_000;
+/// After this many workers in a row that died while they replayed the journal, the next one does not use it.
+const REPLAY_DEATHS_LIMIT: u32 = 5;
+/// The longest delay before a worker is started again.
+const BACKOFF_LIMIT: Duration = Duration::from_secs(5);
+const ORPHANS_LIMIT: u64 = 10_000;
 
-/// What every worker gets.
-pub struct Endowment {
-    /// What it is told on its command line.
+/// What every worker is given.
+pub struct Resources {
+    /// The settings on its command line.
     pub options: Options,
     /// The shared words.
     pub shared: OwnedFd,
     /// The evolution port, or the listening socket.
     pub port: OwnedFd,
-    /// The memory file that the journal is kept in: it outlives every worker.
+    /// The memory file of the journal, which outlives every worker.
     pub journal: OwnedFd,
-    /// The model's file or device.
+    /// The model's file or device; `None` for a model inside the executable.
     pub model: Option<File>,
+    /// Notices changes of the model's file; `None` for a device.
+    pub watch: Option<Watch>,
 }
 
 /// The worker.
 pub struct WorkerProcess {
-    endowment: Endowment,
+    resources: Resources,
     running: Option<Running>,
     starts: u32,
     failures: u32,
-    /// Workers in a row that had reported on the model and died before they served.
-    died_of_journal: u32,
+    /// Workers in a row that died while they replayed the journal: after the report on the model, before they served.
+    replay_deaths: u32,
     next_start: Instant,
 }
 
 struct Running {
     pid: u32,
-    /// Our end of the socket; `None` once the worker has closed its own.
+    /// This end of the control socket; `None` once the worker has closed the other.
     control: Option<OwnedFd>,
-    /// Whether it has reported on its model; until then it may take long.
+    /// Whether it has reported on its model; until then its deadline is [`LOAD_DEADLINE`].
     reported: bool,
-    /// Whether it serves: what the journal says is behind it.
+    /// Whether it serves requests, the journal having been replayed.
     serves: bool,
     since: Instant,
     progress: u32,
@@ -64,16 +68,9 @@ struct Running {
 }
 
 impl WorkerProcess {
-    /// A worker not started yet.
-    pub fn new(endowment: Endowment) -> Self {
-        WorkerProcess {
-            endowment,
-            running: None,
-            starts: 0,
-            failures: 0,
-            died_of_journal: 0,
-            next_start: Instant::now(),
-        }
+    /// A worker that is not started yet.
+    pub fn new(resources: Resources) -> Self {
+        WorkerProcess { resources, running: None, starts: 0, failures: 0, replay_deaths: 0, next_start: Instant::now() }
     }
 
     /// Its process id, 0 while it does not run.
@@ -81,15 +78,21 @@ impl WorkerProcess {
         self.running.as_ref().map_or(0, |running| running.pid)
     }
 
-    /// How often it was started again.
+    /// How many times it was started again.
     pub fn restarts(&self) -> u32 {
         self.starts.saturating_sub(1)
     }
 
-    /// From the next start on it serves without a model.
-    pub fn take_model_away(&mut self) {
-        self.endowment.options.without_model = true;
-        self.endowment.model = None;
+    /// What has happened to the model's file since it was opened, if anything.
+    pub fn model_change(&self) -> Option<String> {
+        self.resources.watch.as_ref()?.change()
+    }
+
+    /// From its next start on the worker serves without a model.
+    pub fn withdraw_model(&mut self) {
+        self.resources.options.without_model = true;
+        self.resources.model = None;
+        self.resources.watch = None;
     }
 
     /// The supervisor's end of the control socket.
@@ -107,7 +110,7 @@ impl WorkerProcess {
 
     fn spawn(&mut self) -> io::Result<()> {
         let (ours, theirs) = message::pair()?;
-        let Endowment { options, shared, port, journal, model } = &self.endowment;
+        let Resources { options, shared, port, journal, model, .. } = &self.resources;
         let mut fds: Vec<BorrowedFd<'_>> = vec![theirs.as_fd(), shared.as_fd(), port.as_fd(), journal.as_fd()];
         fds.extend(model.as_ref().map(|file| file.as_fd()));
         let user = options.appliance.then_some(WORKER_USER);
@@ -126,11 +129,11 @@ impl WorkerProcess {
         Ok(())
     }
 
-    /// Takes note of a child that was reaped. Tells how it died if it was the worker.
+    /// Notes the end of a child that was reaped. Returns how it ended if it was the worker.
     pub fn note_end(&mut self, ended: &Ended) -> Option<String> {
         self.running.as_ref().filter(|running| running.pid == ended.pid)?;
-        // One that was killed, for want of memory as like as not, says nothing about the journal.
-        self.bury(ended.signal != Some(libc::SIGKILL));
+        // SIGKILL comes from outside, mostly because memory ran out, and says nothing about the journal.
+        self.schedule_restart(ended.signal != Some(libc::SIGKILL));
         Some(match ended.signal {
             Some(signal) => format!("was killed by signal {signal}"),
             None => format!("exited with status {}", ended.status),
@@ -143,38 +146,38 @@ impl WorkerProcess {
         }
     }
 
-    /// Decides when to start the next one: at once after a good life, later and later after short ones.
-    fn bury(&mut self, by_itself: bool) {
+    /// Decides when to start the next worker: at once if this one ran for a second, else after a growing delay.
+    fn schedule_restart(&mut self, by_itself: bool) {
         let Some(running) = self.running.take() else { return };
         let lived = running.since.elapsed();
         self.failures = if lived > Duration::from_secs(1) { 0 } else { (self.failures + 1).min(6) };
-        let of_journal = by_itself && running.reported && !running.serves;
-        self.died_of_journal = if of_journal { self.died_of_journal + 1 } else { 0 };
-        if self.died_of_journal == JOURNAL_BLAMED_AFTER {
-            console::say("the worker keeps dying: from now on it serves the model as it was built, without mutations");
-            self.endowment.options.without_journal = true;
+        let while_replaying = by_itself && running.reported && !running.serves;
+        self.replay_deaths = if while_replaying { self.replay_deaths + 1 } else { 0 };
+        if self.replay_deaths == REPLAY_DEATHS_LIMIT {
+            console::say("workers keep dying while they replay the journal: the next one serves the model as built, without mutations");
+            self.resources.options.without_journal = true;
         }
         let delay = match self.failures {
             0 => Duration::ZERO,
-            failures => LONGEST_BACKOFF.min(Duration::from_millis(50 << failures)),
+            failures => BACKOFF_LIMIT.min(Duration::from_millis(50 << failures)),
         };
         self.next_start = Instant::now() + delay;
     }
 
-    /// Starts a dead worker again if its time has come.
+    /// Starts the worker again if it has ended and the delay is over. Returns whether it did.
     pub fn restart_if_due(&mut self) -> bool {
         if self.running.is_some() || Instant::now() < self.next_start {
             return false;
         }
         if let Err(why) = self.start() {
             console::say(&why);
-            self.next_start = Instant::now() + LONGEST_BACKOFF;
+            self.next_start = Instant::now() + BACKOFF_LIMIT;
             return false;
         }
         true
     }
 
-    /// Kills a worker whose loop has stood still for too long.
+    /// Kills a worker that has made no progress for too long.
     pub fn end_if_stuck(&mut self, progress: u32) {
         let Some(running) = &mut self.running else { return };
         if running.progress != progress {
@@ -186,17 +189,17 @@ impl WorkerProcess {
         }
     }
 
-    /// Sends it a message; one that cannot be delivered is dropped.
+    /// Sends a message; one that cannot be delivered is dropped.
     pub fn send(&self, control: &Control) {
         if let Some(socket) = self.control() {
             let _ = control.send(socket);
         }
     }
 
-    /// Its next message, if any.
+    /// The worker's next message.
     ///
     /// # Errors
-    /// When there is none now. A worker that closed its end is killed: nothing can be agreed with it any more.
+    /// WouldBlock if there is none. A worker that closed its end of the socket is killed: it cannot be controlled.
     pub fn receive(&mut self) -> io::Result<Option<Control>> {
         let running = self.running.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         let received = Control::receive(running.control.as_ref().ok_or(io::ErrorKind::NotConnected)?);
@@ -212,7 +215,7 @@ impl WorkerProcess {
         received
     }
 
-    /// Ends it: asked first, forced after three seconds.
+    /// Ends the worker: SIGTERM, and SIGKILL after three seconds.
     pub fn end(&mut self) {
         let deadline = Instant::now() + GRACE;
         process::kill(self.pid(), libc::SIGTERM);
@@ -225,20 +228,20 @@ impl WorkerProcess {
         self.running = None;
     }
 
-    /// Makes a short-lived child leave orphans behind, if faults are allowed: the worker asks, it does not command.
+    /// Starts a child that leaves orphans behind, if faults are allowed; a worker's message alone does not decide.
     pub fn leave_orphans(&mut self, count: u64) {
-        if !self.endowment.options.fault {
+        if !self.resources.options.fault {
             return;
         }
         let mut command = own_executable();
-        command.args(["--leave-orphans", &count.min(MOST_ORPHANS).to_string()]);
+        command.args(["--leave-orphans", &count.min(ORPHANS_LIMIT).to_string()]);
         if let Err(error) = process::spawn(&mut command, &[], None) {
-            console::say(&format!("no orphans: {error}"));
+            console::say(&format!("no orphans can be started: {error}"));
         }
     }
 }
 
-/// This executable again, with nothing to read and errors on the console.
+/// A command that runs this executable again, with an empty environment and its errors on the console.
 pub fn own_executable() -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.stdin(Stdio::null()).stdout(Stdio::null()).env_clear();

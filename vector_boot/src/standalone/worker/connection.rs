@@ -1,4 +1,4 @@
-//! One connection: what came in, what waits for its turn, what goes out.
+//! One connection: bytes received, requests that wait, bytes to send.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,23 +6,23 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::link::{Got, Link};
+use super::link::{Input, Link};
 use crate::protocol::{Envelope, Failure, Framer, Incoming, Message, Reply, Request, OUTSTANDING_LIMIT};
 
-/// Bytes read ahead of what is cut into messages, and bytes read at a time.
+/// The most received bytes that are not yet split into messages.
 const INBOX_LIMIT: usize = 64 << 10;
-/// With more than this waiting to be written, nothing further is taken up.
+/// With more bytes than this waiting to be sent, no further request is handled.
 const OUTBOX_LIMIT: usize = 4 << 20;
-/// With more than this waiting to be written, events are dropped.
+/// With more bytes than this waiting to be sent, events are dropped.
 const EVENT_LIMIT: usize = 256 << 10;
 
-/// What waits for its turn; everything is answered in the order it came.
+/// What waits to be handled, in the order of arrival.
 pub enum Pending {
-    /// A request, and when it came.
+    /// A request, and when it arrived.
     Request(Request, Instant),
-    /// Something refused before it was a request, and the id to answer.
+    /// The id and the error to answer to a message that is not a request.
     Refused(Value, Failure),
-    /// The host has taken note that the machine stops.
+    /// The host's `bye`: it knows that the machine stops.
     Bye,
 }
 
@@ -36,25 +36,34 @@ impl Pending {
     }
 }
 
+/// What [`Connection::split`] found.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Split {
+    /// Whether anything was queued or discarded.
+    pub moved: bool,
+    /// Whether the host sent a byte 0xFF, which asks for the greeting.
+    pub resync: bool,
+}
+
 /// The state of one connection.
 pub struct Connection {
-    /// Counts the connections, so that an answer for an older one is told apart.
+    /// Number of the connection, which tells answers for an older one apart.
     pub number: u64,
-    /// What waits for its turn.
+    /// What waits to be handled.
     pub queue: VecDeque<Pending>,
-    /// The events the host wants to hear of.
+    /// The kinds of events that the host has subscribed to.
     pub subscriptions: Vec<String>,
     framer: Framer,
     inbox: Vec<u8>,
     outbox: VecDeque<u8>,
-    /// The host has closed its side: what it asked is answered, then the connection ends.
+    /// Whether the host has closed its side: its requests are answered, then the connection ends.
     input_ended: bool,
-    /// Reading stopped on this side, so the host's silence means nothing.
+    /// Whether reading has stopped on this side, so that a pause of the host's is no time-out.
     paused: bool,
 }
 
 impl Connection {
-    /// A connection on which nothing has come or gone.
+    /// A new connection.
     pub fn fresh(number: u64) -> Self {
         Connection {
             number,
@@ -82,17 +91,17 @@ impl Connection {
         !self.outbox.is_empty()
     }
 
-    /// Whether so much waits to be written that nothing may be added.
+    /// Whether so much waits to be sent that no request may be handled.
     pub fn is_full(&self) -> bool {
         self.outbox.len() >= OUTBOX_LIMIT
     }
 
-    /// When the host's silence will mean something, if it does.
+    /// When a blob that the host has begun times out, if it can.
     pub fn deadline_ms(&self) -> Option<u64> {
         self.framer.deadline_ms().filter(|_| self.has_room() && !self.input_ended)
     }
 
-    /// Whether the host has closed its side and nothing is left to do for it but what runs.
+    /// Whether the host has closed its side and nothing waits any more.
     pub fn is_drained(&self) -> bool {
         self.input_ended && self.queue.is_empty() && self.inbox.is_empty() && self.outbox.is_empty()
     }
@@ -102,44 +111,43 @@ impl Connection {
         self.input_ended
     }
 
-    /// Reads what is there.
+    /// Reads as much as is available and allowed.
     ///
     /// # Errors
-    /// If the host has gone.
+    /// If the connection has failed.
     pub fn read(&mut self, link: &mut Link) -> io::Result<()> {
         while link.is_connected() && self.may_read() {
             let held = self.inbox.len();
             self.inbox.resize(INBOX_LIMIT, 0);
             let got = link.read(&mut self.inbox[held..]);
-            let count = if let Ok(Got::Bytes(count)) = got { count } else { 0 };
+            let count = if let Ok(Input::Bytes(count)) = got { count } else { 0 };
             self.inbox.truncate(held + count);
             match got? {
-                Got::Nothing => break,
-                Got::End => self.input_ended = true,
-                Got::Bytes(_) => (),
+                Input::Nothing => break,
+                Input::End => self.input_ended = true,
+                Input::Bytes(_) => (),
             }
         }
         Ok(())
     }
 
-    /// Cuts what was read into what waits for its turn. Tells whether anything moved, and whether the host asked for
-    /// a fresh start.
-    pub fn cut(&mut self, now_ms: u64) -> (bool, bool) {
+    /// Splits received bytes into messages and queues them.
+    pub fn split(&mut self, now_ms: u64) -> Split {
         if !self.has_room() {
             self.paused = true;
-            return (false, false);
+            return Split::default();
         }
         if std::mem::take(&mut self.paused) {
             self.framer.resume(now_ms);
         }
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut rest = &inbox[..];
-        let (mut moved, mut resync) = (false, false);
+        let mut split = Split::default();
         while self.has_room() {
             let Some(incoming) = self.framer.next(&mut rest, now_ms) else { break };
-            moved = true;
+            split.moved = true;
             match incoming {
-                Incoming::Resync => resync = true,
+                Incoming::Resync => split.resync = true,
                 Incoming::Refused(failure) => self.queue.push_back(Pending::Refused(Value::Null, failure)),
                 Incoming::Message(message) => self.queue.push_back(Pending::open(message)),
             }
@@ -149,14 +157,14 @@ impl Connection {
         self.inbox = inbox;
         if self.inbox.is_empty() {
             if let Some(Incoming::Message(message)) = self.framer.tick(now_ms) {
-                moved = true;
+                split.moved = true;
                 self.queue.push_back(Pending::open(message));
             }
         }
-        (moved, resync)
+        split
     }
 
-    /// Queues bytes to be written.
+    /// Queues bytes to be sent.
     pub fn send(&mut self, bytes: &[u8]) {
         self.outbox.extend(bytes);
     }
@@ -166,17 +174,17 @@ impl Connection {
         self.send(&answer.map_or_else(|failure| failure.to_bytes(id), |reply| reply.to_bytes(id)));
     }
 
-    /// Queues an event, unless the host does not want it or reads too slowly for it.
-    pub fn tell(&mut self, kind: &str, line: impl FnOnce() -> Vec<u8>) {
+    /// Queues an event if the host has subscribed to its kind and reads fast enough.
+    pub fn send_event(&mut self, kind: &str, line: impl FnOnce() -> Vec<u8>) {
         if self.subscriptions.iter().any(|wanted| wanted == kind) && self.outbox.len() < EVENT_LIMIT {
             self.send(&line());
         }
     }
 
-    /// Writes as much as the host takes now.
+    /// Sends as much as the host accepts now.
     ///
     /// # Errors
-    /// If the host has gone.
+    /// If the connection has failed.
     pub fn write(&mut self, link: &mut Link) -> io::Result<()> {
         while !self.outbox.is_empty() {
             match link.write(self.outbox.as_slices().0)? {

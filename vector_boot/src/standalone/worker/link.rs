@@ -1,4 +1,4 @@
-//! The byte stream to the host: the virtio-serial port, or the one client of a listening socket.
+//! The byte stream to the host: the virtio-serial port, or the single client of a listening socket.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,28 +12,28 @@ use crate::protocol::Failure;
 use crate::sys::process::set_nonblocking;
 use crate::sys::ready::{wait, Interest};
 
-/// What reading gave.
+/// The result of reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Got {
+pub enum Input {
     /// This many bytes.
     Bytes(usize),
     /// Nothing now.
     Nothing,
-    /// Nothing ever again: the host has closed its side, but may still read.
+    /// The end: the host has closed its side for writing, but may still read.
     End,
 }
 
-/// What happened to the connection.
+/// A change of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// A host is there now.
+    /// A host has connected.
     Connected,
-    /// The host has gone.
+    /// The host has disconnected.
     Disconnected,
 }
 
 enum End {
-    /// The port's device node; it tells by hanging up whether a host is connected.
+    /// The port's device node, which reports a hang-up while no host is connected.
     Port {
         file: File,
         connected: bool,
@@ -44,11 +44,11 @@ enum End {
     },
 }
 
-/// The end of the evolution port that the worker owns. Never blocks.
+/// The worker's end of the evolution port. It never blocks.
 pub struct Link(End);
 
 impl Link {
-    /// Takes over an open port, or a listening socket.
+    /// Takes ownership of an open port, or of a listening socket.
     ///
     /// # Errors
     /// If it cannot be made non-blocking.
@@ -68,7 +68,7 @@ impl Link {
         }
     }
 
-    /// What to wait for. A port without host is always ready and never useful: it is looked at on each beat instead.
+    /// What to wait for. A port without a host is always ready, so it is not waited for but polled on each beat.
     pub fn interests(&self, read: bool, write: bool) -> Vec<Interest> {
         let stream = |fd: RawFd| Interest::read_write(fd, read, write);
         match &self.0 {
@@ -81,7 +81,7 @@ impl Link {
         }
     }
 
-    /// Looks whether the host came or went.
+    /// Checks whether the host has connected or disconnected.
     pub fn poll_connection(&mut self) -> Option<Change> {
         match &mut self.0 {
             End::Port { file, connected } => {
@@ -94,28 +94,28 @@ impl Link {
         }
     }
 
-    /// Reads what is there.
+    /// Reads without blocking.
     ///
     /// # Errors
-    /// If the host has gone.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Got> {
+    /// If the connection has failed.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Input> {
         let (result, at_end) = match &mut self.0 {
-            End::Port { file, .. } => (file.read(buffer), Got::Nothing), // no host, which poll_connection tells
-            End::Socket { client: Some(client), .. } => (client.read(buffer), Got::End),
-            End::Socket { .. } => return Ok(Got::Nothing),
+            End::Port { file, .. } => (file.read(buffer), Input::Nothing), // 0: no host, which poll_connection reports
+            End::Socket { client: Some(client), .. } => (client.read(buffer), Input::End),
+            End::Socket { .. } => return Ok(Input::Nothing),
         };
         match result {
             Ok(0) => Ok(at_end),
-            Ok(count) => Ok(Got::Bytes(count)),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(Got::Nothing),
+            Ok(count) => Ok(Input::Bytes(count)),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(Input::Nothing),
             Err(error) => Err(error),
         }
     }
 
-    /// Writes as much as is taken now: `Ok(0)` for nothing.
+    /// Writes as much as the host accepts now, which may be 0 bytes.
     ///
     /// # Errors
-    /// If the host has gone.
+    /// If the connection has failed.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let result = match &mut self.0 {
             End::Port { file, .. } => file.write(bytes),
@@ -141,7 +141,7 @@ impl Link {
         }
     }
 
-    /// Forgets a client whose connection failed.
+    /// Drops a connection that has failed.
     pub fn disconnect(&mut self) {
         match &mut self.0 {
             End::Port { connected, .. } => *connected = false,
@@ -151,18 +151,18 @@ impl Link {
 }
 
 fn hung_up(fd: RawFd) -> bool {
-    let mut look = [Interest::read_write(fd, false, false)];
-    wait(&mut look, Duration::ZERO).is_ok() && look[0].hung_up()
+    let mut interests = [Interest::read_write(fd, false, false)];
+    wait(&mut interests, Duration::ZERO).is_ok() && interests[0].hung_up()
 }
 
-/// Takes the first client; tells any other that the machine is busy.
+/// Accepts the first client; any other is told that the machine is busy.
 fn accept(listener: &UnixListener, client: &mut Option<UnixStream>) -> Option<Change> {
     let mut change = None;
     while let Ok((mut stream, _)) = listener.accept() {
         if stream.set_nonblocking(true).is_err() {
             continue;
         }
-        // One that has gone since the last look does not keep the seat.
+        // A client that has closed its connection since the last check does not count.
         if client.as_ref().is_none_or(|client| hung_up(client.as_raw_fd())) {
             *client = Some(stream);
             change = Some(Change::Connected);

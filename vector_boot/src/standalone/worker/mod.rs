@@ -1,6 +1,6 @@
-//! The worker: unprivileged, it owns the evolution port and the model, and answers requests.
+//! The worker: an unprivileged process that owns the evolution port and the model, and answers requests.
 //!
-//! It inherits its descriptors from the supervisor: 3 the control socket, 4 the shared words, 5 the port or listening
+//! It inherits descriptors from the supervisor: 3 the control socket, 4 the shared words, 5 the port or the listening
 //! socket, 6 the journal, 7 the model's file if there is one.
 
 mod connection;
@@ -10,7 +10,7 @@ mod runner;
 mod service;
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,12 +24,13 @@ use crate::model_file::{self, Model};
 use crate::rts::hex;
 use crate::sys::memory::SharedWords;
 use crate::sys::ready::{wait, Interest};
+use crate::sys::watch::Watch;
 use crate::sys::{process, sandbox, signal};
 use crate::vitals::{Vitals, SHARED_WORDS};
 use link::Link;
 pub use options::Options;
 
-/// Descriptors the supervisor hands over, in order.
+/// The inherited descriptors, in order.
 const CONTROL: i32 = process::FIRST_INHERITED;
 const SHARED: i32 = CONTROL + 1;
 const PORT: i32 = CONTROL + 2;
@@ -49,65 +50,86 @@ pub fn main(words: &[&str]) -> ExitCode {
 
 fn start(words: &[&str]) -> Result<(), String> {
     let options = Options::parse(words)?;
-    let inherit =
-        |fd: i32| process::inherited(fd).map_err(|error| format!("descriptor {fd} was not handed over: {error}"));
+    let inherit = |fd: i32| process::inherited(fd).map_err(|error| format!("descriptor {fd} is not open: {error}"));
     signal::die_of_faults();
+    signal::leave_terminal_to_parent();
     sandbox::bind_to_parent().map_err(|error| format!("cannot bind to the supervisor: {error}"))?;
     let control = inherit(CONTROL)?;
     let shared = inherit(SHARED)?;
-    let shared = SharedWords::attach(&shared, SHARED_WORDS).map_err(|error| format!("no shared words: {error}"))?;
-    let link = Link::new(inherit(PORT)?, options.listens).map_err(|error| format!("the port fails: {error}"))?;
+    let shared = SharedWords::attach(&shared, SHARED_WORDS)
+        .map_err(|error| format!("the shared words cannot be mapped: {error}"))?;
+    let link =
+        Link::new(inherit(PORT)?, options.listens).map_err(|error| format!("the port cannot be used: {error}"))?;
     let _ = Control::RuntimeReady.send(&control);
     let journal = inherit(JOURNAL)?;
     let shared = Arc::new(shared);
-    let model = load(&options, &control);
-    let Some((executable, emergency)) = wait_for_leave(&control, Vitals::new(shared.words())) else { return Ok(()) };
+    let (model, watch) = load(&options, &control);
+    let Some(Orders { executable, emergency }) = wait_for_orders(&control, Vitals::new(shared.words())) else {
+        return Ok(());
+    };
     let fault_allowed = options.fault && !model.as_ref().is_ok_and(|model| model.signed);
     let no_network = |why: &String| Err(why.clone());
     let (model, network) = match (emergency, model) {
         (Some(why), _) | (None, Err(why)) => (Err(why.clone()), no_network(&why)),
         (None, Ok(model)) => (Ok(model.store), model.network),
     };
-    let runtime = Runtime::new(network).map_err(|error| format!("no threads for the network: {error}"))?;
-    let journal: std::io::Result<Box<dyn Storage>> = match options.without_journal {
-        true => Err(std::io::Error::other("workers died of it")),
+    let runtime = Runtime::new(network).map_err(|error| format!("the network's threads cannot be started: {error}"))?;
+    let journal: io::Result<Box<dyn Storage>> = match options.without_journal {
+        true => Err(io::Error::other("it is not used: workers died while they replayed it")),
         false => Ok(Box::new(MemoryFile(File::from(journal)))),
     };
     let build = hex(&executable[..6]);
     let machine =
         Machine::new(Parts { model, runtime, journal, shared, build, energy_limited: !options.energy_unlimited });
-    let service = service::Service::start(machine, link, control, fault_allowed, options.appliance)
-        .map_err(|error| error.to_string())?;
+    let settings = service::Settings { fault_allowed, appliance: options.appliance };
+    let service =
+        service::Service::start(machine, link, control, watch, settings).map_err(|error| error.to_string())?;
     sandbox::restrict_syscalls().map_err(|error| format!("cannot restrict system calls: {error}"))?;
-    service.tell_supervisor(&Control::Serving);
+    service.send_to_supervisor(&Control::Serving);
     service.run();
     Ok(())
 }
 
-/// Loads the model and reports how that went.
-fn load(options: &Options, control: &OwnedFd) -> Result<Model, String> {
-    let model = match options {
-        Options { without_model: true, .. } => Err("the worker dies of its model".to_string()),
-        Options { embedded: true, .. } => model_file::from_memory(EMBEDDED_MODEL),
-        _ => {
-            process::inherited(MODEL).map_err(|error| error.to_string()).and_then(|fd| model_file::open(File::from(fd)))
-        }
+/// Loads the model and reports the result to the supervisor. Also returns what notices changes of the model's file.
+fn load(options: &Options, control: &OwnedFd) -> (Result<Model, String>, Option<Watch>) {
+    let (model, watch) = match options {
+        Options { without_model: true, .. } => (Err("the supervisor has withdrawn the model".to_string()), None),
+        Options { embedded: true, .. } => (model_file::from_memory(EMBEDDED_MODEL), None),
+        _ => match open_watched() {
+            Ok((file, watch)) => (model_file::open(file), watch),
+            Err(error) => (Err(format!("the model cannot be read: {error}")), None),
+        },
     };
     let report = match &model {
         Ok(model) => Control::TensorsReady { tensors: model.store.tensors().len() as u64, binary: model.binary_sha256 },
         Err(text) => Control::Failed { text: text.clone() },
     };
     let _ = report.send(control);
-    model
+    (model, watch)
 }
 
-/// Waits until the supervisor lets this worker serve; `None` when it has gone.
-fn wait_for_leave(control: &OwnedFd, vitals: Vitals<'_>) -> Option<([u8; 32], Option<String>)> {
+/// The model's file, watched from before it is read.
+fn open_watched() -> io::Result<(File, Option<Watch>)> {
+    let file = File::from(process::inherited(MODEL)?);
+    let watch = Watch::new(&file)?;
+    Ok((file, watch))
+}
+
+/// What the supervisor says once it knows the report on the model.
+struct Orders {
+    /// SHA-256 of the running executable.
+    executable: [u8; 32],
+    /// Why the machine is in emergency mode, if it is.
+    emergency: Option<String>,
+}
+
+/// Waits until the supervisor lets this worker serve; `None` if the supervisor has ended.
+fn wait_for_orders(control: &OwnedFd, vitals: Vitals<'_>) -> Option<Orders> {
     loop {
         vitals.make_progress();
         let _ = wait(&mut [Interest::read(control.as_raw_fd())], Duration::from_millis(100));
         match Control::receive(control) {
-            Ok(Some(Control::Serve { executable, emergency })) => return Some((executable, emergency)),
+            Ok(Some(Control::Serve { executable, emergency })) => return Some(Orders { executable, emergency }),
             Ok(_) => (),
             Err(error) if error.kind() == ErrorKind::WouldBlock => (),
             Err(_) => return None,

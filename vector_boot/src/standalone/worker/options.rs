@@ -1,6 +1,6 @@
-//! What the supervisor tells a new worker on its command line.
+//! The settings that the supervisor gives a new worker on its command line.
 
-/// Settings of one worker.
+/// The settings of a worker.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Options {
     /// Whether the port is a listening socket.
@@ -9,13 +9,13 @@ pub struct Options {
     pub embedded: bool,
     /// Whether `fault` requests are served.
     pub fault: bool,
-    /// Whether this is the appliance, where the whole machine's memory is ours.
+    /// Whether this is the appliance, whose whole memory the worker may use.
     pub appliance: bool,
-    /// Whether to serve without a model: the last worker died of it.
+    /// Whether to serve without a model, in emergency mode.
     pub without_model: bool,
-    /// Whether to serve the model as it was built: workers died of what the journal says.
+    /// Whether to serve the model as it was built, because workers died while they replayed the journal.
     pub without_journal: bool,
-    /// Whether mutations cost nothing.
+    /// Whether mutations cost no energy.
     pub energy_unlimited: bool,
 }
 
@@ -36,7 +36,7 @@ impl Options {
         words
     }
 
-    /// Reads the words behind `--worker`.
+    /// Parses the words that follow `--worker`.
     ///
     /// # Errors
     /// If one is unknown.
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_supervisor_says_arrives() {
+    fn words_and_settings_correspond() {
         let options = Options {
             listens: true,
             embedded: false,

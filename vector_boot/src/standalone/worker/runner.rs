@@ -1,4 +1,4 @@
-//! The second thread: it runs what takes long, one request at a time.
+//! The second thread: it runs long requests, one at a time.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -12,11 +12,11 @@ use crate::machine::Machine;
 use crate::protocol::{Blob, Failure, Reply, Request};
 use crate::sys::message;
 
-/// Methods that take long: they read or change all weights.
+/// Long methods: they read or change all weights.
 const LONG_METHODS: [&str; 4] = ["digest", "rollback", "promote", "checkpoint"];
-/// Methods beside which others are answered.
+/// Long methods during which some others are answered.
 const BESIDE_METHODS: [&str; 2] = ["embed", "execute_pixels"];
-/// A mutation of single bytes with no larger a blob is done before another thread would have woken up.
+/// A plain mutation with a blob up to this size takes less time than waking the thread up.
 const QUICK_BLOB_BYTES: usize = 64 << 10;
 
 /// Work for the thread.
@@ -27,21 +27,21 @@ pub enum Job {
     ExpireLease,
 }
 
-/// What came of a job.
+/// The result of a job.
 pub struct Done {
     /// The connection it was started for.
     pub connection: u64,
-    /// Its answer and the id of its request, if it was one.
+    /// The id of its request and the answer, if it was a request.
     pub answer: Option<(Value, Result<Reply, Failure>)>,
 }
 
 struct Running {
     connection: u64,
-    /// Id of a request beside which others are answered.
+    /// Id of the request, if others are answered during it.
     beside: Option<Value>,
 }
 
-/// The thread, and what it is at.
+/// The thread, and its running job.
 pub struct Runner {
     machine: Machine,
     jobs: Sender<Job>,
@@ -62,9 +62,9 @@ impl Runner {
         let (started, ready) = channel();
         let worker = machine.clone();
         std::thread::Builder::new().name("runtime".into()).stack_size(256 << 10).spawn(move || {
-            let _ = started.send(vec![0u8]); // the allocator has met this thread now
+            let _ = started.send(vec![0u8]); // an allocation: the allocator has set itself up for this thread
             for job in todo {
-                // A thread that is gone would keep the machine waiting: a panic ends the worker, and a sound one follows.
+                // Without this thread nothing would answer: a panic ends the worker, and the supervisor starts another.
                 let answer = catch_unwind(AssertUnwindSafe(|| work(&worker, job)));
                 let answer = answer.unwrap_or_else(|_| std::process::exit(1));
                 if done.send(answer).is_err() {
@@ -73,7 +73,7 @@ impl Runner {
                 let _ = message::send(&waker, &[1]);
             }
         })?;
-        // A thread sets itself up with system calls that the filter will not allow.
+        // A new thread makes system calls that the filter will not allow, so the filter has to wait for it.
         let _ = ready.recv();
         Ok(Runner { machine, jobs, answers, wake, running: None })
     }
@@ -83,7 +83,7 @@ impl Runner {
         self.wake.as_raw_fd()
     }
 
-    /// Whether a request is for the thread.
+    /// Whether the thread runs a request.
     pub fn takes(request: &Request) -> bool {
         match (request.method.as_str(), &request.blob) {
             ("mutate", Blob::None | Blob::Upload(_)) => true,
@@ -93,7 +93,7 @@ impl Runner {
         }
     }
 
-    /// Whether others are answered beside a request.
+    /// Whether other requests are answered during this one.
     pub fn runs_beside_others(request: &Request) -> bool {
         BESIDE_METHODS.contains(&request.method.as_str())
     }
@@ -103,7 +103,7 @@ impl Runner {
         self.running.is_some()
     }
 
-    /// Whether a job is running beside which others are answered.
+    /// Whether a job is running during which other requests are answered.
     pub fn runs_beside(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.beside.is_some())
     }
@@ -117,11 +117,11 @@ impl Runner {
         self.machine.forget_cancellation();
         self.running = Some(Running { connection, beside });
         if self.jobs.send(job).is_err() {
-            std::process::exit(1); // the thread is gone: the supervisor starts a sound worker
+            std::process::exit(1); // the thread has ended: the supervisor starts another worker
         }
     }
 
-    /// What came of the job, once it is done.
+    /// The result of the job, once it is done.
     pub fn collect(&mut self) -> Option<Done> {
         let _ = message::receive(&self.wake, &mut [0; 8]);
         let answer = self.answers.try_recv().ok()?;
@@ -129,17 +129,17 @@ impl Runner {
         Some(Done { connection, answer })
     }
 
-    /// Stops the request of this id if it is the one beside which others are answered; tells whether it is.
+    /// Stops the running request if it has this id and others are answered during it. Returns whether it has.
     pub fn cancel(&self, id: &Value, connection: u64) -> bool {
         let runs = |running: &Running| running.connection == connection && running.beside.as_ref() == Some(id);
-        let meant = self.running.as_ref().is_some_and(runs);
-        if meant {
+        let found = self.running.as_ref().is_some_and(runs);
+        if found {
             self.machine.cancel();
         }
-        meant
+        found
     }
 
-    /// Stops what runs beside others for a connection that is gone: nobody waits for its answer.
+    /// Stops the running request of a connection that has closed, if it can be stopped.
     pub fn abandon(&self) {
         if self.runs_beside() {
             self.machine.cancel();
@@ -160,7 +160,7 @@ fn work(machine: &Machine, job: Job) -> Option<(Value, Result<Reply, Failure>)> 
     }
 }
 
-/// Whether a mutation computes what it writes for whole tensors, or reads them whole for their digests.
+/// Whether a mutation computes whole tensors, or reads them whole for their digests.
 fn computes_much(request: &Request) -> bool {
     if request.params.get("digest") == Some(&Value::Bool(true)) {
         return true;

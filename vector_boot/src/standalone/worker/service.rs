@@ -1,4 +1,4 @@
-//! The worker's loop: one thread serves the port, a second one runs what takes long.
+//! The worker's loop: one thread serves the port, a second one runs long requests.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,57 +9,72 @@ use serde_json::json;
 use super::connection::{Connection, Pending};
 use super::link::{Change, Link};
 use super::runner::{Job, Runner};
+use crate::hw_mmio::{word, State};
 use crate::machine::Machine;
 use crate::protocol::{self, required, Failure, Reply, Request};
 use crate::standalone::control::Control;
 use crate::sys::ready::{wait, Interest};
+use crate::sys::watch::Watch;
 
-/// The loop turns at least this often, whatever poll says.
+/// The longest wait of the loop.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
-/// A host that always has more to say is left alone after this.
+/// A host that keeps sending is served at most this long before the rest of the loop runs.
 const LONGEST_TURN: Duration = Duration::from_millis(20);
 /// How long a stopping machine waits for the host's `bye`.
 const BYE_WAIT_MS: u64 = 1000;
-/// Messages of the supervisor taken up in one turn.
+/// Messages of the supervisor handled in one turn.
 const CONTROL_LIMIT: usize = 64;
-/// What is answered while a request runs beside, whatever waits before it.
+/// Methods that are answered while a long request runs, even if others wait before them.
 const ANSWERED_BESIDE: [&str; 5] = ["hello", "stats", "interrupt", "cancel", "shutdown"];
 
 type Answer = Result<Reply, Failure>;
 
-/// Everything the loop knows.
+/// The state of the loop.
 pub struct Service {
     machine: Machine,
     link: Link,
     control: OwnedFd,
     connection: Connection,
-    fault_allowed: bool,
-    appliance: bool,
+    settings: Settings,
     runner: Runner,
-    /// Whether the last turn ended with work left.
-    pressed: bool,
+    /// Notices changes of the model's file, until it has changed.
+    watch: Option<Watch>,
+    /// Whether the model's file has changed: the machine is in emergency mode, and the runner's must not be used.
+    model_lost: bool,
+    /// Whether the last turn ended with requests left.
+    has_more: bool,
     stopping: Option<Stopping>,
     crash: Option<String>,
     started: Instant,
 }
 
+/// What a worker may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Whether `fault` requests are served.
+    pub fault_allowed: bool,
+    /// Whether this is the appliance.
+    pub appliance: bool,
+}
+
 struct Stopping {
     reboot: bool,
     deadline_ms: u64,
-    told: bool,
+    /// Whether the supervisor has been told.
+    sent: bool,
 }
 
 impl Service {
     /// Starts the second thread; system calls may be restricted afterwards.
     ///
     /// # Errors
-    /// If the thread or its wake-up cannot be made.
+    /// If the thread or its wake-up socket cannot be made.
     pub fn start(
         machine: Machine,
         link: Link,
         control: OwnedFd,
-        fault_allowed: bool,
-        appliance: bool,
+        watch: Option<Watch>,
+        settings: Settings,
     ) -> io::Result<Self> {
         let runner = Runner::start_thread(machine.clone())?;
         Ok(Service {
@@ -67,10 +82,11 @@ impl Service {
             link,
             control,
             connection: Connection::fresh(0),
-            fault_allowed,
-            appliance,
+            settings,
             runner,
-            pressed: false,
+            watch,
+            model_lost: false,
+            has_more: false,
             stopping: None,
             crash: None,
             started: Instant::now(),
@@ -82,16 +98,16 @@ impl Service {
     }
 
     /// Sends the supervisor a message; one that cannot be delivered is dropped.
-    pub fn tell_supervisor(&self, control: &Control) {
+    pub fn send_to_supervisor(&self, control: &Control) {
         let _ = control.send(&self.control);
     }
 
-    /// Serves until the supervisor is gone.
+    /// Serves until the supervisor ends.
     pub fn run(mut self) {
         loop {
             self.wait();
             self.machine.vitals().make_progress();
-            if !self.hear_supervisor() {
+            if !self.handle_supervisor() {
                 return;
             }
             self.collect_answer();
@@ -109,19 +125,20 @@ impl Service {
         let stop = self.stopping.as_ref().map(|stopping| stopping.deadline_ms);
         let lease = self.machine.lease_left_us().filter(|_| !self.runner.is_busy()).map(Duration::from_micros);
         let timeout = LONGEST_WAIT.min(until(self.connection.deadline_ms())).min(until(stop));
-        let timeout = if self.pressed { Duration::ZERO } else { timeout.min(lease.unwrap_or(LONGEST_WAIT)) };
+        let timeout = if self.has_more { Duration::ZERO } else { timeout.min(lease.unwrap_or(LONGEST_WAIT)) };
         let mut interests = vec![Interest::read(self.control.as_raw_fd()), Interest::read(self.runner.fd())];
         interests.extend(self.link.interests(self.connection.may_read(), self.connection.has_output()));
         let _ = wait(&mut interests, timeout);
     }
 
-    /// Takes the supervisor's messages; false when it is gone.
-    fn hear_supervisor(&mut self) -> bool {
+    /// Handles the supervisor's messages; false if it has ended.
+    fn handle_supervisor(&mut self) -> bool {
         for _ in 0..CONTROL_LIMIT {
             match Control::receive(&self.control) {
                 Ok(Some(Control::Beat { beats, late_us })) => {
                     let event = || protocol::event(&json!({"kind": "heartbeat", "beats": beats, "late_us": late_us}));
-                    self.connection.tell("heartbeat", event);
+                    self.connection.send_event("heartbeat", event);
+                    self.check_model_file();
                 }
                 Ok(_) => (),
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
@@ -132,62 +149,76 @@ impl Service {
 
     fn collect_answer(&mut self) {
         let Some(done) = self.runner.collect() else { return };
+        self.check_model_file();
         if done.connection == self.connection.number {
             if let Some((id, answer)) = done.answer {
-                self.connection.answer(&id, answer);
+                // In emergency mode require_model fails: an answer computed from a changed file is not sent.
+                self.connection.answer(&id, self.machine.require_model().and(answer));
             }
         }
-        self.tell_events();
+        self.send_events();
     }
 
-    /// Has a trial ended whose time is over, once nothing else runs.
+    /// Enters emergency mode if the model's file has changed: its pages may show the new contents from then on. Returns
+    /// whether it has changed since the last check.
+    fn check_model_file(&mut self) -> bool {
+        let Some(change) = self.watch.as_ref().and_then(Watch::change) else { return false };
+        let why = format!("the model's file {change}");
+        self.send_to_supervisor(&Control::Failed { text: why.clone() });
+        self.machine = self.machine.in_emergency(&why);
+        self.machine.page().set(word::STATE, State::Emergency as u32);
+        (self.watch, self.model_lost) = (None, true);
+        true
+    }
+
+    /// Ends a trial whose time is over, once nothing else runs.
     fn expire_lease(&mut self) {
-        if !self.runner.is_busy() && self.machine.lease_left_us() == Some(0) {
+        if !self.model_lost && !self.runner.is_busy() && self.machine.lease_left_us() == Some(0) {
             self.runner.start(Job::ExpireLease, self.connection.number);
         }
     }
 
-    /// Tells subscribers what has happened to the weights.
-    fn tell_events(&mut self) {
+    /// Sends subscribers the events of mutations.
+    fn send_events(&mut self) {
         for event in self.machine.take_events() {
             let kind = event["kind"].as_str().unwrap_or_default().to_string();
-            self.connection.tell(&kind, || protocol::event(&event));
+            self.connection.send_event(&kind, || protocol::event(&event));
         }
     }
 
-    /// Reads, answers and writes until nothing moves any more.
+    /// Reads, answers and writes until there is nothing left to do.
     fn serve_connection(&mut self) {
         let started = Instant::now();
         let mut moves = true;
-        self.pressed = false;
+        self.has_more = false;
         while moves {
             if started.elapsed() > LONGEST_TURN {
-                self.pressed = true; // others have their turn, then it goes on
+                self.has_more = true; // the rest of the loop runs, then this goes on
                 return;
             }
             if self.connection.read(&mut self.link).is_err() {
                 return self.drop_connection();
             }
-            let (cut, resync) = self.connection.cut(self.now_ms());
-            if resync {
-                self.start_afresh();
+            let split = self.connection.split(self.now_ms());
+            if split.resync {
+                self.resync();
             }
-            moves = self.work() || cut;
+            moves = self.work() || split.moved;
             if self.connection.write(&mut self.link).is_err() {
                 return self.drop_connection();
             }
-            self.fulfil_crash();
+            self.crash_if_asked();
         }
-        // A host that has closed both sides hears nothing: only one that closed its own side is waited for.
+        // A host that has closed both directions gets no answers; one that closed its own for writing is answered first.
         let answered = self.connection.is_drained() && !self.runner.is_busy();
         if answered || (self.connection.input_has_ended() && self.link.has_hung_up()) {
             self.drop_connection();
         }
     }
 
-    /// Greets again, as a byte 0xFF asks. On a port, where a host may have come and gone unseen, nothing of an earlier
-    /// host's is kept.
-    fn start_afresh(&mut self) {
+    /// Sends the greeting again, as a byte 0xFF asks. On a port a host may have been replaced unnoticed, so subscriptions
+    /// are dropped.
+    fn resync(&mut self) {
         if self.link.is_port() {
             self.connection.subscriptions.clear();
         }
@@ -218,8 +249,8 @@ impl Service {
         }
     }
 
-    /// Answers what can be answered; in order, but for what may pass a request that runs beside. Tells whether anything
-    /// was done.
+    /// Handles what waits, in order; while a long request runs, only methods that may overtake it. Returns whether anything
+    /// was handled.
     fn work(&mut self) -> bool {
         let mut worked = false;
         while self.crash.is_none() && !self.connection.is_full() {
@@ -227,18 +258,24 @@ impl Service {
             worked = true;
             match pending {
                 Pending::Refused(id, failure) => self.connection.answer(&id, Err(failure)),
-                Pending::Bye => self.hear_bye(),
-                Pending::Request(request, received) if Runner::takes(&request) => {
+                Pending::Bye => self.handle_bye(),
+                Pending::Request(request, received) if self.runs_in_runner(&request) => {
                     self.runner.start(Job::Answer(request, received), self.connection.number);
                 }
                 Pending::Request(request, received) => {
                     let answer = self.answer(&request, received);
                     self.connection.answer(&request.id, answer);
-                    self.tell_events();
+                    self.send_events();
                 }
             }
         }
         worked
+    }
+
+    /// Whether the second thread runs a request. Its machine must not be used once the model's file has changed.
+    fn runs_in_runner(&mut self, request: &Request) -> bool {
+        self.check_model_file();
+        !self.model_lost && Runner::takes(request)
     }
 
     fn next_pending(&mut self) -> Option<Pending> {
@@ -261,7 +298,13 @@ impl Service {
             "shutdown" => self.shutdown(request),
             "fault" => self.fault(request),
             "cancel" => self.cancel(request),
-            _ => self.machine.answer(request, received),
+            _ => {
+                let answer = self.machine.answer(request, received);
+                match self.check_model_file() {
+                    true => self.machine.answer(request, received), // the answer of emergency mode
+                    false => answer,
+                }
+            }
         }
     }
 
@@ -278,18 +321,18 @@ impl Service {
         Ok(json!({"subscribed": events}).into())
     }
 
-    /// Stops the running request of this id, or takes a waiting one out; both are answered.
+    /// Stops the running request of this id, or removes it from the queue; it is answered in both cases.
     fn cancel(&mut self, request: &Request) -> Answer {
         let mut params = request.params.clone();
         let id = required("request", params.value("request"))?;
         params.finish()?;
         request.no_blob()?;
-        let is_meant = |pending: &Pending| match pending {
+        let is_it = |pending: &Pending| match pending {
             Pending::Request(waiting, _) => waiting.id == id && Runner::runs_beside_others(waiting),
             _ => false,
         };
         let mut cancelled = self.runner.cancel(&id, self.connection.number);
-        if let Some(found) = self.connection.queue.iter().position(is_meant).filter(|_| !cancelled) {
+        if let Some(found) = self.connection.queue.iter().position(is_it).filter(|_| !cancelled) {
             self.connection.queue.remove(found);
             self.connection.answer(&id, Err(protocol::cancelled()));
             cancelled = true;
@@ -302,11 +345,11 @@ impl Service {
         let reboot = params.boolean("reboot")?.unwrap_or(false);
         params.finish()?;
         request.no_blob()?;
-        self.stopping = Some(Stopping { reboot, deadline_ms: self.now_ms() + BYE_WAIT_MS, told: false });
+        self.stopping = Some(Stopping { reboot, deadline_ms: self.now_ms() + BYE_WAIT_MS, sent: false });
         Ok(json!({}).into())
     }
 
-    fn hear_bye(&mut self) {
+    fn handle_bye(&mut self) {
         let now = self.now_ms();
         if let Some(stopping) = &mut self.stopping {
             stopping.deadline_ms = now;
@@ -315,15 +358,15 @@ impl Service {
 
     fn advance_stop(&mut self) {
         let now = self.now_ms();
-        if let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.told && now >= stopping.deadline_ms)
+        if let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.sent && now >= stopping.deadline_ms)
         {
-            stopping.told = Control::Shutdown { reboot: stopping.reboot }.send(&self.control).is_ok();
-            stopping.deadline_ms = now + BYE_WAIT_MS; // the next look, should the message not have gone out
+            stopping.sent = Control::Shutdown { reboot: stopping.reboot }.send(&self.control).is_ok();
+            stopping.deadline_ms = now + BYE_WAIT_MS; // when to try again if the message could not be sent
         }
     }
 
     fn fault(&mut self, request: &Request) -> Answer {
-        if !self.fault_allowed {
+        if !self.settings.fault_allowed {
             return Err(Failure::new(-32601, "fault requests are switched off on this machine"));
         }
         let mut params = request.params.clone();
@@ -343,8 +386,8 @@ impl Service {
         Ok(json!({}).into())
     }
 
-    /// Crashes as asked, once the answer is out.
-    fn fulfil_crash(&mut self) {
+    /// Crashes as requested, once the answer has been sent.
+    fn crash_if_asked(&mut self) {
         if self.connection.has_output() {
             return;
         }
@@ -352,7 +395,7 @@ impl Service {
             Some("segv") => crate::sys::fault::segv(),
             Some("abort") => std::process::abort(),
             Some("hang") => std::thread::sleep(Duration::MAX),
-            Some("oom") => crate::sys::fault::exhaust_memory(self.appliance),
+            Some("oom") => crate::sys::fault::exhaust_memory(self.settings.appliance),
             _ => (),
         }
     }

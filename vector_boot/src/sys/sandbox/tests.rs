@@ -1,0 +1,98 @@
+//! The filter in a forked child: what it allows returns, what it does not allow kills the child.
+
+use super::*;
+
+/// How a child ended that installed the filter and then made one system call.
+#[derive(Debug, PartialEq)]
+enum Ended {
+    /// The call returned this; errors as their negative number.
+    Returned(i32),
+    Killed(i32),
+}
+
+/// Makes a system call under the filter. The child's exit status has eight bits: 0 for success, else the error number.
+fn filtered(number: libc::c_long, arguments: [u64; 6]) -> Ended {
+    let program = program();
+    // SAFETY: between fork and _exit the child makes system calls only and allocates nothing.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: as above; `program` was made before the fork, and the pointers among the arguments are the caller's.
+        unsafe {
+            let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            if libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &filter) != 0 {
+                libc::_exit(255);
+            }
+            let [a, b, c, d, e, f] = arguments;
+            let failed = libc::syscall(number, a, b, c, d, e, f) == -1;
+            libc::_exit(if failed { *libc::__errno_location() } else { 0 });
+        }
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child just made; `status` is live.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    match libc::WIFSIGNALED(status) {
+        true => Ended::Killed(libc::WTERMSIG(status)),
+        false => Ended::Returned(-libc::WEXITSTATUS(status)),
+    }
+}
+
+const DONE: Ended = Ended::Returned(0);
+const KILLED: Ended = Ended::Killed(libc::SIGSYS);
+
+fn protection(of: i32) -> [u64; 6] {
+    [0, 4096, of as u64, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64, u64::MAX, 0]
+}
+
+#[test]
+fn memory_can_be_mapped_but_never_executed() {
+    let (data, code) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
+    assert_eq!(filtered(libc::SYS_mmap, protection(data)), DONE);
+    assert_eq!(filtered(libc::SYS_mmap, protection(code)), KILLED);
+    // A mapping made before the filter, in the parent.
+    let arguments = protection(data).map(|argument| argument as libc::c_long);
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: a fresh mapping at an address of the kernel's choice.
+    let page = unsafe { libc::syscall(libc::SYS_mmap, a, b, c, d, e, f) } as u64;
+    assert_eq!(filtered(libc::SYS_mprotect, [page, 4096, libc::PROT_READ as u64, 0, 0, 0]), DONE);
+    assert_eq!(filtered(libc::SYS_mprotect, [page, 4096, code as u64, 0, 0, 0]), KILLED);
+    // SAFETY: unmaps what was just mapped.
+    unsafe { libc::munmap(page as *mut libc::c_void, 4096) };
+}
+
+#[test]
+fn only_the_ioctl_that_is_used_passes() {
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (socket, on) = (std::os::fd::AsRawFd::as_raw_fd(&socket) as u64, 1i32);
+    let pointer = (&raw const on) as u64;
+    assert_eq!(filtered(libc::SYS_ioctl, [socket, libc::FIONBIO as _, pointer, 0, 0, 0]), DONE);
+    assert_eq!(filtered(libc::SYS_ioctl, [socket, libc::FIONREAD as _, pointer, 0, 0, 0]), KILLED);
+    assert_eq!(filtered(libc::SYS_ioctl, [0, libc::TIOCSTI as _, pointer, 0, 0, 0]), KILLED);
+}
+
+#[test]
+fn nothing_is_started_opened_or_signalled() {
+    let path = c"/etc/hostname".as_ptr() as u64;
+    let at = libc::AT_FDCWD as u64;
+    assert_eq!(filtered(libc::SYS_openat, [at, path, 0, 0, 0, 0]), Ended::Returned(-libc::EACCES));
+    assert_eq!(filtered(libc::SYS_execve, [path, 0, 0, 0, 0, 0]), KILLED);
+    assert_eq!(filtered(libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0]), KILLED);
+    assert_eq!(filtered(libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0]), KILLED);
+    assert_eq!(filtered(libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 1, 0, 0, 0, 0]), KILLED);
+    assert_eq!(filtered(libc::SYS_kill, [1, 0, 0, 0, 0, 0]), KILLED);
+    let own = u64::from(std::process::id());
+    assert_eq!(filtered(libc::SYS_tgkill, [own, own, libc::SIGTERM as u64, 0, 0, 0]), KILLED);
+    assert_eq!(filtered(libc::SYS_tgkill, [1, 1, libc::SIGABRT as u64, 0, 0, 0]), KILLED);
+}
+
+#[test]
+fn arguments_of_the_rest_are_judged() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    let pointer = (&raw const limit) as u64;
+    assert_eq!(filtered(libc::SYS_prlimit64, [0, u64::from(libc::RLIMIT_AS), 0, pointer, 0, 0]), DONE);
+    assert_eq!(filtered(libc::SYS_prlimit64, [0, u64::from(libc::RLIMIT_CORE), 0, pointer, 0, 0]), KILLED);
+    assert_eq!(filtered(libc::SYS_prlimit64, [1, u64::from(libc::RLIMIT_AS), 0, pointer, 0, 0]), KILLED);
+    assert_eq!(filtered(libc::SYS_fallocate, [0, 0, 0, 4096, 0, 0]), KILLED);
+    assert_eq!(filtered(libc::SYS_rt_sigaction, [libc::SIGSEGV as u64, 0, 0, 8, 0, 0]), KILLED);
+    assert_eq!(filtered(libc::SYS_rt_sigaction, [libc::SIGABRT as u64, 0, 0, 8, 0, 0]), DONE);
+}
