@@ -15,7 +15,7 @@ from math import isfinite
 from typing import Any, Literal
 
 from vboot.errors import InputError
-from vboot.protocol.messages import FAULTS
+from vboot.protocol.tables import FAULT_KINDS
 from vboot.text import printable
 from vboot.weights.edits import SEEDED_FORMS
 
@@ -161,7 +161,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("raw", 'send any request, such as raw {"method": "stats", "params": {}}'),
     Verb(
         "fault",
-        f"make the machine suffer: {', '.join(FAULTS)}",
+        f"make the machine suffer: {', '.join(FAULT_KINDS)}",
         (Argument("what", "fault", required=True), Argument("count", "integer")),
         fault_only=True,
     ),
@@ -225,7 +225,7 @@ def completions(text: str, *, tensors: Callable[[], Sequence[str]], faults: bool
     candidates: Mapping[str, Callable[[], Sequence[str]]] = {
         "tensor": tensors,
         "verb": lambda: [verb.name for verb in known],
-        "fault": lambda: FAULTS,
+        "fault": lambda: FAULT_KINDS,
         "form": lambda: SEEDED_FORMS,
         "watched": lambda: WATCHED,
     }

@@ -38,14 +38,14 @@ from evolution.daemon.reconcile import (
 from evolution.daemon.run_state import Kind
 from evolution.kernels.genome import EvolvedKernel
 from vboot.client.machine import MachineClient
-from vboot.protocol.errors import STALE, LinkLostError, MachineError, RequestRefusedError
+from vboot.protocol.errors import LinkLostError, MachineError, RequestRefusedError
 from vboot.protocol.messages import Hello, PixelRun, Stats
+from vboot.protocol.tables import Code
 from vboot.weights.edits import Edit
 
 INTERRUPT = 255
 _REPLAYED_MOVES = 16
 """A body that is further behind than that gets the bytes instead."""
-_NO_SUCH_GENERATION = 1014
 _SYNCHRONISE_LEASE_MS = 600_000
 _TEXTS_AT_ONCE = 8
 """Watched between two renewals of a lease."""
@@ -307,4 +307,4 @@ def change_id(run: str, number: int, base_generation: int) -> str:
 
 def _changed_again(generation: int) -> RequestRefusedError:
     """What a machine says of a change that comes too late; the caller looks anew where the body stands."""
-    return RequestRefusedError(STALE, "the weights have changed again", {"generation": generation})
+    return RequestRefusedError(Code.STALE_GENERATION, "the weights have changed again", {"generation": generation})

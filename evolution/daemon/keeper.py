@@ -12,13 +12,13 @@ from evolution.daemon.follower import BodyError, Course, Follower
 from evolution.daemon.metabolism import Cycles
 from evolution.daemon.reconcile import ForeignWeightsError
 from vboot.errors import InputError, ToolError, VbootError
-from vboot.protocol.errors import STALE, MachineError, RequestRefusedError
+from vboot.protocol.errors import MachineError, RequestRefusedError
 from vboot.protocol.messages import Stats
+from vboot.protocol.tables import Code
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 60.0
 _ALARM_AFTER = 3
-_NO_SUCH_GENERATION, _ENERGY_SPENT, _BUSY = 1014, 1009, 1017
-_PASSING = (STALE, _NO_SUCH_GENERATION, _ENERGY_SPENT, _BUSY)
+_PASSING = (Code.STALE_GENERATION, Code.UNKNOWN_GENERATION, Code.NO_ENERGY, Code.BUSY)
 """Refusals that another look, or some time, may end."""
 
 
@@ -148,7 +148,8 @@ class Keeper:
         delay = retry_after(self._failures)
         if refusal.retry_ms is not None:
             delay = max(delay, refusal.retry_ms / 1000)
-        self._next_try = time.monotonic() + (0.0 if refusal.code in (STALE, _NO_SUCH_GENERATION) else delay)
+        at_once = refusal.code in (Code.STALE_GENERATION, Code.UNKNOWN_GENERATION)
+        self._next_try = time.monotonic() + (0.0 if at_once else delay)
         self._alarm(refusal.what)
 
     def _lost(self, error: VbootError) -> None:

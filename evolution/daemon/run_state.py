@@ -115,7 +115,7 @@ def load(data: bytes) -> RunState:
     except (ValueError, RecursionError, binascii.Error) as error:
         raise _bad("it is not JSON") from error
     except ProtocolError as error:
-        raise _bad(error.what.replace(" in the machine's answer", "")) from error
+        raise _bad(error.what.replace(" in the machine's reply", "")) from error
     if document.version != _VERSION:
         raise _bad(f"its version is {document.version}, not {_VERSION}")
     counts = [getattr(document, name) for name in ("generation", "stage", "barren", "evaluations", "snapshot")]

@@ -24,7 +24,8 @@ from evolution.kernels.genome import (
     check,
 )
 from vboot.errors import InputError
-from vboot.weights.edits import MAX_PIXELS, Program
+from vboot.protocol.tables import PROGRAM_PIXELS_LIMIT
+from vboot.weights.edits import Program
 from vboot.weights.pixels import PIXEL_BYTES, assemble
 
 SLOTS = 8
@@ -42,8 +43,8 @@ def source(kernel: EvolvedKernel) -> str:
 def program(kernel: EvolvedKernel) -> bytes:
     """The pixels, three bytes each. Raises InputError for an invalid kernel, or one too long for a slot."""
     pixels = assemble(source(kernel))
-    if len(pixels) > PIXEL_BYTES * MAX_PIXELS:
-        what = f"the kernel has {len(pixels) // PIXEL_BYTES} pixels, a slot holds {MAX_PIXELS}"
+    if len(pixels) > PIXEL_BYTES * PROGRAM_PIXELS_LIMIT:
+        what = f"the kernel has {len(pixels) // PIXEL_BYTES} pixels, a slot holds {PROGRAM_PIXELS_LIMIT}"
         raise InputError(what, remedy="use fewer instructions, especially constant vectors")
     return pixels
 

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from evolution.strategies.tiers import Tier
 from vboot.errors import InputError
 from vboot.protocol.messages import TensorInfo
+from vboot.protocol.tables import RANK_LIMIT
 from vboot.weights import noise
 from vboot.weights.arithmetic import targets
-from vboot.weights.edits import MAX_RANK, Edit, LowRank, Seeded
+from vboot.weights.edits import Edit, LowRank, Seeded
 from vboot.weights.storage_types import CODE_RANGES, FLOAT_STORAGE
 
 MAX_EDITS = 256
@@ -64,7 +65,7 @@ class SearchSpace:
     @property
     def capacity(self) -> int:
         """How many noises fit into one mutation."""
-        return MAX_RANK // self.tier.rank if self.matrices else MAX_EDITS // len(self.patterns)
+        return RANK_LIMIT // self.tier.rank if self.matrices else MAX_EDITS // len(self.patterns)
 
 
 def search_space(tier: Tier, terrain: Terrain) -> SearchSpace:

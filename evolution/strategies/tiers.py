@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from vboot.errors import InputError
-from vboot.weights.edits import MAX_RANK
+from vboot.protocol.tables import RANK_LIMIT
 
 TierForm: TypeAlias = Literal["normal", "scale", "step", "low_rank"]
 
@@ -47,7 +47,7 @@ class Tier:
                 (self.form != "step" or self.sigma == 1, "steps need a sigma of 1"),
                 (0 < self.density <= 1, "its density is not above 0 and at most 1"),
                 (self.form != "low_rank" or self.density == 1, "low rank needs a density of 1"),
-                (1 <= self.rank <= MAX_RANK, f"its rank is not 1 to {MAX_RANK}"),
+                (1 <= self.rank <= RANK_LIMIT, f"its rank is not 1 to {RANK_LIMIT}"),
                 (self.form == "low_rank" or self.rank == 1, "only low rank has a rank other than 1"),
             )
             if not holds

@@ -11,8 +11,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from tests.torture.model import PROTECTED, SLOT_NAMES, floats, stored_bytes
+from vboot.protocol.tables import PROGRAM_PIXELS_LIMIT, RANK_LIMIT
 from vboot.weights.arithmetic import TensorData
-from vboot.weights.edits import MAX_PIXELS, MAX_RANK, SEEDED_FORMS, Dense, Edit, LowRank, Program, Seeded, Sparse
+from vboot.weights.edits import SEEDED_FORMS, Dense, Edit, LowRank, Program, Seeded, Sparse
 from vboot.weights.storage_types import CODE_RANGES, FLOAT_STORAGE, block_of
 
 Defect: TypeAlias = Literal["stale", "confidence", "too_many", "crc", "other_content", "repeat"]
@@ -126,7 +127,7 @@ def _sparse(random: Random, by_family: Families) -> Edit:
 def _low_rank(random: Random, by_family: Families) -> Edit:
     tensor = random.choice(by_family["float"])
     columns, rows = tensor.shape
-    rank = random.choice((1, 1, 2, 3, 4)) if random.random() < 0.98 else MAX_RANK
+    rank = random.choice((1, 1, 2, 3, 4)) if random.random() < 0.98 else RANK_LIMIT
     factors = floats((columns + rows) * rank, random).reshape(-1, rank)
     return LowRank(tensor.name, random.uniform(-2, 2), factors[:rows], factors[rows:])
 
@@ -145,7 +146,7 @@ def _seeded(random: Random, by_family: Families) -> Edit:
 
 
 def _program(random: Random, _: Families) -> Edit:
-    pixels = random.randint(0, 40) if random.random() < 0.95 else MAX_PIXELS
+    pixels = random.randint(0, 40) if random.random() < 0.95 else PROGRAM_PIXELS_LIMIT
     return Program(random.choice(SLOT_NAMES), random.randbytes(3 * pixels))
 
 
@@ -202,7 +203,7 @@ _SPOILERS: tuple[_Draw, ...] = (
         random.choice(families["float"]).name, 1.0, floats(2, random).reshape(2, 1), floats(2, random).reshape(2, 1)
     ),
     lambda random, families: _of_another_type(random, families, random.choice(("sparse", "program", "seeded"))),
-    lambda random, _families: Program(random.choice(SLOT_NAMES), random.randbytes(3 * MAX_PIXELS + 3)),
+    lambda random, _families: Program(random.choice(SLOT_NAMES), random.randbytes(3 * PROGRAM_PIXELS_LIMIT + 3)),
     lambda random, _families: Program(random.choice(SLOT_NAMES), random.randbytes(4)),
     lambda random, families: Seeded(random.choice(families["coded"]).name, "0" * 16, "step", 1.0, 2.0),
     lambda random, families: Seeded(random.choice(families["coded"]).name, "0" * 16, "scale", 1.0, 1e9),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import secrets
 import signal
@@ -12,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +128,7 @@ def test_programs_run_and_leave_a_result(bridge: RustNeuralBridge) -> None:
         bridge.execute_pixels(bytes([250, 0x0B, 0]))
     assert len(bridge.get_result()) == 12
     assert bridge.get_stats().programs == 1
-    bridge.suffer("segv-before")
+    bridge.inject_fault("segv-before")
     with pytest.raises(BridgeCrashedError):
         bridge.execute_pixels(program)
     assert bridge.get_stats().programs == 1
@@ -170,7 +168,7 @@ def test_a_crash_costs_nothing_that_was_acknowledged(
     mutate(machine, seed=1)
     digest, view = machine.digest().model, bridge.tensor(QUERY)
     first, restarts = bridge.pid, machine.stats().worker.restarts
-    bridge.suffer(fault)
+    bridge.inject_fault(fault)
     assert mutate(machine, seed=2, base=1) == 2, "repeated by its id, and made once"
     assert bridge.pid != first
     assert bridge.get_stats().mutations_accepted == 2
@@ -186,7 +184,7 @@ def test_the_call_under_way_in_a_crash_fails_if_it_cannot_be_repeated(
 ) -> None:
     mutate(machine)
     digest = machine.digest().model
-    bridge.suffer(fault)
+    bridge.inject_fault(fault)
     with pytest.raises(BridgeCrashedError, match="signal 11"):
         machine.interrupt()
     assert machine.digest().model == digest
@@ -194,12 +192,12 @@ def test_the_call_under_way_in_a_crash_fails_if_it_cannot_be_repeated(
 
 def test_a_call_that_changes_nothing_is_repeated_by_itself(bridge: RustNeuralBridge, machine: MachineClient) -> None:
     mutate(machine)
-    bridge.suffer("segv-before")
+    bridge.inject_fault("segv-before")
     assert machine.stats().generation == 1
 
 
 def test_a_crash_in_a_call_of_the_bridge(bridge: RustNeuralBridge) -> None:
-    bridge.suffer("segv-before")
+    bridge.inject_fault("segv-before")
     with pytest.raises(BridgeCrashedError, match="signal 11"):
         bridge.get_stats()
     assert bridge.get_stats().generation == 0
@@ -218,7 +216,7 @@ def test_a_process_killed_between_two_calls_is_replaced(bridge: RustNeuralBridge
 def test_a_hung_process_is_killed_at_the_deadline(library: Path) -> None:
     with RustNeuralBridge(library=library, timeout=1.0, faults=True) as bridge:
         bridge.initialize()
-        bridge.suffer("hang")
+        bridge.inject_fault("hang")
         start = time.monotonic()
         with pytest.raises(BridgeTimeoutError):
             bridge.get_stats()
@@ -230,7 +228,7 @@ def test_a_process_that_hangs_in_a_request_is_killed_when_its_client_has_given_u
     with bridge.client() as machine:
         mutate(machine)
         hung = bridge.pid
-        bridge.suffer("hang")
+        bridge.inject_fault("hang")
         with pytest.raises(VbootError):
             machine.request("interrupt", {}, timeout=0.5)
         assert machine.hello().generation == 1
@@ -241,7 +239,7 @@ def test_faults_are_for_those_who_allow_them(library: Path) -> None:
     with RustNeuralBridge(library=library) as bridge:
         bridge.initialize()
         with pytest.raises(MachineError, match="switched off"):
-            bridge.suffer("segv-before")
+            bridge.inject_fault("segv-before")
 
 
 def test_a_trial_ends_although_nobody_calls(bridge: RustNeuralBridge, machine: MachineClient) -> None:
@@ -286,7 +284,7 @@ from pathlib import Path
 from vboot.client.bridge import RustNeuralBridge
 bridge = RustNeuralBridge(library=Path({str(library)!r}), faults=True)
 bridge.initialize()
-bridge.suffer("hang")
+bridge.inject_fault("hang")
 threading.Thread(target=bridge.get_stats, daemon=True).start()
 print(bridge.pid, flush=True)
 input()
@@ -339,44 +337,3 @@ def test_nonsense_is_no_packet(data: bytes) -> None:
             assert data.startswith(encode(packet))
             data = data[len(encode(packet)) :]
     assert buffer == data
-
-
-def tell_refusals(bridge: RustNeuralBridge, machine: MachineClient, pipe: Connection) -> None:
-    """Use the bridge in every way, in a forked process, and send what it says; "done" for what it does not refuse."""
-    said = []
-    for use in (
-        bridge.get_stats,
-        bridge.get_result,
-        bridge.tensors,
-        bridge.initialize,
-        bridge.client,
-        machine.hello,
-        lambda: bridge.execute_pixels(b"abc"),
-        lambda: bridge.tensor(QUERY),
-        lambda: mutate(machine, base=1),
-    ):
-        try:
-            use()
-        except InputError as error:
-            said.append(str(error))
-        else:
-            said.append("done")
-    machine.close()
-    bridge.close()
-    pipe.send(said)
-
-
-def test_a_forked_process_is_refused_and_its_parent_goes_on(bridge: RustNeuralBridge, machine: MachineClient) -> None:
-    mutate(machine)
-    before, runtime = machine.digest().model, bridge.pid
-    ours, theirs = multiprocessing.Pipe()
-    child = multiprocessing.get_context("fork").Process(target=tell_refusals, args=(bridge, machine, theirs))
-    child.start()
-    theirs.close()
-    said = ours.recv()
-    child.join()
-    assert child.exitcode == 0
-    assert [f"belongs to process {os.getpid()}" in text for text in said] == [True] * 9, said
-    assert bridge.pid == runtime
-    assert (machine.hello().generation, machine.digest().model) == (1, before)
-    assert mutate(machine, seed=2) == 2

@@ -134,7 +134,7 @@ def test_wrong_usage(vboot: Vboot) -> None:
             "the guest died (Kernel panic - not syncing: Attempted to kill init!) in phase kernel under tcg",
         ),
         ("no-greeting", "the machine did not answer hello within 0.5 s in phase ready under tcg"),
-        ("well", "hello.version in the machine's answer is missing, not a string in phase ready under tcg"),
+        ("well", "hello.version in the machine's reply: expected a string, got nothing in phase ready under tcg"),
     ],
 )
 def test_a_machine_that_does_not_come_up(

@@ -14,12 +14,13 @@ from hypothesis.extra import numpy as hnp
 
 from tests.support.scripted_peer import GREETING, Host, Peer
 from vboot.client import session as session_module
-from vboot.client.inference import TEXTS_LIMIT, cosine_similarities
+from vboot.client.inference import cosine_similarities
 from vboot.client.machine import MachineClient
 from vboot.errors import InputError
 from vboot.protocol.errors import MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
-from vboot.protocol.framing import LINE_LIMIT, Message, encode
+from vboot.protocol.framing import Message, encode
 from vboot.protocol.messages import PixelRun
+from vboot.protocol.tables import LINE_LIMIT, TEXTS_LIMIT
 
 
 @pytest.fixture(autouse=True)
@@ -83,10 +84,8 @@ def test_texts_that_cannot_be_sent() -> None:
     machine = MachineClient(embedding().open)
     with pytest.raises(InputError, match="no text"):
         machine.embed([])
-    with pytest.raises(InputError, match="one str; give a list"):
+    with pytest.raises(InputError, match="got one str; give a list"):
         machine.embed("A cat")
-    with pytest.raises(InputError, match="text 2 is 70003 bytes long"):
-        machine.embed(["a", "x" * 70_000])
     with pytest.raises(InputError, match="cannot be written as JSON"):
         machine.embed(["\ud800"])
 

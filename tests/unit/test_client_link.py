@@ -64,7 +64,7 @@ def test_receiving_ends_at_the_deadline(tmp_path: Path) -> None:
 def test_sending_to_one_who_does_not_read_ends_at_the_deadline(tmp_path: Path) -> None:
     with connected(tmp_path) as (link, _):
         started = time.monotonic()
-        with pytest.raises(MachineTimeoutError, match=r"took \d+ of 8388608 bytes"):
+        with pytest.raises(MachineTimeoutError, match=r"accepted \d+ of 8388608 bytes"):
             link.send(bytes(8 << 20), started + 0.1)
         assert time.monotonic() - started < 1
 
@@ -105,7 +105,7 @@ def test_a_queue_that_stays_full(tmp_path: Path) -> None:
     with listening(tmp_path / "s", backlog=0), socket.socket(socket.AF_UNIX) as first:
         first.connect(str(tmp_path / "s"))
         started = time.monotonic()
-        with pytest.raises(MachineTimeoutError, match="takes no connection"):
+        with pytest.raises(MachineTimeoutError, match="accepts no connection"):
             SocketLink(tmp_path / "s", started + 0.1)
         assert time.monotonic() - started < 1
 
@@ -113,7 +113,7 @@ def test_a_queue_that_stays_full(tmp_path: Path) -> None:
 def test_paths_that_cannot_be_sockets(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     # A file refuses a connection as a dead socket does.
-    with pytest.raises(InputError, match="cannot be connected to"):
+    with pytest.raises(InputError, match="cannot connect to"):
         SocketLink(tmp_path / ("x" * 300), soon())
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "file", tmp_path / "folder", tmp_path / ("x" * 200)):

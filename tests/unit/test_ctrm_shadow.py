@@ -109,7 +109,7 @@ def test_a_shadow_that_dies_in_the_evaluation_gives_the_same_result(
 ) -> None:
     class Killing(RetrievalFitness):
         def evaluate(self, embed: Embed, pairs: Sequence[Pair]) -> Evaluation:
-            bridge.suffer("segv-before")
+            bridge.inject_fault("segv-before")
             return super().evaluate(embed, pairs)
 
     expected, pid = evaluate_shadow(shadow, [HARMLESS], FITNESS), bridge.pid

@@ -210,7 +210,7 @@ def test_a_body_that_hangs_is_ended_and_comes_back(tmp_path: Path, model: str) -
     def hang(event: e.DaemonEvent) -> None:
         if isinstance(event, e.Judged) and event.refusal is None and not asked:
             asked.append(1)
-            bridge.suffer("hang")
+            bridge.inject_fault("hang")
 
     seen = Events(hang)
     stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, connect_s=0.3, period_s=60)

@@ -31,7 +31,7 @@ from vboot.client.bridge import RustNeuralBridge
 from vboot.client.machine import MachineClient
 from vboot.errors import InputError
 from vboot.protocol.errors import RequestRefusedError
-from vboot.weights.edits import MAX_PIXELS
+from vboot.protocol.tables import PROGRAM_PIXELS_LIMIT
 
 DIM = 51
 """Odd, and no multiple of the sixteen lanes."""
@@ -172,7 +172,7 @@ def test_vectors_of_another_length_are_refused() -> None:
 
 def test_a_slot_bounds_a_kernel() -> None:
     phrase = (PushVector(bytes(384), 1.0, 0.0), Apply("add"))
-    assert len(to_pixels.program(EvolvedKernel(384, phrase * 9))) <= 3 * MAX_PIXELS
+    assert len(to_pixels.program(EvolvedKernel(384, phrase * 9))) <= 3 * PROGRAM_PIXELS_LIMIT
     with pytest.raises(InputError, match="a slot holds 1364"):
         to_pixels.program(EvolvedKernel(384, phrase * 10))
     with pytest.raises(InputError, match="expected a slot from 0 to 7, got 8"):

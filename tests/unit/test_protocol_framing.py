@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vboot.errors import InputError
-from vboot.protocol.framing import BLOB_LIMIT, LINE_LIMIT, Incoming, Message, Reader, Spoilt, encode
+from vboot.protocol.framing import Incoming, Message, Reader, Spoilt, encode
+from vboot.protocol.tables import BLOB_LIMIT, LINE_LIMIT
 
 PROPERTY = settings(derandomize=True, deadline=None)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)

@@ -52,14 +52,14 @@ def test_lists_and_mappings() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"version": 1}, "hello.version in the machine's answer is 1, not a string"),
-        ({"generation": True}, "hello.generation in the machine's answer is True, not an integer"),
+        ({"version": 1}, "hello.version in the machine's reply: expected a string, got 1"),
+        ({"generation": True}, "hello.generation in the machine's reply: expected an integer, got True"),
         ({"generation": 1.5}, "hello.generation"),
-        ({"signed": 0}, "hello.signed in the machine's answer is 0, not true or false"),
-        ({"limits": []}, "hello.limits in the machine's answer is .*, not an object"),
-        ({"limits": {"line": 1}}, "hello.limits.blob in the machine's answer is missing, not an integer"),
+        ({"signed": 0}, "hello.signed in the machine's reply: expected a boolean, got 0"),
+        ({"limits": []}, "hello.limits in the machine's reply: expected an object, got .*"),
+        ({"limits": {"line": 1}}, "hello.limits.blob in the machine's reply: expected an integer, got nothing"),
         ({"emergency": 3}, "hello.emergency"),
-        ({"version": None}, "hello.version in the machine's answer is missing"),
+        ({"version": None}, "hello.version in the machine's reply: expected a string, got nothing"),
     ],
 )
 def test_a_wrong_member_is_named(change: Mapping[str, Any], named: str) -> None:
@@ -70,7 +70,7 @@ def test_a_wrong_member_is_named(change: Mapping[str, Any], named: str) -> None:
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        ({"tensors": {}, "next": None}, "tensors.tensors in the machine's answer is {}, not an array"),
+        ({"tensors": {}, "next": None}, "tensors.tensors in the machine's reply: expected an array, got {}"),
         ({"tensors": [1], "next": None}, r"tensors.tensors\[0\]"),
         ({"tensors": [], "next": 5}, "tensors.next"),
     ],

@@ -329,7 +329,7 @@ def test_the_first_check_that_fails_answers(edits: list[Edit], code: int) -> Non
         (Program("evolved.0", bytes(3 * 1365)), "1365 pixels are more than the 1364 that a slot holds"),
         (Program("w", bytes(3)), "there is no program"),
         (Seeded("w", SEED, "step", 0.5, 1), "there is no seeded edit of form step"),
-        (Program("none", b""), "; see `tensors` for those there are"),
+        (Program("none", b""), "; list the tensors with `tensors`"),
     ],
 )
 def test_a_refusal_says_why_as_the_machine_does(edit: Edit, text: str) -> None:

@@ -1,12 +1,13 @@
-"""The runtime beside this program: a machine without a machine, in a process that may crash without harm.
+"""The bridge: the machine's runtime in a child process of this program, without a virtual machine.
 
     with RustNeuralBridge() as bridge:
         bridge.initialize(Path("model.gguf"))
-        weights = bridge.tensor("token_embd.weight")     # the live bytes, no copy
-        machine = bridge.client()                        # the same client as that of a booted machine
+        weights = bridge.tensor("token_embd.weight")     # a view of the current bytes, no copy
+        machine = bridge.client()                        # the same client as for a booted machine
 
-The weights lie in memory that outlives the process. When it dies, the call under way fails with BridgeCrashedError,
-and the next one starts another process, which goes on at the same generation with the same bytes.
+The child process may crash without harm to this program: the weights and the journal are in shared memory, which
+outlives it. The call during which it crashes raises BridgeCrashedError; the next call starts another child, which
+continues at the same generation with the same bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from vboot.client.bridge_link import BridgeLink
 from vboot.client.bridge_packets import Kind, Packet
-from vboot.client.bridge_process import BridgeProcess, OwnerLock, SharedMemory, find_library
+from vboot.client.bridge_process import BridgeProcess, SharedMemory, find_library
+from vboot.client.forks import OwnerLock
 from vboot.client.machine import TIMEOUT_S, MachineClient
 from vboot.errors import InputError
 from vboot.protocol.errors import BridgeTimeoutError, MachineError
@@ -34,13 +36,14 @@ from vboot.weights.storage_types import element_dtype
 Fault: TypeAlias = Literal["segv-before", "segv-after", "hang"]
 
 LOAD_SECONDS = 60.0
+"""Seconds that loading a model may take, unless the caller says otherwise."""
 _STATS = struct.Struct("<II9Q")
 _WORDS_FIRST = "hw.mmio"
 
 
 @dataclass(frozen=True)
 class NeuralStats:
-    """Counts of the runtime, as the C interface has them; `changed_bytes` of tensors differ from the model's file."""
+    """Counters of the runtime, as in the C interface. `changed_bytes`: how many bytes differ from the model file."""
 
     pixels_processed: int
     programs: int
@@ -54,8 +57,8 @@ class NeuralStats:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A tensor of the layout: `shape` has the fastest dimension first, `offset` and `bytes` are bytes."""
+class TensorPlace:
+    """Where a tensor lies in the model: ggml type, shape (fastest dimension first), offset and size in bytes."""
 
     type: str
     shape: tuple[int, ...]
@@ -65,13 +68,14 @@ class Place:
 
 
 class RustNeuralBridge:
-    """A machine of this program's own. Calls from several threads wait for each other.
+    """The machine's runtime in a child process. Threads may share a bridge: their calls run one after the other.
 
-    It belongs to the process that made it. In a process forked from that one, as `multiprocessing` may start, every
-    method but `close` raises InputError, and the machine is not touched.
+    `library`: the C library (None: see `find_library`). `timeout`: seconds that a call may take; then the child is
+    killed. `faults` allows `inject_fault`, for tests. Without `energy`, mutations cost none, as on a machine booted
+    with `vector_boot.energy=off`.
 
-    `timeout` is what a call may take, in seconds; a process that is not back by then is killed. `faults` allows
-    `suffer`, for tests. Without `energy` changes cost none, as on a machine booted with `vector_boot.energy=off`.
+    A process forked from the one that made the bridge must make its own: there every method raises ForkedProcessError,
+    except `close` and views of tensors made before.
     """
 
     def __init__(
@@ -86,20 +90,22 @@ class RustNeuralBridge:
         self._energy = energy
         self._library = None if library is None else Path(library)
         self._faults = faults
-        self._lock = OwnerLock()
+        self._lock = OwnerLock("this bridge")
         self._model: Path | None = None
         self._memory: SharedMemory | None = None
         self._process: BridgeProcess | None = None
-        self._layout: dict[str, Place] = {}
+        self._layout: dict[str, TensorPlace] = {}
         self._maps: dict[int, mmap.mmap] = {}
         self._number = 0
 
     def initialize(self, model: str | Path | None = None, *, timeout: float = LOAD_SECONDS) -> None:
-        """Load a GGUF file or an RTS image; None is the built-in tiny model. What was loaded before is given up for it.
+        """Load a GGUF file or an RTS image (a bootable image of executable and model); None: the built-in tiny model.
 
-        Raises InputError (the earlier model stays loaded then) when the library is missing or the model is refused,
-        MachineTimeoutError, BridgeCrashedError.
+        It replaces the model loaded before, with its changes. `timeout`: in seconds. Raises InputError if the library
+        is missing or the model is refused (then the earlier model stays loaded), MachineTimeoutError,
+        BridgeCrashedError.
         """
+        self._lock.require()
         deadline = time.monotonic() + timeout
         with self._lock:
             library = self._library or find_library()
@@ -115,44 +121,47 @@ class RustNeuralBridge:
             self.close()
             self._library, self._model, self._memory, self._process = library, path, memory, process
             rows = json.loads(self._call(Kind.DATA_LAYOUT, deadline=deadline))
-            self._layout = {row.pop("name"): Place(**{**row, "shape": tuple(row["shape"])}) for row in rows}
+            self._layout = {row.pop("name"): TensorPlace(**{**row, "shape": tuple(row["shape"])}) for row in rows}
             self._maps = {fd: mmap.mmap(fd, 0, prot=mmap.PROT_READ) for fd in (memory.weights, memory.words)}
 
     def execute_pixels(self, pixels: ArrayLike | bytes) -> bool:
-        """Run pixels, three bytes each: bytes, or an array of integers 0 to 255. True once they have run.
+        """Run a pixel program: bytes, three a pixel, or an array of integers 0 to 255 of that size. Returns True.
 
-        Raises InputError for what is no pixels, MachineError (nothing has changed then) when the runtime refuses them.
+        Raises InputError for other values, MachineError if the runtime refuses the program; then nothing has changed.
         """
         data = pixels if isinstance(pixels, bytes) else _pixel_bytes(pixels)
         if len(data) % 3:
-            raise InputError(f"{len(data)} bytes are no whole pixels", remedy="give three bytes a pixel")
+            raise InputError(
+                f"expected whole pixels of 3 bytes, got {len(data)} bytes", remedy="give three bytes a pixel"
+            )
         self._call(Kind.EXECUTE_PIXELS, data)
         return True
 
     def get_result(self) -> bytes:
-        """What the last program of `execute_pixels` made. Raises MachineError when none has run in this process."""
+        """The output of the last `execute_pixels`. Raises MachineError if none has run since the child started."""
         return self._call(Kind.GET_RESULT)
 
     def get_stats(self) -> NeuralStats:
-        """The counts."""
+        """Counters of the runtime."""
         _size, _version, *counts = _STATS.unpack(self._call(Kind.GET_STATS))
         return NeuralStats(*counts)
 
-    def tensors(self) -> dict[str, Place]:
-        """All tensors by name, in the model's order."""
+    def tensors(self) -> dict[str, TensorPlace]:
+        """All tensors by name, in the order of the model."""
         self._require_model()
         return dict(self._layout)
 
     def tensor(self, name: str) -> NDArray[Any]:
-        """A read-only view of a tensor's live bytes, the slowest dimension first.
+        """A read-only view of the current bytes of a tensor.
 
-        F64, F32, F16, I64 to I8: of that dtype; other types: their bytes as uint8, one dimension. It shows every later
-        mutation, half done ones included, and stays valid after `close`. Raises InputError for an unknown name.
+        F64, F32, F16 and I64 to I8: an array of that dtype, slowest dimension first. Other types: their bytes, uint8 in
+        one dimension. The view shows later mutations, also while they are applied, and stays valid after `close`.
+        Raises InputError for an unknown name.
         """
         memory = self._require_model()
         place = self._layout.get(name)
         if place is None:
-            raise InputError(f"there is no tensor {name!r}", remedy="see `tensors` for those there are")
+            raise InputError(f"there is no tensor {name!r}", remedy="list the tensors with `tensors`")
         words_at = self._layout[_WORDS_FIRST].offset
         in_words = place.offset >= words_at
         source = self._maps[memory.words if in_words else memory.weights]
@@ -163,31 +172,32 @@ class RustNeuralBridge:
 
     def link(self, deadline: float | None = None) -> BridgeLink:
         """A connection for `vboot.client.machine.MachineClient`. Raises BridgeCrashedError, MachineTimeoutError."""
+        self._lock.require()
         with self._lock:
             deadline = self._deadline() if deadline is None else deadline
             return BridgeLink(self._running(deadline), self._lock, self._next_number, deadline)
 
     def client(self, *, timeout: float = TIMEOUT_S) -> MachineClient:
-        """The client of a machine, over this bridge."""
+        """A client of the runtime, as of a booted machine. `timeout`: seconds that a request may take."""
         return MachineClient(self.link, timeout=timeout)
 
-    def suffer(self, fault: Fault) -> None:
-        """Have the process crash before or after the next call is done, or hang in it; only with `faults`."""
+    def inject_fault(self, fault: Fault) -> None:
+        """Make the child crash before or after it does the next call, or hang in it; only with `faults`, for tests."""
         self._call(Kind.FAULT, fault.encode())
 
     @property
     def pid(self) -> int | None:
-        """The process that holds the runtime now, if one runs."""
-        if self._process is None or not self._lock.is_owned:
+        """Process id of the child; None if there is none, or in a forked process."""
+        if not self._lock.is_current():
             return None
-        return self._process.pid if self._process.is_alive() else None
+        return self._process.pid if self._process is not None and self._process.is_alive() else None
 
     def close(self) -> None:
-        """End the process and give up the model. Views of tensors stay. Closing twice is fine.
+        """End the child and release the model. Views of tensors stay valid. It may be called twice.
 
-        In a forked process it does nothing: the runtime belongs to the process that made the bridge.
+        In a forked process it leaves the child alone, which belongs to the other process.
         """
-        if not self._lock.is_owned:
+        if not self._lock.is_current():
             return
         with self._lock:
             if self._process is not None:
@@ -214,14 +224,14 @@ class RustNeuralBridge:
             packet = process.answer(number, deadline)
             if packet is None:
                 process.kill()
-                what = f"the runtime's process did not come back from {kind.name.lower()} in time and was killed"
+                what = f"the runtime's process did not finish {kind.name.lower()} in time and was killed"
                 raise BridgeTimeoutError(what, remedy="try again, or allow more time: the next call starts another")
         if packet.kind is not Kind.DONE:
             raise MachineError(f"the runtime refuses: {packet.data.decode()}")
         return packet.data
 
     def _running(self, deadline: float) -> BridgeProcess:
-        """The process; another one over the same memory when it has died."""
+        """The child; if it has ended, another one with the same memory."""
         memory = self._require_model()
         if self._process is None or not self._process.is_alive():
             if self._process is not None:
@@ -233,9 +243,9 @@ class RustNeuralBridge:
         return self._process
 
     def _require_model(self) -> SharedMemory:
-        self._lock.require_owner()
+        self._lock.require()
         if self._memory is None:
-            raise InputError("the bridge has no model", remedy="call initialize first")
+            raise InputError("no model is loaded", remedy="call initialize first")
         return self._memory
 
     def _next_number(self) -> int:
@@ -249,5 +259,5 @@ class RustNeuralBridge:
 def _pixel_bytes(pixels: ArrayLike) -> bytes:
     values = np.asarray(pixels)
     if values.dtype.kind not in "iu" or (values.size and not (values.min() >= 0 and values.max() <= 255)):
-        raise InputError("the pixels are not all numbers from 0 to 255", remedy="give three bytes a pixel")
+        raise InputError("expected pixels of integers from 0 to 255", remedy="give three bytes a pixel")
     return values.astype(np.uint8).tobytes()

@@ -1,8 +1,9 @@
-"""The process that holds the runtime: calls the C library for a bridge, and may die of it without harm to anyone else.
+"""The child process of a bridge: it loads the C library and calls its functions, so a crash ends only this process.
 
     python -m vboot.client.bridge_child LIBRARY FAULTS SOCKET WEIGHTS JOURNAL WORDS [MODEL]
 
-SOCKET, WEIGHTS, JOURNAL and WORDS are descriptors; FAULTS is 1 if FAULT packets are honoured. It ends with its parent.
+SOCKET, WEIGHTS, JOURNAL and WORDS are file descriptors; FAULTS is 1 if FAULT packets are allowed. It ends when its
+parent ends.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _TICK_MS = 100
 
 
 class StatsStructure(ctypes.Structure):
-    """NeuralStats of the C interface."""
+    """The struct NeuralStats of the C interface."""
 
     _fields_ = (
         ("size", ctypes.c_uint32),
@@ -41,11 +42,11 @@ class StatsStructure(ctypes.Structure):
 
 
 class RuntimeCallError(Exception):
-    """A C function failed; the text is what neural_last_error says."""
+    """A C function failed; the text is that of neural_last_error."""
 
 
 class Library:
-    """The C functions, each as its header says. Raises OSError when the file is no such library."""
+    """The functions of the C library. Raises OSError or AttributeError if the file is not that library."""
 
     def __init__(self, path: str) -> None:
         self._c = ctypes.CDLL(path)
@@ -65,30 +66,30 @@ class Library:
             function.restype, function.argtypes = result, arguments
 
     def load_shared(self, model: bytes | None, weights: int, journal: int, words: int) -> None:
-        """Load into these memory files; None is the built-in model."""
+        """Load a model into these memory files; None: the built-in one."""
         self._require(self._c.neural_load_shared(model, weights, journal, words))
 
     def execute_pixels(self, pixels: bytes) -> bytes:
-        """Run three bytes a pixel."""
+        """Run a pixel program, three bytes a pixel."""
         self._require(self._c.neural_execute_pixels(pixels, len(pixels) // 3))
         return b""
 
     def get_result(self, _: bytes) -> bytes:
-        """What the last program made."""
+        """The output of the last program."""
         return self._taken(self._c.neural_get_result)
 
     def get_stats(self, _: bytes) -> bytes:
-        """The bytes of NeuralStats."""
+        """The bytes of the struct NeuralStats."""
         stats = StatsStructure(size=ctypes.sizeof(StatsStructure))
         self._require(self._c.neural_get_stats(ctypes.byref(stats)))
         return bytes(stats)
 
     def data_layout(self, _: bytes) -> bytes:
-        """The tensors as JSON."""
+        """The layout of the tensors, as JSON."""
         return self._taken(self._c.neural_data_layout)
 
     def request(self, message: bytes) -> bytes:
-        """One message of the protocol, and its reply."""
+        """The reply to one message of the protocol."""
         return self._taken(lambda length: self._c.neural_request(message, len(message), length))
 
     def _taken(self, call: Callable[[object], int | None]) -> bytes:
@@ -105,8 +106,8 @@ class Library:
             raise RuntimeCallError(self._c.neural_last_error().decode())
 
 
-class Child:
-    """Answers the calls that come over a socket."""
+class CallServer:
+    """Answers calls that arrive on a socket."""
 
     def __init__(self, stream: socket.socket, library: Library, *, faults: bool) -> None:
         self._stream = stream
@@ -123,28 +124,28 @@ class Child:
         }
 
     def serve(self) -> None:
-        """Answer until the parent is gone."""
+        """Answer calls until the parent closes its end."""
         poller = select.poll()
         poller.register(self._stream, select.POLLIN)
         buffer = bytearray()
         while True:
             while (packet := cut(buffer)) is None:
                 if not poller.poll(_TICK_MS):
-                    self._library.get_stats(b"")  # ends a trial whose time is over: nobody else calls
+                    self._library.get_stats(b"")  # any call ends a trial whose lease has expired
                     continue
                 data = self._stream.recv(_PIECE)
                 if not data:
                     return
                 buffer += data
             fault, self._fault = self._fault, b""
-            _suffer(fault, b"segv-before", b"hang")
+            _fail(fault, b"segv-before", b"hang")
             reply = self.answer(packet.number, self._calls[packet.kind], packet.data)
-            _suffer(fault, b"segv-after")
+            _fail(fault, b"segv-after")
             self._stream.sendall(encode(reply))
 
     @staticmethod
     def answer(number: int, call: Callable[[bytes], bytes], data: bytes) -> Packet:
-        """What a call gives, or why it failed."""
+        """The result of a call, or why it failed."""
         try:
             return Packet(Kind.DONE, number, call(data))
         except RuntimeCallError as error:
@@ -157,7 +158,7 @@ class Child:
         return b""
 
 
-def _suffer(fault: bytes, *now: bytes) -> None:
+def _fail(fault: bytes, *now: bytes) -> None:
     if fault in now and fault.startswith(b"segv"):
         ctypes.memset(0, 1, 1)
     elif fault in now and fault == b"hang":
@@ -165,9 +166,9 @@ def _suffer(fault: bytes, *now: bytes) -> None:
 
 
 def _end_with_parent(stream: socket.socket) -> None:
-    """End at once when the other end closes, whatever a call may be doing: ctypes lets other threads run meanwhile.
+    """Exit when the other end of the socket closes, even during a call: ctypes lets other threads run meanwhile.
 
-    PR_SET_PDEATHSIG would not do: it strikes when the thread that started this process ends.
+    PR_SET_PDEATHSIG does not work here: the signal comes when the thread that started this process ends.
     """
 
     def watch() -> None:
@@ -181,7 +182,7 @@ def _end_with_parent(stream: socket.socket) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Load, tell how that went, serve."""
+    """Load the model, report the result to the parent, and answer its calls."""
     path, faults, *descriptors = arguments[:6]
     handle, weights, journal, words = map(int, descriptors)
     model = os.fsencode(arguments[6]) if len(arguments) > 6 else None
@@ -198,7 +199,7 @@ def main(arguments: list[str]) -> int:
         stream.sendall(encode(Packet(Kind.FAILED, LOADED, str(error).encode())))
         return 1
     stream.sendall(encode(Packet(Kind.DONE, LOADED)))
-    Child(stream, library, faults=faults == "1").serve()
+    CallServer(stream, library, faults=faults == "1").serve()
     return 0
 
 

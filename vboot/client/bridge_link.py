@@ -1,4 +1,4 @@
-"""The protocol carried to a bridge's child: a link like the socket of a booted machine."""
+"""A link to the child process of a bridge, in place of the socket of a booted machine."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections import deque
 from collections.abc import Callable
 
 from vboot.client.bridge_packets import Kind, Packet
-from vboot.client.bridge_process import BridgeProcess, OwnerLock
+from vboot.client.bridge_process import BridgeProcess
+from vboot.client.forks import OwnerLock
 from vboot.protocol.errors import BridgeTimeoutError, LinkLostError
 from vboot.protocol.framing import RESYNC
 
 _GRACE_SECONDS = 2.0
-"""A client that sends 0xFF has given up what it asked for; a child that is not back from it by then is held to hang."""
+"""A client that sends 0xFF has given up its request. A child that has not finished it after this time hangs."""
 
 
 class BridgeLink:
-    """A `Link` to one child. It is lost when that child ends; the bridge makes another."""
+    """A `Link` to one child. It is lost when that child ends; the bridge then makes another link."""
 
     def __init__(
         self, process: BridgeProcess, lock: OwnerLock, next_number: Callable[[], int], deadline: float
     ) -> None:
-        """Connect: the machine greets. Raises BridgeCrashedError, MachineTimeoutError."""
+        """Ask the runtime to greet. Raises BridgeCrashedError, MachineTimeoutError."""
         self._process: BridgeProcess | None = process
         self._lock = lock
         self._next_number = next_number
@@ -31,7 +32,7 @@ class BridgeLink:
         self.send(RESYNC, deadline)
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send one whole message, or the byte that asks for a greeting, or both.
+        """Send one whole message, the byte 0xFF, which asks for a greeting, or both.
 
         Raises LinkLostError, MachineTimeoutError.
         """
@@ -47,7 +48,7 @@ class BridgeLink:
     def receive(self, deadline: float) -> bytes:
         """The next reply; b"" at the deadline.
 
-        Raises LinkLostError: BridgeCrashedError, or BridgeTimeoutError if it was killed.
+        Raises LinkLostError: BridgeCrashedError, or BridgeTimeoutError if the child hung and was killed.
         """
         with self._lock:
             process = self._connected()
@@ -60,16 +61,13 @@ class BridgeLink:
                 self._has_request, self._give_up_at = False, None
         if packet.kind is not Kind.DONE:
             raise LinkLostError(
-                f"the runtime takes no messages: {packet.data.decode()}", remedy="initialize the bridge again"
+                f"the runtime does not answer messages: {packet.data.decode()}", remedy="initialize the bridge again"
             )
         return packet.data
 
     def close(self) -> None:
-        """Disconnect; what is still to be answered is not waited for. Closing twice is fine.
-
-        In a forked process it does nothing.
-        """
-        if not self._lock.is_owned:
+        """Disconnect without waiting for outstanding replies. It may be called twice, and does nothing when forked."""
+        if not self._lock.is_current():
             return
         with self._lock:
             if self._process is not None:
@@ -79,8 +77,8 @@ class BridgeLink:
     def _kill_if_hung(self, process: BridgeProcess) -> None:
         if self._give_up_at is not None and time.monotonic() > self._give_up_at:
             process.kill()
-            what = "the runtime's process did not come back from a request that was given up, and was killed"
-            raise BridgeTimeoutError(what, remedy="try again: another one is started")
+            what = "the runtime's process did not finish a request that was given up, and was killed"
+            raise BridgeTimeoutError(what, remedy="try again: the next call starts another one")
 
     def _connected(self) -> BridgeProcess:
         if self._process is None:

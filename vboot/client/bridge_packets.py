@@ -1,7 +1,7 @@
-"""What a bridge and its child say to each other over a stream socket: numbered packets. Pure.
+"""Packets between a bridge and its child process, on a stream socket. No input or output here.
 
-A packet is a header of sixteen bytes (u32 kind, u32 bytes of data, u64 number; little-endian) and its data. Each call
-is answered by one packet of its number, in order: DONE with what it gave, or FAILED with a sentence.
+A packet is a header of sixteen bytes (u32 kind, u32 size of the data in bytes, u64 number; little-endian) and its data.
+Each call is answered by one packet with the same number, in order: DONE with the result, or FAILED with a sentence.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from enum import IntEnum
 
 _HEADER = struct.Struct("<IIQ")
 DATA_LIMIT = 1 << 28
-"""The most bytes of data; a layout of 65,536 tensors has about ten millions."""
+"""Largest data of a packet in bytes; the layout of 65,536 tensors has about ten million."""
 LOADED = 0
-"""Number of the packet that tells, unasked, how loading went."""
+"""Number of the packet that the child sends by itself when it has loaded the model, or failed to."""
 
 
 class Kind(IntEnum):
-    """What a packet is: the first two are answers, the others calls of the C function of that name."""
+    """Kind of a packet: DONE, FAILED and NO_LIBRARY are answers, the others call the C function of that name."""
 
     DONE = 0
     FAILED = 1
@@ -28,9 +28,9 @@ class Kind(IntEnum):
     GET_STATS = 5
     DATA_LAYOUT = 6
     FAULT = 7
-    """For tests: what to suffer at the next call, "segv-before", "segv-after" or "hang"."""
+    """For tests: the fault at the next call, "segv-before", "segv-after" or "hang"."""
     NO_LIBRARY = 8
-    """How loading failed, instead of FAILED, when it was not for the model."""
+    """Loading failed because of the library, not because of the model."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def encode(packet: Packet) -> bytes:
 
 
 def cut(buffer: bytearray) -> Packet | None:
-    """Take the first packet off the buffer; None while it is not all there. Raises ValueError for nonsense."""
+    """Remove the first packet from the buffer and return it; None if it is incomplete. Raises ValueError if invalid."""
     if len(buffer) < _HEADER.size:
         return None
     kind, size, number = _HEADER.unpack_from(buffer)

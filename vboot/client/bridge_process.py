@@ -1,4 +1,4 @@
-"""The child process of a bridge, seen from its parent: memory that outlives it, packets to and from it, its end."""
+"""The child process of a bridge, as its parent sees it: start, shared memory, packets, and end."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from vboot.client.bridge_packets import LOADED, Kind, Packet, cut, encode
+from vboot.client.forks import close_when_forked, keep_when_forked
 from vboot.errors import InputError
 from vboot.protocol.errors import BridgeCrashedError, LinkLostError, MachineTimeoutError
 
@@ -24,77 +24,53 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 _BUILD = "`cargo build --release` in vector_boot"
 _PIECE = 1 << 18
 _END_SECONDS = 2.0
-_LAST_WORDS = 400
+_STDERR_SHOWN = 400
 
 
 def find_library() -> Path:
-    """The C library: what VECTOR_BOOT_LIBRARY names, else the checkout's. Raises InputError when it is not there."""
+    """Path of the C library: $VECTOR_BOOT_LIBRARY, else that of the checkout. Raises InputError if there is none."""
     named = os.environ.get(LIBRARY_VARIABLE)
     path = Path(named) if named else _CHECKOUT / "vector_boot" / "target" / "release" / "libvector_boot.so"
     if path.is_file():
         return path
     remedy = f"correct {LIBRARY_VARIABLE}" if named else f"run {_BUILD}"
-    raise InputError(f"the library of the runtime is not at {path}", remedy=f"{remedy}, or pass `library`")
-
-
-class OwnerLock:
-    """A reentrant lock for threads of the process that made it.
-
-    A process forked from that one shares the runtime's socket with it, and may have inherited the lock while it was
-    held. So entering the lock there raises InputError instead of waiting.
-    """
-
-    def __init__(self) -> None:
-        self._owner = os.getpid()
-        self._lock = threading.RLock()
-
-    @property
-    def is_owned(self) -> bool:
-        """Whether this is the process that made the lock."""
-        return os.getpid() == self._owner
-
-    def require_owner(self) -> None:
-        """Raise InputError in any other process."""
-        if not self.is_owned:
-            what = f"this bridge belongs to process {self._owner}, from which process {os.getpid()} was forked"
-            raise InputError(what, remedy="make a bridge of its own in the forked process, or start it with spawn")
-
-    def __enter__(self) -> None:
-        self.require_owner()
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    raise InputError(f"the library of the runtime does not exist: {path}", remedy=f"{remedy}, or pass `library`")
 
 
 class SharedMemory:
-    """The memory files of one machine: its weights, its journal, and the words of `hw.mmio` and `cortex_journal`.
+    """Memory files of one runtime: the weights, the journal, and the tensors `hw.mmio` and `cortex_journal` (words).
 
-    They are empty at first; the runtime gives them their sizes. They live as long as somebody has them open or mapped.
+    They are empty at first; the runtime sets their sizes. They exist while a process has them open or mapped.
     """
 
     def __init__(self) -> None:
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
         self.weights, self.journal, self.words = (os.memfd_create(f"bridge {name}", flags) for name in "wjh")
+        close_when_forked(self)
 
     def close(self) -> None:
-        """Close the descriptors; mappings stay."""
+        """Close the descriptors; mappings stay valid."""
+        keep_when_forked(self)
+        self.close_inherited()
+
+    def close_inherited(self) -> None:
+        """Close a forked process's copies of the descriptors."""
         for descriptor in (self.weights, self.journal, self.words):
             os.close(descriptor)
 
 
 class BridgeProcess:
-    """A running child. Deadlines are times of the monotonic clock, in seconds."""
+    """A running child. Deadlines are times of the monotonic clock in seconds."""
 
     def __init__(
         self, library: Path, model: Path | None, memory: SharedMemory, *, faults: bool, energy: bool, deadline: float
     ) -> None:
-        """Start it and wait until it has loaded.
+        """Start it and wait until it has loaded the model.
 
-        Raises InputError when library or model is refused, MachineTimeoutError, BridgeCrashedError.
+        Raises InputError if the library or the model is refused, MachineTimeoutError, BridgeCrashedError.
         """
         self._stream, theirs = socket.socketpair()
-        self._said = os.memfd_create("bridge stderr", os.MFD_CLOEXEC)
+        self._stderr = os.memfd_create("bridge stderr", os.MFD_CLOEXEC)
         descriptors = (theirs.fileno(), memory.weights, memory.journal, memory.words)
         command = [sys.executable, "-S", "-m", "vboot.client.bridge_child", str(library.absolute()), str(int(faults))]
         command += [*map(str, descriptors), *([str(model.absolute())] if model else [])]
@@ -104,13 +80,14 @@ class BridgeProcess:
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._said,
+                stderr=self._stderr,
                 env={**os.environ, "PYTHONPATH": str(_CHECKOUT), _ENERGY_VARIABLE: "on" if energy else "off"},
-                start_new_session=True,  # Ctrl-C is for the parent, which decides
+                start_new_session=True,  # Ctrl-C must not interrupt the child: the parent decides
             )
         self._stream.setblocking(False)
         self._buffer = bytearray()
         self._answers: dict[int, Packet] = {}
+        close_when_forked(self)
         self._forgotten: set[int] = set()
         try:
             self._wait_until_loaded(deadline)
@@ -120,11 +97,11 @@ class BridgeProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def is_alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def send(self, packet: Packet, deadline: float) -> None:
@@ -132,7 +109,7 @@ class BridgeProcess:
         left = memoryview(encode(packet))
         while left:
             if not self._wait(select.POLLOUT, deadline):
-                raise MachineTimeoutError("the runtime took no call before the deadline", remedy="allow more time")
+                raise MachineTimeoutError("the runtime accepted no call before the deadline", remedy="allow more time")
             try:
                 left = left[self._stream.send(left) :]
             except BlockingIOError:
@@ -141,7 +118,7 @@ class BridgeProcess:
                 raise self._crashed() from error
 
     def answer(self, number: int | None, deadline: float) -> Packet | None:
-        """The answer to the call of this number (None: to no call, only watch the child); None at the deadline.
+        """The answer to the call with this number (None: only watch the child); None at the deadline.
 
         Raises BridgeCrashedError.
         """
@@ -156,7 +133,7 @@ class BridgeProcess:
         return self._answers.pop(number) if number is not None else None
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """Nobody waits for the answers to these calls any more."""
+        """Discard the answers to these calls, also those still to come."""
         self._forgotten |= {number for number in numbers if self._answers.pop(number, None) is None}
 
     def _receive(self, deadline: float) -> Packet | None:
@@ -176,7 +153,7 @@ class BridgeProcess:
         return packet
 
     def end(self) -> None:
-        """End it: it sees that its parent's end is closed; one that does not is killed. Ending twice is fine."""
+        """End the child by closing its socket; kill it if it does not end in 2 s. It may be called twice."""
         if self._stream.fileno() < 0:
             return
         self._stream.close()
@@ -185,10 +162,15 @@ class BridgeProcess:
         self._end_now()
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the child."""
         if self._stream.fileno() >= 0:
             self._stream.close()
             self._end_now()
+
+    def close_inherited(self) -> None:
+        """Close a forked process's copies of the open files; the child is not affected."""
+        self._stream.close()
+        os.close(self._stderr)
 
     def _cut(self) -> Packet | None:
         try:
@@ -201,7 +183,8 @@ class BridgeProcess:
     def _end_now(self) -> None:
         self._process.kill()
         self._process.wait()
-        os.close(self._said)
+        keep_when_forked(self)
+        os.close(self._stderr)
 
     def _wait_until_loaded(self, deadline: float) -> None:
         packet = self.answer(LOADED, deadline)
@@ -219,12 +202,14 @@ class BridgeProcess:
         poller = select.poll()
         try:
             poller.register(self._stream, event)
-        except ValueError as error:  # ended on our side
-            raise LinkLostError("the runtime has been ended", remedy="initialize the bridge again") from error
+        except ValueError as error:  # closed on our side
+            raise LinkLostError(
+                "the connection to the runtime is closed", remedy="initialize the bridge again"
+            ) from error
         return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
     def _crashed(self) -> BridgeCrashedError:
-        """What became of a child that closed its end."""
+        """The error for a child that closed its socket: how it ended, and the end of its stderr."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
         status = self._process.poll()
@@ -234,10 +219,10 @@ class BridgeProcess:
             how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
         else:
             how = f"ended with status {status}"
-        size = os.fstat(self._said).st_size
-        words = os.pread(self._said, _LAST_WORDS, max(0, size - _LAST_WORDS)).decode(errors="replace").split()
+        size = os.fstat(self._stderr).st_size
+        output = os.pread(self._stderr, _STDERR_SHOWN, max(0, size - _STDERR_SHOWN)).decode(errors="replace").split()
         self.kill()
-        said = f" ({' '.join(words)})" if words else ""
+        shown = f" ({' '.join(output)})" if output else ""
         return BridgeCrashedError(
-            f"the runtime's process {how}{said}", remedy="try again: the next call starts another"
+            f"the runtime's process {how}{shown}", remedy="try again: the next call starts another"
         )

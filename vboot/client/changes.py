@@ -1,7 +1,7 @@
-"""Requests that change the machine, made until they are answered: each has an id by which it is made once at most.
+"""Requests that change the machine. Each has an id, so that the machine makes the change once at most.
 
-`Session` repeats what a restart or a lost reply leaves in doubt. Here what the machine puts off is asked again, and an
-upload that it lost is sent again.
+`Session` repeats a request after a restart of the runtime or a lost reply. This module repeats one that the machine
+postpones (busy, or out of energy), and sends an upload again that the machine lost.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vboot.client.session import Reply, Session, Uploaded
-from vboot.client.uploads import ATTEMPTS, UNKNOWN_UPLOAD, Progress, upload
+from vboot.client.session import ATTEMPTS, Reply, Session, Uploaded
+from vboot.client.uploads import Progress, upload
 from vboot.protocol.decoding import decode
 from vboot.protocol.errors import ProtocolError, RequestRefusedError
-from vboot.protocol.framing import BLOB_LIMIT
 from vboot.protocol.messages import JournalRecord, RecordPage
-
-_ENERGY_SPENT, _BUSY = 1009, 1017
+from vboot.protocol.tables import BLOB_LIMIT, Code
 
 
 def change(
@@ -31,11 +29,11 @@ def change(
     progress: Progress,
     deadline: float,
 ) -> Reply:
-    """The reply to a change; `data` goes with it, or by upload if it is too large (`progress` is told then).
+    """Make a change and return the reply. `data` goes with it as a blob, or as an upload (reported to `progress`).
 
-    Asked again while the machine is busy, and with `wait` while its energy is spent, unless the deadline comes first or
-    the machine does not say after how long: then waiting does not help.
-    Raises RequestRefusedError, LinkLostError, MachineTimeoutError, ProtocolError; InputError for data too large.
+    The request is repeated while the machine is busy, and with `wait` while it has no energy; not beyond the deadline,
+    and not if the machine does not say when to try again.
+    Raises RequestRefusedError, LinkLostError, MachineTimeoutError, ProtocolError; InputError if data is too large.
     """
     large = len(data) > BLOB_LIMIT
     ident = secrets.token_hex(16)
@@ -49,11 +47,11 @@ def change(
                 uploads_left -= 1
             return session.request(method, params, Uploaded(ident) if large else data or None, deadline)
         except RequestRefusedError as refusal:
-            if refusal.code == UNKNOWN_UPLOAD and is_uploaded and uploads_left:
+            if refusal.code == Code.UNUSABLE_BLOB and is_uploaded and uploads_left:
                 is_uploaded = False
                 continue
-            is_put_off = refusal.code == _BUSY or (refusal.code == _ENERGY_SPENT and wait)
-            if not is_put_off or refusal.retry_ms is None:
+            is_postponed = refusal.code == Code.BUSY or (refusal.code == Code.NO_ENERGY and wait)
+            if not is_postponed or refusal.retry_ms is None:
                 raise
             pause = max(1, refusal.retry_ms) / 1000
             if time.monotonic() + pause >= deadline:
@@ -62,7 +60,7 @@ def change(
 
 
 def history(session: Session, start: int, *, seconds: float) -> Iterator[JournalRecord]:
-    """The journal's records from `start` on; each page may take `seconds`."""
+    """The records of the journal from number `start` on, oldest first; each page may take `seconds`."""
     at: int | None = start
     while at is not None:
         reply = session.request("history", {"from": at}, None, time.monotonic() + seconds)

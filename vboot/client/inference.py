@@ -1,60 +1,63 @@
-"""Running the machine's network: texts of any number in requests of a size it takes, and pixel programs.
+"""Running the machine's network: embeddings of any number of texts, and pixel programs.
 
-Both change no weights, so `Session` repeats what a restart interrupts, and cancels what nobody waits for any more.
+Neither changes weights, so `Session` repeats a request that a restart interrupts, and cancels one that is given up.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vboot.client.session import Session
+from vboot.client.session import Reply, Session
+from vboot.client.texts import Batch, batches
 from vboot.client.uploads import Progress
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode
-from vboot.protocol.errors import MachineError, ProtocolError
-from vboot.protocol.framing import BLOB_LIMIT, LINE_LIMIT
-from vboot.protocol.messages import EmbeddedTexts, Embeddings, PixelRun, RunPixels
+from vboot.protocol.errors import MachineError, ProtocolError, RequestRefusedError, TextTooLongError
+from vboot.protocol.messages import EmbeddedTexts, Embeddings, ExecutedPixels, PixelRun
+from vboot.protocol.tables import BLOB_LIMIT, Code
 
-TEXTS_LIMIT = 64
-"""Texts that one request may hold."""
+Truncate: TypeAlias = Literal["end", "refuse"]
+"""What to do with a text of more tokens than the model reads: ignore its end, or raise TextTooLongError."""
+
 PIXELS_LIMIT = BLOB_LIMIT // 3
-"""Pixels that one request may hold."""
+"""Most pixels in one request."""
 
-_TEXT_BYTES = LINE_LIMIT - 256
-"""What is left of a line for the texts as JSON."""
-_CHARACTERS_LIMIT = 4096
-"""Of a request of more than one text: a token, of at least one character, takes a machine 15 KB and more while the
-network runs, and a change of the weights waits for the end of the request. As JSON they always fit a line."""
 _SECONDS_PER_CHARACTER = 0.2
-"""A token, of at least one character, takes an emulated machine 0.1 s, and more the longer its text is."""
-_FRAME_CHARACTERS = 2
-"""The two tokens around each text."""
+"""An emulated machine takes 0.1 s for a token (of at least one character), and more the longer its text is."""
 _GENERATIONS_TRIED = 3
 
 
 def embed(
-    session: Session, texts: Sequence[str], *, normalize: bool, patience: float, limit: float | None, progress: Progress
+    session: Session,
+    texts: Sequence[str],
+    *,
+    normalize: bool,
+    truncate: Truncate,
+    patience: float,
+    limit: float | None,
+    progress: Progress,
 ) -> Embeddings:
-    """The embeddings of `texts`, all of one generation of the weights; `progress` is told texts done and in all.
+    """The embeddings of `texts`, all by the same generation of the weights.
 
-    Each request gets `patience` seconds and what its texts may take a slow machine; `limit` (a time of the monotonic
-    clock), where given, is the deadline of all together. Raises InputError for no texts and one too long to be sent,
-    RequestRefusedError (1018: the model has no network; 1005: it gives no finite values), LinkLostError,
-    MachineTimeoutError, ProtocolError; MachineError when the weights change too often.
+    `progress` is called with the number of texts done and of all. Each request gets `patience` seconds, and the time
+    that its texts may take on a slow machine; `limit` (a time of the monotonic clock in seconds), if given, is the
+    deadline of all requests together. Raises InputError for no texts, TextTooLongError (only with `truncate` "refuse"),
+    RequestRefusedError (1018: the model has no network; 1005: a value is not finite), LinkLostError,
+    MachineTimeoutError, ProtocolError; MachineError if the weights change too often.
     """
-    if isinstance(texts, str):  # a sequence of letters, which nobody means
-        raise InputError("the texts to embed are one str", remedy="give a list of texts")
-    batches = tuple(_batches(texts))
+    if truncate not in ("end", "refuse"):
+        raise InputError(f"expected truncate 'end' or 'refuse', got {truncate!r:.40}")
+    requests = tuple(batches(texts))
     for _ in range(_GENERATIONS_TRIED):
         parts: list[Embeddings] = []
-        for batch in batches:
-            deadline = limit or time.monotonic() + patience + _seconds(batch)
-            parts.append(_embed_batch(session, batch, normalize=normalize, deadline=deadline))
+        for batch in requests:
+            deadline = limit or time.monotonic() + patience + _SECONDS_PER_CHARACTER * batch.characters
+            parts.append(_embed_batch(session, batch, normalize=normalize, truncate=truncate, deadline=deadline))
             if parts[-1].generation != parts[0].generation:
                 break
             progress(sum(len(part.tokens) for part in parts), len(texts))
@@ -66,66 +69,65 @@ def embed(
 
 
 def execute_pixels(session: Session, pixels: bytes | Sequence[tuple[int, int, int]], *, deadline: float) -> PixelRun:
-    """Run a program: three bytes (r, g, b) for each pixel, or as many tuples. Raises InputError for anything else."""
+    """Run a pixel program: three bytes (r, g, b) a pixel, or one tuple a pixel. Raises InputError for anything else."""
     reply = session.request("execute_pixels", {}, _pixel_bytes(pixels), deadline)
-    result = decode(RunPixels, reply.result, name="execute_pixels")
+    result = decode(ExecutedPixels, reply.result, name="execute_pixels")
     return PixelRun(result.result, result.steps, reply.blob or b"")
 
 
 def cosine_similarities(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The cosine of the angle between any two of n vectors: float32 [n, dim] to float64 [n, n], from -1 to 1.
+    """Cosine similarities of n vectors: float32 [n, dim] to float64 [n, n], each from -1 to 1.
 
-    A vector of zeros has no direction, and 0 with any other.
+    A vector of zeros has the similarity 0 to every vector.
     """
     wide = vectors.astype(np.float64)
-    # float64 holds the square of any float32, so neither overflows.
+    # The square of any float32 fits a float64, so nothing overflows.
     lengths = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
     directions = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
     cosines: NDArray[np.float64] = np.clip(directions @ directions.T, -1.0, 1.0)
     return cosines
 
 
-def _batches(texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The texts, in order, as many at a time as a request takes."""
-    if not texts:
-        raise InputError("there is no text to embed", remedy="give one or more")
-    batch: list[str] = []
-    room = _CHARACTERS_LIMIT
-    for number, text in enumerate(texts, start=1):
-        # A lone surrogate is not refused here: encoding the request says what is wrong with it.
-        size = len(json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass")) + 1
-        if size > _TEXT_BYTES:
-            what = f"text {number} is {size} bytes long, and a request holds {_TEXT_BYTES}"
-            raise InputError(what, remedy="cut it: models read no more than their context, some hundred words")
-        if batch and (len(batch) == TEXTS_LIMIT or len(text) > room):
-            yield tuple(batch)
-            batch, room = [], _CHARACTERS_LIMIT
-        batch.append(text)
-        room -= len(text) + _FRAME_CHARACTERS
-    yield tuple(batch)
+def _embed_batch(session: Session, batch: Batch, *, normalize: bool, truncate: Truncate, deadline: float) -> Embeddings:
+    params = {
+        "texts": list(batch.texts),
+        **({} if normalize else {"normalize": False}),
+        **({} if truncate == "end" else {"truncate": truncate}),
+    }
+    try:
+        reply = session.request("embed", params, None, deadline)
+    except RequestRefusedError as refusal:
+        index = refusal.data.get("text") if isinstance(refusal.data, dict) else None
+        if refusal.code == Code.MISMATCH and type(index) is int:
+            raise TextTooLongError(batch.first + index) from refusal
+        raise
+    if truncate == "refuse" and True in batch.cut:
+        raise TextTooLongError(batch.first + batch.cut.index(True))
+    return _checked(reply, batch)
 
 
-def _seconds(texts: Sequence[str]) -> float:
-    return _SECONDS_PER_CHARACTER * sum(len(text) + _FRAME_CHARACTERS for text in texts)
-
-
-def _embed_batch(session: Session, texts: Sequence[str], *, normalize: bool, deadline: float) -> Embeddings:
-    params = {"texts": list(texts), **({} if normalize else {"normalize": False})}
-    reply = session.request("embed", params, None, deadline)
+def _checked(reply: Reply, batch: Batch) -> Embeddings:
+    """The embeddings in the reply to a batch. Raises ProtocolError if its parts do not fit together."""
     result = decode(EmbeddedTexts, reply.result, name="embed")
-    counts = {result.count, len(result.tokens), len(texts)}
+    truncated = (False,) * len(batch.texts) if result.truncated is None else result.truncated
+    counts = {result.count, len(result.tokens), len(truncated), len(batch.texts)}
     if len(counts) != 1 or result.dim < 1 or len(reply.blob or b"") != result.count * result.dim * 4:
-        what = f"the machine did not send an embedding for each of {len(texts)} texts"
+        what = f"the machine did not send an embedding for each of {len(batch.texts)} texts"
         raise ProtocolError(what, remedy="report this bug")
     vectors = np.frombuffer(reply.blob or b"", "<f4").astype(np.float32).reshape(result.count, result.dim)
-    return Embeddings(vectors, result.tokens, result.generation)
+    either = tuple(machine or client for machine, client in zip(truncated, batch.cut, strict=True))
+    return Embeddings(vectors, result.tokens, result.generation, either)
 
 
 def _joined(parts: Sequence[Embeddings]) -> Embeddings:
     if len({part.vectors.shape[1] for part in parts}) != 1:
         raise ProtocolError("the machine's embeddings are of different lengths", remedy="report this bug")
-    tokens = tuple(count for part in parts for count in part.tokens)
-    return Embeddings(np.concatenate([part.vectors for part in parts]), tokens, parts[0].generation)
+    return Embeddings(
+        np.concatenate([part.vectors for part in parts]),
+        tuple(count for part in parts for count in part.tokens),
+        parts[0].generation,
+        tuple(truncated for part in parts for truncated in part.truncated),
+    )
 
 
 def _pixel_bytes(pixels: bytes | Sequence[tuple[int, int, int]]) -> bytes:
@@ -133,8 +135,8 @@ def _pixel_bytes(pixels: bytes | Sequence[tuple[int, int, int]]) -> bytes:
         data = pixels if isinstance(pixels, bytes) else b"".join(bytes(pixel) for pixel in pixels)
         whole = len(data) % 3 == 0 and (isinstance(pixels, bytes) or all(len(pixel) == 3 for pixel in pixels))
     except (ValueError, TypeError) as error:
-        raise InputError(f"these are no pixels ({error})", remedy="give (r, g, b) of 0 to 255 for each") from error
+        raise InputError(f"these are not pixels ({error})", remedy="give (r, g, b) of 0 to 255 for each") from error
     if not whole or not 1 <= len(data) // 3 <= PIXELS_LIMIT:
-        what = f"{len(data)} bytes are no program of 1 to {PIXELS_LIMIT} pixels"
+        what = f"expected a program of 1 to {PIXELS_LIMIT} whole pixels, got {len(data)} bytes"
         raise InputError(what, remedy="give three bytes for each pixel")
     return data

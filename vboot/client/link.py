@@ -1,4 +1,4 @@
-"""The byte stream to a machine. Every call has a deadline: a time of the monotonic clock, in seconds."""
+"""Byte streams to a machine. Every call has a deadline: a time of the monotonic clock in seconds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from vboot.client.forks import close_when_forked, keep_when_forked
 from vboot.errors import InputError
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 from vboot.text import path_text
@@ -33,19 +34,19 @@ def connect_unix(stream: socket.socket, path: Path) -> None:
 
 
 class Link(Protocol):
-    """What carries the protocol: a socket here, a runtime in this process elsewhere."""
+    """A transport of the protocol: a Unix socket (`SocketLink`) or the runtime of a bridge (`BridgeLink`)."""
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send whole messages (or the byte that asks for a greeting). Raises LinkLostError, MachineTimeoutError."""
 
     def receive(self, deadline: float) -> bytes:
-        """The next bytes as soon as there are some; b"" at the deadline.
+        """The next bytes as soon as some arrive; b"" at the deadline.
 
-        Raises LinkLostError once the machine is gone.
+        Raises LinkLostError if the connection has ended.
         """
 
     def close(self) -> None:
-        """Disconnect. Closing twice is fine."""
+        """Disconnect. It may be called twice."""
 
 
 class SocketLink:
@@ -54,8 +55,8 @@ class SocketLink:
     def __init__(self, path: Path, deadline: float) -> None:
         """Connect.
 
-        Raises LinkLostError when nobody listens, MachineTimeoutError when others queue there, InputError for a bad
-        path.
+        Raises LinkLostError if no machine listens, MachineTimeoutError if its queue of connections stays full,
+        InputError for a path that is not a socket.
         """
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -65,15 +66,16 @@ class SocketLink:
             self._socket.close()
             raise
         self._socket.setblocking(False)
+        close_when_forked(self)
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send everything; what the kernel took is not yet delivered. Raises LinkLostError, MachineTimeoutError."""
+        """Hand all of `data` to the kernel. Raises LinkLostError, MachineTimeoutError."""
         left = memoryview(data)
         while left:
             if not self._wait(select.POLLOUT, deadline):
                 taken = len(data) - len(left)
                 raise MachineTimeoutError(
-                    f"the machine took {taken} of {len(data)} bytes before the deadline", remedy="try again"
+                    f"the machine accepted {taken} of {len(data)} bytes before the deadline", remedy="try again"
                 )
             try:
                 left = left[self._socket.send(left) :]
@@ -83,7 +85,7 @@ class SocketLink:
                 raise self._lost() from error
 
     def receive(self, deadline: float) -> bytes:
-        """Up to 256 KiB of what has arrived; b"" at the deadline. Raises LinkLostError."""
+        """Up to 256 KiB of received bytes; b"" at the deadline. Raises LinkLostError."""
         while self._wait(select.POLLIN, deadline):
             try:
                 data = self._socket.recv(_PIECE)
@@ -97,18 +99,23 @@ class SocketLink:
         return b""
 
     def close(self) -> None:
-        """Disconnect."""
+        """Disconnect. It may be called twice."""
+        keep_when_forked(self)
+        self._socket.close()
+
+    def close_inherited(self) -> None:
+        """Close a forked process's copy of the socket; the connection stays."""
         self._socket.close()
 
     def _connect(self, deadline: float) -> None:
-        # Its queue of connections being full, a listening socket answers EAGAIN; there is nothing to poll for.
+        # A listening socket whose queue is full answers EAGAIN, and poll cannot wait for a free place.
         self._socket.setblocking(False)
         while True:
             try:
                 return connect_unix(self._socket, self.path)
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
-                    what = f"the machine at {path_text(self.path)} takes no connection, others wait for it too"
+                    what = f"the machine at {path_text(self.path)} accepts no connection: other clients are waiting too"
                     raise MachineTimeoutError(what, remedy="end the other client") from error
                 time.sleep(_RETRY_SECONDS)
             except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -116,7 +123,7 @@ class SocketLink:
                     f"no machine listens at {path_text(self.path)}", remedy="start it, or name another"
                 ) from error
             except OSError as error:
-                what = f"{path_text(self.path)} cannot be connected to ({error.strerror or error})"
+                what = f"cannot connect to {path_text(self.path)} ({error.strerror or error})"
                 raise InputError(what, remedy="give the run folder or the evolution socket of a machine") from error
 
     def _wait(self, event: int, deadline: float) -> bool:
@@ -125,7 +132,7 @@ class SocketLink:
             poller.register(self._socket, event)
         except ValueError as error:  # closed on our side
             raise self._lost() from error
-        # At least one look, so that a deadline of now means what is there already.
+        # Poll at least once: a deadline of now asks for what has arrived already.
         return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
     def _lost(self) -> LinkLostError:

@@ -4,9 +4,9 @@
         print(machine.stats().heartbeats)
         weights = machine.read("blk.0.attn_q.weight")
 
-Every method waits at most `timeout` seconds, those given to `connect` unless it has its own. It raises
-RequestRefusedError for an
-error of the machine's, LinkLostError when the machine is gone, MachineTimeoutError, or ProtocolError.
+Every method waits at most `timeout` seconds: its own argument, or else that of `connect`. Every method may raise
+RequestRefusedError (the machine answered with an error), LinkLostError (the machine or the connection has ended),
+MachineTimeoutError, ProtocolError, and ForkedProcessError in a process forked from the one that connected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from vboot.client.session import PROTOCOL, Reply, Session
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode
 from vboot.protocol.errors import MachineError, ProtocolError, RequestRefusedError
-from vboot.protocol.framing import BLOB_LIMIT
 from vboot.protocol.messages import (
     Checkpoint,
     Digest,
@@ -43,35 +42,36 @@ from vboot.protocol.messages import (
     TensorInfo,
     TensorPage,
 )
+from vboot.protocol.tables import BLOB_LIMIT, Code
 from vboot.weights.edits import Edit, pack
 
 TIMEOUT_S = 10.0
+"""Seconds that a request may take, unless the caller says otherwise."""
 _DIGEST_SECONDS = 600.0
 """An emulated machine hashes about 50 MB a second."""
 _CHANGE_SECONDS = 120.0
 """A change may touch every weight, and an emulated machine is slow."""
 _PIXELS_SECONDS = 600.0
-"""A program may have 65,536 instructions, and each may run the network."""
+"""A program may have 65,536 instructions, each of which may run the network."""
 _UPLOAD_BYTES_PER_SECOND = 1 << 20
 _GENERATIONS_TRIED = 3
-_WRONG_PARAMS = -32602
 
 
 def connect(
     path: Path, *, timeout: float = TIMEOUT_S, client: str = "vboot", check: Callable[[], None] = lambda: None
 ) -> MachineClient:
-    """The machine behind a Unix socket, once it has answered hello.
+    """Connect to the machine behind a Unix socket; returns once it has answered `hello`.
 
-    `check` is called about ten times a second in every wait; what it raises ends the wait. Raises LinkLostError when
-    nobody
-    listens there, MachineTimeoutError when nobody answers, RequestRefusedError when another client is served or the
-    protocol is another.
+    `timeout`: seconds that a request may take. `client`: the name that the machine is told. `check` is called about ten
+    times a second during every wait; an exception that it raises ends the wait. Raises LinkLostError if no machine
+    listens there, MachineTimeoutError if it does not answer, RequestRefusedError if it has no free connection or
+    another version of the protocol.
     """
     return MachineClient(lambda deadline: SocketLink(path, deadline), timeout=timeout, client=client, check=check)
 
 
 class MachineClient:
-    """A running machine, reached through the links that `open_link` makes. Not for two threads at once."""
+    """A running machine, connected through `open_link`. Not for use by two threads at once or in a forked process."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class MachineClient:
 
     @property
     def greeted(self) -> Hello:
-        """What the machine said of itself when it was last connected to; `hello` asks again."""
+        """The reply to `hello` when the connection was last made; the method `hello` asks again."""
         assert self._session.hello is not None, "set by establish"
         return self._session.hello
 
@@ -106,15 +106,15 @@ class MachineClient:
         timeout: float | None = None,
         id: str | None = None,  # noqa: A002
     ) -> Reply:
-        """Any request of the protocol and its reply. `id` is its name on the line (None: one is made up)."""
+        """Send any request of the protocol and return its reply. `id`: the id of the request (None: a random one)."""
         return self._session.request(method, params or {}, blob, self._deadline(timeout), id)
 
     def hello(self) -> Hello:
-        """Who the machine is."""
+        """Version, generation, limits and state of the machine."""
         return decode(Hello, self.request("hello", {"protocol": PROTOCOL, "client": self._client}).result, name="hello")
 
     def stats(self) -> Stats:
-        """How the machine is."""
+        """Counters and measurements of the machine."""
         return decode(Stats, self.request("stats").result, name="stats")
 
     def tensors(self, prefix: str = "") -> tuple[TensorInfo, ...]:
@@ -142,10 +142,10 @@ class MachineClient:
     def read(self, tensor: str, *, offset: int = 0, size: int | None = None) -> TensorBytes:
         """`size` bytes of a tensor from byte `offset` (None: up to its end), all of the same generation.
 
-        Raises InputError for an open or empty range outside the tensor, RequestRefusedError for any other such range;
-        MachineError when the weights change too often for a large range to be read in one state.
+        Raises InputError if the offset lies outside the tensor and `size` is None or 0; RequestRefusedError (1003) for
+        any other range outside it; MachineError if the weights change too often to read a large range in one state.
         """
-        if size is None or size == 0:  # a machine reads no empty range: what it says of the tensor is enough
+        if size is None or size == 0:  # the protocol has no read of 0 bytes
             total = self.tensor(tensor).bytes
             if not 0 <= offset <= total:
                 raise InputError(f"byte {offset} lies outside {tensor!r}", remedy=f"start at 0 to {total}")
@@ -160,12 +160,12 @@ class MachineClient:
         raise MachineError(f"{tensor!r} kept changing while it was read", remedy="read a smaller range")
 
     def digest(self, tensors: Sequence[str] | None = None, *, timeout: float = _DIGEST_SECONDS) -> Digest:
-        """SHA-256 of the model and of these tensors (None: of the first 256). It takes as long as hashing takes."""
+        """SHA-256 of the model and of these tensors (None: of the first 256 by name)."""
         params = {} if tensors is None else {"tensors": list(tensors)}
         return decode(Digest, self.request("digest", params, timeout=timeout).result, name="digest")
 
     def interrupt(self, vector: int = 255) -> Interrupt:
-        """Raise a neural interrupt; the runtime takes it now, not at the next beat."""
+        """Raise a neural interrupt (0 to 255); the runtime handles it at once, not at the next heartbeat."""
         return decode(Interrupt, self.request("interrupt", {"vector": vector}).result, name="interrupt")
 
     def embed(
@@ -173,33 +173,42 @@ class MachineClient:
         texts: Sequence[str],
         *,
         normalize: bool = True,
+        truncate: inference.Truncate = "end",
         progress: uploads.Progress = lambda _done, _total: None,
         timeout: float | None = None,
     ) -> Embeddings:
-        """The embeddings of any number of texts, all by the same generation of the weights.
+        """The embeddings of any number of texts of any length, all by the same generation of the weights.
 
-        `normalize`: each of length 1. It may take as long as the texts may take a slow machine, or `timeout` in all.
-        `progress` is told texts done and texts in all. What ends the waiting early (Ctrl-C, `check`) cancels it.
-        RequestRefusedError with 1018 by a model without a network, with 1005 when the weights give no finite values.
+        `normalize`: scale each vector to length 1. `truncate`: what to do with a text of more tokens than the model
+        reads: "end" ignores the rest of it and marks it in the result, "refuse" raises TextTooLongError. `progress` is
+        called with the number of texts done and of all. `timeout`: seconds for all texts (None: what they may take on
+        a slow machine). An exception during the wait (KeyboardInterrupt, one of `check`) cancels the request.
+        RequestRefusedError: 1018 if the model has no network, 1005 if the weights give values that are not finite.
         """
         limit = None if timeout is None else self._deadline(timeout)
         return inference.embed(
-            self._session, texts, normalize=normalize, patience=self.timeout, limit=limit, progress=progress
+            self._session,
+            texts,
+            normalize=normalize,
+            truncate=truncate,
+            patience=self.timeout,
+            limit=limit,
+            progress=progress,
         )
 
     def execute_pixels(
         self, pixels: bytes | Sequence[tuple[int, int, int]], *, timeout: float = _PIXELS_SECONDS
     ) -> PixelRun:
-        """Run a pixel program: three bytes for each pixel, or (r, g, b). It changes no weights.
+        """Run a pixel program: three bytes a pixel, or one tuple (r, g, b) a pixel. It changes no weights.
 
-        A restart of the runtime has it run again, and the neural interrupts that it raises are raised again then.
+        If the runtime restarts meanwhile, the program runs again, and raises its neural interrupts again.
         """
         return inference.execute_pixels(self._session, pixels, deadline=self._deadline(timeout))
 
     def cancel(self, request_id: str) -> None:
-        """Ask that a request which runs the network be ended: it is refused with -32800 then, if it has not ended.
+        """Ask the machine to end an `embed` or `execute_pixels` request: it is then refused with -32800.
 
-        It does not wait for an answer, so it may be called while that request is waited for, by `check` or `on_event`.
+        It does not wait for a reply, so `check` and `on_event` may call it during the wait for that request.
         """
         self._session.cancel(request_id, self._deadline(None))
 
@@ -217,14 +226,16 @@ class MachineClient:
         progress: uploads.Progress = lambda _sent, _total: None,
         timeout: float | None = None,
     ) -> Mutation:
-        """Change the weights by `edits`, in order, all or none.
+        """Change the weights by `edits`, applied in order: all of them, or none.
 
-        It is made for the generation `base_generation` (None: the current one) and refused (1007) for any other.
-        `lease_ms`: it is on trial, and taken back unless promoted or renewed in time. `digest`: have the reply tell
-        the changed tensors' SHA-256. `wait`: also for energy. `progress` is told of an upload, if one is needed.
+        `base_generation`: the generation that the edits were made for (None: the current one); for another one the
+        machine refuses them (1007). `lease_ms`: make it a trial, which is rolled back after so many milliseconds unless
+        it is promoted or renewed. `digest`: whether the reply holds the SHA-256 of the changed tensors. `wait`: wait
+        until the machine has the energy for it. `progress` is called with bytes sent and bytes in all if the edits are
+        so large that they need an upload.
 
-        Whatever becomes of the runtime and the line meanwhile, it is made once at most. When the reply is lost for
-        good, call again with the `id` (32 hex) of the error and the same `base_generation` to learn what happened.
+        Even if the runtime restarts or the connection ends meanwhile, the machine makes the change once at most. If the
+        reply is lost, call again with the `id` (32 hex digits) that the error names and the same `base_generation`.
         """
         members, data = pack(edits)
         params = {
@@ -240,28 +251,28 @@ class MachineClient:
         return decode(Mutation, reply.result, name="mutate")
 
     def rollback(self, to: int, *, reason: str = "", id: str | None = None) -> Rollback:  # noqa: A002
-        """Make the weights those of generation `to` again, to the bit.
+        """Make a new generation with the weights of generation `to`, equal to the bit.
 
-        RequestRefusedError with 1014 if it is no longer kept.
+        RequestRefusedError: 1014 if that generation is not kept any more.
         """
         params = {"id": id or secrets.token_hex(16), "to": to, "reason": reason}
         return decode(Rollback, self._change("rollback", params).result, name="rollback")
 
     def promote(self, generation: int, *, id: str | None = None) -> Promotion:  # noqa: A002
-        """Keep this generation for good: a trial that led to it is no trial any more."""
+        """Keep this generation for good; this ends a trial."""
         params = {"id": id or secrets.token_hex(16), "generation": generation}
         return decode(Promotion, self._change("promote", params).result, name="promote")
 
     def renew(self, generation: int, lease_ms: int) -> None:
-        """Let the trial that led to this generation last `lease_ms` from now on."""
+        """Let the trial with this generation end in `lease_ms` milliseconds from now."""
         self._change("renew", {"generation": generation, "lease_ms": lease_ms})
 
     def checkpoint(self, label: str = "") -> Checkpoint:
-        """Have the weights written down whole, so that less is to be replayed."""
+        """Have the journal store all changed weights, so that recovery has less to repeat."""
         return decode(Checkpoint, self._change("checkpoint", {"label": label}).result, name="checkpoint")
 
     def history(self, start: int = 0) -> Iterator[JournalRecord]:
-        """The journal from the record number `start` on, oldest first, asked for as it is read."""
+        """The records of the journal from number `start` on, oldest first; requested page by page while iterating."""
         return changes.history(self._session, start, seconds=self.timeout)
 
     def upload(
@@ -271,33 +282,36 @@ class MachineClient:
         progress: uploads.Progress = lambda _sent, _total: None,
         timeout: float | None = None,
     ) -> str:
-        """Send data larger than a request holds, in pieces of 1 MiB; its id (32 hex) stands for it for 60 s or more."""
+        """Send data too large for one request in pieces of 1 MiB; returns the id (32 hex digits) of the upload.
+
+        The machine keeps it for at least 60 s.
+        """
         seconds = self.timeout + len(data) / _UPLOAD_BYTES_PER_SECOND if timeout is None else timeout
         ident = secrets.token_hex(16)
         uploads.upload(self._session, ident, data, progress=progress, deadline=self._deadline(seconds))
         return ident
 
     def subscribe(self, kinds: Sequence[str], *, on_event: Callable[[Event], None] | None = None) -> None:
-        """Have these kinds of events sent from now on, and only these; they survive a restart of the runtime.
+        """Receive these kinds of events from now on, and no others, also after a restart of the runtime.
 
-        `on_event` gets each while any method here waits; without it they are kept for `events`.
+        `on_event` is called with each event, during the wait of any method; without it they are kept for `events`.
         """
         self._session.on_event = on_event
         self._session.subscribe(tuple(kinds), self._deadline(None))
 
     def events(self, *, timeout: float) -> Iterator[Event]:
-        """The events subscribed to, as they come, for `timeout` seconds."""
+        """The events subscribed to, as they arrive, for `timeout` seconds."""
         deadline = self._deadline(timeout)
         while (event := self._session.next_event(deadline)) is not None:
             yield event
 
     def shutdown(self, *, reboot: bool = False) -> None:
-        """Have the machine end in order: it powers off (or reboots) as soon as we have taken note, and we have."""
+        """Power the machine off, or reboot it; it does so once it has received our notification `bye`."""
         self.request("shutdown", {"reboot": reboot})
         self._session.notify("bye", self._deadline(None))
 
     def wait_until_gone(self, *, timeout: float) -> bool:
-        """Wait for a machine that is to end; whether it has within `timeout` seconds."""
+        """Wait until the machine has ended; False if it has not after `timeout` seconds."""
         deadline = self._deadline(timeout)
         while self.is_alive():
             if time.monotonic() >= deadline:
@@ -306,23 +320,23 @@ class MachineClient:
         return True
 
     def allows_faults(self) -> bool:
-        """Whether `fault` is served here."""
+        """Whether this machine accepts the test method `fault`."""
         try:
             self.request("fault", {"what": ""})
         except RequestRefusedError as refusal:
-            return refusal.code == _WRONG_PARAMS
+            return refusal.code == Code.INVALID_PARAMS
         return True
 
     def fault(self, what: str, *, count: int = 1) -> None:
-        """Make the machine suffer one of `messages.FAULTS`, for tests."""
+        """Make the worker process fail, for tests; `what` is one of FAULT_KINDS in `vboot.protocol.tables`."""
         self.request("fault", {"what": what, "count": count})
 
     def is_alive(self) -> bool:
-        """Whether the machine is still there, as far as can be told without asking it."""
+        """Whether the machine is connected or listens; nothing is sent."""
         return self._session.is_alive()
 
     def close(self) -> None:
-        """Disconnect; the machine runs on."""
+        """Disconnect; the machine keeps running."""
         self._session.close()
 
     def __enter__(self) -> Self:

@@ -12,13 +12,12 @@ import numpy as np
 from vboot.client.machine import MachineClient
 from vboot.protocol.errors import MachineError
 from vboot.protocol.messages import Hello, Mutation, TensorInfo
+from vboot.protocol.tables import NAMES_LIMIT, Code
 from vboot.weights.arithmetic import EditError, TensorData, apply
 from vboot.weights.edits import Edit, Seeded
 
 CONFIDENCE_THRESHOLD = 0.8
-_STALE, _CONFIDENCE, _SIGNATURE, _TOO_MANY_EDITS, _EMERGENCY = 1007, 1006, 1010, 1013, 1016
 _GENERATIONS_TRIED = 3
-_DIGESTS_AT_ONCE = 256
 
 Progress = Callable[[str, int, int], None]
 """Told what is done, bytes so far and bytes in all."""
@@ -72,8 +71,8 @@ def verify(machine: MachineClient, mutation: Mutation, prediction: Prediction) -
     remedy = f"roll back to generation {prediction.base_generation} and report this bug"
     found = dict(mutation.sha256 or {})
     left = [name for name in prediction.sha256 if name not in found]
-    for start in range(0, len(left), _DIGESTS_AT_ONCE):
-        digest = machine.digest(left[start : start + _DIGESTS_AT_ONCE])
+    for start in range(0, len(left), NAMES_LIMIT):
+        digest = machine.digest(left[start : start + NAMES_LIMIT])
         if digest.generation != mutation.generation:
             raise MachineError("the weights have changed again before they were checked", remedy="see its history")
         found |= digest.sha256
@@ -89,15 +88,15 @@ def verify(machine: MachineClient, mutation: Mutation, prediction: Prediction) -
 def _check_gate(hello: Hello, edits: Sequence[Edit], confidence: float, base_generation: int | None) -> None:
     """What is refused before any edit is looked at."""
     if hello.emergency is not None:
-        raise EditError(_EMERGENCY, f"the machine is in emergency mode: {hello.emergency}")
+        raise EditError(Code.EMERGENCY, f"the machine is in emergency mode: {hello.emergency}")
     if hello.signed:
-        raise EditError(_SIGNATURE, "the machine takes signed changes only")
+        raise EditError(Code.BAD_SIGNATURE, "the machine takes signed changes only")
     if base_generation not in (None, hello.generation):
-        raise EditError(_STALE, f"the current generation is {hello.generation}, not {base_generation}")
+        raise EditError(Code.STALE_GENERATION, f"the current generation is {hello.generation}, not {base_generation}")
     if not CONFIDENCE_THRESHOLD < confidence <= 1:
-        raise EditError(_CONFIDENCE, f"confidence {confidence:g} is not above {CONFIDENCE_THRESHOLD}, up to 1")
+        raise EditError(Code.LOW_CONFIDENCE, f"confidence {confidence:g} is not above {CONFIDENCE_THRESHOLD}, up to 1")
     if len(edits) > hello.limits.edits:
-        raise EditError(_TOO_MANY_EDITS, f"{len(edits)} edits are more than {hello.limits.edits}")
+        raise EditError(Code.TOO_MANY_EDITS, f"{len(edits)} edits are more than {hello.limits.edits}")
 
 
 def _touched(edits: Sequence[Edit], infos: Mapping[str, TensorInfo]) -> list[TensorInfo]:

@@ -1,9 +1,9 @@
-"""One conversation with a machine: requests and their replies, events in between, restarts survived.
+"""A session with a machine: requests and their replies, events between them, and recovery from restarts.
 
-The worker of a machine may die and be started again at any moment. On a socket of its own the connection then closes;
-on a virtio-serial port it stays, half a message may be left on it, and the new worker greets. Either way the line is
-brought in order again (a byte 0xFF, then `hello` with a fresh id, everything before its reply ignored), and a request
-that may be repeated is.
+The worker process of a machine may crash and be restarted at any moment. The connection on a Unix socket then
+closes; a virtio-serial port stays open, may hold half a message, and the new worker greets on it. In both cases the
+session synchronises the connection (it sends a byte 0xFF and `hello` with a new id, and ignores everything before the
+reply), and repeats the request if the protocol's table allows it.
 """
 
 from __future__ import annotations
@@ -14,56 +14,66 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from vboot.client.forks import Owner
 from vboot.client.link import Link
-from vboot.client.repetition import ATTEMPTS, IDEMPOTENT, NAMED, RUNS, patience, uncertain
 from vboot.protocol.decoding import decode
-from vboot.protocol.errors import LinkLostError, MachineTimeoutError, ProtocolError, RequestRefusedError
+from vboot.protocol.errors import (
+    LinkLostError,
+    MachineError,
+    MachineTimeoutError,
+    ProtocolError,
+    RequestRefusedError,
+)
 from vboot.protocol.framing import RESYNC, Incoming, Message, Reader, Spoilt, encode
 from vboot.protocol.messages import Event, Hello, parse_event
+from vboot.protocol.tables import BLOB_STALL_MS, METHODS, Code
 
 PROTOCOL = 1
-_BUSY = 1017
+"""Version of the protocol."""
+ATTEMPTS = 3
+"""How often a request that may be repeated is sent."""
 _EVENTS_KEPT = 1024
 _SLICE_SECONDS = 0.1
 _HELLO_AGAIN_SECONDS = 2.5
 _CONNECT_AGAIN_SECONDS = 0.2
-_BLOB_STALL_SECONDS = 2.0
+_BLOB_STALL_SECONDS = BLOB_STALL_MS / 1000
 _CANCEL_SECONDS = 1.0
 _RECOVERY_SECONDS = 10.0
-"""For the line to be brought in order while events are waited for."""
+"""Time to synchronise the connection while waiting for events."""
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """Stands for the bytes of an upload that is complete, by its id (32 hex), where a request takes a blob."""
+    """A complete upload, by its id (32 hex digits), in place of the blob of a request."""
 
     id: str
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a request was answered: the members of `result`, and the raw bytes if there are any."""
+    """The reply to a request: the members of `result`, and the blob if there is one."""
 
     result: Mapping[str, Any]
     blob: bytes | None = None
 
 
 class Session:
-    """Sends requests and finds their replies. Not for two threads at once.
+    """Sends requests and finds their replies. Not to be used by two threads at once, nor in a forked process.
 
-    `open_link` makes a connection before the deadline it is given. `check` is called about ten times a second in every
-    wait; what it raises ends the wait. Deadlines are times of the monotonic clock, in seconds.
+    `open_link` connects before the deadline it is given. `check` is called about ten times a second during every wait;
+    an exception that it raises ends the wait. Deadlines are times of the monotonic clock in seconds.
     """
 
     def __init__(
         self, open_link: Callable[[float], Link], *, client: str, check: Callable[[], None] = lambda: None
     ) -> None:
         self.hello: Hello | None = None
-        """What the machine said when the line was last brought in order."""
+        """The reply to the `hello` that last synchronised the connection."""
         self.on_event: Callable[[Event], None] | None = None
-        """Gets each event as it is read; without it the newest 1024 are kept for `next_event`."""
+        """Called with each event as it arrives; without it the newest 1024 events are kept for `next_event`."""
+        self._owner = Owner("this client")
         self._open_link = open_link
         self._client = client
         self._check = check
@@ -76,15 +86,16 @@ class Session:
         self._subscribed: tuple[str, ...] = ()
 
     def establish(self, deadline: float) -> None:
-        """Connect if need be and bring the line in order.
+        """Connect, unless connected, and synchronise the connection.
 
-        Raises LinkLostError when nobody is there, MachineTimeoutError, RequestRefusedError.
+        Raises LinkLostError if no machine listens, MachineTimeoutError, RequestRefusedError, ForkedProcessError.
         """
+        self._owner.require()
         while not self._in_order:
             self.hello = self._greet(deadline)
             self._in_order = True
             if self._subscribed:
-                # A runtime that dies again has put the line out of order again.
+                # If the runtime crashes again here, the loop synchronises the connection again.
                 with suppress(LinkLostError, ProtocolError):
                     self._exchange("subscribe", {"events": list(self._subscribed)}, None, deadline)
 
@@ -96,36 +107,38 @@ class Session:
         deadline: float,
         ident: str | None = None,
     ) -> Reply:
-        """The reply to a request, which goes by the id `ident` (None: one that is made up) on the line.
+        """Send a request with the id `ident` (None: a random one) and return its reply.
 
-        One of `IDEMPOTENT` or `NAMED` is repeated when the machine's runtime was started anew, a `NAMED` one also when
-        its reply does not come. Raises RequestRefusedError for an error reply; LinkLostError, MachineTimeoutError or
-        ProtocolError when there is none.
+        A method that is safe to repeat (see `vboot.protocol.tables`) is repeated if the machine's runtime was
+        restarted; one that is safe to repeat by its id also if no reply comes in time. Raises RequestRefusedError for
+        an error reply; LinkLostError, MachineTimeoutError or ProtocolError if there is none; ForkedProcessError.
         """
-        attempts = ATTEMPTS if method in IDEMPOTENT or method in NAMED else 1
+        self._owner.require()
+        attempts = 1 if _repeat(method) == "never" else ATTEMPTS
         sent = False
         while True:
             try:
-                # What came meanwhile may tell that the runtime is another one: better known before than after.
+                # Data that arrived meanwhile may show that the runtime was restarted: find out before sending.
                 self._catch_up()
                 self.establish(deadline)
                 sent = True
-                return self._exchange(method, params, blob, patience(method, attempts, deadline), ident)
+                return self._exchange(method, params, blob, _attempt_deadline(method, attempts, deadline), ident)
             except (LinkLostError, ProtocolError, MachineTimeoutError) as error:
                 if not sent:
                     raise
                 attempts -= 1
-                lost = method in NAMED or not isinstance(error, MachineTimeoutError)
+                lost = _repeat(method) == "by_id" or not isinstance(error, MachineTimeoutError)
                 if attempts <= 0 or not lost or time.monotonic() >= deadline:
-                    raise uncertain(method, params, error) from error
+                    raise _final_error(method, params, error) from error
 
     def subscribe(self, kinds: tuple[str, ...], deadline: float) -> None:
-        """Have these kinds of events sent from now on, also by a runtime that is started anew."""
+        """Subscribe to these kinds of events; a restarted runtime is subscribed to again."""
         self.request("subscribe", {"events": list(kinds)}, None, deadline)
         self._subscribed = kinds
 
     def next_event(self, deadline: float) -> Event | None:
-        """The next kept event; None at the deadline. Raises LinkLostError, MachineTimeoutError."""
+        """The next kept event; None at the deadline. Raises LinkLostError, MachineTimeoutError, ForkedProcessError."""
+        self._owner.require()
         while not self._events:
             if time.monotonic() >= deadline:
                 return None
@@ -137,28 +150,31 @@ class Session:
         return self._events.popleft()
 
     def cancel(self, ident: str, deadline: float) -> None:
-        """Ask that the request `ident` be ended, if it is one of `repetition.RUNS`: it is answered -32800 then.
+        """Ask the machine to end the request `ident`, if its method can be cancelled: it is then refused with -32800.
 
-        Waits for no answer, so that it may be called by what a waiting request calls. Raises LinkLostError,
-        MachineTimeoutError.
+        It does not wait for a reply, so `check` and `on_event` may call it during a wait. Raises LinkLostError,
+        MachineTimeoutError, ForkedProcessError.
         """
+        self._owner.require()
         in_order, self._in_order = self._in_order, False
         self._send(encode(_request(secrets.token_hex(8), "cancel", {"request": ident})), deadline)
         self._in_order = in_order
 
     def notify(self, method: str, deadline: float) -> None:
-        """Send a notification, which is not answered. Raises LinkLostError, MachineTimeoutError."""
+        """Send a notification, which gets no reply. Raises LinkLostError, MachineTimeoutError, ForkedProcessError."""
+        self._owner.require()
         self._send(encode({"jsonrpc": "2.0", "method": method}), deadline)
 
     def pause(self, seconds: float) -> None:
-        """Wait for so long. Raises what `check` raises."""
+        """Wait. Raises what `check` raises."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._check()
             time.sleep(min(left, _SLICE_SECONDS))
 
     def is_alive(self) -> bool:
-        """Whether somebody is there, as far as can be told without asking. Takes in what has arrived."""
+        """Whether a machine is connected or listens. It reads what has arrived and sends nothing."""
+        self._owner.require()
         self._catch_up()
         if self._link is None:
             try:
@@ -170,22 +186,22 @@ class Session:
         return True
 
     def close(self) -> None:
-        """Disconnect."""
+        """Disconnect. In a forked process: only forget the connection of the other process."""
         self._in_order = False
-        if self._link is not None:
+        if self._link is not None and self._owner.is_current():
             self._link.close()
-            self._link = None
+        self._link = None
 
     def _greet(self, deadline: float) -> Hello:
-        """Bring the line in order, on a new connection if there is none."""
+        """Synchronise the connection; connect first if there is none."""
         while True:
             if self._link is None:
                 self._link = self._open_link(deadline)
             try:
                 return self._say_hello(deadline)
             except (LinkLostError, RequestRefusedError) as error:
-                # Only one client is served, and that the last one has left may not have been noticed yet.
-                busy = isinstance(error, LinkLostError) or error.code == _BUSY
+                # The machine may have no free connection until it notices that an earlier client has left.
+                busy = isinstance(error, LinkLostError) or error.code == Code.BUSY
                 if not busy or time.monotonic() + _CONNECT_AGAIN_SECONDS > deadline:
                     raise
                 self.close()
@@ -194,23 +210,23 @@ class Session:
     def _say_hello(self, deadline: float) -> Hello:
         self._hellos.clear()
         while time.monotonic() < deadline:
-            # What is half read may be the rest of anything.
+            # Data that was read in part may belong to an earlier message.
             self._reader = Reader()
             self._inbox.clear()
             ident = secrets.token_hex(8)
             self._hellos.add(ident)
-            # A machine that is busy says so and closes: what it said is to be read although sending fails.
+            # A busy machine says so and closes the connection: read its message although sending fails.
             with suppress(LinkLostError):
                 request = _request(ident, "hello", {"protocol": PROTOCOL, "client": self._client})
                 self._connected().send(RESYNC + encode(request), deadline)
             reply = self._hello_reply(min(deadline, time.monotonic() + _HELLO_AGAIN_SECONDS))
             if reply is not None:
                 return decode(Hello, reply.result, name="hello")
-        remedy = "end another client of it if there is one, else look at its console"
+        remedy = "end other clients of this machine, or read its console"
         raise MachineTimeoutError("the machine does not answer hello", remedy=remedy)
 
     def _hello_reply(self, deadline: float) -> Reply | None:
-        """The reply to any hello that was sent on this line, everything before it ignored; None at the deadline."""
+        """The reply to any hello sent on this connection; what comes before it is ignored. None at the deadline."""
         while (incoming := self._wait(deadline)) is not None:
             if isinstance(incoming, Spoilt):
                 continue
@@ -218,7 +234,7 @@ class Session:
             if isinstance(ident, str) and ident in self._hellos:
                 self._hellos.discard(ident)
                 return _reply(incoming)
-            if _refusal_code(incoming) == _BUSY:
+            if _refusal_code(incoming) == Code.BUSY:
                 return _reply(incoming)
         return None
 
@@ -233,7 +249,7 @@ class Session:
         ident = ident or secrets.token_hex(8)
         uploaded = {"blob": {"upload": blob.id}} if isinstance(blob, Uploaded) else {}
         data = encode(_request(ident, method, params) | uploaded, None if isinstance(blob, Uploaded) else blob)
-        # Left so by whatever ends the sending early, Ctrl-C included: half a message may be on the line.
+        # It stays False if an exception such as KeyboardInterrupt ends the sending: half a message may have been sent.
         self._in_order = False
         self._send(data, deadline)
         self._in_order = True
@@ -241,9 +257,9 @@ class Session:
             return self._await_reply(method, ident, deadline)
         except RequestRefusedError:
             raise
-        except BaseException:  # Ctrl-C and what `check` raises included
-            if method in RUNS:
-                # Nobody waits for it any more, and what comes next would have to.
+        except BaseException:  # also KeyboardInterrupt, and what `check` raises
+            if method in METHODS and METHODS[method].cancellable:
+                # Later requests would have to wait for the end of this one, whose reply nobody wants any more.
                 with suppress(LinkLostError, MachineTimeoutError):
                     self.cancel(ident, time.monotonic() + _CANCEL_SECONDS)
             raise
@@ -259,7 +275,7 @@ class Session:
         )
 
     def _handle(self, incoming: Incoming, awaited: str | None) -> Reply | None:
-        """Deal with what arrived on a line in order: the reply to the request `awaited`, or None for anything else."""
+        """Process an incoming message: the reply to the request `awaited`, or None for anything else."""
         if isinstance(incoming, Spoilt):
             self._in_order = False
             raise ProtocolError(f"the machine sent {incoming.why}", remedy="report this bug")
@@ -267,14 +283,14 @@ class Session:
         if members.get("method") == "event":
             self._deliver(parse_event(members.get("params")))
         elif "vector_boot" in members:
-            # Each byte 0xFF that we sent brings a greeting, the late ones after we had the reply to a hello.
+            # Each byte 0xFF is answered by a greeting, which may come after the reply to a later hello.
             if not self._hellos:
                 self._in_order = False
-                raise LinkLostError("the machine's runtime was started anew", remedy="try again")
+                raise LinkLostError("the machine's runtime was restarted", remedy="try again")
         elif members.get("id") in self._hellos:
             self._hellos.discard(members["id"])
         elif awaited is not None and (members.get("id") == awaited or _refusal_code(incoming) is not None):
-            self._hellos.clear()  # answers come in order: what was not answered before never will be
+            self._hellos.clear()  # replies come in order: a hello without a reply will not get one any more
             return _reply(incoming)
         return None
 
@@ -285,7 +301,7 @@ class Session:
             self._events.append(event)
 
     def _catch_up(self) -> None:
-        """Take in what has arrived, without waiting."""
+        """Process what has arrived, without waiting."""
         with suppress(LinkLostError, ProtocolError):
             if self._link is not None:
                 self._fill(0.0)
@@ -293,7 +309,7 @@ class Session:
                 self._handle(self._inbox.popleft(), None)
 
     def _wait(self, deadline: float) -> Incoming | None:
-        """The next thing that arrives; None at the deadline. Raises LinkLostError, and what `check` raises."""
+        """The next incoming message; None at the deadline. Raises LinkLostError, and what `check` raises."""
         quiet_since = time.monotonic()
         while not self._inbox:
             self._check()
@@ -302,13 +318,13 @@ class Session:
                 quiet_since = now
             elif self._reader.in_blob and now - quiet_since > _BLOB_STALL_SECONDS:
                 self._reader = Reader()
-                return Spoilt("only a part of a blob")
+                return Spoilt("an incomplete blob")
             if not self._inbox and now >= deadline:
                 return None
         return self._inbox.popleft()
 
     def _fill(self, deadline: float) -> bool:
-        """Put what arrives into the inbox; whether anything did. Raises LinkLostError."""
+        """Read what arrives into the inbox; whether anything arrived. Raises LinkLostError."""
         try:
             data = self._connected().receive(deadline)
         except LinkLostError:
@@ -330,22 +346,47 @@ class Session:
         return self._link
 
 
+def _repeat(method: str) -> Literal["safe", "by_id", "never"]:
+    """Whether a request of this method may be sent again; not if we do not know the method."""
+    return METHODS[method].repeat if method in METHODS else "never"
+
+
+def _attempt_deadline(method: str, attempts: int, deadline: float) -> float:
+    """How long to wait for the reply to this attempt: a method that is repeated by its id needs time for the others."""
+    if _repeat(method) != "by_id":
+        return deadline
+    now = time.monotonic()
+    return now + (deadline - now) / attempts
+
+
+def _final_error(method: str, params: Mapping[str, Any], error: MachineError) -> MachineError:
+    """The error of a request that is not repeated any more; it says whether the machine may have done the request."""
+    if _repeat(method) == "safe" or (isinstance(error, MachineTimeoutError) and _repeat(method) != "by_id"):
+        return error
+    during = "" if isinstance(error, MachineTimeoutError) else f" during {method}"
+    what = f"{error.what}{during}: it may or may not have been done"
+    if _repeat(method) == "by_id":
+        ident = params.get("id") or params.get("upload")
+        return type(error)(what, remedy=f"repeat it with the id {ident}: the machine never does it twice")
+    return type(error)(what, remedy="check the state of the machine before you repeat it")
+
+
 def _request(ident: str, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": ident, "method": method, "params": params}
 
 
 def _refusal_code(message: Message) -> int | None:
-    """The code of an error that names no request: the machine could not read one, or will not serve this line."""
+    """The code of an error reply without an id: the machine could not read a request, or refuses the connection."""
     error = message.members.get("error")
     code = error.get("code") if message.members.get("id") is None and isinstance(error, dict) else None
     return code if type(code) is int else None
 
 
 def _reply(message: Message) -> Reply:
-    """The result in a reply. Raises RequestRefusedError for an error, ProtocolError when it is neither."""
+    """The result of a reply. Raises RequestRefusedError for an error, ProtocolError if it is neither."""
     result, error = message.members.get("result"), message.members.get("error")
     if isinstance(result, dict) and error is None:
         return Reply(result, message.blob)
     if isinstance(error, dict) and type(error.get("code")) is int and isinstance(error.get("message"), str):
         raise RequestRefusedError(error["code"], error["message"], error.get("data"))
-    raise ProtocolError("the machine's answer has neither a result nor an error", remedy="report this bug")
+    raise ProtocolError("the machine's reply has neither a result nor an error", remedy="report this bug")

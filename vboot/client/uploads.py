@@ -1,30 +1,25 @@
-"""Data too large for one request: sent in pieces, under an id that a request then gives instead of the bytes."""
+"""Uploads: data too large for one message, sent in pieces under an id that a request then names instead of a blob."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeAlias
 
-from vboot.client.session import Session
+from vboot.client.session import ATTEMPTS, Session
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode
 from vboot.protocol.errors import ProtocolError, RequestRefusedError
-from vboot.protocol.framing import BLOB_LIMIT
 from vboot.protocol.messages import Received
-
-UPLOAD_LIMIT = 1 << 30
-UNKNOWN_UPLOAD = 1012
-"""The code for an upload that the machine does not have, or not any more: its runtime was started anew."""
-ATTEMPTS = 3
+from vboot.protocol.tables import BLOB_LIMIT, UPLOAD_LIMIT, Code
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Told bytes sent and bytes in all, after each piece."""
+"""Called with the work done and the total, both in bytes or both in texts."""
 
 
 def upload(session: Session, ident: str, data: bytes, *, progress: Progress, deadline: float) -> None:
-    """Send `data` (1 byte to 1 GiB) whole under the id `ident` (32 hex).
+    """Send `data` (1 byte to 1 GiB) under the id `ident` (32 hex digits); `progress` is called after each piece.
 
-    What a restart of the runtime took with it is sent again. Raises InputError for a size out of bounds;
+    If a restart of the runtime loses the upload, it is sent again. Raises InputError for data of another size,
     RequestRefusedError, LinkLostError, MachineTimeoutError, ProtocolError.
     """
     if not 1 <= len(data) <= UPLOAD_LIMIT:
@@ -36,16 +31,16 @@ def upload(session: Session, ident: str, data: bytes, *, progress: Progress, dea
             sent = _send_piece(session, ident, data, sent, deadline)
         except RequestRefusedError as refusal:
             attempts -= 1
-            if refusal.code != UNKNOWN_UPLOAD or attempts == 0:
+            if refusal.code != Code.UNUSABLE_BLOB or attempts == 0:
                 raise
-            # The same id: a machine holds few uploads at a time, and those that are left lie there for a minute.
+            # The same id again: a machine keeps few uploads open, and an abandoned one takes a place for a minute.
             sent = 0
         else:
             progress(sent, len(data))
 
 
 def _send_piece(session: Session, ident: str, data: bytes, offset: int, deadline: float) -> int:
-    """Send the piece at `offset`; where the next one starts."""
+    """Send the piece at `offset`; the offset of the next one."""
     piece = data[offset : offset + BLOB_LIMIT]
     params = {"upload": ident, "offset": offset, "total": len(data)}
     reply = session.request("upload", params, piece, deadline)

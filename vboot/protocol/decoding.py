@@ -1,4 +1,4 @@
-"""Turns JSON of the machine's into frozen dataclasses, checking every member. Pure."""
+"""Converts JSON from the machine to frozen dataclasses and checks the type of every member."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def decode(kind: type[T], value: object, *, name: str) -> T:
-    """The dataclass `kind` from a JSON object with a member for each of its fields; `name` says what this is in errors.
+    """The dataclass `kind` from a JSON object that has a member for each of its fields; errors call the object `name`.
 
-    Fields may be bool, int, float, str, None, unions of these, tuples, mappings from text, and such dataclasses.
-    Members without a field are passed over: a newer machine may say more. Raises ProtocolError.
+    Fields may be bool, int, float, str, None, a union with None, tuples, mappings from str, and such dataclasses.
+    Members without a field are ignored: a newer machine may send more. Raises ProtocolError.
     """
     decoded: T = _decode(kind, value, name)
     return decoded
@@ -51,9 +51,18 @@ def _decode(kind: Any, value: object, name: str) -> Any:
 def _expect(kind: type[Any], value: object, name: str) -> Any:
     # Not isinstance: bool is an int in Python, never in JSON.
     if type(value) is not kind:
-        names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", int: "an integer"}
-        found = "missing" if value is None else f"{value!r:.40}"
-        raise ProtocolError(f"{printable(name)} in the machine's answer is {found}, not {names.get(kind, kind)}")
+        expected = {
+            dict: "an object",
+            list: "an array",
+            str: "a string",
+            bool: "a boolean",
+            int: "an integer",
+            float: "a number",
+        }
+        found = "nothing" if value is None else f"{value!r:.40}"
+        raise ProtocolError(
+            f"{printable(name)} in the machine's reply: expected {expected.get(kind, kind)}, got {found}"
+        )
     return value
 
 
@@ -64,6 +73,6 @@ def _without_none(union: Any) -> Any:
 
 @cache
 def _fields(kind: type[Any]) -> dict[str, tuple[Any, bool]]:
-    """Type of each field, and whether it has no default."""
+    """By field: its type, and whether it has no default."""
     hints = get_type_hints(kind)
     return {field.name: (hints[field.name], field.default is dataclasses.MISSING) for field in dataclasses.fields(kind)}

@@ -1,7 +1,7 @@
-"""Lines and blobs of the evolution protocol, seen from the client. Pure: bytes in, messages out, and back.
+"""Lines and blobs of the evolution protocol, for a client. No input or output: bytes to messages and messages to bytes.
 
-A message is one JSON object in a line of at most 65,536 bytes, its newline included. A member `blob` announces how many
-raw bytes follow the line, and their CRC-32C.
+A message is one JSON object in one line of at most `LINE_LIMIT` bytes, newline included. A member `blob` announces the
+number and the CRC-32C of the raw bytes that follow the line.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from typing import Any, TypeAlias
 import google_crc32c
 
 from vboot.errors import InputError
+from vboot.protocol.tables import BLOB_LIMIT, LINE_LIMIT
 
-LINE_LIMIT = 65_536
-BLOB_LIMIT = 1_048_576
 RESYNC = b"\xff"
-"""Outside a blob: the appliance drops the line in progress and greets again."""
+"""A byte that, outside a blob, makes the machine drop an incomplete line and greet again."""
 
 _HEX8 = re.compile(r"[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
 class Message:
-    """One JSON object that arrived, and the raw bytes that came with it (their CRC was right)."""
+    """A received JSON object, and the raw bytes that followed it, if any; their CRC-32C was correct."""
 
     members: Mapping[str, Any]
     blob: bytes | None = None
@@ -34,7 +33,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Spoilt:
-    """Bytes that are no message, and why. What follows may be, or may be the rest of a blob."""
+    """Received bytes that are not a message, and why. The bytes after them may be a message or the rest of a blob."""
 
     why: str
 
@@ -43,7 +42,10 @@ Incoming: TypeAlias = Message | Spoilt
 
 
 class Reader:
-    """Cuts what arrives, in pieces of any size, into messages. Never raises, never keeps more than line and blob."""
+    """Splits received data, in pieces of any size, into messages.
+
+    It raises nothing, and keeps at most one line and one blob in memory.
+    """
 
     def __init__(self) -> None:
         self._line = bytearray()
@@ -53,11 +55,11 @@ class Reader:
 
     @property
     def in_blob(self) -> bool:
-        """Whether announced raw bytes are still to come."""
+        """Whether announced raw bytes have not all arrived yet."""
         return self._announced is not None
 
     def feed(self, data: bytes) -> Iterator[Incoming]:
-        """Take all of `data` in and yield what it completes. Run the iterator to its end before the next call."""
+        """Take in all of `data` and yield what it completes. Exhaust the iterator before the next call."""
         position = 0
         while position < len(data):
             if self._announced is None:
@@ -71,9 +73,9 @@ class Reader:
         newline = data.find(b"\n", position)
         end = len(data) if newline < 0 else newline + 1
         if self._skipping or len(self._line) + end - position > LINE_LIMIT:
-            told, self._skipping = self._skipping, newline < 0
+            reported, self._skipping = self._skipping, newline < 0
             self._line.clear()
-            return end, None if told else Spoilt(f"a line of more than {LINE_LIMIT} bytes")
+            return end, None if reported else Spoilt(f"a line of more than {LINE_LIMIT} bytes")
         self._line += data[position:end]
         if newline < 0:
             return end, None
@@ -92,7 +94,7 @@ class Reader:
             return Message(members)
         announced = _announcement(members.pop("blob"))
         if announced is None:
-            return Spoilt("a blob whose announcement is not {bytes: 1 to 1048576, crc32c: 8 hex}")
+            return Spoilt(f"a blob whose announcement is not {{bytes: 1 to {BLOB_LIMIT}, crc32c: 8 hex}}")
         self._announced = (members, *announced)
         return None
 
@@ -112,14 +114,16 @@ class Reader:
 
 
 def encode(members: Mapping[str, Any], blob: bytes | None = None) -> bytes:
-    """The bytes of a message: its line, and the blob behind it. Raises InputError for one that breaks a limit."""
+    """The bytes of a message: its line and its blob. Raises InputError if it exceeds a limit or is not JSON."""
     if blob is not None:
         if not 1 <= len(blob) <= BLOB_LIMIT:
             raise InputError(f"a blob of {len(blob)} bytes cannot be sent", remedy=f"send 1 to {BLOB_LIMIT} bytes")
         members = {**members, "blob": {"bytes": len(blob), "crc32c": f"{google_crc32c.value(blob):08x}"}}
     line = _dump(members) + b"\n"
     if len(line) > LINE_LIMIT:
-        raise InputError(f"a request of {len(line)} bytes does not fit a line of {LINE_LIMIT}", remedy="ask for less")
+        raise InputError(
+            f"a request of {len(line)} bytes does not fit a line of {LINE_LIMIT}", remedy="send less at once"
+        )
     return line + (blob or b"")
 
 
@@ -131,7 +135,7 @@ def _dump(members: Mapping[str, Any]) -> bytes:
 
 
 def _announcement(blob: object) -> tuple[int, int] | None:
-    """Size and CRC-32C of the bytes that follow; None if the member does not say both as it should."""
+    """Size and CRC-32C of the bytes that follow; None if the member is not valid."""
     if not isinstance(blob, dict) or blob.keys() != {"bytes", "crc32c"}:
         return None
     size, crc = blob["bytes"], blob["crc32c"]

@@ -1,4 +1,4 @@
-"""What a machine answers and reports, as the protocol names it: every field is the member of that name."""
+"""Replies and events of a machine as frozen dataclasses. Every field is the JSON member of that name."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ from numpy.typing import NDArray
 
 from vboot.protocol.decoding import decode
 
-EVENT_KINDS = ("heartbeat", "mutation", "alert")
-"""What a client can subscribe to."""
-
-FAULTS = ("segv", "abort", "hang", "oom", "orphans")
-"""What a machine that allows it can be made to suffer."""
-
 
 @dataclass(frozen=True)
 class MachineLimits:
-    """The most the machine takes: bytes of a line, a blob, an upload; edits of a mutation."""
+    """Limits of the machine: bytes of a line, a blob and an upload, and edits in one mutation."""
 
     line: int
     blob: int
@@ -30,10 +24,11 @@ class MachineLimits:
 
 @dataclass(frozen=True)
 class Hello:
-    """Who answers. `build` is the executable's SHA-256 (12 hex); `emergency` says why the model is not served, if so.
+    """Version and state of the machine. `build`: the first 12 hex digits of the SHA-256 of its executable.
 
-    `promoted` is the last generation that is kept across a restart; `durable`: a state device holds the journal.
-    `signed`: changes must be signed for the machine `appliance`.
+    `emergency`: why the machine does not use its model, None if it does. `promoted`: the newest generation that
+    survives a restart. `durable`: a state device holds the journal. `signed`: changes must be signed for the machine
+    `appliance`.
     """
 
     version: str
@@ -50,7 +45,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Lateness:
-    """How late heartbeats were, in microseconds: percentiles and the worst."""
+    """Lateness of heartbeats in microseconds: percentiles and the maximum."""
 
     p50: int
     p99: int
@@ -60,7 +55,7 @@ class Lateness:
 
 @dataclass(frozen=True)
 class MutationCounts:
-    """Mutations since the start."""
+    """Numbers of mutations since the start of the machine."""
 
     accepted: int
     refused: int
@@ -69,7 +64,7 @@ class MutationCounts:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """The unprivileged process that serves requests; `anon_bytes` is its memory that no file backs."""
+    """The unprivileged process that answers requests. `anon_bytes`: its anonymous memory, in bytes."""
 
     pid: int
     restarts: int
@@ -78,7 +73,7 @@ class WorkerState:
 
 @dataclass(frozen=True)
 class SupervisorState:
-    """The process that beats: PID 1 of a booted machine."""
+    """The process that sends heartbeats and supervises the worker: PID 1 of a booted machine."""
 
     pid: int
     anon_bytes: int
@@ -86,7 +81,7 @@ class SupervisorState:
 
 @dataclass(frozen=True)
 class MemoryState:
-    """The machine's memory."""
+    """Memory of the machine, in bytes."""
 
     total_bytes: int
     available_bytes: int
@@ -94,7 +89,7 @@ class MemoryState:
 
 @dataclass(frozen=True)
 class Stats:
-    """How the machine is. Times in microseconds since the supervisor started; `phases` says when each was reached."""
+    """Counters and measurements. Times are microseconds since the supervisor started, also those of `phases`."""
 
     uptime_us: int
     heartbeats: int
@@ -116,7 +111,7 @@ class Stats:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor: ggml type, shape (ne0, the fastest, first) and size in bytes. No mutation touches a protected one."""
+    """A tensor: ggml type, shape (fastest dimension first) and size in bytes. No mutation changes a protected one."""
 
     name: str
     type: str
@@ -127,7 +122,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class TensorPage:
-    """As many tensors as fit a line; `next` is the cursor of the rest, if there are more."""
+    """As many tensors as fit a line; `next` is the cursor of the remaining ones, None after the last page."""
 
     tensors: tuple[TensorInfo, ...]
     next: str | None
@@ -135,7 +130,7 @@ class TensorPage:
 
 @dataclass(frozen=True)
 class Piece:
-    """What the answer to one `read` says of the bytes that come with it."""
+    """The reply to one `read`, without its blob."""
 
     tensor: str
     offset: int
@@ -145,7 +140,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class TensorBytes:
-    """Bytes of a tensor in its storage type, from `offset` on, all of the same generation."""
+    """Bytes of a tensor in its storage type, from byte `offset` on, all of the same generation."""
 
     tensor: str
     offset: int
@@ -155,7 +150,7 @@ class TensorBytes:
 
 @dataclass(frozen=True)
 class Digest:
-    """SHA-256 (hex) of tensors by name, and of the whole model: all unprotected tensors with their names."""
+    """SHA-256 (hex digits) of tensors by name; `model` covers all unprotected tensors and their names."""
 
     generation: int
     model: str
@@ -164,7 +159,7 @@ class Digest:
 
 @dataclass(frozen=True)
 class Interrupt:
-    """A neural interrupt was taken, `latency_us` microseconds after the request had arrived."""
+    """The runtime handled a neural interrupt `latency_us` microseconds after the request arrived."""
 
     acknowledged: bool
     vector: int
@@ -173,26 +168,36 @@ class Interrupt:
 
 @dataclass(frozen=True)
 class EmbeddedTexts:
-    """What the answer to one `embed` says of the vectors that come with it: how many, how long, of how many tokens."""
+    """The reply to one `embed`, without its blob: `count` vectors of `dim` numbers, and for each text what was read.
+
+    `truncated` is None in replies of machines that do not report it.
+    """
 
     count: int
     dim: int
     tokens: tuple[int, ...]
     generation: int
+    truncated: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Embeddings of n texts, float32 [n, dim], and how many tokens each text was, by the weights of `generation`."""
+    """Embeddings of n texts by the weights of `generation`.
+
+    `vectors`: float32 [n, dim]. `tokens` (n): how many tokens of each text the model has read. `truncated` (n): whether
+    the text has more than those, so that its end has no influence on its vector. A machine of an older version does not
+    report this; then only texts that the client itself had to cut are marked.
+    """
 
     vectors: NDArray[np.float32]
     tokens: tuple[int, ...]
     generation: int
+    truncated: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
-class RunPixels:
-    """What the answer to `execute_pixels` says: 1, and how many instructions were executed."""
+class ExecutedPixels:
+    """The reply to `execute_pixels`, without its blob: 1, and the number of executed instructions."""
 
     result: int
     steps: int
@@ -200,7 +205,7 @@ class RunPixels:
 
 @dataclass(frozen=True)
 class PixelRun:
-    """A pixel program was executed to its end; `output` is what its OUT and NEURAL_EXEC gave out, little-endian f32."""
+    """The result of a pixel program: `steps` executed instructions, and the `output` of OUT and NEURAL_EXEC, f32."""
 
     result: int
     steps: int
@@ -209,7 +214,7 @@ class PixelRun:
 
 @dataclass(frozen=True)
 class Changed:
-    """How much a mutation changed: the number of tensors, and of bytes in them that differ from before."""
+    """How much a mutation changed: the number of tensors, and the number of bytes that differ from before."""
 
     tensors: int
     bytes: int
@@ -217,9 +222,9 @@ class Changed:
 
 @dataclass(frozen=True)
 class Mutation:
-    """An accepted mutation. `durable`: it survives a power cut; `replayed`: it had been accepted before, by this id.
+    """An accepted mutation. `durable`: it survives a power cut. `replayed`: it had been accepted before under this id.
 
-    `sha256` (hex, by name) of at most 256 changed tensors, where it was asked for.
+    `sha256`: hex digits by name, of at most 256 changed tensors, if the request asked for it.
     """
 
     id: str
@@ -232,7 +237,7 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Rollback:
-    """The weights are those of the generation `restored` again, as the new generation `generation`."""
+    """The new generation `generation` has the weights of the generation `restored`."""
 
     generation: int
     restored: int
@@ -241,14 +246,14 @@ class Rollback:
 
 @dataclass(frozen=True)
 class Promotion:
-    """The generation that is kept across a restart from now on."""
+    """The generation that now survives a restart."""
 
     promoted: int
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights were written down whole as of `generation`; `durable`: on a state device."""
+    """The journal holds the complete weights of `generation`. `durable`: on a state device."""
 
     generation: int
     durable: bool
@@ -256,10 +261,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class JournalRecord:
-    """An entry of the journal. `kind` and `verdict` are words; `code` is the protocol's, where it was refused.
+    """A record of the journal. `kind` and `verdict`: see RECORD_KINDS and VERDICTS in `vboot.protocol.tables`.
 
-    `generation` is the one after it, `uptime_us` when it happened (microseconds since the start). What a kind does not
-    have (a mutation alone has a confidence) is None.
+    `code`: the error code of a refused request. `generation`: the current generation afterwards. `uptime_us`: its time,
+    in microseconds since the start of the machine. Members that a kind does not have are None.
     """
 
     generation: int
@@ -276,7 +281,7 @@ class JournalRecord:
 
 @dataclass(frozen=True)
 class RecordPage:
-    """As many records as were asked for and fit a line; `next` is where the rest starts, if there is more."""
+    """As many records as were asked for and fit a line; `next` is the number of the following one, None at the end."""
 
     records: tuple[JournalRecord, ...]
     next: int | None
@@ -284,14 +289,14 @@ class RecordPage:
 
 @dataclass(frozen=True)
 class Received:
-    """How many bytes of an upload the machine has."""
+    """How many bytes of an upload the machine has received."""
 
     received: int
 
 
 @dataclass(frozen=True)
 class HeartbeatEvent:
-    """The machine beat: the how-manieth time, and how late."""
+    """A heartbeat: how many there have been so far, and how late this one was in microseconds."""
 
     beats: int
     late_us: int
@@ -299,7 +304,7 @@ class HeartbeatEvent:
 
 @dataclass(frozen=True)
 class MutationEvent:
-    """The weights changed: `change` is the word for how (mutate, rollback, ...), `id` the request's, if it had one."""
+    """The weights changed. `change`: the kind of change (mutate, rollback, ...); `id`: that of the request, if any."""
 
     generation: int
     change: str
@@ -308,7 +313,7 @@ class MutationEvent:
 
 @dataclass(frozen=True)
 class AlertEvent:
-    """Something a person should know."""
+    """Something a person should know: `what` is its kind, `text` a sentence."""
 
     what: str
     text: str
@@ -320,7 +325,7 @@ _EVENTS: Mapping[str, type[Event]] = {"heartbeat": HeartbeatEvent, "mutation": M
 
 
 def parse_event(params: object) -> Event | None:
-    """The event in the `params` of a notification; None for a kind we do not know. Raises ProtocolError."""
+    """The event in the `params` of a notification; None for an unknown kind. Raises ProtocolError."""
     kind = params.get("kind") if isinstance(params, dict) else None
     event = _EVENTS.get(kind) if isinstance(kind, str) else None
     return decode(event, params, name=f"event {kind}") if event else None

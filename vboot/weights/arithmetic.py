@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vboot.errors import InputError
-from vboot.protocol.errors import REMEDIES
+from vboot.protocol.tables import PROGRAM_PIXELS_LIMIT, RANK_LIMIT, REMEDIES, Code
 from vboot.weights import noise
-from vboot.weights.edits import MAX_PIXELS, MAX_RANK, SEED, Dense, Edit, LowRank, Program, Seeded, Sparse
+from vboot.weights.edits import SEED, Dense, Edit, LowRank, Program, Seeded, Sparse
 from vboot.weights.storage_types import (
     CODE_RANGES,
     FLOAT_STORAGE,
@@ -37,15 +37,6 @@ _CHUNK = 1 << 16
 """Elements handled at a time: their words and values stay in the second-level cache."""
 _SLOT_BYTES = 4096
 
-_WRONG_PARAMS = -32602
-_NO_SUCH_TENSOR = 1001
-_PROTECTED = 1002
-_OUTSIDE = 1003
-_DOES_NOT_FIT = 1004
-_NOT_FINITE = 1005
-_CHANGES_NOTHING = 1008
-_UNSUPPORTED_TYPE = 1019
-
 
 @dataclass(frozen=True)
 class TensorData:
@@ -61,7 +52,7 @@ class EditError(InputError):
     """The machine would refuse these edits. Attributes: `code` of the protocol's table, `text` for a person."""
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"{text} (code {code})", remedy=REMEDIES.get(code))
+        super().__init__(f"{text} (code {int(code)})", remedy=REMEDIES.get(code))
         self.code = code
         self.text = text
 
@@ -74,7 +65,7 @@ def apply(edits: Sequence[Edit], tensors: Mapping[str, TensorData], protected: C
     """
     changed = dict(each_change(edits, tensors, protected))
     if not changed:
-        raise EditError(_CHANGES_NOTHING, "the edits change nothing")
+        raise EditError(Code.NO_CHANGE, "the edits change nothing")
     return changed
 
 
@@ -111,7 +102,7 @@ def _apply_all(edits: Sequence[tuple[int, Edit]], tensor: TensorData) -> bytes:
         with np.errstate(all="ignore"):  # what is not finite is found in what is stored
             finite = _apply_one(edit, tensor, data)
         if not finite:
-            raise EditError(_NOT_FINITE, f"edit {number}: a value of {tensor.name!r} would not be finite")
+            raise EditError(Code.NOT_FINITE, f"edit {number}: a value of {tensor.name!r} would not be finite")
     return data.tobytes()
 
 
@@ -124,7 +115,7 @@ def _check_params(number: int, edit: Edit) -> None:
             increasing = bool((edit.indices[1:] > edit.indices[:-1]).all())
             wrong = None if increasing else "the indices are not strictly increasing"
         case LowRank():
-            wrong = None if 1 <= edit.a.shape[1] <= MAX_RANK else f"the rank is not 1 to {MAX_RANK}"
+            wrong = None if 1 <= edit.a.shape[1] <= RANK_LIMIT else f"the rank is not 1 to {RANK_LIMIT}"
             wrong = wrong if math.isfinite(edit.scale) else "the scale is not finite"
         case Seeded():
             wrong = None if 0 <= edit.density <= 1 else "the density is not 0 to 1"
@@ -134,7 +125,7 @@ def _check_params(number: int, edit: Edit) -> None:
         case Program():
             wrong = None
     if wrong:
-        raise EditError(_WRONG_PARAMS, f"edit {number}: {wrong}")
+        raise EditError(Code.INVALID_PARAMS, f"edit {number}: {wrong}")
 
 
 def _judge(number: int, edit: Edit, tensors: Mapping[str, TensorData], protected: Collection[str]) -> Iterator[str]:
@@ -146,17 +137,19 @@ def _judge(number: int, edit: Edit, tensors: Mapping[str, TensorData], protected
     names = targets(edit, tensors, protected)
     if not names:
         pattern = edit.tensors if isinstance(edit, Seeded) else edit.tensor
-        raise refuse(_NO_SUCH_TENSOR, f"there is no tensor {pattern!r} that may change")
+        raise refuse(Code.UNKNOWN_TENSOR, f"there is no tensor {pattern!r} that may change")
     for name in names:
         tensor = tensors[name]
         if name in protected:
-            raise refuse(_PROTECTED, f"{name!r} is protected")
+            raise refuse(Code.PROTECTED_TENSOR, f"{name!r} is protected")
         if misfit := _misfit(edit, tensor):
-            raise refuse(_DOES_NOT_FIT, misfit)
+            raise refuse(Code.MISMATCH, misfit)
         if not _supports(edit, tensor.type):
-            raise refuse(_UNSUPPORTED_TYPE, f"{name!r} is of type {tensor.type}, on which there is no {_kind(edit)}")
+            raise refuse(
+                Code.UNSUPPORTED_EDIT, f"{name!r} is of type {tensor.type}, on which there is no {_kind(edit)}"
+            )
         if outside := _outside(edit, tensor):
-            raise refuse(_OUTSIDE, outside)
+            raise refuse(Code.OUT_OF_BOUNDS, outside)
         yield name
 
 
@@ -188,8 +181,8 @@ def _slot_misfit(pixels: bytes, tensor: TensorData) -> str | None:
         return f"{tensor.name!r} is no slot for a program: those are evolved.0 to evolved.7"
     if len(pixels) % 3:
         return f"{len(pixels)} bytes are no whole pixels, which have 3 bytes each"
-    if len(pixels) > 3 * MAX_PIXELS:
-        return f"{len(pixels) // 3} pixels are more than the {MAX_PIXELS} that a slot holds"
+    if len(pixels) > 3 * PROGRAM_PIXELS_LIMIT:
+        return f"{len(pixels) // 3} pixels are more than the {PROGRAM_PIXELS_LIMIT} that a slot holds"
     return None
 
 

@@ -19,11 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vboot.errors import InputError
+from vboot.protocol.tables import RANK_LIMIT
 from vboot.text import printable
-
-MAX_RANK = 64
-MAX_PIXELS = 1364
-"""What a slot of 4096 bytes holds beside its count."""
 
 SparseOp: TypeAlias = Literal["set", "add"]
 SeededForm: TypeAlias = Literal["normal", "step", "scale"]
@@ -234,7 +231,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "tensors": _is_text,
     "offset": lambda value: type(value) is int and value >= 0,
     "op": SPARSE_OPS.__contains__,
-    "rank": lambda value: type(value) is int and 1 <= value <= MAX_RANK,
+    "rank": lambda value: type(value) is int and 1 <= value <= RANK_LIMIT,
     "scale": is_number,
     "seed": lambda value: isinstance(value, str) and SEED.fullmatch(value) is not None,
     "form": SEEDED_FORMS.__contains__,

@@ -58,19 +58,8 @@ from numpy.typing import NDArray
 
 from vboot.errors import InputError
 from vboot.protocol.messages import TensorInfo
-from vboot.weights.edits import (
-    MAX_RANK,
-    SEED,
-    SEEDED_FORMS,
-    SPARSE_OPS,
-    Dense,
-    Edit,
-    LowRank,
-    Program,
-    Seeded,
-    Sparse,
-    is_number,
-)
+from vboot.protocol.tables import RANK_LIMIT
+from vboot.weights.edits import SEED, SEEDED_FORMS, SPARSE_OPS, Dense, Edit, LowRank, Program, Seeded, Sparse, is_number
 from vboot.weights.storage_types import FLOAT_STORAGE, block_of, element_dtype, encode
 
 
@@ -340,9 +329,9 @@ def _low_rank(members: _Members) -> LowRank:
     members.check(required=("kind", "tensor", "scale", "a", "b"))
     a = members.array("a", np.dtype(np.float32), 2)
     b = members.array("b", np.dtype(np.float32), 2)
-    if a.shape[1] != b.shape[1] or not 1 <= a.shape[1] <= MAX_RANK:
+    if a.shape[1] != b.shape[1] or not 1 <= a.shape[1] <= RANK_LIMIT:
         raise members.refuse(
-            f"rows of a have {a.shape[1]} numbers, rows of b {b.shape[1]}", f"give both the same, 1 to {MAX_RANK}"
+            f"rows of a have {a.shape[1]} numbers, rows of b {b.shape[1]}", f"give both the same, 1 to {RANK_LIMIT}"
         )
     return LowRank(members.values["tensor"], members.values["scale"], a, b)
 
