@@ -138,6 +138,8 @@ SETTINGS: tuple[Setting, ...] = (
             "QEMU accelerator; auto uses KVM where a guest really runs under it", choices=("auto", "kvm", "tcg")),
     Setting("machine", "cpus", "integer", 2, "--cpus", MACHINE,
             "number of processors", minimum=1, maximum=64),
+    Setting("machine", "cpu", "text", "max", "--cpu", MACHINE,
+            "QEMU processor model, as `qemu-system-x86_64 -cpu help` lists them, with features such as Haswell,-avx2"),
     Setting("machine", "append", "text", "", "--append", MACHINE,
             "words added to the kernel command line"),
 
@@ -189,6 +191,7 @@ class MachineSettings:
     memory_mib: int
     accel: str
     cpus: int
+    cpu: str
     append: str
 
 

@@ -24,11 +24,11 @@ from cli.settings_flags import add_settings, read_config
 from cli.shell.verb import Shell
 from cli.stop import end_in_order
 from cli.streams import warn, write_out
-from qemu.accel import Accel
+from qemu.accel import Accel, require_cpu_model
 from qemu.accel import select as select_accel
 from qemu.launch import attach, start
 from qemu.machine import VirtualMachine
-from qemu.spec import Disk, MachineSpec
+from qemu.spec import DEFAULT_CPU, Disk, MachineSpec
 from vboot.client.machine import MachineClient
 from vboot.errors import BootError, InputError
 from vboot.text import json_text, path_text, printable, shell_join
@@ -91,6 +91,8 @@ def booted(
 
     Raises BootError when it does not come up, or comes up in emergency mode.
     """
+    if config.machine.cpu != DEFAULT_CPU:
+        require_cpu_model(config.machine.cpu)
     accel = _accelerator(config.machine.accel)
     memory_mib = config.machine.memory_mib or image.need.mib
     _say(f"memory {image.need.explain()}" if memory_mib == image.need.mib else _unlike(memory_mib, image.need.mib))
@@ -101,6 +103,7 @@ def booted(
         disks=(Disk(image.rts, RTS_SERIAL, read_only=True), *disks),
         memory_mib=memory_mib,
         cpus=config.machine.cpus,
+        cpu=config.machine.cpu,
     )
     with start(spec, accel=accel, run=run_folder, detach=detach) as machine:
         with _reported() as reporter:

@@ -7,6 +7,7 @@ a few instructions whose exit code QEMU hands back. The verdict is kept for this
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import subprocess
@@ -78,14 +79,37 @@ def probe(
 
 def qemu_version(qemu: str = QEMU) -> str:
     """The first line of `qemu --version`. Raises ToolError when it cannot be run."""
-    command = [qemu, "--version"]
+    return _output(qemu, "--version").partition("\n")[0].strip()
+
+
+def _output(qemu: str, *words: str) -> str:
+    command = [qemu, *words]
     try:
         done = subprocess.run(command, capture_output=True, timeout=30, check=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError) as error:
         raise ToolError(
             f"{qemu} does not run ({error})", command=command, remedy="install QEMU (Debian: qemu-system-x86)"
         ) from error
-    return done.stdout.decode("utf-8", "replace").partition("\n")[0].strip()
+    return done.stdout.decode("utf-8", "replace")
+
+
+def require_cpu_model(cpu: str, *, qemu: str = QEMU) -> None:
+    """Raises InputError when QEMU has no such model as in "Haswell,-avx2", ToolError when QEMU does not run."""
+    model = cpu.partition(",")[0]
+    models = cpu_models(_output(qemu, "-cpu", "help"))
+    if model not in models:
+        nearest = difflib.get_close_matches(model, models, n=1)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        raise InputError(
+            f"{qemu} has no processor model {model!r}", remedy=f"{hint}`{qemu} -cpu help` lists {len(models)} models"
+        )
+
+
+def cpu_models(listing: str) -> tuple[str, ...]:
+    """The names of processor models in what `qemu-system-x86_64 -cpu help` prints."""
+    lines = listing.partition("Available CPUs:")[2].strip("\n").split("\n\n", 1)[0].splitlines()
+    # Older versions of QEMU write the architecture before each name.
+    return tuple(words[1] if words[0] == "x86" and len(words) > 1 else words[0] for words in map(str.split, lines))
 
 
 def parse_verdict(data: bytes, *, key: str) -> str | None:

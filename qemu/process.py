@@ -113,6 +113,13 @@ def _die_with(parent: int) -> Callable[[], None]:
     return ask_kernel
 
 
+def _has_ended(pidfd: int) -> bool:
+    """Whether its process has ended, also when nobody has collected its status (a zombie)."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
 def boot_id() -> str:
     """The kernel's identifier of this boot of the host."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -140,7 +147,7 @@ def reopen(pid: int, *, started: int, boot: str) -> Process | None:
     except OSError:
         return None
     # The pidfd was opened first: it refers to the process that is examined now, or that process has already ended.
-    if start_ticks(pid) != started:
+    if start_ticks(pid) != started or _has_ended(pidfd):
         os.close(pidfd)
         return None
     return Process(pid, pidfd)

@@ -12,6 +12,8 @@ from vboot.errors import InputError
 EVOLUTION_PORT = "org.vectorland.evolution.0"
 """The name under which the guest finds the evolution port."""
 
+DEFAULT_CPU = "max"
+"""The processor model with every feature that the accelerator offers."""
 WATCHDOG_ACTIONS = ("reset", "shutdown", "poweroff", "pause", "none", "inject-nmi", "debug")
 
 
@@ -33,9 +35,9 @@ class Disk:
 class MachineSpec:
     """A machine: what it boots (`kernel` directly, or a disk through `firmware`), its disks and its size.
 
-    `firmware_vars` is this machine's own, writable copy of the firmware's variables; with it `firmware` is flash,
-    without it a plain ROM. `watchdog` adds an i6300esb and is what QEMU does when it fires. `extra` is raw QEMU
-    arguments.
+    `cpu` is one of QEMU's processor models, with features if any: "Haswell,-avx2". `firmware_vars` is this machine's
+    own, writable copy of the firmware's variables; with it `firmware` is flash, without it a plain ROM. `watchdog` adds
+    an i6300esb and is what QEMU does when it fires. `extra` is raw QEMU arguments.
     """
 
     kernel: Path | None = None
@@ -44,6 +46,7 @@ class MachineSpec:
     disks: tuple[Disk, ...] = ()
     memory_mib: int = 512
     cpus: int = 2
+    cpu: str = DEFAULT_CPU
     firmware: Path | None = None
     firmware_vars: Path | None = None
     watchdog: str | None = None
@@ -79,7 +82,7 @@ class Endpoints:
 
 def command(spec: MachineSpec, paths: Endpoints, accel: AccelName, *, qemu: str = QEMU) -> list[str]:
     """The argument vector that runs `spec`. All paths come out absolute, so it can be run again from anywhere."""
-    argv = [qemu, "-name", "vector_boot", "-machine", "q35", "-accel", accel, "-cpu", "max"]
+    argv = [qemu, "-name", "vector_boot", "-machine", "q35", "-accel", accel, "-cpu", spec.cpu]
     argv += ["-m", f"{spec.memory_mib}M", "-smp", str(spec.cpus)]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     return [*argv, *_boot(spec), *_ports(paths), *_disks(spec), *_guards(spec), *spec.extra]

@@ -19,9 +19,12 @@ import pytest
 
 from qemu.launch import attach
 from tests.boot.conftest import Image
+from tests.support.file_names import ODDEST_NAME
+from vboot.client.bridge import RustNeuralBridge
 from vboot.client.machine import connect
 from vboot.errors import BootError
 from vboot.protocol.messages import HeartbeatEvent
+from vboot.text import parse_path
 
 VBOOT = [sys.executable, "-m", "builder"]
 BOOT_S = 120.0
@@ -98,6 +101,32 @@ def test_detached_then_reached_then_stopped(tiny: Image, run: Path) -> None:
         dead = vboot("shell", run, script="hello\n")
         assert (dead.returncode, dead.stdout) == (1, "")
         assert dead.stderr == f"vboot: error: the machine of {run} has ended; see {run}\n"
+
+
+def test_odd_names_and_a_plain_processor(tiny: Image, tmp_path: Path) -> None:
+    """Image, state disk and run folder with names that QEMU and JSON escape, on a processor without AVX or FMA."""
+    odd = tmp_path / ODDEST_NAME
+    shutil.copytree(tiny.folder, odd, copy_function=os.link)
+    run, state = tmp_path / f"r{ODDEST_NAME}", tmp_path / f"s{ODDEST_NAME}"
+    state.write_bytes(bytes(1 << 20))
+    texts = ("A cat sleeps.", "A kitten naps on the mat.")
+    with RustNeuralBridge() as bridge:
+        bridge.initialize(tiny.folder / "vectorland.gguf")
+        expected = bridge.client().embed(texts).vectors
+    with detached(odd, run, "--cpu", "qemu64", "--state", str(state)) as told:
+        assert parse_path(told["run"]) == run
+        assert "-cpu qemu64 " in told["command"]
+        for path in (run, parse_path(told["evolution"]), parse_path(told["qmp"])):
+            assert path.stat().st_mode & 0o077 == 0
+        with connect(parse_path(told["evolution"])) as machine:
+            assert not set(machine.stats().cpu_features) & {"avx", "avx2", "fma", "f16c"}
+            assert machine.embed(texts).vectors.tobytes() == expected.tobytes()
+        script = vboot("shell", told["run"], script="hello --json\n")
+        assert json.loads(script.stdout)["generation"] == 0
+        assert json.loads(vboot("history", run, "--json").stdout)["records"]
+        stopped = json.loads(vboot("stop", told["run"], "--json").stdout)
+        assert stopped == {"run": told["run"], "how": "shut down in order"}
+    assert not is_running(run)
 
 
 def test_a_port_that_another_client_holds_does_not_keep_stop(tiny: Image, run: Path) -> None:

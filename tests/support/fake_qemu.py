@@ -219,6 +219,10 @@ def main() -> NoReturn:
     if argv == ["--version"]:
         print("QEMU emulator version 9.8.7 (fake)")
         sys.exit(0)
+    if argv == ["-cpu", "help"]:
+        print("Available CPUs:\nx86 Haswell-v1  Intel Core (Haswell)\nx86 max  all features\n")
+        print("Recognized CPUID flags:\n  avx")
+        sys.exit(0)
     if scenario == "refuse":
         print("qemu: warning: never mind\nqemu: could not open the disk", file=sys.stderr)
         sys.exit(1)

@@ -166,17 +166,31 @@ def test_what_is_asked_of_qemu(vboot: Vboot, install_qemu: Callable[[str], None]
     install_qemu("die")
     Path("state.img").write_bytes(bytes(4096))
     words = ["--image", str(image), "--accel", "tcg", "--run", "run", "--state", "state.img", "--append", "extra=1"]
-    assert vboot("boot", *words, "--cpus", "3", "--heartbeat-ms", "20") == 1
+    assert vboot("boot", *words, "--cpus", "3", "--cpu", "Haswell-v1,-avx2", "--heartbeat-ms", "20") == 1
     command = Path("run/command.txt").read_text()
     assert f"-kernel {image}/vmlinuz -initrd {image}/initramfs.cpio" in command
     assert "'console=ttyS0 panic=-1 quiet vector_boot.heartbeat_ms=20 " in command
     assert "vector_boot.fault=0 extra=1'" in command
-    assert "-m 192M -smp 3" in command
+    assert "-cpu Haswell-v1,-avx2 -m 192M -smp 3" in command
     assert "read-only=on," in command.partition("serial=vb-rts")[0]
     assert "read-only=off," in command.partition("serial=vb-rts")[2]
     assert "serial=vb-state" in command
     assert "boot: accelerator tcg: emulation was asked for" in vboot.err
     assert "boot: memory 192 MiB: kernel 46.0 MiB" in vboot.err
+
+
+def test_a_processor_model_that_qemu_does_not_list(
+    vboot: Vboot, install_qemu: Callable[[str], None], image: Path
+) -> None:
+    install_qemu("well")
+    (image / "appliance.toml").write_text('[machine]\ncpu = "Haswel"\n')
+    for words in (["--cpu", "Haswel"], ["--config", str(image / "appliance.toml")]):
+        assert vboot("boot", "--image", str(image), "--accel", "tcg", "--run", "run", *words) == 1
+        assert vboot.last_error() == (
+            "vboot: error: qemu-system-x86_64 has no processor model 'Haswel'; did you mean Haswell-v1? "
+            "`qemu-system-x86_64 -cpu help` lists 2 models"
+        )
+    assert not Path("run").exists()
 
 
 def test_the_last_words_of_a_console(tmp_path: Path) -> None:

@@ -120,6 +120,17 @@ def test_reopening_finds_that_very_process_and_no_other(tmp_path: Path) -> None:
     assert start_ticks(process.pid) is None
 
 
+def test_a_process_that_ended_and_was_not_waited_for_is_gone(tmp_path: Path) -> None:
+    process = sleeper(tmp_path)
+    started = start_ticks(process.pid)
+    assert started is not None
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert start_ticks(process.pid) == started
+    assert reopen(process.pid, started=started, boot=boot_id()) is None
+    assert process.kill()
+
+
 def test_forgetting_leaves_it_running(tmp_path: Path) -> None:
     process = sleeper(tmp_path)
     process.forget()
