@@ -53,8 +53,13 @@ class BertReference:
         ids = [self.special("bos")]
         for word in split_words(text, lowercase=lowercase, strip_accents=strip_accents):
             ids += self._word_pieces(word)
-        most = min(self.number("context_length"), self.fields.get("vector_boot.max_tokens", 1 << 32))
-        return [*ids[: most - 1], self.special("eos")]
+        return [*ids[: self.most_tokens - 1], self.special("eos")]
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens of a text, with the special tokens around it."""
+        context = int(self.number("context_length"))
+        return min(context, int(self.fields.get("vector_boot.max_tokens", context)))
 
     def _word_pieces(self, word: str) -> list[int]:
         """Greedy longest match from the left; a word that does not come out whole is one unknown token."""

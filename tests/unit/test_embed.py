@@ -63,12 +63,17 @@ def minilm(folder: Path, kind: ModelType) -> Path:
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0"])
 def test_the_golden_texts(tmp_path: Path, kind: ModelType) -> None:
     golden = golden_texts()
-    with local_machine(tmp_path, model=minilm(tmp_path, kind)) as local, connect(local.socket) as machine:
+    model = minilm(tmp_path, kind)
+    with local_machine(tmp_path, model=model) as local, connect(local.socket) as machine:
         made = machine.embed([text.text for text in golden])
         # A retry would hide a worker that died of it.
         assert machine.stats().worker.restarts == 0
-    assert made.tokens == tuple(len(text.ids) for text in golden)
-    expected = np.stack([text.embedding for text in golden])
+    # The golden texts were cut at 512 tokens. If the model takes fewer, the twin says what the longest ones are.
+    twin = BertReference(model)
+    assert made.tokens == tuple(min(len(text.ids), twin.most_tokens) for text in golden)
+    whole = [len(text.ids) <= twin.most_tokens for text in golden]
+    assert whole.count(False) <= 3
+    expected = np.stack([g.embedding if fits else twin.embed(g.text) for g, fits in zip(golden, whole, strict=True)])
     furthest = float(np.abs(made.vectors - expected).max())
     match kind:
         case "F32":

@@ -1,4 +1,5 @@
-//! Reads container files from disk in bounded pieces: no mapping, so a file that shrinks is an error and no SIGBUS.
+//! Reads container files from disk in bounded pieces. Nothing is mapped, so a file that shrinks meanwhile gives an error
+//! and not a SIGBUS.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -7,15 +8,15 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::gguf::{self, Gguf, Stop, METADATA_LIMIT};
+use crate::gguf::{Gguf, GgufError, HeadError, METADATA_LIMIT};
 use crate::rts::Container;
 
-/// What is read of a file's head, window by window, until its metadata ends: most small models need the first alone, a
-/// vocabulary one or two more. A larger first window costs a page fault each 4 KiB, smaller steps a parse each.
+/// Lengths of the head that are read in turn until the metadata ends. Most small models need only the first, those with a
+/// vocabulary one or two more. A larger first window costs a page fault for each 4 KiB, a further window one more parse.
 const WINDOWS: [u64; 6] = [16 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, METADATA_LIMIT];
 const HASH_CHUNK: usize = 256 << 10;
 
-/// Something whose bytes can be read from any offset.
+/// A source of bytes that can be read from any offset.
 pub trait ReadAt {
     /// Fills `bytes` from `offset`.
     ///
@@ -55,7 +56,7 @@ impl ContainerFile<File> {
     /// Takes a regular file or a block device that is open already.
     ///
     /// # Errors
-    /// If its length cannot be told.
+    /// If its length cannot be determined.
     pub fn from_open(mut file: File) -> io::Result<Self> {
         let len = file.seek(SeekFrom::End(0))?;
         let is_file = file.metadata()?.file_type().is_file();
@@ -93,7 +94,7 @@ impl<R: ReadAt> ContainerFile<R> {
         Ok(hash.finalize().into())
     }
 
-    /// Parses the GGUF of `len` bytes at `offset` and hands it to `use_it`. Only its metadata is read.
+    /// Parses the GGUF of `len` bytes at `offset` and calls `use_it` with it. Only its metadata is read.
     ///
     /// # Errors
     /// If reading fails; the inner result is the parser's refusal.
@@ -102,13 +103,13 @@ impl<R: ReadAt> ContainerFile<R> {
         offset: u64,
         len: u64,
         use_it: impl FnOnce(&Gguf<'_>) -> T,
-    ) -> io::Result<Result<T, gguf::Error>> {
+    ) -> io::Result<Result<T, GgufError>> {
         for window in WINDOWS {
             let head = self.read(offset, window.min(len))?;
             match Gguf::parse_head(&head, len) {
                 Ok(gguf) => return Ok(Ok(use_it(&gguf))),
-                Err(Stop::Invalid(error)) => return Ok(Err(error)),
-                Err(Stop::HeadTooShort) => (),
+                Err(HeadError::Invalid(error)) => return Ok(Err(error)),
+                Err(HeadError::HeadTooShort) => (),
             }
         }
         // Unreachable: within the limit the parser refuses before it asks for more.

@@ -1,4 +1,4 @@
-//! Finds the model in a file (a GGUF, or the tensor section of an RTS image) and maps it.
+//! Finds the model in a file (a GGUF, or the tensor section of an RTS container) and maps it.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -10,15 +10,15 @@ use crate::rts::{Header, HEADER_BYTES};
 use crate::sys::memory::Mapping;
 use crate::tensor::{Base, Store};
 
-/// A model that can be served.
-pub struct Model {
+/// A model that a machine can serve.
+pub struct LoadedModel {
     /// Its tensors.
     pub store: Store,
-    /// Its network, or why it has none that can be run.
+    /// Its network, or why embeddings cannot be computed.
     pub network: Result<Network, String>,
-    /// Whether its image is signed: such a machine serves no faults.
+    /// Whether its image is signed: the machine then refuses the method `fault`.
     pub signed: bool,
-    /// SHA-256 of the executable its image was built with, if it came in an image that records it.
+    /// SHA-256 of the executable in its image, if there is an image and it records the digest.
     pub binary_sha256: Option<[u8; 32]>,
 }
 
@@ -26,7 +26,7 @@ pub struct Model {
 ///
 /// # Errors
 /// One sentence that says why it cannot be served.
-pub fn open(file: File) -> Result<Model, String> {
+pub fn open(file: File) -> Result<LoadedModel, String> {
     of_container(ContainerFile::from_open(file).map_err(|error| format!("the model cannot be read: {error}"))?)
 }
 
@@ -34,14 +34,14 @@ pub fn open(file: File) -> Result<Model, String> {
 ///
 /// # Errors
 /// One sentence that says why it cannot be served.
-pub fn of_container(file: ContainerFile) -> Result<Model, String> {
+pub fn of_container(file: ContainerFile) -> Result<LoadedModel, String> {
     let start = file.read(0, HEADER_BYTES).map_err(|error| format!("the model cannot be read: {error}"))?;
     let header = start.starts_with(b"RTS").then(|| image(&file, &start)).transpose()?;
     let (offset, len) = header.as_ref().map_or((0, file.len), |header| (header.tensor_offset, header.tensor_size));
     let len = usize::try_from(len).map_err(|_| "the model is larger than the address space".to_string())?;
     let source = file.source;
     let (store, network) = load(Box::new(move || Mapping::private(source.as_fd(), offset, len)))?;
-    Ok(Model {
+    Ok(LoadedModel {
         store,
         network,
         signed: header.as_ref().is_some_and(|header| header.key_id.is_some()),
@@ -49,11 +49,11 @@ pub fn of_container(file: ContainerFile) -> Result<Model, String> {
     })
 }
 
-/// The model in these bytes, a GGUF.
+/// Loads the model from the bytes of a GGUF.
 ///
 /// # Errors
 /// If it is refused.
-pub fn from_memory<B: AsRef<[u8]> + Send + Sync + 'static>(bytes: B) -> Result<Model, String> {
+pub fn from_memory<B: AsRef<[u8]> + Send + Sync + 'static>(bytes: B) -> Result<LoadedModel, String> {
     let copy = move || {
         let bytes = bytes.as_ref();
         let mut memory = Mapping::zeroed(bytes.len())?;
@@ -61,10 +61,10 @@ pub fn from_memory<B: AsRef<[u8]> + Send + Sync + 'static>(bytes: B) -> Result<M
         Ok(memory)
     };
     let (store, network) = load(Box::new(copy))?;
-    Ok(Model { store, network, signed: false, binary_sha256: None })
+    Ok(LoadedModel { store, network, signed: false, binary_sha256: None })
 }
 
-/// The tensors and the network; a network that contradicts itself is no model to serve.
+/// The tensors and the network. A network that contradicts itself makes the whole model refused.
 fn load(base: Base) -> Result<(Store, Result<Network, String>), String> {
     let (store, network) =
         Store::load_and_judge(base, &mut |gguf| Network::from_gguf(gguf)).map_err(|error| error.to_string())?;
@@ -79,7 +79,7 @@ fn image(file: &ContainerFile, start: &[u8]) -> Result<Header, String> {
     let header =
         Header::parse(start, file.len, file.container).map_err(|error| format!("the image is refused: {error}"))?;
     if !header.is_bootable() {
-        let text = "the image is refused: RTS: tensor_offset: offset 24: is no multiple of 4096, which mapping needs: repack it";
+        let text = "the image is refused: RTS: tensor_offset: offset 24: is not a multiple of 4096, as mapping requires: repack it";
         return Err(text.to_string());
     }
     Ok(header)

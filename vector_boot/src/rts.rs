@@ -1,6 +1,6 @@
 //! The RTS container, version 1: a 512-byte header, the executable, the model. Integers are big-endian.
 //!
-//! Pure: the header is judged from its bytes and the file's length; the caller hashes the sections.
+//! No input or output: the header is checked from its bytes and the file's length; the caller hashes the sections.
 
 use std::fmt;
 
@@ -14,12 +14,12 @@ const VERSION: u32 = 1;
 const SIGNED_BYTES: usize = 144;
 const ABSENT: [u8; 32] = [0; 32];
 
-/// A refusal: which field, where, what it holds and what was expected.
+/// Why a container is refused: the field, its offset, what it holds and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error {
+pub struct RtsError {
     /// Name of the field or section.
     pub field: &'static str,
-    /// Where it lies in the file.
+    /// Its offset in the file.
     pub offset: u64,
     /// What is there.
     pub value: String,
@@ -27,20 +27,20 @@ pub struct Error {
     pub expected: String,
 }
 
-impl Error {
-    /// A refusal of `field` at `offset`.
+impl RtsError {
+    /// An error in `field` at `offset`.
     pub fn new(field: &'static str, offset: u64, value: impl Into<String>, expected: impl Into<String>) -> Self {
-        Error { field, offset, value: value.into(), expected: expected.into() }
+        RtsError { field, offset, value: value.into(), expected: expected.into() }
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for RtsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RTS: {}: offset {}: is {}, expected {}", self.field, self.offset, self.value, self.expected)
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for RtsError {}
 
 /// A header whose fields agree with each other and with the file's length.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,12 +63,12 @@ pub struct Header {
     signed: [u8; SIGNED_BYTES],
 }
 
-/// What lies behind the end of the tensor section.
+/// What may follow the tensor section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Container {
     /// A regular file: it ends where the tensor section ends.
     File,
-    /// A block device: what follows is not part of the container.
+    /// A block device: the bytes that follow are not part of the container.
     BlockDevice,
 }
 
@@ -77,9 +77,9 @@ impl Header {
     ///
     /// # Errors
     /// The first field that breaks the format.
-    pub fn parse(head: &[u8], len: u64, container: Container) -> Result<Self, Error> {
+    pub fn parse(head: &[u8], len: u64, container: Container) -> Result<Self, RtsError> {
         let Some(head) = head.first_chunk::<{ HEADER_BYTES as usize }>() else {
-            return Err(Error::new("header", 0, format!("{} bytes", head.len()), "512 bytes"));
+            return Err(RtsError::new("header", 0, format!("{} bytes", head.len()), "512 bytes"));
         };
         check_fixed_fields(head)?;
         let (binary_size, tensor_size) = check_sections(head, len, container)?;
@@ -98,7 +98,7 @@ impl Header {
         })
     }
 
-    /// Whether the tensor section starts on a page, as booting needs.
+    /// Whether the tensor section starts at a multiple of 4096 bytes, as booting requires.
     pub fn is_bootable(&self) -> bool {
         self.tensor_offset.is_multiple_of(4096)
     }
@@ -106,22 +106,22 @@ impl Header {
     /// Checks the signature with the raw Ed25519 public key.
     ///
     /// # Errors
-    /// If the image is unsigned, signed by another key, its signature does not fit, or it binds no contents.
-    pub fn verify_signature(&self, public_key: &[u8; 32]) -> Result<(), Error> {
+    /// If the image is unsigned or signed by another key, if the signature is wrong, or if a section has no digest.
+    pub fn verify_signature(&self, public_key: &[u8; 32]) -> Result<(), RtsError> {
         let id: [u8; 32] = Sha256::digest(public_key).into();
         if self.key_id != Some(id) {
             let found = self.key_id.map_or_else(|| "all zero (unsigned)".to_string(), |id| hex(&id));
-            return Err(Error::new("key_id", 104, found, format!("{}, the id of the given key", hex(&id))));
+            return Err(RtsError::new("key_id", 104, found, format!("{}, the id of the given key", hex(&id))));
         }
         for (field, offset, digest) in
             [("binary_sha256", 40, self.binary_sha256), ("tensor_sha256", 72, self.tensor_sha256)]
         {
             if digest.is_none() {
-                return Err(Error::new(
+                return Err(RtsError::new(
                     field,
                     offset,
                     "all zero (absent)",
-                    "a digest, for the signature covers the header alone",
+                    "a digest, because the signature covers the header alone",
                 ));
             }
         }
@@ -129,7 +129,7 @@ impl Header {
             .and_then(|key| key.verify_strict(&self.signed, &Signature::from_bytes(&self.signature)));
         valid.map_err(|_| {
             let found = format!("{}...", hex(&self.signature[..8]));
-            Error::new("signature", 144, found, "a valid Ed25519 signature of header bytes 0..144")
+            RtsError::new("signature", 144, found, "a valid Ed25519 signature of header bytes 0..144")
         })
     }
 }
@@ -143,10 +143,10 @@ pub fn check_digest(
     offset: u64,
     recorded: Option<[u8; 32]>,
     computed: [u8; 32],
-) -> Result<(), Error> {
+) -> Result<(), RtsError> {
     match recorded {
         Some(digest) if digest != computed => {
-            Err(Error::new(field, offset, hex(&digest), format!("{}, the section's digest", hex(&computed))))
+            Err(RtsError::new(field, offset, hex(&digest), format!("{}, the section's digest", hex(&computed))))
         }
         _ => Ok(()),
     }
@@ -156,39 +156,39 @@ pub fn check_digest(
 ///
 /// # Errors
 /// If it does not.
-pub fn check_elf(section_start: &[u8]) -> Result<(), Error> {
+pub fn check_elf(section_start: &[u8]) -> Result<(), RtsError> {
     let expected = "an ELF file (7f 45 4c 46, at least 16 bytes)";
     if section_start.len() >= 16 && section_start.starts_with(b"\x7fELF") {
         return Ok(());
     }
     let found = hex(&section_start[..section_start.len().min(4)]);
-    Err(Error::new("binary", HEADER_BYTES, format!("\"{found}\""), expected))
+    Err(RtsError::new("binary", HEADER_BYTES, format!("\"{found}\""), expected))
 }
 
-fn check_fixed_fields(head: &[u8; 512]) -> Result<(), Error> {
+fn check_fixed_fields(head: &[u8; 512]) -> Result<(), RtsError> {
     if head[..4] != MAGIC {
-        return Err(Error::new("magic", 0, hex(&head[..4]), "52545301"));
+        return Err(RtsError::new("magic", 0, hex(&head[..4]), "52545301"));
     }
     let version = u32::from_be_bytes(array(head, 4));
     if version != VERSION {
-        return Err(Error::new("version", 4, version.to_string(), "1"));
+        return Err(RtsError::new("version", 4, version.to_string(), "1"));
     }
     let binary_offset = u64_at(head, 8);
     if binary_offset != HEADER_BYTES {
-        return Err(Error::new("binary_offset", 8, binary_offset.to_string(), "512"));
+        return Err(RtsError::new("binary_offset", 8, binary_offset.to_string(), "512"));
     }
     Ok(())
 }
 
-fn check_sections(head: &[u8; 512], len: u64, container: Container) -> Result<(u64, u64), Error> {
+fn check_sections(head: &[u8; 512], len: u64, container: Container) -> Result<(u64, u64), RtsError> {
     let (binary_size, tensor_offset, tensor_size) = (u64_at(head, 16), u64_at(head, 24), u64_at(head, 32));
     let leaves = |field, offset, size: u64| {
-        Err(Error::new(field, offset, size.to_string(), format!("a section inside the {len} bytes")))
+        Err(RtsError::new(field, offset, size.to_string(), format!("a section inside the {len} bytes")))
     };
     let Some(binary_end) = HEADER_BYTES.checked_add(binary_size) else { return leaves("binary_size", 16, binary_size) };
     if tensor_offset != binary_end {
         let expected = format!("{binary_end}, the end of the binary section");
-        return Err(Error::new("tensor_offset", 24, tensor_offset.to_string(), expected));
+        return Err(RtsError::new("tensor_offset", 24, tensor_offset.to_string(), expected));
     }
     let Some(end) = tensor_offset.checked_add(tensor_size) else { return leaves("tensor_size", 32, tensor_size) };
     if binary_end > len {
@@ -198,23 +198,30 @@ fn check_sections(head: &[u8; 512], len: u64, container: Container) -> Result<(u
         return leaves("tensor_size", 32, tensor_size);
     }
     if container == Container::File && end != len {
-        return Err(Error::new("trailing", end, format!("{} bytes", len - end), "the end of the file"));
+        return Err(RtsError::new("trailing", end, format!("{} bytes", len - end), "the end of the file"));
     }
     Ok((binary_size, tensor_size))
 }
 
-fn check_unused(head: &[u8; 512]) -> Result<(), Error> {
+fn check_unused(head: &[u8; 512]) -> Result<(), RtsError> {
     let signed = array::<32>(head, 104) != ABSENT;
     let has_signature = head[144..208].iter().any(|byte| *byte != 0);
     match (signed, has_signature) {
         (false, true) => {
-            return Err(Error::new("signature", 144, "present", "all zero, for the key id is all zero (unsigned)"));
+            return Err(RtsError::new(
+                "signature",
+                144,
+                "present",
+                "all zero, because the key id is all zero (unsigned)",
+            ));
         }
-        (true, false) => return Err(Error::new("signature", 144, "all zero", "a signature, for a key id is given")),
+        (true, false) => {
+            return Err(RtsError::new("signature", 144, "all zero", "a signature, because a key id is given"))
+        }
         _ => (),
     }
     match (208..512).find(|at| head[*at] != 0) {
-        Some(at) => Err(Error::new("reserved", at as u64, head[at].to_string(), "0")),
+        Some(at) => Err(RtsError::new("reserved", at as u64, head[at].to_string(), "0")),
         None => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 //! Any bytes get a verdict, and every accessor of an accepted file is safe to call.
 
 use libfuzzer_sys::fuzz_target;
-use vector_boot::gguf::{Gguf, Stop, Value};
+use vector_boot::gguf::{Gguf, HeadError, MetadataValue};
 
 fuzz_target!(|data: &[u8]| {
     let verdict = Gguf::parse(data);
@@ -13,14 +13,14 @@ fuzz_target!(|data: &[u8]| {
     // A shorter head of the same file gives the same verdict, or asks for more.
     match Gguf::parse_head(&data[..data.len() / 2], data.len() as u64) {
         Ok(_) => assert!(verdict.is_ok()),
-        Err(Stop::Invalid(error)) => assert_eq!(Some(error), verdict.err()),
-        Err(Stop::HeadTooShort) => (),
+        Err(HeadError::Invalid(error)) => assert_eq!(Some(error), verdict.err()),
+        Err(HeadError::HeadTooShort) => (),
     }
 });
 
 fn walk(gguf: &Gguf<'_>, data: &[u8]) {
     for entry in &gguf.metadata {
-        if let Value::Array(array) = entry.value {
+        if let MetadataValue::Array(array) = entry.value {
             assert!(array.strings().count() as u64 <= array.len);
         }
     }

@@ -145,7 +145,7 @@ pub(super) fn quantize_q8_0(values: &[f32; BLOCK], block: &mut [u8; Q8_0_BYTES])
     // The bits of non-negative floats are ordered like the floats, with infinity and NaN above all.
     let largest = values.iter().fold(0, |largest, x| (x.to_bits() & 0x7FFF_FFFF).max(largest));
     let d = f32::from_bits(largest) / 127.0;
-    // ggml multiplies by the rounded 1 / d instead, which gives another code beside one tie in a hundred thousand.
+    // ggml multiplies by the rounded 1 / d instead, which gives another code near one tie in a hundred thousand.
     let divisor = if d == 0.0 { f32::INFINITY } else { d };
     for (code, x) in block[2..].iter_mut().zip(values) {
         *code = round_half_away(x / divisor) as u8;
@@ -158,12 +158,12 @@ pub(super) fn quantize_q8_0(values: &[f32; BLOCK], block: &mut [u8; Q8_0_BYTES])
 /// The integer nearest to a number of magnitude below 2^22, ties away from zero.
 #[inline(always)]
 fn round_half_away(x: f32) -> i32 {
-    // Beside 2^23 one ulp is 1: the addition rounds to nearest even, and the low bits are the integer.
-    const BESIDE: f32 = 8_388_608.0;
+    // Near 2^23 one ulp is 1: the addition rounds to nearest even, and the low bits are the integer.
+    const ROUNDER: f32 = 8_388_608.0;
     let magnitude = x.abs();
-    let shifted = magnitude + BESIDE;
+    let shifted = magnitude + ROUNDER;
     let even = (shifted.to_bits() & 0x7F_FFFF) as i32;
-    let tie_rounded_down = magnitude - (shifted - BESIDE) == 0.5;
+    let tie_rounded_down = magnitude - (shifted - ROUNDER) == 0.5;
     let nearest = even + i32::from(tie_rounded_down);
     let sign = x.to_bits() as i32 >> 31;
     (nearest ^ sign) - sign

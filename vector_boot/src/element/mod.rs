@@ -1,6 +1,6 @@
 //! Elements of tensors: between the bytes of a storage type and f32.
 //!
-//! This is the scalar reference; whatever decodes weights faster must agree with it to the bit.
+//! This is the scalar reference: faster decoders must give the same bits.
 //! The formulas of the block types are those of ggml (`ggml-quants.c`) and of the Python package `gguf`.
 
 mod codes;
@@ -12,15 +12,15 @@ pub use float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 
 use crate::gguf::TensorType;
 
-/// A value that had to be stored is infinite or not a number.
+/// A value to be stored is infinite or not a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotFinite;
+pub struct NotFiniteError;
 
-/// The tensor type has no decoder here.
+/// There is no decoder for the tensor type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unsupported;
+pub struct UnsupportedTypeError;
 
-/// The storage types a computed f32 can be written back to.
+/// The storage types to which a computed f32 can be written back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
     /// IEEE binary32.
@@ -92,9 +92,9 @@ impl Storage {
     /// Encodes to whole blocks, rounding to nearest even; stops at the end of the shorter slice.
     ///
     /// # Errors
-    /// [`NotFinite`] if a stored element, or the scale of a block, is not finite. `blocks` then holds rubbish.
+    /// [`NotFiniteError`] if a stored element, or the scale of a block, is not finite. The contents of `blocks` are unspecified then.
     #[inline(always)]
-    pub fn quantize(self, values: &[f32], blocks: &mut [u8]) -> Result<(), NotFinite> {
+    pub fn quantize(self, values: &[f32], blocks: &mut [u8]) -> Result<(), NotFiniteError> {
         let mut finite = true;
         match self {
             Storage::F32 => {
@@ -123,20 +123,20 @@ impl Storage {
                 }
             }
         }
-        finite.then_some(()).ok_or(NotFinite)
+        finite.then_some(()).ok_or(NotFiniteError)
     }
 }
 
 /// Decodes whole blocks of a tensor; stops at the end of the shorter slice.
 ///
 /// # Errors
-/// [`Unsupported`] for a type other than F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1; `out` is untouched then.
-pub fn dequantize(tensor_type: TensorType, blocks: &[u8], out: &mut [f32]) -> Result<(), Unsupported> {
+/// [`UnsupportedTypeError`] for a type other than F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1; `out` is untouched then.
+pub fn dequantize(tensor_type: TensorType, blocks: &[u8], out: &mut [f32]) -> Result<(), UnsupportedTypeError> {
     if let Some(storage) = Storage::of(tensor_type) {
         storage.dequantize(blocks, out);
         return Ok(());
     }
-    let quantized = Quantized::of(tensor_type).ok_or(Unsupported)?;
+    let quantized = Quantized::of(tensor_type).ok_or(UnsupportedTypeError)?;
     for (block, x) in blocks.chunks_exact(quantized.block_bytes()).zip(out.as_chunks_mut().0) {
         quantized.dequantize(block, x);
     }

@@ -172,7 +172,7 @@ proptest! {
                 prop_assert!(outcome.is_ok());
                 prop_assert_eq!(hex(&block), hex(&expected));
             }
-            None => prop_assert_eq!(outcome, Err(NotFinite)),
+            None => prop_assert_eq!(outcome, Err(NotFiniteError)),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::container_file::ContainerFile;
 use crate::hw_mmio::{word, Page, State};
 use crate::journal::storage::MemoryFile;
 use crate::machine::{Machine, Parts, Runtime, ENERGY_CAPACITY_MILLI};
-use crate::model_file::{self, Model};
+use crate::model_file::{self, LoadedModel};
 use crate::rts::hex;
 use crate::sys::memory::{claim, duplicate, memory_file, SharedWords};
 use crate::sys::{self, monotonic_us};
@@ -49,7 +49,7 @@ impl Files {
 ///
 /// # Errors
 /// One sentence that says why it cannot be served.
-pub fn open(path: Option<&str>) -> Result<Model, String> {
+pub fn open(path: Option<&str>) -> Result<LoadedModel, String> {
     let Some(path) = path else { return model_file::from_memory(tiny::gguf()) };
     let file = ContainerFile::open(Path::new(path)).map_err(|error| format!("{path} cannot be opened: {error}"))?;
     model_file::of_container(file).map_err(|why| format!("{path}: {why}"))
@@ -59,7 +59,7 @@ pub fn open(path: Option<&str>) -> Result<Model, String> {
 ///
 /// # Errors
 /// If memory runs out.
-pub fn alone(model: Model) -> Result<Instance, String> {
+pub fn alone(model: LoadedModel) -> Result<Instance, String> {
     let short = |error: io::Error| format!("no memory for the machine: {error}");
     let journal = memory_file(c"journal").map_err(short)?;
     let (words, _) = SharedWords::create(c"hw.mmio", SHARED_WORDS).map_err(short)?;
@@ -70,7 +70,7 @@ pub fn alone(model: Model) -> Result<Instance, String> {
 ///
 /// # Errors
 /// If the files were changed, or belong to another model.
-pub fn shared(model: Model, files: Files) -> Result<Instance, String> {
+pub fn shared(model: LoadedModel, files: Files) -> Result<Instance, String> {
     claim(files.words.as_fd(), SHARED_WORDS * 4)
         .map_err(|error| format!("the memory file of the words has {error}"))?;
     let words = SharedWords::attach(&files.words, SHARED_WORDS);
@@ -81,7 +81,7 @@ pub fn shared(model: Model, files: Files) -> Result<Instance, String> {
     Ok(instance)
 }
 
-fn start(model: Model, journal: OwnedFd, words: SharedWords) -> Result<Instance, String> {
+fn start(model: LoadedModel, journal: OwnedFd, words: SharedWords) -> Result<Instance, String> {
     let shared = Arc::new(words);
     let since_us = initialise(&shared);
     let runtime =

@@ -1,22 +1,22 @@
-//! Reads little-endian fields from the head of a file. Every length is compared with what is left before it is used.
+//! Reads little-endian fields from the head of a file. Every length is compared with the bytes that are left before it is used.
 
-use super::error::{Error, Fault, Field, Rule};
+use super::error::{Fault, Field, GgufError, Rule};
 
 /// Header, metadata and tensor entries together may take this many bytes.
 pub const METADATA_LIMIT: u64 = 48 << 20;
 
 /// Why parsing stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stop {
+pub enum HeadError {
     /// The file breaks a rule.
-    Invalid(Error),
-    /// The file may be sound, but its metadata goes on behind the bytes given: call again with more.
+    Invalid(GgufError),
+    /// The file may be sound, but its metadata continues after the given bytes: call again with more of them.
     HeadTooShort,
 }
 
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Stop::Invalid(error)
+impl From<GgufError> for HeadError {
+    fn from(error: GgufError) -> Self {
+        HeadError::Invalid(error)
     }
 }
 
@@ -38,7 +38,7 @@ impl<'a> Cursor<'a> {
         self.position as u64
     }
 
-    /// Remembers this position for [`Cursor::since`].
+    /// The current position, for [`Cursor::since`].
     pub(super) fn mark(&self) -> usize {
         self.position
     }
@@ -53,36 +53,36 @@ impl<'a> Cursor<'a> {
         self.file_len - self.offset()
     }
 
-    /// The next `count` bytes. Running off the file breaks `rule` at `field`.
-    pub(super) fn take(&mut self, count: u128, rule: Rule, field: Field) -> Result<&'a [u8], Stop> {
+    /// The next `count` bytes. If the file ends before them, `rule` is broken at `field`.
+    pub(super) fn take(&mut self, count: u128, rule: Rule, field: Field) -> Result<&'a [u8], HeadError> {
         if count > u128::from(self.left()) {
             let fault = Fault::Truncated { needed: count, left: self.left() };
-            return Err(Error { rule, field, offset: self.offset(), fault }.into());
+            return Err(GgufError { rule, field, offset: self.offset(), fault }.into());
         }
         let end = u128::from(self.offset()) + count;
         if end > u128::from(METADATA_LIMIT) {
             let fault =
                 Fault::Value { found: end, expected: "at most 50331648 bytes of header, metadata and tensor entries" };
-            return Err(Error { rule: Rule::R3, field, offset: self.offset(), fault }.into());
+            return Err(GgufError { rule: Rule::R3, field, offset: self.offset(), fault }.into());
         }
         // Both bounds hold, so the sum fits a usize.
-        let bytes = self.head.get(self.position..end as usize).ok_or(Stop::HeadTooShort)?;
+        let bytes = self.head.get(self.position..end as usize).ok_or(HeadError::HeadTooShort)?;
         self.position = end as usize;
         Ok(bytes)
     }
 
-    fn array<const N: usize>(&mut self, rule: Rule, field: Field) -> Result<[u8; N], Stop> {
+    fn array<const N: usize>(&mut self, rule: Rule, field: Field) -> Result<[u8; N], HeadError> {
         let bytes = self.take(N as u128, rule, field)?;
         let mut array = [0; N];
         array.copy_from_slice(bytes);
         Ok(array)
     }
 
-    pub(super) fn u32(&mut self, rule: Rule, field: Field) -> Result<u32, Stop> {
+    pub(super) fn u32(&mut self, rule: Rule, field: Field) -> Result<u32, HeadError> {
         Ok(u32::from_le_bytes(self.array(rule, field)?))
     }
 
-    pub(super) fn u64(&mut self, rule: Rule, field: Field) -> Result<u64, Stop> {
+    pub(super) fn u64(&mut self, rule: Rule, field: Field) -> Result<u64, HeadError> {
         Ok(u64::from_le_bytes(self.array(rule, field)?))
     }
 }

@@ -31,7 +31,7 @@ pub enum Rule {
     R12,
     /// A tensor's name has 1 to 63 bytes of UTF-8 without NUL.
     R13,
-    /// Tensor names are unique.
+    /// TensorEntry names are unique.
     R14,
     /// A tensor has 1 to 4 dimensions.
     R15,
@@ -107,21 +107,21 @@ pub enum Fault {
         /// Bytes left in the file.
         left: u64,
     },
-    /// A number outside what the format allows.
+    /// A number that the format does not allow.
     Value {
         /// The number in the file.
         found: u128,
         /// The allowed values, in words.
         expected: &'static str,
     },
-    /// Bytes that are not what they must be.
+    /// Bytes that differ from what the format requires.
     Bytes {
         /// The bytes, escaped and cut.
         found: String,
-        /// What they must be, in words.
+        /// What the format requires, in words.
         expected: &'static str,
     },
-    /// A name that stands in the file twice.
+    /// A name that occurs twice.
     Duplicate {
         /// The name, escaped and cut.
         name: String,
@@ -134,14 +134,14 @@ impl fmt::Display for Fault {
             Fault::Truncated { needed, left } => write!(f, "needs {needed} bytes, the file has {left} left"),
             Fault::Value { found, expected } => write!(f, "is {found}, expected {expected}"),
             Fault::Bytes { found, expected } => write!(f, "is \"{found}\", expected {expected}"),
-            Fault::Duplicate { name } => write!(f, "\"{name}\" stands in the file twice, expected unique names"),
+            Fault::Duplicate { name } => write!(f, "\"{name}\" occurs twice, expected unique names"),
         }
     }
 }
 
-/// A refusal: rule, field and offset for programs, one line of text for people.
+/// Why a file is refused: rule, field and offset for programs, one line of text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error {
+pub struct GgufError {
     /// The rule that was broken.
     pub rule: Rule,
     /// Where in the format.
@@ -152,15 +152,15 @@ pub struct Error {
     pub fault: Fault,
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for GgufError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: offset {}: {}", self.rule, self.field, self.offset, self.fault)
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for GgufError {}
 
-/// Makes bytes of a file fit for one line of text: escaped, and cut after 48 bytes.
+/// Bytes of a file as a part of one line of text: escaped, and cut after 48 bytes.
 pub(crate) fn excerpt(bytes: &[u8]) -> String {
     const SHOWN: usize = 48;
     let mut text: String =

@@ -58,7 +58,7 @@ static LAYOUTS: [Option<Layout>; 43] = [
     layout("Q2_0", 64, 18),
 ];
 
-/// A tensor type known to exist: holding one proves that the id is in the table.
+/// A tensor type whose id is known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TensorType(u8);
 
@@ -81,7 +81,7 @@ impl TensorType {
     fn layout(self) -> &'static Layout {
         match &LAYOUTS[usize::from(self.0)] {
             Some(layout) => layout,
-            None => &Layout { name: "?", block_elements: 1, block_bytes: 1 }, // from_id lets none in
+            None => &Layout { name: "?", block_elements: 1, block_bytes: 1 }, // from_id returns known ids only
         }
     }
 

@@ -15,7 +15,7 @@ pub mod request;
 pub mod seeded;
 pub mod sparse;
 
-use crate::element::{NotFinite, Quantized, Storage};
+use crate::element::{NotFiniteError, Quantized, Storage};
 use crate::gguf::TensorType;
 
 /// Why an edit cannot be applied; one code of the protocol each.
@@ -31,8 +31,8 @@ pub enum Refused {
     Unsupported,
 }
 
-impl From<NotFinite> for Refused {
-    fn from(_: NotFinite) -> Self {
+impl From<NotFiniteError> for Refused {
+    fn from(_: NotFiniteError) -> Self {
         Refused::NotFinite
     }
 }

@@ -1,6 +1,6 @@
 //! Attention of the tokens of each text among themselves, head by head.
 //!
-//! Lanes run over queries, so a softmax runs down the scores of the keys, lane by lane.
+//! Lanes hold different queries, so a softmax runs over the keys within one lane.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub(super) fn attention(
 ) {
     let embedding = inputs.features() / 3;
     output.reshape(inputs.tiles(), embedding);
-    // Lanes behind the last text are computed with, though nobody reads them.
+    // Lanes after the last text take part in later products, but their results are never read.
     output.tile_mut(inputs.tiles() - 1).fill(Lanes::ZERO);
     let (width, tiles) = (embedding / heads, inputs.tiles());
     threads.for_each_block(output, BlockSize { features: width, tiles }, &|scratch, mut block| {
@@ -105,7 +105,7 @@ impl HeadBuffers {
     }
 }
 
-/// Copies `count` lanes; a whole tile's is one move instead of a call.
+/// Copies `count` lanes; a whole tile is one move instead of a call.
 #[inline(always)]
 fn copy_lanes(from: &[f32], to: &mut [f32], count: usize) {
     match (from.first_chunk::<LANES>(), to.first_chunk_mut::<LANES>()) {

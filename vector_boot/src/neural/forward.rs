@@ -16,14 +16,14 @@ use super::residual::{add_and_norm, embed};
 use super::scratch::Scratch;
 use super::weights::{BlockWeights, Weights};
 
-/// The memory of forward passes: it grows to the largest batch and is used again.
+/// The memory of forward passes. It grows to the largest batch and is reused.
 pub struct Workspace {
     kernels: &'static Kernels,
     scratch: Vec<Mutex<Scratch>>,
     activations: Activations,
 }
 
-/// What flows through the network.
+/// The activations of a pass.
 #[derive(Default)]
 struct Activations {
     /// The residual stream.
@@ -32,9 +32,9 @@ struct Activations {
     addend: Tiles,
     /// Queries, keys and values.
     inputs: Tiles,
-    /// What the heads give.
+    /// Outputs of the attention heads.
     mixed: Tiles,
-    /// Inside of the feed-forward network.
+    /// Inside the feed-forward network.
     inner: Tiles,
 }
 
@@ -46,8 +46,8 @@ impl Workspace {
 
     /// Embeds texts given as token ids: `config.embedding` values a text, one text after the other.
     ///
-    /// An embedding depends on its own text and the weights alone, to the bit: not on the other texts, the threads
-    /// or the variant. Each thread looks at `cancel` at least every ten million multiply-adds.
+    /// The bits of an embedding depend on its own text and the weights alone, not on the other texts, the number of
+    /// threads or the variant. Each thread checks `cancel` at least every ten million multiply-adds.
     ///
     /// # Errors
     /// [`ForwardError`].
@@ -114,7 +114,7 @@ impl Activations {
     }
 }
 
-/// Everything that the pass relies on and its caller decides.
+/// Checks all arguments that the pass relies on.
 fn check(config: &BertConfig, weights: &Weights<'_>, texts: &[&[u32]]) -> Result<(), ForwardError> {
     let divided = config.heads > 0 && config.embedding > 0 && config.embedding.is_multiple_of(config.heads);
     if !divided || config.feed_forward == 0 || !weights.fit(config) {

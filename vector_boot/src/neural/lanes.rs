@@ -2,7 +2,7 @@
 //!
 //! Sixteen tokens make a tile; a tile holds, feature after feature, the sixteen values of that feature. So every
 //! reduction of the network (over features, over keys) runs down the lanes and never across them: its order does not
-//! depend on the width of the machine's vectors, nor on what else is in the batch.
+//! depend on the width of the machine's vectors, nor on the other texts of the batch.
 
 use std::marker::PhantomData;
 
@@ -99,7 +99,7 @@ pub(super) struct TileBlocks<'a> {
     matrix_borrow: PhantomData<&'a mut [Lanes]>,
 }
 
-// SAFETY: `get` promises that no two threads hold the same block, and blocks are disjoint.
+// SAFETY: callers of `get` promise that each block is taken once, and blocks do not overlap.
 #[allow(unsafe_code)]
 unsafe impl Sync for TileBlocks<'_> {}
 
@@ -117,7 +117,7 @@ impl<'a> TileBlocks<'a> {
     /// The block with this index; all blocks of the first tiles come first.
     ///
     /// # Safety
-    /// Each index may be asked for once only.
+    /// Each index may be taken once only.
     #[allow(unsafe_code)]
     pub unsafe fn get(&self, index: usize) -> TileBlock<'a> {
         assert!(index < self.count());
@@ -156,7 +156,7 @@ impl TileBlock<'_> {
     pub fn tile(&mut self, tile: usize) -> &mut [Lanes] {
         assert!(tile < self.tiles);
         let offset = (self.first_tile + tile) * self.stride + self.first_feature;
-        // SAFETY: inside the matrix by the sizes `TileBlocks::get` gave, and no other block reaches here.
+        // SAFETY: `TileBlocks::get` made the block lie inside the matrix, and no other block holds these elements.
         #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts_mut(self.start.add(offset), self.features)
@@ -168,7 +168,7 @@ impl TileBlock<'_> {
     pub fn two_tiles(&mut self, tile: usize) -> [&mut [Lanes]; 2] {
         assert!(tile + 1 < self.tiles);
         let offset = (self.first_tile + tile) * self.stride + self.first_feature;
-        // SAFETY: as in `tile`; the block is no higher than the matrix, so the two do not overlap.
+        // SAFETY: as in `tile`. A block has at most as many features as the matrix, so the two slices do not overlap.
         #[allow(unsafe_code)]
         unsafe {
             [offset, offset + self.stride]

@@ -1,4 +1,4 @@
-//! A linear layer over all tokens of a batch, its rows shared out among the threads.
+//! A linear layer over all tokens of a batch, with its rows divided among the threads.
 
 use std::ops::Range;
 
@@ -10,12 +10,12 @@ use super::weights::{LinearWeights, COLUMN_STEP};
 
 /// Rows of weights that one thread takes at a time.
 const BLOCK_ROWS: usize = 2 * ROWS;
-/// Tiles it multiplies them by: few enough that a range of their columns stays in the second-level cache.
+/// Tiles that they are multiplied by: few enough that a range of their columns stays in the second-level cache.
 const BLOCK_TILES: usize = 16;
 /// From one decoded row to the next. No power of two: twelve rows would share a few sets of the cache.
 const STRIDE: usize = COLUMN_STEP + 16;
 
-/// What follows the product.
+/// The function that is applied to the product.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Activation {
     None,
@@ -39,7 +39,7 @@ pub(super) fn linear(
         for first in (0..block.features).step_by(ROWS) {
             let count = ROWS.min(block.features - first);
             let last = first + ROWS >= block.features;
-            // The threads take turns, more or less.
+            // An estimate: the threads take blocks in turn.
             let next = if last {
                 block.first_feature + BLOCK_ROWS * threads.pool.threads()
             } else {
@@ -85,7 +85,7 @@ fn rows_times_tiles(
         let start = (column == 0).then_some(&panel.bias);
         let x = |tile: usize| &input.tile(tile)[column..column + depth];
         for tile in (0..block.tiles).step_by(2) {
-            // Evenly spread over the work that hides them.
+            // Prefetches are spread evenly over the products, which hide their latency.
             let step = column / COLUMN_STEP * block.tiles.div_ceil(2) + tile / 2;
             let product = Product { next: part(next, step, steps), ..whole };
             let at = block.first_tile + tile;

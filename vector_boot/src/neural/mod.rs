@@ -1,4 +1,4 @@
-//! The neural runtime: a bert that turns texts into embeddings, with weights that may change between passes.
+//! The neural runtime: a bert that computes embeddings of texts. Its weights may change between two passes.
 
 pub mod architecture;
 mod attention;

@@ -1,7 +1,7 @@
 //! A fixed set of threads that share the items of one job at a time.
 //!
-//! The threads are made once (before a sandbox forbids it). Between the steps of a pass they spin, for some tens of
-//! microseconds at most; then they sleep.
+//! The threads are started once, before a sandbox forbids it. Between the steps of a pass they spin for at most some tens
+//! of microseconds, then they sleep.
 
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,14 +11,14 @@ use std::thread::JoinHandle;
 
 use super::lanes::{BlockSize, TileBlock, Tiles};
 
-/// Looks at a flag before a thread goes to sleep.
+/// How many times a thread checks a flag before it sleeps.
 const SPINS: u32 = 2000;
 
 /// Runs jobs on the calling thread and its helpers.
 pub struct ThreadPool {
     shared: Arc<Shared>,
     helpers: Vec<JoinHandle<()>>,
-    /// Held by the thread whose job runs.
+    /// Locked while a job runs, by the thread that called `run`.
     turn: Mutex<()>,
 }
 
@@ -27,18 +27,18 @@ struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     finished: Condvar,
-    /// Copies of `State::jobs` and `State::active`, to look at without the lock.
+    /// Copies of `State::jobs` and `State::active` that can be read without the lock.
     jobs: AtomicUsize,
     active: AtomicUsize,
 }
 
 #[derive(Default)]
 struct State {
-    /// The open job, for helpers that want to join.
+    /// The job that helpers may join.
     job: Option<&'static (dyn Fn(usize) + Sync)>,
-    /// Jobs ever opened.
+    /// Number of jobs opened so far.
     jobs: usize,
-    /// Helpers at work.
+    /// Number of helpers that work on the job.
     active: usize,
     asleep: usize,
     panicked: bool,
@@ -64,7 +64,7 @@ impl ThreadPool {
             let started = started.clone();
             let builder = std::thread::Builder::new().name("neural".into()).stack_size(256 << 10);
             pool.helpers.push(builder.spawn(move || {
-                let _ = started.send(vec![0u8]); // the allocator has met this thread now
+                let _ = started.send(vec![0u8]); // allocates once, so that the allocator has set up this thread
                 drop(started);
                 help(&shared, index);
             })?);
@@ -80,8 +80,8 @@ impl ThreadPool {
         self.helpers.len() + 1
     }
 
-    /// Calls `body(thread, item)` once for each item below `items`, in no order; not for items that come up after
-    /// `cancel` is set. No two calls at once have the same `thread`, which is below [`ThreadPool::threads`].
+    /// Calls `body(thread, item)` once for each item below `items`, in no particular order. Once `cancel` is set, no further
+    /// items are started. Calls that run at the same time have different `thread`, all below [`ThreadPool::threads`].
     pub fn run(&self, items: usize, cancel: &AtomicBool, body: &(dyn Fn(usize, usize) + Sync)) {
         let next = AtomicUsize::new(0);
         let work = |thread: usize| {
@@ -117,7 +117,7 @@ impl ThreadPool {
     ) {
         let blocks = matrix.blocks(size);
         self.run(blocks.count(), cancel, &|thread, item| {
-            // SAFETY: `run` gives each item out once.
+            // SAFETY: `run` passes each item to one call only.
             #[allow(unsafe_code)]
             let block = unsafe { blocks.get(item) };
             body(thread, block);
@@ -125,7 +125,8 @@ impl ThreadPool {
     }
 
     fn open(&self, work: &(dyn Fn(usize) + Sync)) {
-        // SAFETY: `close` comes before `work` goes, and after it no helper holds the reference.
+        // SAFETY: only the lifetime changes. `run` calls `close` before `work` ends, and then no helper holds the
+        // reference any more.
         #[allow(unsafe_code)]
         let job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(work) };
         let mut state = self.shared.lock();
@@ -137,7 +138,7 @@ impl ThreadPool {
         }
     }
 
-    /// Lets no more helpers join and waits for those at work. Whether one of them panicked.
+    /// Lets no more helpers join and waits for those that work. Returns whether one of them panicked.
     fn close(&self) -> bool {
         self.shared.lock().job = None;
         spin_until(|| self.shared.active.load(Ordering::Acquire) == 0);
@@ -154,7 +155,7 @@ impl Drop for ThreadPool {
         self.shared.lock().stop = true;
         self.shared.wake.notify_all();
         for helper in self.helpers.drain(..) {
-            // A helper catches its panics, so there is nothing to learn here.
+            // A helper catches its panics, so `join` has nothing to report.
             let _ = helper.join();
         }
     }
@@ -169,7 +170,7 @@ fn spin_until(condition: impl Fn() -> bool) {
     }
 }
 
-/// The life of a helper.
+/// The main loop of a helper thread.
 fn help(shared: &Shared, index: usize) {
     let mut seen = 0;
     loop {

@@ -1,4 +1,4 @@
-//! From the vectors of a text's tokens to one.
+//! From the vectors of a text's tokens to the text's embedding.
 
 use std::ops::Range;
 

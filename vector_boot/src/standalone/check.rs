@@ -56,9 +56,9 @@ pub enum CheckError {
     /// The key file is not a key, or there is nothing to verify with it.
     Key(String),
     /// The GGUF breaks a rule.
-    Gguf(gguf::Error),
+    Gguf(gguf::GgufError),
     /// The RTS container breaks a rule.
-    Rts(rts::Error),
+    Rts(rts::RtsError),
 }
 
 impl From<std::io::Error> for CheckError {
@@ -67,8 +67,8 @@ impl From<std::io::Error> for CheckError {
     }
 }
 
-impl From<rts::Error> for CheckError {
-    fn from(error: rts::Error) -> Self {
+impl From<rts::RtsError> for CheckError {
+    fn from(error: rts::RtsError) -> Self {
         CheckError::Rts(error)
     }
 }
@@ -99,7 +99,7 @@ fn check_rts<R: ReadAt>(file: &ContainerFile<R>, key: Option<[u8; 32]>) -> Resul
     let gguf = file.with_gguf(header.tensor_offset, header.tensor_size, summarise)?.map_err(|error| {
         let found = format!("refused by {} at {}", error.rule, error.field);
         let expected = format!("an acceptable GGUF: {}", error.fault);
-        rts::Error::new("tensors", header.tensor_offset + error.offset, found, expected)
+        rts::RtsError::new("tensors", header.tensor_offset + error.offset, found, expected)
     })?;
     if header.binary_sha256.is_some() {
         let computed = file.sha256(rts::HEADER_BYTES, header.binary_size)?;

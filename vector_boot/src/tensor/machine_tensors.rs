@@ -75,7 +75,7 @@ impl MachineTensor {
         bytes[4..4 + program.len()].copy_from_slice(program);
     }
 
-    pub fn fits(&self, tensor: &gguf::Tensor<'_>) -> bool {
+    pub fn fits(&self, tensor: &gguf::TensorEntry<'_>) -> bool {
         tensor.tensor_type == self.tensor_type() && tensor.shape() == [self.elements]
     }
 }

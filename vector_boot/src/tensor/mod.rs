@@ -53,7 +53,7 @@ pub struct Tensor {
 #[derive(Debug)]
 pub enum LoadError {
     /// The file is no acceptable GGUF.
-    Container(gguf::Error),
+    Container(gguf::GgufError),
     /// A name of the machine's is taken by something else.
     NameTaken {
         /// The name.
@@ -103,7 +103,7 @@ impl Store {
         let weights = base().map_err(LoadError::Memory)?;
         let gguf = Gguf::parse(weights.bytes()).map_err(LoadError::Container)?;
         let judgement = judge(&gguf);
-        let ours = gguf.value(LAYOUT_KEY).and_then(gguf::Value::integer) == Some(1);
+        let ours = gguf.value(LAYOUT_KEY).and_then(gguf::MetadataValue::integer) == Some(1);
         let mut tensors = Vec::with_capacity(gguf.tensors.len() + MACHINE_TENSORS.len());
         for tensor in &gguf.tensors {
             tensors.push(Tensor::of_model(tensor, gguf.data_offset, ours)?);
@@ -272,7 +272,7 @@ impl Tensor {
         }
     }
 
-    fn of_model(tensor: &gguf::Tensor<'_>, data_offset: u64, ours: bool) -> Result<Self, LoadError> {
+    fn of_model(tensor: &gguf::TensorEntry<'_>, data_offset: u64, ours: bool) -> Result<Self, LoadError> {
         let machine = MACHINE_TENSORS.iter().find(|machine| machine.name == tensor.name);
         if let Some(wanted) = machine {
             let why = match (ours, wanted.fits(tensor)) {

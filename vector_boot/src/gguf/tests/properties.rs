@@ -4,7 +4,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::builder::{string, Entry, File, Tensor};
-use crate::gguf::{Gguf, Stop, TensorType, Value, ValueType};
+use crate::gguf::{Gguf, HeadError, MetadataValue, TensorType, ValueType};
 
 fn value() -> impl Strategy<Value = (u32, Vec<u8>)> {
     let scalar = |id: u32, len: usize| vec(any::<u8>(), len).prop_map(move |bytes| (id, bytes));
@@ -63,8 +63,8 @@ proptest! {
         for (read, written) in gguf.metadata.iter().zip(&file.entries) {
             prop_assert_eq!(read.key.as_bytes(), &written.key[..]);
             match read.value {
-                Value::Str(text) => prop_assert_eq!(string(text.as_bytes()), &written.value[..]),
-                Value::Array(array) => {
+                MetadataValue::Str(text) => prop_assert_eq!(string(text.as_bytes()), &written.value[..]),
+                MetadataValue::Array(array) => {
                     prop_assert_eq!(array.bytes(), &written.value[12..]);
                     if array.element_type == ValueType::Str {
                         prop_assert_eq!(array.strings().count() as u64, array.len);
@@ -99,8 +99,8 @@ proptest! {
         let head = &bytes[..cut.min(bytes.len())];
         let verdict = match Gguf::parse_head(head, bytes.len() as u64) {
             Ok(gguf) => Ok(gguf),
-            Err(Stop::Invalid(error)) => Err(error),
-            Err(Stop::HeadTooShort) => return Ok(()),
+            Err(HeadError::Invalid(error)) => Err(error),
+            Err(HeadError::HeadTooShort) => return Ok(()),
         };
         // As text, for a NaN among the values equals nothing.
         prop_assert_eq!(format!("{verdict:?}"), format!("{:?}", Gguf::parse(&bytes)));

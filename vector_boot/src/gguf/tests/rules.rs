@@ -1,10 +1,10 @@
 //! One hostile file, at least, for every rule.
 
 use super::builder::{string, Entry, File, Tensor};
-use crate::gguf::{Error, Gguf, Rule, METADATA_LIMIT};
+use crate::gguf::{Gguf, GgufError, Rule, METADATA_LIMIT};
 
 #[track_caller]
-fn refused(bytes: &[u8], rule: Rule) -> Error {
+fn refused(bytes: &[u8], rule: Rule) -> GgufError {
     let error = Gguf::parse(bytes).expect_err("accepted");
     assert_eq!(error.rule, rule, "{error}");
     assert!(error.offset <= bytes.len() as u64, "{error}");
@@ -13,12 +13,12 @@ fn refused(bytes: &[u8], rule: Rule) -> Error {
 }
 
 #[track_caller]
-fn refused_entry(entry: Entry, rule: Rule) -> Error {
+fn refused_entry(entry: Entry, rule: Rule) -> GgufError {
     refused(&File { entries: vec![entry], ..File::default() }.bytes(), rule)
 }
 
 #[track_caller]
-fn refused_tensor(change: impl FnOnce(&mut Tensor), rule: Rule) -> Error {
+fn refused_tensor(change: impl FnOnce(&mut Tensor), rule: Rule) -> GgufError {
     let mut file = File::default();
     change(&mut file.tensors[1]);
     refused(&file.bytes(), rule)

@@ -1,6 +1,6 @@
 //! The hyperparameters of a bert, from its metadata.
 
-use crate::gguf::{Gguf, Value, ValueType};
+use crate::gguf::{Gguf, MetadataValue, ValueType};
 use crate::neural::config::{BertConfig, Pooling};
 use crate::neural::error::NetworkError;
 
@@ -80,9 +80,9 @@ impl Hyperparameters {
 fn check_support(gguf: &Gguf<'_>) -> Result<(), NetworkError> {
     for (key, what) in [("general.architecture", "architecture"), ("tokenizer.ggml.model", "tokenizer")] {
         match gguf.value(key) {
-            Some(Value::Str("bert")) => (),
+            Some(MetadataValue::Str("bert")) => (),
             // Cut, because the sentence must fit a line of the protocol.
-            Some(Value::Str(other)) => {
+            Some(MetadataValue::Str(other)) => {
                 let name: String = other.chars().take(48).flat_map(char::escape_default).collect();
                 return Err(NetworkError::Unsupported(format!(
                     "the model's {what} is {name}, only bert makes embeddings"
@@ -103,23 +103,23 @@ fn pooling(gguf: &Gguf<'_>) -> Result<Pooling, NetworkError> {
     let choices = "expected 1 (mean), 2 (cls) or 3 (last)";
     let unsupported = |found| NetworkError::Unsupported(format!("{key} is {found}, {choices}"));
     match gguf.value(key) {
-        Some(Value::U32(1)) => Ok(Pooling::Mean),
-        Some(Value::U32(2)) => Ok(Pooling::Cls),
-        Some(Value::U32(3)) => Ok(Pooling::Last),
-        Some(Value::U32(0)) => Err(unsupported("0 (none)")),
-        Some(Value::U32(4)) => Err(unsupported("4 (rank)")),
+        Some(MetadataValue::U32(1)) => Ok(Pooling::Mean),
+        Some(MetadataValue::U32(2)) => Ok(Pooling::Cls),
+        Some(MetadataValue::U32(3)) => Ok(Pooling::Last),
+        Some(MetadataValue::U32(0)) => Err(unsupported("0 (none)")),
+        Some(MetadataValue::U32(4)) => Err(unsupported("4 (rank)")),
         None => {
             let why = format!("{key} is absent, {choices}: give the pooling type when the image is built");
             Err(NetworkError::Unsupported(why))
         }
-        Some(Value::U32(other)) => Err(NetworkError::Invalid(format!("{key} is {other}, expected 0 to 4"))),
+        Some(MetadataValue::U32(other)) => Err(NetworkError::Invalid(format!("{key} is {other}, expected 0 to 4"))),
         Some(other) => Err(NetworkError::Invalid(format!("{key} is {other}, expected a u32"))),
     }
 }
 
 fn check_not_causal(gguf: &Gguf<'_>) -> Result<(), NetworkError> {
     match gguf.value("bert.attention.causal") {
-        None | Some(Value::Bool(false)) => Ok(()),
+        None | Some(MetadataValue::Bool(false)) => Ok(()),
         Some(other) => Err(NetworkError::Invalid(format!("bert.attention.causal is {other}, expected false"))),
     }
 }
@@ -148,8 +148,8 @@ fn optional_count(gguf: &Gguf<'_>, key: &str, least: u32) -> Result<Option<u32>,
 fn count(gguf: &Gguf<'_>, key: &str, least: u32) -> Result<u32, NetworkError> {
     let found = gguf.value(key);
     let number = match found {
-        Some(Value::U32(number)) => Some(*number),
-        Some(Value::U64(number)) => u32::try_from(*number).ok(),
+        Some(MetadataValue::U32(number)) => Some(*number),
+        Some(MetadataValue::U64(number)) => u32::try_from(*number).ok(),
         _ => None,
     };
     match (number, found) {
@@ -163,7 +163,7 @@ fn count(gguf: &Gguf<'_>, key: &str, least: u32) -> Result<u32, NetworkError> {
 fn epsilon(gguf: &Gguf<'_>) -> Result<f32, NetworkError> {
     let key = "bert.attention.layer_norm_epsilon";
     match gguf.value(key) {
-        Some(Value::F32(epsilon)) if epsilon.is_finite() && *epsilon > 0.0 => Ok(*epsilon),
+        Some(MetadataValue::F32(epsilon)) if epsilon.is_finite() && *epsilon > 0.0 => Ok(*epsilon),
         Some(other) => Err(NetworkError::Invalid(format!("{key} is {other}, expected a finite f32 above 0"))),
         None => Err(NetworkError::Invalid(format!("{key} is absent, expected a finite f32 above 0"))),
     }
@@ -174,7 +174,9 @@ fn tokens(gguf: &Gguf<'_>) -> Result<u32, NetworkError> {
     let key = "tokenizer.ggml.tokens";
     match gguf.value(key) {
         // The parser allows 4 Mi elements.
-        Some(Value::Array(array)) if array.element_type == ValueType::Str && array.len > 0 => Ok(array.len as u32),
+        Some(MetadataValue::Array(array)) if array.element_type == ValueType::Str && array.len > 0 => {
+            Ok(array.len as u32)
+        }
         Some(other) => Err(NetworkError::Invalid(format!("{key} is {other}, expected an array of strings"))),
         None => Err(NetworkError::Invalid(format!("{key} is absent, expected an array of strings"))),
     }

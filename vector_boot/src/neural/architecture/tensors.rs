@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::gguf::{Gguf, Tensor, TensorType};
+use crate::gguf::{Gguf, TensorEntry, TensorType};
 use crate::neural::error::NetworkError;
 
 /// Types that matrices may have.
@@ -14,7 +14,7 @@ const NO_WEIGHTS: [&str; 7] = ["I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"]
 
 /// The tensors of a model that no role has claimed yet, by name. Those of the machine are left out.
 pub struct UnclaimedTensors<'a> {
-    left: HashMap<&'a str, &'a Tensor<'a>>,
+    left: HashMap<&'a str, &'a TensorEntry<'a>>,
     /// One more than the greatest N of a name `blk.N.*`.
     blocks: u64,
 }
@@ -44,13 +44,13 @@ impl<'a> UnclaimedTensors<'a> {
     /// Claims a matrix of exactly `rows` rows.
     pub fn matrix(&mut self, name: &str, columns: u32, rows: u32) -> Result<(), NetworkError> {
         let shape = [u64::from(columns), u64::from(rows)];
-        let fits = |tensor: &Tensor<'_>| tensor.shape() == shape;
+        let fits = |tensor: &TensorEntry<'_>| tensor.shape() == shape;
         self.claim(name, &MATRIX_TYPES, fits, || format!("{columns} x {rows}"))
     }
 
     /// Claims a matrix of at least `rows` rows.
     pub fn table(&mut self, name: &str, columns: u32, rows: u32) -> Result<(), NetworkError> {
-        let fits = |tensor: &Tensor<'_>| match *tensor.shape() {
+        let fits = |tensor: &TensorEntry<'_>| match *tensor.shape() {
             [width, height] => width == u64::from(columns) && (rows.into()..=u32::MAX.into()).contains(&height),
             _ => false,
         };
@@ -91,7 +91,7 @@ impl<'a> UnclaimedTensors<'a> {
     }
 
     fn vector(&mut self, name: &str, len: u32) -> Result<(), NetworkError> {
-        let fits = |tensor: &Tensor<'_>| tensor.shape() == [u64::from(len)];
+        let fits = |tensor: &TensorEntry<'_>| tensor.shape() == [u64::from(len)];
         self.claim(name, &VECTOR_TYPES, fits, || len.to_string())
     }
 
@@ -99,7 +99,7 @@ impl<'a> UnclaimedTensors<'a> {
         &mut self,
         name: &str,
         types: &[&str],
-        fits: impl FnOnce(&Tensor<'_>) -> bool,
+        fits: impl FnOnce(&TensorEntry<'_>) -> bool,
         expected: impl FnOnce() -> String,
     ) -> Result<(), NetworkError> {
         let Some(tensor) = self.left.remove(name) else {

@@ -22,7 +22,7 @@ unsafe fn multiply<const N: usize>(product: Product<'_>, x: [*const Lanes; N], c
     let (next, last) = product.next.split_at(product.next.len() / 2);
     for (tile, (x, c)) in x.into_iter().zip(c).enumerate() {
         let hints = if tile == 0 { [next, last] } else { [&[][..]; 2] };
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise; `HALF` rows follow the first `HALF`, in `product` as in c.
         unsafe {
             multiply_half(Product { next: hints[0], ..product }, a, x.cast(), c.cast());
             multiply_half(Product { next: hints[1], ..product }, a.add(half), x.cast(), c.add(HALF).cast());
@@ -36,7 +36,8 @@ unsafe fn multiply<const N: usize>(product: Product<'_>, x: [*const Lanes; N], c
 unsafe fn multiply_half(product: Product<'_>, a: *const f32, x: *const f32, c: *mut f32) {
     let step = product.next.len() / product.depth.max(1);
     let mut sums = [[_mm256_setzero_ps(); 2]; HALF];
-    // SAFETY: the caller's.
+    // SAFETY: every access is inside what the caller promised; `Lanes` are aligned to 64 bytes; a prefetch may get any
+    // address.
     unsafe {
         for (row, sums) in sums.iter_mut().enumerate() {
             *sums = [_mm256_load_ps(c.add(16 * row)), _mm256_load_ps(c.add(16 * row + 8))];
@@ -63,7 +64,7 @@ fn decode(tensor_type: TensorType, bytes: &[u8], out: &mut [f32]) {
             let (halves, last_halves) = bytes.as_chunks::<16>();
             let (vectors, last) = out.as_chunks_mut::<8>();
             for (halves, out) in halves.iter().zip(vectors) {
-                // SAFETY: both are eight elements long.
+                // SAFETY: the chunks are eight elements long, as the load and the store need.
                 unsafe {
                     let halves = _mm_loadu_si128(halves.as_ptr().cast());
                     _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(halves));

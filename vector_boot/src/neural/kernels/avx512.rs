@@ -15,7 +15,7 @@ kernels_for!("avx512f,avx2,fma,f16c");
 /// `product` reaches inside its slice; each x holds `depth`, each c holds [`ROWS`].
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
 unsafe fn multiply<const N: usize>(product: Product<'_>, x: [*const Lanes; N], c: [*mut Lanes; N]) {
-    // SAFETY: the caller's.
+    // SAFETY: the same promise as the caller's.
     unsafe {
         match product.next.is_empty() {
             true => multiply_tiles::<N, false>(product, x, c),
@@ -25,7 +25,7 @@ unsafe fn multiply<const N: usize>(product: Product<'_>, x: [*const Lanes; N], c
 }
 
 /// # Safety
-/// As of [`multiply`].
+/// As for [`multiply`].
 #[inline]
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
 unsafe fn multiply_tiles<const N: usize, const PREFETCH: bool>(
@@ -36,7 +36,8 @@ unsafe fn multiply_tiles<const N: usize, const PREFETCH: bool>(
     let mut sums = [[_mm512_setzero_ps(); N]; ROWS];
     let a = product.a.as_ptr();
     let step = product.next.len() / product.depth.max(1);
-    // SAFETY: the caller's.
+    // SAFETY: every access is inside what the caller promised; `Lanes` are aligned to 64 bytes; a prefetch may get any
+    // address.
     unsafe {
         for (row, sums) in sums.iter_mut().enumerate() {
             for (sum, c) in sums.iter_mut().zip(c) {
@@ -70,7 +71,7 @@ fn decode(tensor_type: TensorType, bytes: &[u8], out: &mut [f32]) {
             let (halves, last_halves) = bytes.as_chunks::<32>();
             let (vectors, last) = out.as_chunks_mut::<16>();
             for (halves, out) in halves.iter().zip(vectors) {
-                // SAFETY: both are sixteen elements long.
+                // SAFETY: the chunks are sixteen elements long, as the load and the store need.
                 unsafe {
                     let halves = _mm256_loadu_si256(halves.as_ptr().cast());
                     _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(halves));

@@ -1,4 +1,4 @@
-//! Kernels other than the matrix product, written once: each variant compiles them for its own instructions.
+//! Kernels other than the matrix product. Each variant compiles them for its own instructions.
 
 use super::arithmetic::Arithmetic;
 use super::functions;

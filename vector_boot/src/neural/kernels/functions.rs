@@ -1,5 +1,5 @@
 //! exp and erf in f32, branch-free, by the same operations on every CPU.
-#![allow(clippy::excessive_precision, clippy::approx_constant)] // fitted coefficients, as the fit gave them
+#![allow(clippy::excessive_precision, clippy::approx_constant)] // coefficients as the fit gave them
 
 use super::arithmetic::Arithmetic;
 
@@ -13,7 +13,7 @@ fn polynomial<A: Arithmetic, const N: usize>(x: f32, coefficients: [f32; N]) -> 
     sum
 }
 
-/// e^x for x <= 0, within 2 ulp; e^-87 below -87. A NaN stays one.
+/// e^x for x <= 0, within 2 ulp; e^-87 below -87. NaN gives NaN.
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by a polynomial fitted to least relative error (2e-9).
 #[inline(always)]
@@ -32,7 +32,7 @@ pub fn exp<A: Arithmetic>(x: f32) -> f32 {
     polynomial::<A, 7>(r, COEFFICIENTS) * power
 }
 
-/// erf(x), within 4e-7. A NaN stays one.
+/// erf(x), within 4e-7. NaN gives NaN.
 ///
 /// x P(x^2) / Q(x^2), fitted to least relative error (2e-8) on |x| <= 3.95; beyond, erf rounds to one.
 #[inline(always)]
@@ -42,7 +42,7 @@ pub fn erf<A: Arithmetic>(x: f32) -> f32 {
     const DENOMINATOR: [f32; 6] = [1.0, 0.503_089_55, 0.114_559_546, 0.015_055_074, 0.001_170_724_3, 3.783_184_4e-5];
     let square = x * x;
     let ratio = x * polynomial::<A, 6>(square, NUMERATOR) / polynomial::<A, 6>(square, DENOMINATOR);
-    // The fit strays an ulp above one; and beyond the limit it is no fit.
+    // The fit exceeds one by an ulp in places, and is not valid beyond the limit.
     let ratio = if ratio > 1.0 || x > LIMIT { 1.0 } else { ratio };
     if ratio < -1.0 || x < -LIMIT {
         -1.0

@@ -1,9 +1,9 @@
-//! The inner loops, in variants for several CPUs that agree to the bit.
+//! The inner loops, in variants for several CPUs. All variants give the same bits.
 //!
 //! The matrix product multiplies twelve rows of weights by sixteen or thirty-two tokens. Each output is one chain of
-//! fused multiply-adds with k ascending, begun at what the output holds; lanes run over tokens. That order needs no
-//! sum across a vector, so it is the same for vectors of any width, and a broadcast weight reads straight from a
-//! row: nothing is transposed.
+//! fused multiply-adds with k ascending, which begins with the previous value of the output; lanes run over tokens. This order
+//! needs no sum across a vector, so it is the same for vectors of any width. A weight is broadcast straight from its
+//! stored row, so nothing is transposed.
 
 mod arithmetic;
 mod elementwise;
@@ -18,12 +18,12 @@ mod avx512;
 
 pub use table::{Kernels, NormValues, Product, ROWS};
 
-/// e^x for x <= 0, the bits of every kernel.
+/// e^x for x <= 0, with the bits that every kernel gives.
 pub fn exp(x: f32) -> f32 {
     functions::exp::<arithmetic::Emulated>(x)
 }
 
-/// x Φ(x), the bits of every kernel.
+/// x Φ(x), with the bits that every kernel gives.
 pub fn gelu(x: f32) -> f32 {
     functions::gelu::<arithmetic::Emulated>(x)
 }
@@ -31,7 +31,7 @@ pub fn gelu(x: f32) -> f32 {
 /// Which instructions the kernels use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
-    /// Those that every CPU has.
+    /// Those that every CPU of the target has.
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
@@ -67,8 +67,8 @@ fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
-/// Compiles the kernels that are written once for the given instructions, and makes the table of the variant out of
-/// these and of `multiply` and `decode`, which stand beside the call.
+/// Compiles the elementwise kernels for the given instructions, and makes the variant's table of them and of `multiply`
+/// and `decode`, which the caller defines.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels_for {
     ($features:literal) => {
@@ -76,25 +76,25 @@ macro_rules! kernels_for {
         use super::elementwise;
         use super::table::NormValues;
 
-        /// The kernels of this variant; only `Variant::kernels` gives them out, on a CPU that has the instructions.
+        /// The kernels of this variant; only `Variant::kernels` returns them, and only on a CPU that has the instructions.
         pub static KERNELS: Kernels = Kernels {
-            // SAFETY: the CPU has the instructions; the slices have been measured.
+            // SAFETY: the CPU has the instructions, and the assertion has checked the lengths of the slices.
             multiply: |product, x, c| unsafe {
                 assert!(product.fits(x, c));
                 multiply(product, [x.as_ptr()], [c.as_mut_ptr()]);
             },
-            // SAFETY: as above.
+            // SAFETY: the CPU has the instructions, and the assertion has checked the lengths of the slices.
             multiply_two: |product, [x0, x1], [c0, c1]| unsafe {
                 assert!(product.fits(x0, c0) && product.fits(x1, c1));
                 multiply(product, [x0.as_ptr(), x1.as_ptr()], [c0.as_mut_ptr(), c1.as_mut_ptr()]);
             },
             // SAFETY: the CPU has the instructions.
             decode: |tensor_type, bytes, out| unsafe { decode(tensor_type, bytes, out) },
-            // SAFETY: as above.
+            // SAFETY: the CPU has the instructions.
             gelu: |values| unsafe { gelu(values) },
-            // SAFETY: as above.
+            // SAFETY: the CPU has the instructions.
             softmax: |scores, scale| unsafe { softmax(scores, scale) },
-            // SAFETY: as above.
+            // SAFETY: the CPU has the instructions.
             layer_norm: |x, addend, norm| unsafe { layer_norm(x, addend, norm) },
         };
 

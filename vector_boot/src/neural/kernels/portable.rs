@@ -1,6 +1,6 @@
-//! The scalar reference of the kernels, for any CPU.
+//! The scalar reference of the kernels, for any CPU of the target.
 
-use super::arithmetic::{Arithmetic, Emulated};
+use super::arithmetic::{Arithmetic, Baseline};
 use super::elementwise;
 use super::table::{Kernels, Product, ROWS};
 use crate::element;
@@ -13,7 +13,7 @@ fn multiply(product: Product<'_>, x: &[Lanes], c: &mut [Lanes]) {
         let a = &product.a[row * product.stride..][..product.depth];
         for (a, x) in a.iter().zip(x) {
             for lane in 0..LANES {
-                c.0[lane] = Emulated::mul_add(*a, x.0[lane], c.0[lane]);
+                c.0[lane] = Baseline::mul_add(*a, x.0[lane], c.0[lane]);
             }
         }
     }
@@ -32,7 +32,7 @@ pub static KERNELS: Kernels = Kernels {
         multiply(product, x1, c1);
     },
     decode,
-    gelu: elementwise::gelu::<Emulated>,
-    softmax: elementwise::softmax::<Emulated>,
-    layer_norm: elementwise::layer_norm::<Emulated>,
+    gelu: elementwise::gelu::<Baseline>,
+    softmax: elementwise::softmax::<Baseline>,
+    layer_norm: elementwise::layer_norm::<Baseline>,
 };

@@ -15,13 +15,13 @@ pub struct Product<'a> {
     pub stride: usize,
     /// Values in a row.
     pub depth: usize,
-    /// Stored weights that are wanted soon: a hint to load them while this product keeps the CPU busy.
+    /// Stored weights that are needed soon: a hint to load them into the cache during this product.
     pub next: &'a [u8],
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Product<'_> {
-    /// Whether all the rows are there, and as many inputs and outputs as they need.
+    /// Whether `a` holds all rows, `x` all inputs and `c` all outputs.
     pub(super) fn fits(&self, x: &[Lanes], c: &[Lanes]) -> bool {
         let reach = self.stride.checked_mul(ROWS - 1).and_then(|start| start.checked_add(self.depth));
         reach.is_some_and(|reach| reach <= self.a.len()) && x.len() >= self.depth && c.len() >= ROWS

@@ -1,6 +1,6 @@
 //! A hash table from bytes to ids that keeps the ids only: the bytes stay with their owner.
 
-/// An insertion that would look at more slots is refused: a vocabulary made to collide must not stall the load.
+/// An insertion that would visit more slots is refused: a vocabulary made of collisions must not stall the load.
 const PROBE_LIMIT: usize = 512;
 const EMPTY: u32 = u32::MAX;
 
@@ -15,15 +15,14 @@ impl Slots {
         Slots { ids: vec![EMPTY; (count * 2).max(2).next_power_of_two()].into() }
     }
 
-    /// Puts an id where `is_same` finds an id of the same bytes, else in a free slot; `None` if there are too many
-    /// others on the way.
+    /// Replaces the id for which `is_same` holds, or takes a free slot; `None` if too many other ids have a similar hash.
     pub fn insert(&mut self, hash: Hash, id: u32, is_same: impl Fn(u32) -> bool) -> Option<()> {
         let slot = self.probe(hash).find(|slot| self.ids[*slot] == EMPTY || is_same(self.ids[*slot]))?;
         self.ids[slot] = id;
         Some(())
     }
 
-    /// The id that `is_same` tells from others with a similar hash.
+    /// The id for which `is_same` holds, among those with a similar hash.
     pub fn find(&self, hash: Hash, is_same: impl Fn(u32) -> bool) -> Option<u32> {
         self.probe(hash).map(|slot| self.ids[slot]).take_while(|id| *id != EMPTY).find(|id| is_same(*id))
     }
@@ -46,7 +45,7 @@ impl Hash {
         Hash(bytes.iter().fold(self.0, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)))
     }
 
-    /// The low bits of FNV see little of the last bytes; the high ones help.
+    /// The low bits of FNV depend little on the last bytes, so the high bits are mixed in.
     fn finish(self) -> u64 {
         self.0 ^ (self.0 >> 32)
     }

@@ -1,6 +1,6 @@
 //! The special tokens around and in place of words.
 
-use crate::gguf::{Gguf, Value};
+use crate::gguf::{Gguf, MetadataValue};
 use crate::neural::error::NetworkError;
 
 /// Ids of the special tokens, all below the number of tokens.
@@ -53,8 +53,10 @@ fn given_id(gguf: &Gguf<'_>, role: &str, tokens: usize) -> Result<Option<u32>, N
     let key = format!("tokenizer.ggml.{role}_token_id");
     match gguf.value(&key) {
         None => Ok(None),
-        Some(Value::U32(id)) if (*id as usize) < tokens => Ok(Some(*id)),
-        Some(Value::U32(id)) => Err(NetworkError::Invalid(format!("{key} is {id}, expected an id below {tokens}"))),
+        Some(MetadataValue::U32(id)) if (*id as usize) < tokens => Ok(Some(*id)),
+        Some(MetadataValue::U32(id)) => {
+            Err(NetworkError::Invalid(format!("{key} is {id}, expected an id below {tokens}")))
+        }
         Some(other) => Err(NetworkError::Invalid(format!("{key} is {other}, expected a u32"))),
     }
 }
@@ -86,7 +88,7 @@ fn check_added(gguf: &Gguf<'_>, tokens: usize) -> Result<(), NetworkError> {
 pub fn optional_bool(gguf: &Gguf<'_>, key: &str) -> Result<Option<bool>, NetworkError> {
     match gguf.value(key) {
         None => Ok(None),
-        Some(Value::Bool(setting)) => Ok(Some(*setting)),
+        Some(MetadataValue::Bool(setting)) => Ok(Some(*setting)),
         Some(other) => Err(NetworkError::Invalid(format!("{key} is {other}, expected a bool"))),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::slots::{Hash, Slots};
 use super::special::Special;
-use crate::gguf::{Array, Gguf, Value, ValueType};
+use crate::gguf::{Gguf, MetadataArray, MetadataValue, ValueType};
 use crate::neural::error::NetworkError;
 
 /// A word of more characters than this becomes the unknown token.
@@ -39,7 +39,7 @@ pub struct Vocabulary {
 
 /// The tokens of a model.
 pub struct Tokens<'a> {
-    array: Array<'a>,
+    array: MetadataArray<'a>,
     pub len: usize,
 }
 
@@ -47,10 +47,10 @@ pub struct Tokens<'a> {
 pub fn tokens<'a>(gguf: &Gguf<'a>) -> Result<Tokens<'a>, NetworkError> {
     let key = "tokenizer.ggml.tokens";
     match gguf.value(key) {
-        Some(Value::Array(array)) if array.element_type == ValueType::Str && array.len > 0 => {
+        Some(MetadataValue::Array(array)) if array.element_type == ValueType::Str && array.len > 0 => {
             Ok(Tokens { array: *array, len: array.len as usize }) // the parser allows 4 Mi elements
         }
-        Some(Value::Array(array)) => invalid(format!(
+        Some(MetadataValue::Array(array)) => invalid(format!(
             "{key} is an array of {} elements of type {:?}, expected strings",
             array.len, array.element_type
         )),
@@ -64,10 +64,10 @@ pub fn token_types<'a>(gguf: &Gguf<'a>, tokens: usize) -> Result<&'a [u8], Netwo
     let key = "tokenizer.ggml.token_type";
     match gguf.value(key) {
         None => Ok(&[]),
-        Some(Value::Array(array)) if array.element_type == ValueType::I32 && array.len == tokens as u64 => {
+        Some(MetadataValue::Array(array)) if array.element_type == ValueType::I32 && array.len == tokens as u64 => {
             Ok(array.bytes())
         }
-        Some(Value::Array(array)) => invalid(format!(
+        Some(MetadataValue::Array(array)) => invalid(format!(
             "{key} has {} elements of type {:?}, expected {tokens} of type I32",
             array.len, array.element_type
         )),

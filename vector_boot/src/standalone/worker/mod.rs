@@ -20,7 +20,7 @@ use super::control::Control;
 use super::EMBEDDED_MODEL;
 use crate::journal::storage::{MemoryFile, Storage};
 use crate::machine::{Machine, Parts, Runtime};
-use crate::model_file::{self, Model};
+use crate::model_file::{self, LoadedModel};
 use crate::rts::hex;
 use crate::sys::memory::SharedWords;
 use crate::sys::ready::{wait, Interest};
@@ -91,7 +91,7 @@ fn start(words: &[&str]) -> Result<(), String> {
 }
 
 /// Loads the model and reports the result to the supervisor. Also returns what notices changes of the model's file.
-fn load(options: &Options, control: &OwnedFd) -> (Result<Model, String>, Option<Watch>) {
+fn load(options: &Options, control: &OwnedFd) -> (Result<LoadedModel, String>, Option<Watch>) {
     let (model, watch) = match options {
         Options { without_model: true, .. } => (Err("the supervisor has withdrawn the model".to_string()), None),
         Options { embedded: true, .. } => (model_file::from_memory(EMBEDDED_MODEL), None),
