@@ -1,4 +1,4 @@
-"""Readers that were written from the specification alone agree with `vector_boot check`, file for file."""
+"""Readers and writers that were made from the specification alone agree with the project's, file for file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import TypeAlias
 import pytest
 
 from builder.executable import CRATE, executable_path
-from tests.stranger import gguf_reader, rts_reader
+from image.bert import ModelType
+from image.compose import compose
+from image.rts_file import write_rts
+from tests.stranger import gguf_reader, rts_reader, writers
 from tests.support.rts_vectors import Vector, load_vectors
 from vboot.check import CheckError, check_file
 
@@ -88,3 +91,19 @@ def judged(vector: Vector) -> tuple[str, str]:
 @pytest.mark.parametrize("vector", load_vectors(), ids=lambda vector: vector.name)
 def test_rts_vectors(vector: Vector) -> None:
     assert judged(vector) == (vector.verdict, vector.field)
+
+
+@pytest.mark.parametrize("kind", ["F16", "F32"])
+def test_the_model_tiny_is_composed_alike(kind: ModelType, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    compose("tiny", path, type=kind)
+    assert path.read_bytes() == writers.composed_tiny(kind)
+
+
+def test_images_are_written_alike(tmp_path: Path) -> None:
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(writers.composed_tiny("F16"))
+    write_rts(tmp_path / "image.rts", binary=executable_path(), tensors=model)
+    expected = writers.rts_file(executable_path().read_bytes(), model.read_bytes())
+    assert (tmp_path / "image.rts").read_bytes() == expected
+    assert rts_reader.judge(expected)
