@@ -1,10 +1,13 @@
-//! Packages what the build embeds: the model that `VECTOR_BOOT_MODEL` names, or nothing; the word table of hw.mmio;
-//! the instructions of the pixel machine and its built-in programs.
+//! Prepares what the crate includes: the model that `VECTOR_BOOT_MODEL` names (or no bytes), and Rust code generated
+//! from the tables in `spec/`: the words of hw.mmio, the protocol, the instructions of the pixel interpreter and its
+//! built-in programs.
 //!
-//! A boot image carries its model on a disk of its own; only a small one may travel inside the executable.
+//! A boot image carries its model on a separate disk; only a small one may be embedded in the executable.
 
 #[path = "build/pixels.rs"]
 mod pixels;
+#[path = "build/protocol.rs"]
+mod protocol;
 #[path = "build/toml.rs"]
 mod toml;
 
@@ -13,14 +16,22 @@ use std::{env, fs};
 
 use toml::{write_output, Tables};
 
+/// Bytes of the largest model that may be embedded.
 const LIMIT: u64 = 4 << 20;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=VECTOR_BOOT_MODEL");
-    println!("cargo::rerun-if-changed=build/pixels.rs");
-    println!("cargo::rerun-if-changed=build/toml.rs");
-    for result in [package_model(), generate_hw_mmio(), pixels::generate_instructions(), pixels::generate_kernels()] {
+    for source in ["pixels", "protocol", "toml"] {
+        println!("cargo::rerun-if-changed=build/{source}.rs");
+    }
+    for result in [
+        package_model(),
+        generate_hw_mmio(),
+        protocol::generate_protocol(),
+        pixels::generate_instructions(),
+        pixels::generate_kernels(),
+    ] {
         if let Err(why) = result {
             println!("cargo::error={why}");
         }
@@ -39,7 +50,7 @@ fn generate_hw_mmio() -> Result<(), String> {
             initial += &format!("    ({name}, {words}, {value}_i64 as u32),\n");
         }
     }
-    code += "/// First word, number of words and value of each quantity that does not start at 0.\n";
+    code += "/// First word, number of words and initial value of each quantity whose initial value is not 0.\n";
     code += &format!("pub const INITIAL: &[(usize, usize, u32)] = &[\n{initial}];\n");
     write_output("hw_mmio.rs", code.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! Turns the instruction table of the pixel machine and the built-in programs into Rust.
+//! Turns the instruction table of the pixel interpreter and the built-in programs into Rust.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ const TABLE: &str = "../spec/pixels.toml";
 const LIMIT: usize = 4092;
 const KERNELS: &str = "../spec/kernels.txt";
 
-/// The instruction set: an enumeration, one of the immediates of each instruction that names them, and the decoder.
+/// The instruction set: an enumeration, another one for the immediates of each instruction that names them, and the decoder.
 pub fn generate_instructions() -> Result<(), String> {
     let tables = Tables::read(TABLE)?;
     let (mut variants, mut enumerations) = (String::new(), String::new());
@@ -29,13 +29,13 @@ pub fn generate_instructions() -> Result<(), String> {
         }
     }
     let code = format!(
-        "/// What a pixel with r = 250 asks for.\n#[derive(Debug, Clone, Copy, PartialEq, Eq)]\n\
+        "/// An instruction: what a pixel with r = 250 means.\n#[derive(Debug, Clone, Copy, PartialEq, Eq)]\n\
          pub enum Instruction {{\n{variants}}}\n\n{enumerations}\
          impl Instruction {{\n    /// The instruction with this opcode and immediate.\n    ///\n\
-         \x20   /// # Errors\n    /// [`Malformed`] if the table has no such opcode, or the opcode no such immediate.\n\
-         \x20   pub fn decode(opcode: u8, immediate: u8) -> Result<Self, Malformed> {{\n\
-         \x20       let found = match opcode {{\n{decode}            _ => return Err(Malformed::Opcode(opcode)),\n\
-         \x20       }};\n        found.ok_or(Malformed::Immediate(opcode, immediate))\n    }}\n\n\
+         \x20   /// # Errors\n    /// [`DecodeError`] if the table has no such opcode, or the opcode no such immediate.\n\
+         \x20   pub fn decode(opcode: u8, immediate: u8) -> Result<Self, DecodeError> {{\n\
+         \x20       let found = match opcode {{\n{decode}            _ => return Err(DecodeError::Opcode(opcode)),\n\
+         \x20       }};\n        found.ok_or(DecodeError::Immediate(opcode, immediate))\n    }}\n\n\
          \x20   /// Its name in the table.\n    pub fn name(self) -> &'static str {{\n        match self {{\n{names}\
          \x20       }}\n    }}\n\n\
          \x20   /// Values it takes off the stack.\n    pub fn pops(self) -> usize {{\n        match self {{\n{pops}\
@@ -51,7 +51,7 @@ fn operand(table: &Table<'_>, name: &str, variant: &str) -> Result<(Option<Strin
         (None, Some(_)) => variant,
         (Some("slot"), None) => "Slot",
         (Some("vector"), None) => "Vector",
-        _ => return Err(format!("{TABLE}: the immediate of {name} is described in no known way")),
+        _ => return Err(format!("{TABLE}: the immediate of {name} is described in an unknown way: expected `immediates`, or `operand` as slot or vector")),
     };
     Ok((Some(carried.into()), format!("{carried}::decode(immediate).map(Instruction::{variant})")))
 }
@@ -69,7 +69,8 @@ fn enumeration(variant: &str, name: &str, words: &[&str]) -> String {
     )
 }
 
-fn camel_case(name: &str) -> String {
+/// `rms_norm` as `RmsNorm`.
+pub fn camel_case(name: &str) -> String {
     let capitalised = |word: &str| word[..1].to_uppercase() + &word[1..].to_lowercase();
     name.split('_').map(capitalised).collect()
 }
@@ -90,7 +91,7 @@ fn bytes_of(line: &str) -> Result<Vec<u8>, String> {
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(byte).collect();
     let program = bytes.filter(|bytes| bytes.len() % 3 == 0 && bytes.len() <= LIMIT);
-    program.ok_or_else(|| format!("{KERNELS}: {line:?} is no program of at most {LIMIT} bytes"))
+    program.ok_or_else(|| format!("{KERNELS}: {line:?} is not a program of at most {LIMIT} bytes"))
 }
 
 fn list(programs: &[Vec<u8>]) -> String {

@@ -1,9 +1,9 @@
-//! The little of TOML that the tables shared with Python need: tables of an array, one `key = value` a line.
+//! Reads the part of TOML that the tables in `spec/` use: tables of arrays (`[[name]]`), one `key = value` a line.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// A file of tables, each begun by the same header line.
+/// A file of tables.
 pub struct Tables {
     path: PathBuf,
     text: String,
@@ -23,10 +23,11 @@ impl Tables {
         Ok(Tables { path: path.into(), text })
     }
 
-    /// The tables behind lines of `[[header]]`.
+    /// The tables with this header, `[[header]]`. Each ends where the next table of any kind begins.
     pub fn of<'a>(&'a self, header: &str) -> impl Iterator<Item = Table<'a>> {
-        let header = format!("\n[[{header}]]");
-        let texts: Vec<&str> = self.text.split(header.as_str()).skip(1).collect();
+        let header = format!("{header}]]\n");
+        let texts = self.text.split("\n[[").skip(1);
+        let texts: Vec<&str> = texts.filter_map(|text| text.strip_prefix(header.as_str())).collect();
         texts.into_iter().map(|text| Table { path: &self.path, text })
     }
 }

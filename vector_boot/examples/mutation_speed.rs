@@ -53,7 +53,8 @@ fn main() {
         let indices: Vec<u64> = (0..ELEMENTS as u64).step_by(37).collect();
         let values = vec![1e-9; indices.len()];
         measure(&format!("sparse add {name}, an index"), indices.len(), || {
-            sparse::apply(sparse::Op::Add, tensor_type, 0, black_box(&mut blocks), &indices, &values).expect("fits");
+            sparse::apply(sparse::SparseOp::Add, tensor_type, 0, black_box(&mut blocks), &indices, &values)
+                .expect("fits");
         });
         measure(&format!("finite {name}"), ELEMENTS, || {
             black_box(finite::all_finite(tensor_type, black_box(&blocks)));

@@ -1,5 +1,5 @@
 //! Edits from their JSON to the bytes, against the vectors that the Python side computes with numpy
-//! (tests/vectors/mutation): results to the bit, and the code of every refusal.
+//! (tests/vectors/mutation): results to the bit, and the code of every error.
 
 use std::path::Path;
 
@@ -8,6 +8,8 @@ use vector_boot::gguf::TensorType;
 use vector_boot::mutation::apply::apply;
 use vector_boot::mutation::plan::plan;
 use vector_boot::mutation::request::parse_edits;
+use vector_boot::mutation::EditError;
+use vector_boot::protocol::RequestError;
 use vector_boot::sys::memory::Mapping;
 use vector_boot::tensor::Store;
 
@@ -32,7 +34,7 @@ fn bytes(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
 }
 
-/// A GGUF whose one tensor is that of the case; a name of the machine's is left to the machine.
+/// A GGUF file with the tensor of the case; if that is a machine tensor, with another one.
 fn file(case: &Value) -> Vec<u8> {
     let name = text(case, "tensor");
     let of_machine = ["hw.mmio", "kernel.0", "evolved.0", "evolved.1", "evolved.7"].contains(&name);
@@ -65,20 +67,25 @@ fn store(case: &Value) -> Store {
     store.unwrap_or_else(|error| panic!("{}: {error}", text(case, "name")))
 }
 
-/// The tensor's new bytes, or the code of the refusal, the store then being as before.
+/// The code of the protocol for a refused edit.
+fn code_of(error: EditError) -> i64 {
+    RequestError::from(error).code
+}
+
+/// The new bytes of the tensor, or the error code; then the store has not changed.
 fn outcome(case: &Value) -> Result<Vec<u8>, i64> {
     let mut store = store(case);
     let blob = bytes(text(case, "blob"));
-    let edits = parse_edits(case["edits"].clone()).map_err(|failure| failure.code)?;
+    let edits = parse_edits(case["edits"].clone()).map_err(code_of)?;
     for edit in &edits {
-        edit.check_indices(0, &blob).map_err(|failure| failure.code)?;
+        edit.check_indices(0, &blob).map_err(code_of)?;
     }
-    let plan = plan(&store, &edits, &blob).map_err(|failure| failure.code)?;
-    let targets: Vec<_> = plan.targets().iter().map(|target| (target.address, target.bytes)).collect();
+    let plan = plan(&store, &edits, &blob).map_err(code_of)?;
+    let targets: Vec<_> = plan.targets().iter().map(|target| target.address..target.address + target.bytes).collect();
     if let Some(index) = store.position(text(case, "tensor")) {
         let address = store.tensors()[index].address().expect("no protected tensor gets that far");
         let mut change = store.memory_mut().begin();
-        change.write(address, &bytes(text(case, "before"))); // of the machine's own, which start empty
+        change.write(address, &bytes(text(case, "before"))); // a machine tensor starts empty
         change.commit();
     }
     let mut change = store.memory_mut().begin();

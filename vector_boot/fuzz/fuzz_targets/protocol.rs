@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
                 }
                 let _ = Envelope::open(message);
             }
-            Incoming::Refused(failure) => assert!(failure.code < 0 && !failure.message.contains('\n')),
+            Incoming::Refused(error) => assert!(error.code < 0 && !error.message.contains('\n')),
             Incoming::Resync => (),
         }
     }

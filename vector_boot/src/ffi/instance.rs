@@ -8,16 +8,9 @@ use serde_json::{json, Map, Value};
 use super::message;
 use crate::hw_mmio::word;
 use crate::machine::Machine;
-use crate::protocol::{self, required, Blob, Envelope, Failure, Params, Reply, Request};
+use crate::protocol::{self, code, required, Blob, Envelope, Method, Params, Reply, Request, RequestError};
 use crate::sys::memory::SharedWords;
 use crate::sys::monotonic_us;
-
-/// Methods that are answered while another request runs.
-const ANSWERED_BESIDE: [&str; 3] = ["hello", "stats", "interrupt"];
-/// Methods that can be cancelled.
-const CANCELLABLE: [&str; 2] = ["embed", "execute_pixels"];
-/// Methods that need a connection, or a machine that is a process of its own.
-const NOT_IN_PROCESS: [&str; 4] = ["subscribe", "shutdown", "fault", "bye"];
 
 /// The loaded machine; `None` before the first load and after `neural_cleanup`.
 static CURRENT: RwLock<Option<Arc<Instance>>> = RwLock::new(None);
@@ -135,13 +128,13 @@ impl Instance {
         let mut out = if input.greet { self.machine.greeting() } else { Vec::new() };
         let answer = match input.message {
             None => return out,
-            Some(Err(failure)) => failure.to_bytes(&Value::Null),
+            Some(Err(error)) => error.to_bytes(&Value::Null),
             Some(Ok(message)) => match Envelope::open(message) {
-                Err((id, failure)) => failure.to_bytes(&id),
+                Err(refused) => refused.error.to_bytes(&refused.id),
                 Ok(Envelope::Bye) => not_in_process("bye").to_bytes(&Value::Null),
                 Ok(Envelope::Request(request)) => match self.answer(&request, received) {
                     Ok(reply) => reply.to_bytes(&request.id),
-                    Err(failure) => failure.to_bytes(&request.id),
+                    Err(error) => error.to_bytes(&request.id),
                 },
             },
         };
@@ -149,11 +142,11 @@ impl Instance {
         out
     }
 
-    fn answer(&self, request: &Request, received: Instant) -> Result<Reply, Failure> {
-        let answer = match request.method.as_str() {
-            method if NOT_IN_PROCESS.contains(&method) => Err(not_in_process(method)),
-            "cancel" => self.cancel(request),
-            method if ANSWERED_BESIDE.contains(&method) => {
+    fn answer(&self, request: &Request, received: Instant) -> Result<Reply, RequestError> {
+        let answer = match request.method {
+            method if !method.has_meaning_in_process() => Err(not_in_process(method.name())),
+            Method::Cancel => self.cancel(request),
+            method if method.passes() => {
                 self.end_trial_if_idle();
                 let _beside = lock(&self.beside);
                 self.machine.answer(request, received)
@@ -164,8 +157,8 @@ impl Instance {
         answer
     }
 
-    fn take_turn(&self, request: &Request, received: Instant) -> Result<Reply, Failure> {
-        let cancellable = CANCELLABLE.contains(&request.method.as_str());
+    fn take_turn(&self, request: &Request, received: Instant) -> Result<Reply, RequestError> {
+        let cancellable = request.method.cancellable();
         if cancellable {
             lock(&self.cancellable).waiting.push(request.id.clone());
         }
@@ -185,9 +178,9 @@ impl Instance {
         answer
     }
 
-    fn cancel(&self, request: &Request) -> Result<Reply, Failure> {
+    fn cancel(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
-        let id = required("request", params.value("request"))?;
+        let id = required("request", params.request_id("request")?)?;
         params.finish()?;
         request.no_blob()?;
         let mut cancellable = lock(&self.cancellable);
@@ -221,7 +214,7 @@ impl Instance {
     /// # Errors
     /// The machine's error; the output of an earlier program stays.
     pub fn execute_pixels(&self, pixels: Vec<u8>) -> Result<(), String> {
-        let reply = self.call("execute_pixels", Map::new(), Blob::Bytes(pixels))?;
+        let reply = self.call(Method::ExecutePixels, Map::new(), Blob::Bytes(pixels))?;
         *lock(&self.result) = Some(reply.blob);
         Ok(())
     }
@@ -240,12 +233,12 @@ impl Instance {
     /// The machine's error.
     pub fn interrupt(&self, vector: u8) -> Result<(), String> {
         let params = [("vector".to_string(), Value::from(vector))].into_iter().collect();
-        self.call("interrupt", params, Blob::None).map(|_| ())
+        self.call(Method::Interrupt, params, Blob::None).map(|_| ())
     }
 
-    fn call(&self, method: &str, params: Map<String, Value>, blob: Blob) -> Result<Reply, String> {
-        let request = Request { id: Value::Null, method: method.to_string(), params: Params::new(params), blob };
-        let failed = |failure: Failure| format!("{} (code {})", failure.message, failure.code);
+    fn call(&self, method: Method, params: Map<String, Value>, blob: Blob) -> Result<Reply, String> {
+        let request = Request { id: Value::Null, method, params: Params::new(params), blob };
+        let failed = |error: RequestError| format!("{} (code {})", error.message, error.code);
         self.answer(&request, Instant::now()).map_err(failed)
     }
 
@@ -267,7 +260,7 @@ impl Instance {
                 }
                 Ok::<_, String>((store.tensors().iter().map(|tensor| tensor.bytes).sum(), known.count))
             })
-            .map_err(|failure| failure.message)??;
+            .map_err(|error| error.message)??;
         Ok(Counts {
             pixels_processed: page.get_wide(word::PIXELS_PROCESSED),
             programs: vitals.programs(),
@@ -282,6 +275,9 @@ impl Instance {
     }
 }
 
-fn not_in_process(method: &str) -> Failure {
-    Failure::new(-32601, format!("{method} is not available in process: the program that has loaded the model decides"))
+fn not_in_process(method: &str) -> RequestError {
+    RequestError::new(
+        code::UNKNOWN_METHOD,
+        format!("{method} is not available in process: the program that has loaded the model decides"),
+    )
 }

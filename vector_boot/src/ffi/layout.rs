@@ -27,7 +27,7 @@ impl Instance {
             })
         };
         let all = |store: &Store| store.tensors().iter().map(|tensor| describe(store, tensor)).collect::<Value>();
-        Ok(self.machine.with_store(all).map_err(|failure| failure.message)?.to_string().into_bytes())
+        Ok(self.machine.with_store(all).map_err(|error| error.message)?.to_string().into_bytes())
     }
 
     /// The start of a tensor's bytes in memory, and their number.
@@ -44,7 +44,7 @@ impl Instance {
             };
             Some((start, tensor.bytes as usize))
         };
-        let found = self.machine.with_store(find).map_err(|failure| failure.message)?;
+        let found = self.machine.with_store(find).map_err(|error| error.message)?;
         found.ok_or_else(|| format!("there is no tensor {name:?}"))
     }
 }

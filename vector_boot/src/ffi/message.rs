@@ -1,6 +1,6 @@
 //! One protocol message in the bytes of one call.
 
-use crate::protocol::{Blob, Failure, Framer, Incoming, Message};
+use crate::protocol::{code, Blob, Framer, Incoming, Message, RequestError};
 
 /// The contents of a call.
 #[derive(Debug, PartialEq)]
@@ -8,7 +8,7 @@ pub struct Input {
     /// Whether a byte 0xFF asked for a greeting.
     pub greet: bool,
     /// The message, or why it is refused; `None` if only a greeting was asked for.
-    pub message: Option<Result<Message, Failure>>,
+    pub message: Option<Result<Message, RequestError>>,
 }
 
 /// Reads exactly one message, which bytes 0xFF may precede.
@@ -25,18 +25,18 @@ pub fn read(bytes: &[u8]) -> Input {
             Some(Incoming::Message(message)) if message.blob == Blob::TooLarge => Ok(message),
             Some(Incoming::Message(_)) if !rest.is_empty() => {
                 let text = format!("one call carries one message: {} more bytes follow", rest.len());
-                Err(Failure::new(-32600, text))
+                Err(RequestError::new(code::INVALID_REQUEST, text))
             }
             Some(Incoming::Message(message)) => Ok(message),
-            Some(Incoming::Refused(failure)) => Err(failure),
+            Some(Incoming::Refused(error)) => Err(error),
             // No more bytes will come, so an incomplete blob has stalled.
             None => match framer.tick(u64::MAX) {
                 Some(Incoming::Message(message)) => Ok(message),
-                _ => Err(Failure::new(-32700, "the line does not end with a newline")),
+                _ => Err(RequestError::new(code::PARSE_ERROR, "the line does not end with a newline")),
             },
         };
         return Input { greet, message: Some(message) };
     }
-    let nothing = Err(Failure::new(-32700, "the call has no message"));
+    let nothing = Err(RequestError::new(code::PARSE_ERROR, "the call has no message"));
     Input { greet, message: (!greet).then_some(nothing) }
 }

@@ -95,7 +95,7 @@ fn start(model: LoadedModel, journal: OwnedFd, words: SharedWords) -> Result<Ins
         energy_limited: std::env::var_os(ENERGY_VARIABLE).is_none_or(|value| value != "off"),
     };
     let machine = Machine::new(parts);
-    machine.require_model().map_err(|failure| failure.message)?;
+    machine.require_model().map_err(|error| error.message)?;
     machine.vitals().reach_phase(TENSORS, monotonic_us().saturating_sub(since_us));
     machine.page().set(word::STATE, State::Beating as u32);
     Ok(Instance::new(machine, shared))

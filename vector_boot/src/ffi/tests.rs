@@ -33,7 +33,7 @@ fn the_built_in_model_is_an_acceptable_file() {
 
 #[test]
 fn one_message_is_read_and_everything_else_is_refused_as_on_the_port() {
-    let code = |bytes: &[u8]| read(bytes).message.map(|message| message.map_err(|failure| failure.code));
+    let code = |bytes: &[u8]| read(bytes).message.map(|message| message.map_err(|error| error.code));
     assert!(code(b"{\"a\":1}\n").unwrap().is_ok());
     let blob = b"{\"blob\":{\"bytes\":3,\"crc32c\":\"00000000\"}}\nabc";
     assert!(code(blob).unwrap().is_ok());

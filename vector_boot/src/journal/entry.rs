@@ -1,4 +1,4 @@
-//! One entry of the log: a head of fixed size that says all about a change but its contents, and a payload.
+//! One entry of the log: a head of fixed size that describes a change, and a payload with its contents.
 
 use crc32c::crc32c;
 
@@ -6,37 +6,38 @@ use crc32c::crc32c;
 pub const HEAD_BYTES: usize = 160;
 const MAGIC: u32 = u32::from_le_bytes(*b"VBJ1");
 
-/// What an entry is.
+/// What an entry of the log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     /// A mutation; the payload holds its edits and blob.
     Mutate = 1,
-    /// A return to the contents of the generation `target`; the payload is an image of them if the log has forgotten it.
+    /// The contents of generation `target` are current again. The payload is an image of them if the log no longer
+    /// reaches back to that generation.
     Rollback = 2,
-    /// `target` was promoted.
+    /// Generation `target` was promoted.
     Promote = 3,
-    /// A return to `target`, because a trial was not promoted in time.
+    /// The contents of generation `target` are current again, because a trial was not promoted in time.
     LeaseExpired = 4,
-    /// A trial was given more time.
+    /// The lease of a trial was renewed.
     Renew = 5,
-    /// The payload holds every page that differs from the base.
+    /// An image: the payload holds every page that differs from the base.
     Image = 6,
 }
 
-impl Kind {
+impl EntryKind {
     /// The kind with this number.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Image, LeaseExpired, Mutate, Promote, Renew, Rollback};
+        use EntryKind::{Image, LeaseExpired, Mutate, Promote, Renew, Rollback};
         [Mutate, Rollback, Promote, LeaseExpired, Renew, Image].into_iter().find(|kind| *kind as u8 == byte)
     }
 
     /// Whether the entry makes a generation.
     pub fn makes_generation(self) -> bool {
-        matches!(self, Kind::Mutate | Kind::Rollback | Kind::LeaseExpired)
+        matches!(self, EntryKind::Mutate | EntryKind::Rollback | EntryKind::LeaseExpired)
     }
 }
 
-/// What tells two requests with the same id apart.
+/// Identifies the content of a request, to tell a repeated request from another one with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Content {
     /// CRC-32C of the parameters as canonical JSON.
@@ -49,12 +50,12 @@ pub struct Content {
 
 /// The head of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
-    /// What it is.
-    pub kind: Kind,
-    /// Whether the reply told digests.
+pub struct EntryHead {
+    /// What the entry is.
+    pub kind: EntryKind,
+    /// Whether the reply had digests.
     pub digest: bool,
-    /// Position in the log: each is one more than the one before.
+    /// Sequence number: one more than that of the entry before.
     pub sequence: u64,
     /// Generation after it.
     pub generation: u64,
@@ -66,15 +67,15 @@ pub struct Head {
     pub lease_until_us: u64,
     /// Generation rolled back to, or promoted.
     pub target: u64,
-    /// The request's id, zero if there was none.
+    /// The id of the request; zero if there was none.
     pub id: [u8; 16],
-    /// The request's content.
+    /// The content of the request.
     pub content: Content,
     /// Tensors that differ from before.
     pub changed_tensors: u32,
     /// Bytes that differ from before.
     pub changed_bytes: u64,
-    /// The upload the blob came by, zero if it came with the request.
+    /// Id of the upload that was the blob; zero if the blob came with the request.
     pub upload: [u8; 16],
     /// Bytes of the payload.
     pub payload_bytes: u64,
@@ -82,7 +83,7 @@ pub struct Head {
     pub payload_crc: u32,
 }
 
-impl Head {
+impl EntryHead {
     /// The head's bytes.
     pub fn encode(&self) -> [u8; HEAD_BYTES] {
         let mut bytes = Vec::with_capacity(HEAD_BYTES);
@@ -120,8 +121,8 @@ impl Head {
         if short(0)? != MAGIC || short(4)? != crc32c(&bytes[8..]) {
             return None;
         }
-        Some(Head {
-            kind: Kind::from_byte(bytes[8])?,
+        Some(EntryHead {
+            kind: EntryKind::from_byte(bytes[8])?,
             digest: bytes[9] != 0,
             changed_tensors: short(12)?,
             content: Content { params_crc: short(16)?, blob_crc: short(20)?, bytes: wide(6)? },
@@ -140,18 +141,18 @@ impl Head {
     }
 }
 
-impl Head {
+impl EntryHead {
     /// Whether the payload is an image.
     pub fn holds_image(&self) -> bool {
-        self.kind == Kind::Image || (self.kind != Kind::Mutate && self.payload_bytes > 0)
+        self.kind == EntryKind::Image || (self.kind != EntryKind::Mutate && self.payload_bytes > 0)
     }
 }
 
-/// An entry read back.
+/// An entry that was read from the log.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct LogEntry {
     /// Its head.
-    pub head: Head,
+    pub head: EntryHead,
     /// Its payload.
     pub payload: Vec<u8>,
 }
@@ -161,9 +162,9 @@ pub struct Entry {
 pub mod tests {
     use super::*;
 
-    /// A head with a value of its own in every field.
-    pub fn head(kind: Kind, sequence: u64) -> Head {
-        Head {
+    /// A head with a different value in every field.
+    pub fn head(kind: EntryKind, sequence: u64) -> EntryHead {
+        EntryHead {
             kind,
             digest: true,
             sequence,
@@ -184,13 +185,13 @@ pub mod tests {
 
     #[test]
     fn heads_come_back_and_every_flipped_bit_is_seen() {
-        for kind in [Kind::Mutate, Kind::Image] {
+        for kind in [EntryKind::Mutate, EntryKind::Image] {
             let bytes = head(kind, 3).encode();
-            assert_eq!(Head::decode(&bytes), Some(head(kind, 3)));
+            assert_eq!(EntryHead::decode(&bytes), Some(head(kind, 3)));
             for bit in 0..8 * HEAD_BYTES {
                 let mut damaged = bytes;
                 damaged[bit / 8] ^= 1 << (bit % 8);
-                assert_eq!(Head::decode(&damaged), None, "bit {bit}");
+                assert_eq!(EntryHead::decode(&damaged), None, "bit {bit}");
             }
         }
     }

@@ -1,15 +1,15 @@
-//! The log: entries one behind the other, and two copies of the bounds in front. Nothing is ever written over but the
-//! older copy of the bounds, so a writer may die at any byte.
+//! The log: two copies of its bounds, then the entries one after another. Only the older copy of the bounds is ever
+//! overwritten, so a writer may be interrupted at any byte.
 
 use std::io;
 
 use crc32c::{crc32c, crc32c_append};
 
 use super::entry::HEAD_BYTES;
-use super::storage::Storage;
-use super::{Entry, Head};
+use super::storage::LogStorage;
+use super::{EntryHead, LogEntry};
 
-/// Offset of the first entry ever.
+/// Offset of the first entry of a new log.
 const FIRST_ENTRY: u64 = 4096;
 const BOUNDS_BYTES: usize = 48;
 const BOUNDS_CRC: usize = BOUNDS_BYTES - 4;
@@ -18,10 +18,10 @@ const MAGIC: u32 = u32::from_le_bytes(*b"VBJL");
 /// Entries start at multiples of this.
 const ALIGNMENT: u64 = 8;
 
-/// Where the log begins and ends.
+/// Where the log starts and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bounds {
-    /// Counts the writings of the bounds: the copy with the higher number holds.
+    /// Number of this version of the bounds: the copy with the higher number is valid.
     turn: u64,
     start: u64,
     end: u64,
@@ -38,7 +38,7 @@ impl Bounds {
         for (place, number) in bytes[4..].chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
         }
-        // The checksum comes last: it is what a half written copy lacks.
+        // The checksum is written last: a half-written copy does not have it.
         let crc = crc32c(&bytes[..BOUNDS_CRC]);
         bytes[BOUNDS_CRC..].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -54,25 +54,25 @@ impl Bounds {
     }
 }
 
-/// A log that can be read and appended to.
+/// An open log.
 pub struct Log {
-    storage: Box<dyn Storage>,
+    storage: Box<dyn LogStorage>,
     bounds: Bounds,
 }
 
 impl Log {
-    /// Opens the log in this storage, or makes an empty one where there is nothing but zeros.
+    /// Opens the log in this storage, or creates an empty one if the storage is all zero.
     ///
     /// # Errors
-    /// If the storage fails, or holds something else.
-    pub fn open(mut storage: Box<dyn Storage>) -> io::Result<Self> {
+    /// If the storage fails, or holds anything else.
+    pub fn open(mut storage: Box<dyn LogStorage>) -> io::Result<Self> {
         let mut copies = [[0; BOUNDS_BYTES]; 2];
         for (bytes, offset) in copies.iter_mut().zip(BOUNDS_COPIES) {
             storage.read(offset, bytes)?;
         }
         let found = copies.iter().filter_map(Bounds::decode).max_by_key(|bounds| bounds.turn);
         if let Some(bounds) = found {
-            // A writer that died while it forgot may have left the memory behind.
+            // A writer that was interrupted in `forget_before` may not have discarded the old entries.
             storage.discard(FIRST_ENTRY, bounds.start.saturating_sub(FIRST_ENTRY));
             return Ok(Log { storage, bounds });
         }
@@ -94,18 +94,18 @@ impl Log {
         self.bounds.next
     }
 
-    /// Offset behind the last entry.
+    /// Offset of the end of the last entry.
     pub fn end(&self) -> u64 {
         self.bounds.end
     }
 
-    /// Offset of the first entry kept.
+    /// Offset of the first entry.
     pub fn start(&self) -> u64 {
         self.bounds.start
     }
 
-    /// All heads in order, with their offsets. Ends with the error at the first that is damaged.
-    pub fn heads(&self) -> impl Iterator<Item = io::Result<(u64, Head)>> + '_ {
+    /// All heads in order, with their offsets. Ends with an error at the first damaged one.
+    pub fn heads(&self) -> impl Iterator<Item = io::Result<(u64, EntryHead)>> + '_ {
         let (mut offset, mut sequence) = (self.bounds.start, self.bounds.first);
         let mut failed = false;
         std::iter::from_fn(move || {
@@ -122,39 +122,40 @@ impl Log {
         })
     }
 
-    fn head(&self, offset: u64, sequence: u64) -> io::Result<Head> {
+    fn head(&self, offset: u64, sequence: u64) -> io::Result<EntryHead> {
         let mut bytes = [0; HEAD_BYTES];
         self.storage.read(offset, &mut bytes)?;
-        let inside = |head: &Head| {
+        let inside = |head: &EntryHead| {
             head.sequence == sequence
                 && head.payload_bytes <= self.bounds.end.saturating_sub(offset)
                 && next_entry(offset, head.payload_bytes) <= self.bounds.end
         };
-        Head::decode(&bytes).filter(inside).ok_or_else(|| damaged(sequence))
+        EntryHead::decode(&bytes).filter(inside).ok_or_else(|| damaged(sequence))
     }
 
-    /// The entry at this offset, payload verified.
+    /// The entry at this offset; the checksum of its payload is verified.
     ///
     /// # Errors
     /// If the storage fails or the entry is damaged.
-    pub fn entry(&self, offset: u64) -> io::Result<Entry> {
+    pub fn entry(&self, offset: u64) -> io::Result<LogEntry> {
         let mut bytes = [0; HEAD_BYTES];
         self.storage.read(offset, &mut bytes)?;
-        let head = Head::decode(&bytes).ok_or_else(|| damaged(self.bounds.next))?;
+        let head = EntryHead::decode(&bytes).ok_or_else(|| damaged(self.bounds.next))?;
         let len = usize::try_from(head.payload_bytes).ok().filter(|len| *len as u64 <= self.bounds.end);
         let mut payload = vec![0; len.ok_or_else(|| damaged(head.sequence))?];
         self.storage.read(offset + HEAD_BYTES as u64, &mut payload)?;
         if crc32c(&payload) != head.payload_crc {
             return Err(damaged(head.sequence));
         }
-        Ok(Entry { head, payload })
+        Ok(LogEntry { head, payload })
     }
 
-    /// Appends an entry whose payload is these pieces; sets sequence, length and checksum of `head`. Tells its offset.
+    /// Appends an entry whose payload is these pieces one after another, and sets sequence, length and checksum in
+    /// `head`. Returns the offset of the entry.
     ///
     /// # Errors
-    /// If the storage fails; the log is as it was.
-    pub fn append(&mut self, mut head: Head, payload: &[&[u8]]) -> io::Result<u64> {
+    /// If the storage fails; the log has not changed then.
+    pub fn append(&mut self, mut head: EntryHead, payload: &[&[u8]]) -> io::Result<u64> {
         head.sequence = self.bounds.next;
         head.payload_bytes = payload.iter().map(|piece| piece.len() as u64).sum();
         head.payload_crc = payload.iter().fold(0, |crc, piece| crc32c_append(crc, piece));
@@ -170,10 +171,10 @@ impl Log {
         Ok(offset)
     }
 
-    /// Forgets all entries before the one at `offset`, whose sequence number is `sequence`.
+    /// Removes all entries before the one at `offset`, whose sequence number is `sequence`.
     ///
     /// # Errors
-    /// If the storage fails; the log is as it was.
+    /// If the storage fails; the log has not changed then.
     pub fn forget_before(&mut self, offset: u64, sequence: u64) -> io::Result<()> {
         let old = self.bounds.start;
         self.set_bounds(Bounds { start: offset, first: sequence, ..self.bounds })?;
@@ -203,17 +204,17 @@ mod tests {
 
     use super::*;
     use crate::journal::entry::tests::head;
-    use crate::journal::Kind;
+    use crate::journal::EntryKind;
 
-    /// Shared bytes that take only so many more writes.
+    /// Shared bytes in memory that can be made to fail.
     #[derive(Clone, Default)]
     struct Bytes {
         bytes: Arc<Mutex<Vec<u8>>>,
-        /// Bytes that may still be written; then every write fails, half done.
+        /// Bytes that may still be written; then a write is cut short and fails.
         budget: Arc<Mutex<Option<usize>>>,
     }
 
-    impl Storage for Bytes {
+    impl LogStorage for Bytes {
         fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
             let bytes = self.bytes.lock().unwrap();
             for (index, place) in buffer.iter_mut().enumerate() {
@@ -260,7 +261,9 @@ mod tests {
         let mut offsets = Vec::new();
         for length in [0usize, 1, 7, 8, 5000] {
             let payload = vec![length as u8; length];
-            offsets.push(log.append(head(Kind::Mutate, 0), &[&payload[..length / 2], &payload[length / 2..]]).unwrap());
+            offsets.push(
+                log.append(head(EntryKind::Mutate, 0), &[&payload[..length / 2], &payload[length / 2..]]).unwrap(),
+            );
         }
         let log = open(&bytes).unwrap();
         assert_eq!(payloads(&log).unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [0, 1, 7, 8, 5000]);
@@ -277,14 +280,14 @@ mod tests {
         let payload = [3u8; 40];
         for budget in 0..400 {
             let bytes = Bytes::default();
-            open(&bytes).unwrap().append(head(Kind::Rollback, 0), &[b"first"]).unwrap();
+            open(&bytes).unwrap().append(head(EntryKind::Rollback, 0), &[b"first"]).unwrap();
             *bytes.budget.lock().unwrap() = Some(budget);
-            let written = open(&bytes).unwrap().append(head(Kind::Mutate, 1), &[&payload]).is_ok();
+            let written = open(&bytes).unwrap().append(head(EntryKind::Mutate, 1), &[&payload]).is_ok();
             *bytes.budget.lock().unwrap() = None;
             let mut log = open(&bytes).unwrap();
             let expected: &[&[u8]] = if written { &[b"first", &payload] } else { &[b"first"] };
             assert_eq!(payloads(&log).unwrap(), expected, "budget {budget}");
-            log.append(head(Kind::Mutate, 2), &[b"next"]).unwrap();
+            log.append(head(EntryKind::Mutate, 2), &[b"next"]).unwrap();
             assert_eq!(payloads(&open(&bytes).unwrap()).unwrap().len(), expected.len() + 1);
         }
     }
@@ -293,14 +296,14 @@ mod tests {
     fn every_flipped_bit_is_seen_or_harmless() {
         let bytes = Bytes::default();
         let mut log = open(&bytes).unwrap();
-        log.append(head(Kind::Mutate, 0), &[b"first"]).unwrap();
-        log.append(head(Kind::Mutate, 1), &[b"second"]).unwrap();
+        log.append(head(EntryKind::Mutate, 0), &[b"first"]).unwrap();
+        log.append(head(EntryKind::Mutate, 1), &[b"second"]).unwrap();
         let intact = payloads(&log).unwrap();
         let len = bytes.bytes.lock().unwrap().len();
         for bit in 0..8 * len {
             bytes.bytes.lock().unwrap()[bit / 8] ^= 1 << (bit % 8);
             if let Ok(found) = open(&bytes).and_then(|log| payloads(&log)) {
-                // A damaged newest copy of the bounds gives the state before; nothing else may come of it.
+                // If the newest copy of the bounds is damaged, the older one is valid: the log without its last entry.
                 assert!(found == intact || found == intact[..1], "bit {bit}");
             }
             bytes.bytes.lock().unwrap()[bit / 8] ^= 1 << (bit % 8);

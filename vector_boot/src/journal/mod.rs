@@ -1,11 +1,11 @@
-//! What has happened to the weights: the log that they can be rebuilt from, and the ring of short records beside it.
+//! The history of the weights: the log from which they can be rebuilt, and the ring of short records.
 
 mod entry;
 pub mod log;
 pub mod ring;
 pub mod storage;
 
-pub use entry::{Content, Entry, Head, Kind, HEAD_BYTES};
+pub use entry::{Content, EntryHead, EntryKind, LogEntry, HEAD_BYTES};
 
 #[cfg(test)]
 pub use entry::tests as entry_tests;

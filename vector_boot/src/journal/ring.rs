@@ -1,85 +1,49 @@
-//! The tensor `cortex_journal`: a ring of the newest records, in words that outlive the worker.
+//! The tensor `cortex_journal`: a ring of the newest records, in shared memory that exists longer than the worker.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crc32c::crc32c;
 
+use crate::protocol::RecordKind;
+
 /// Bytes of the tensor.
 pub const BYTES: usize = 1 << 20;
-/// Words of the ring, and of the confidences behind it, for which a record has no room.
+/// 32-bit words of the ring and of the confidences after it, for which a record has no room.
 pub const WORDS: usize = BYTES / 4 + 2 * CAPACITY;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CJ01");
 const RECORD_BYTES: usize = 64;
 const RECORD_WORDS: usize = RECORD_BYTES / 4;
-/// Records the ring holds; the header takes the place of one.
+/// Records that the ring holds; the header has the size of one.
 const CAPACITY: usize = BYTES / RECORD_BYTES - 1;
 const ORIGIN_BYTES: usize = 16;
-
-/// What a record tells of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Kind {
-    Mutate = 1,
-    Rollback = 2,
-    Promote = 3,
-    LeaseExpired = 4,
-    Checkpoint = 5,
-    WorkerRestart = 6,
-    Boot = 7,
-}
-
-impl Kind {
-    const ALL: [Kind; 7] = [
-        Kind::Mutate,
-        Kind::Rollback,
-        Kind::Promote,
-        Kind::LeaseExpired,
-        Kind::Checkpoint,
-        Kind::WorkerRestart,
-        Kind::Boot,
-    ];
-
-    /// Its word in the protocol.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Mutate => "mutate",
-            Kind::Rollback => "rollback",
-            Kind::Promote => "promote",
-            Kind::LeaseExpired => "lease_expired",
-            Kind::Checkpoint => "checkpoint",
-            Kind::WorkerRestart => "worker_restart",
-            Kind::Boot => "boot",
-        }
-    }
-}
 
 /// One record.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// What it tells of.
-    pub kind: Kind,
-    /// Why it was refused; 0 when it was applied.
+    /// What it is about.
+    pub kind: RecordKind,
+    /// Error code of a refused change; 0 for an applied one.
     pub code: i16,
     /// Generation after it.
     pub generation: u64,
     /// Microseconds since the machine started.
     pub uptime_us: u64,
-    /// The request's id, zero when there was none.
+    /// The id of the request; zero if there was none.
     pub id: [u8; 16],
-    /// Edits of a mutation.
+    /// Number of edits of a mutation.
     pub edits: u32,
-    /// Bytes that differ from before.
+    /// Number of bytes that differ from before.
     pub changed_bytes: u32,
-    /// Who asked, cut to 16 bytes.
+    /// Who made the change, cut to 16 bytes.
     pub origin: String,
-    /// How sure they were, if they were asked.
+    /// Confidence of a mutation.
     pub confidence: Option<f64>,
 }
 
 impl Record {
-    /// A record of something applied, without the details of a mutation.
-    pub fn plain(kind: Kind, generation: u64, uptime_us: u64) -> Self {
+    /// A record of something that was applied, without the details of a mutation.
+    pub fn plain(kind: RecordKind, generation: u64, uptime_us: u64) -> Self {
         let (id, origin) = ([0; 16], String::new());
         Record { kind, code: 0, generation, uptime_us, id, edits: 0, changed_bytes: 0, origin, confidence: None }
     }
@@ -110,7 +74,7 @@ impl Record {
         }
         let origin = bytes[48..].split(|byte| *byte == 0).next().unwrap_or_default();
         Some(Record {
-            kind: *Kind::ALL.get(usize::from(bytes[4]).checked_sub(1)?)?,
+            kind: RecordKind::ALL.into_iter().find(|kind| *kind as u8 == bytes[4])?,
             code: i16::from_le_bytes(at(bytes, 6)?),
             generation: u64::from_le_bytes(at(bytes, 8)?),
             uptime_us: u64::from_le_bytes(at(bytes, 16)?),
@@ -123,7 +87,7 @@ impl Record {
     }
 }
 
-/// As much of a text as fits the record, cut at a character.
+/// The start of a text that fits the record, cut between characters.
 fn cut(text: &str) -> &str {
     let mut end = text.len().min(ORIGIN_BYTES);
     while !text.is_char_boundary(end) {
@@ -132,12 +96,12 @@ fn cut(text: &str) -> &str {
     &text[..end]
 }
 
-/// A view of the ring. One process writes it.
+/// A view of the ring. Only one process may write it.
 #[derive(Clone, Copy)]
 pub struct Ring<'a>(&'a [AtomicU32]);
 
 impl<'a> Ring<'a> {
-    /// The ring in these words, of which there must be [`WORDS`]; with fewer, nothing is kept.
+    /// The ring in these words, [`WORDS`] of them; with fewer, nothing is kept.
     pub fn new(words: &'a [AtomicU32]) -> Self {
         Ring(words)
     }
@@ -158,12 +122,12 @@ impl<'a> Ring<'a> {
         self.set(1, RECORD_BYTES as u32);
     }
 
-    /// Records ever written.
+    /// Number of records ever written.
     pub fn written(&self) -> u64 {
         u64::from(self.get(2)) | u64::from(self.get(3)) << 32
     }
 
-    /// Number of the oldest record still there.
+    /// Number of the oldest record in the ring.
     pub fn oldest(&self) -> u64 {
         self.written().saturating_sub(CAPACITY as u64)
     }
@@ -172,7 +136,7 @@ impl<'a> Ring<'a> {
         (number % CAPACITY as u64) as usize
     }
 
-    /// Appends a record, over the oldest one when the ring is full.
+    /// Appends a record; it replaces the oldest one if the ring is full.
     pub fn push(&self, record: &Record) {
         let number = self.written();
         let place = Self::place(number);
@@ -186,7 +150,7 @@ impl<'a> Ring<'a> {
         self.set(3, ((number + 1) >> 32) as u32);
     }
 
-    /// The record of this number; `None` for one overwritten, not yet written, or damaged.
+    /// The record with this number; `None` if it was overwritten, is not written yet, or is damaged.
     pub fn record(&self, number: u64) -> Option<Record> {
         if number < self.oldest() || number >= self.written() {
             return None;
@@ -217,7 +181,7 @@ mod tests {
             changed_bytes: u32::MAX,
             origin: "tester".into(),
             confidence: Some(0.9),
-            ..Record::plain(Kind::Mutate, number, number * 10)
+            ..Record::plain(RecordKind::Mutate, number, number * 10)
         }
     }
 

@@ -1,12 +1,12 @@
-//! Where a log's bytes are kept.
+//! Storage for the bytes of a log.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Bytes at offsets that only ever grow.
-pub trait Storage: Send + Sync {
-    /// Fills `buffer` from `offset`; what was never written reads as zeros.
+/// Bytes that can be read and written at offsets.
+pub trait LogStorage: Send + Sync {
+    /// Fills `buffer` from `offset` on; bytes that were never written read as zero.
     ///
     /// # Errors
     /// If the bytes cannot be read.
@@ -18,14 +18,14 @@ pub trait Storage: Send + Sync {
     /// If they cannot be written.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Gives back the memory of a range that is needed no more.
+    /// Frees the memory of a range that is no longer needed.
     fn discard(&mut self, offset: u64, len: u64);
 }
 
-/// A memory file, which may outlive the process.
+/// A memory file (memfd), which may exist longer than the process.
 pub struct MemoryFile(pub File);
 
-impl Storage for MemoryFile {
+impl LogStorage for MemoryFile {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut done = 0;
         while done < buffer.len() {

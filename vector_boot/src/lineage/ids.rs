@@ -1,39 +1,38 @@
-//! Which changes were made under which id, so that a repeated request gets the old reply.
+//! The ids of past changes, so that a repeated request gets the same reply.
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::journal::{Content, Head, Kind};
+use crate::journal::{Content, EntryHead, EntryKind};
+use crate::protocol::REMEMBERED_IDS;
 
-/// Ids kept.
-const LIMIT: usize = 65_536;
 const ENCODED_BYTES: usize = 96;
 
-/// What was done under an id.
+/// A past change with an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Done {
-    /// What the request asked for.
-    pub kind: Kind,
-    /// Whether the reply told digests.
+pub struct PastChange {
+    /// The kind of change.
+    pub kind: EntryKind,
+    /// Whether the reply had digests.
     pub digest: bool,
-    /// The request's content.
+    /// The content of the request.
     pub content: Content,
-    /// The upload its blob came by, zero if none.
+    /// Id of the upload that was its blob; zero if there was none.
     pub upload: [u8; 16],
-    /// Generation it made, or was told.
+    /// The generation after it.
     pub generation: u64,
-    /// Generation rolled back to, or promoted.
+    /// The generation rolled back to, or promoted.
     pub target: u64,
-    /// Tensors it changed.
+    /// Number of tensors that it changed.
     pub changed_tensors: u32,
-    /// Bytes it changed.
+    /// Number of bytes that it changed.
     pub changed_bytes: u64,
-    /// Offset of its entry in the log; the entry may have been forgotten since.
+    /// Offset of its entry in the log; the entry may have been removed since.
     pub offset: u64,
 }
 
-impl Done {
-    fn of(head: &Head, offset: u64) -> Self {
-        Done {
+impl PastChange {
+    fn of(head: &EntryHead, offset: u64) -> Self {
+        PastChange {
             kind: head.kind,
             digest: head.digest,
             content: head.content,
@@ -50,35 +49,35 @@ impl Done {
 /// The newest ids.
 #[derive(Default)]
 pub struct Ids {
-    known: HashMap<[u8; 16], Done>,
+    known: HashMap<[u8; 16], PastChange>,
     order: VecDeque<[u8; 16]>,
 }
 
 impl Ids {
-    /// What was done under this id.
-    pub fn find(&self, id: &[u8; 16]) -> Option<&Done> {
+    /// The change with this id.
+    pub fn find(&self, id: &[u8; 16]) -> Option<&PastChange> {
         self.known.get(id)
     }
 
-    /// Notes an entry of the log, if it has an id.
-    pub fn note(&mut self, head: &Head, offset: u64) {
-        if head.id != [0; 16] && head.kind != Kind::Image {
-            self.insert(head.id, Done::of(head, offset));
+    /// Adds an entry of the log, if it has an id.
+    pub fn note(&mut self, head: &EntryHead, offset: u64) {
+        if head.id != [0; 16] && head.kind != EntryKind::Image {
+            self.insert(head.id, PastChange::of(head, offset));
         }
     }
 
-    fn insert(&mut self, id: [u8; 16], done: Done) {
+    fn insert(&mut self, id: [u8; 16], done: PastChange) {
         if self.known.insert(id, done).is_none() {
             self.order.push_back(id);
         }
-        if self.order.len() > LIMIT {
+        if self.order.len() > REMEMBERED_IDS {
             if let Some(oldest) = self.order.pop_front() {
                 self.known.remove(&oldest);
             }
         }
     }
 
-    /// Bytes that [`Ids::encode`] gives.
+    /// Length of [`Ids::encode`].
     pub fn encoded_bytes(&self) -> usize {
         self.order.len() * ENCODED_BYTES
     }
@@ -101,7 +100,7 @@ impl Ids {
         bytes
     }
 
-    /// Takes over ids written by [`Ids::encode`]; `None` if they make no sense.
+    /// Reads ids written by [`Ids::encode`]; `None` if they are not valid.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut ids = Ids::default();
         if !bytes.len().is_multiple_of(ENCODED_BYTES) {
@@ -110,8 +109,8 @@ impl Ids {
         for entry in bytes.chunks_exact(ENCODED_BYTES) {
             let short = |at: usize| entry.get(at..)?.first_chunk().map(|chunk| u32::from_le_bytes(*chunk));
             let wide = |at: usize| entry.get(at..)?.first_chunk().map(|chunk| u64::from_le_bytes(*chunk));
-            let done = Done {
-                kind: Kind::from_byte(entry[32])?,
+            let done = PastChange {
+                kind: EntryKind::from_byte(entry[32])?,
                 digest: entry[33] != 0,
                 changed_tensors: short(36)?,
                 content: Content { params_crc: short(40)?, blob_crc: short(44)?, bytes: wide(48)? },
@@ -135,10 +134,10 @@ mod tests {
     #[test]
     fn the_newest_ids_are_kept_and_survive_encoding() {
         let mut ids = Ids::default();
-        for number in 0..LIMIT as u64 + 10 {
+        for number in 0..REMEMBERED_IDS as u64 + 10 {
             let mut id = [1; 16];
             id[..8].copy_from_slice(&number.to_le_bytes());
-            ids.note(&Head { id, generation: number, ..head(Kind::Mutate, number) }, number);
+            ids.note(&EntryHead { id, generation: number, ..head(EntryKind::Mutate, number) }, number);
         }
         let id_of = |number: u64| {
             let mut id = [1; 16];
@@ -148,7 +147,7 @@ mod tests {
         assert!(ids.find(&id_of(9)).is_none());
         assert_eq!(ids.find(&id_of(10)).unwrap().generation, 10);
         let again = Ids::decode(&ids.encode()).unwrap();
-        for number in [10, 5000, LIMIT as u64 + 9] {
+        for number in [10, 5000, REMEMBERED_IDS as u64 + 9] {
             assert_eq!(again.find(&id_of(number)), ids.find(&id_of(number)));
         }
         assert!(Ids::decode(&[0; 7]).is_none());

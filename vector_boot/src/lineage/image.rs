@@ -1,10 +1,18 @@
-//! The payload of an image: every page that differs from the base, and the ids known then.
+//! The payload of an image: every page that differs from the base, and the ids known at that time.
 
 use super::ids::Ids;
-use crate::tensor::memory::{Memory, PAGE};
+use crate::tensor::memory::{PagedMemory, PAGE};
 
-/// What an image holds in front of its pages: their number, the length of the ids, the page numbers, the ids.
-pub fn front(memory: &Memory, ids: &Ids) -> (Vec<u8>, Vec<u32>) {
+/// The start of an image, and the pages that follow it.
+pub struct ImageFront {
+    /// The number of pages, the length of the ids, the page numbers, the ids.
+    pub bytes: Vec<u8>,
+    /// The numbers of the pages whose bytes follow.
+    pub pages: Vec<u32>,
+}
+
+/// The start of an image of this memory.
+pub fn front(memory: &PagedMemory, ids: &Ids) -> ImageFront {
     let pages: Vec<u32> = memory.dirty_pages().collect();
     let ids = ids.encode();
     let mut bytes = Vec::with_capacity(16 + 4 * pages.len() + ids.len());
@@ -12,16 +20,16 @@ pub fn front(memory: &Memory, ids: &Ids) -> (Vec<u8>, Vec<u32>) {
     bytes.extend((ids.len() as u64).to_le_bytes());
     pages.iter().for_each(|page| bytes.extend(page.to_le_bytes()));
     bytes.extend(ids);
-    (bytes, pages)
+    ImageFront { bytes, pages }
 }
 
-/// Bytes that an image would take, about.
-pub fn size(memory: &Memory, ids: &Ids) -> u64 {
+/// Bytes that an image would have, about.
+pub fn size(memory: &PagedMemory, ids: &Ids) -> u64 {
     let page = PAGE + size_of::<u32>();
     (memory.dirty_count() as usize * page + ids.encoded_bytes()) as u64
 }
 
-/// An image taken apart.
+/// A parsed image.
 pub struct Image<'a> {
     numbers: &'a [u8],
     ids: &'a [u8],
@@ -29,7 +37,7 @@ pub struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
-    /// Takes a payload apart; `None` if it makes no sense.
+    /// Parses a payload; `None` if it is not valid.
     pub fn parse(payload: &'a [u8]) -> Option<Self> {
         let number = |at: usize| {
             let chunk = payload.get(at..)?.first_chunk()?;
@@ -42,13 +50,13 @@ impl<'a> Image<'a> {
         Some(Image { numbers, ids, pages })
     }
 
-    /// The ids known when it was taken.
+    /// The ids that were known when it was made.
     pub fn ids(&self) -> Option<Ids> {
         Ids::decode(self.ids)
     }
 
-    /// Writes its pages; false if they do not fit the memory.
-    pub fn load(&self, memory: &mut Memory, progress: &dyn Fn()) -> bool {
+    /// Writes its pages to memory; returns false if they do not fit.
+    pub fn load(&self, memory: &mut PagedMemory, progress: &dyn Fn()) -> bool {
         let mut rest = self.pages;
         for number in self.numbers.chunks_exact(4) {
             let number = number.try_into().map_or(u32::MAX, u32::from_le_bytes);

@@ -1,21 +1,21 @@
-//! When the log gets an image of the weights, and what it may forget then.
+//! When an image of the weights is written to the log, and which entries are removed then.
 
 use super::image;
-use super::rebuild::Start;
-use super::{Asked, ImageAt, Lineage, Refusal};
+use super::rebuild::{RebuildPath, RebuildStart};
+use super::{ChangeRequest, ImageEntry, Lineage, LineageError};
 use crate::journal::log::Log;
-use crate::journal::Kind;
+use crate::journal::EntryKind;
 
-/// Time that replaying since the last image may take before another one is made.
+/// Longest time that a replay from the last image may take; then another image is made.
 const REPLAY_BUDGET_US: u64 = 10_000_000;
 
 impl Lineage {
-    /// Makes an image of the weights as they are, so that rebuilding starts here. During a trial there is none, for its
-    /// generations may have to be forgotten, nor without the memory for it.
+    /// Makes an image of the current weights, from which a rebuild can start. Does nothing during a trial, whose
+    /// generations may be discarded, and without the memory for it.
     ///
     /// # Errors
-    /// 1015.
-    pub fn checkpoint(&mut self) -> Result<(), Refusal> {
+    /// [`LineageError::Journal`].
+    pub fn checkpoint(&mut self) -> Result<(), LineageError> {
         self.require_log()?;
         let known = self.images.last().is_some_and(|image| image.generation == self.generation);
         let image_bytes = image::size(self.store.memory(), &self.ids);
@@ -27,7 +27,7 @@ impl Lineage {
         Ok(())
     }
 
-    /// Makes an image and forgets what is before it, if nothing is on trial and memory allows.
+    /// Makes an image and removes the entries before it, if nothing is on trial and there is memory for it.
     pub fn make_room(&mut self) {
         let image_bytes = image::size(self.store.memory(), &self.ids);
         if self.lease_until_us.is_none() && self.can_afford(image_bytes) && self.append_image().is_ok() {
@@ -35,9 +35,9 @@ impl Lineage {
         }
     }
 
-    fn append_image(&mut self) -> Result<(), Refusal> {
-        let (front, pages) = image::front(self.store.memory(), &self.ids);
-        let head = self.head(Kind::Image, Asked::default(), 0);
+    fn append_image(&mut self) -> Result<(), LineageError> {
+        let image::ImageFront { bytes: front, pages } = image::front(self.store.memory(), &self.ids);
+        let head = self.head(EntryKind::Image, ChangeRequest::default(), 0);
         let memory = self.store.memory();
         let mut payload: Vec<&[u8]> = vec![&front];
         payload.extend(pages.iter().map(|page| memory.page(*page)));
@@ -45,7 +45,7 @@ impl Lineage {
         let sequence = log.next_sequence();
         match log.append(head, &payload) {
             Ok(offset) => {
-                self.images.push(ImageAt { generation: self.generation, offset, sequence });
+                self.images.push(ImageEntry { generation: self.generation, offset, sequence });
                 self.replay_cost_us = 0;
                 Ok(())
             }
@@ -53,17 +53,17 @@ impl Lineage {
         }
     }
 
-    /// Makes an image when replaying would take long, and forgets what is too old when the log is too large. A failure
-    /// shows at the next change.
+    /// Makes an image if a replay would take long, and removes old entries if the log is too large. A failure is
+    /// reported at the next change.
     pub(super) fn tidy(&mut self) {
         let Ok(size) = self.log.as_ref().map(Log::size) else { return };
         if self.lease_until_us.is_some() {
-            return; // the way back must stay as it is
+            return; // the entries since the promoted generation are needed
         }
         let image_bytes = image::size(self.store.memory(), &self.ids);
         let since_image = size - self.images.last().map_or(0, |image| image.offset - self.log_start());
         let slow = self.replay_cost_us > REPLAY_BUDGET_US && self.can_afford(2 * image_bytes);
-        // Several images in one budget: what is forgotten at a time is a part of the past, not all of it.
+        // There are several images within the budget, so that only a part of the history is removed at a time.
         let large = since_image > self.budget.log / 4 && image_bytes <= since_image / 2 && self.can_afford(image_bytes);
         if (slow || large) && self.append_image().is_err() {
             return;
@@ -82,13 +82,13 @@ impl Lineage {
         self.log.as_ref().map_or(0, Log::start)
     }
 
-    /// Forgets what lies before the oldest image from which on the log fits its budget, but never what the current
-    /// generation is rebuilt from.
+    /// Removes the entries before the oldest image from which on the log fits its budget, but never an entry that the
+    /// current generation is rebuilt from.
     fn forget(&mut self) {
-        let Some((Start::Image(needed), _)) = self.path(self.generation) else { return };
+        let Some(RebuildPath { start: RebuildStart::Image(needed), .. }) = self.path(self.generation) else { return };
         let Ok(log) = &mut self.log else { return };
-        let fits = |image: &&ImageAt| log.end() - image.offset <= self.budget.log && image.offset <= needed;
-        let at_last = |image: &&ImageAt| image.offset == needed;
+        let fits = |image: &&ImageEntry| log.end() - image.offset <= self.budget.log && image.offset <= needed;
+        let at_last = |image: &&ImageEntry| image.offset == needed;
         let chosen = self.images.iter().find(fits).or(self.images.iter().find(at_last)).copied();
         let Some(image) = chosen.filter(|image| image.offset != log.start()) else { return };
         if log.forget_before(image.offset, image.sequence).is_err() {

@@ -1,7 +1,7 @@
-//! The weights and how they came to be: generations, trials, the way back, and the log behind all of it.
+//! The weights and their history: generations, trials, rollback and recovery.
 //!
-//! A change is applied in a transaction, then written to the log, then kept. Everything here can be rebuilt from the
-//! base file and the log alone.
+//! A change is applied in a transaction, then written to the log, then committed. Everything here can be rebuilt from
+//! the model's file and the log alone.
 
 pub mod ids;
 mod image;
@@ -13,30 +13,31 @@ use std::collections::VecDeque;
 use std::io;
 
 use crate::journal::log::Log;
-use crate::journal::{Content, Head, Kind};
+use crate::journal::{Content, EntryHead, EntryKind};
 use crate::tensor::memory::BeforeImages;
 use crate::tensor::Store;
 use ids::Ids;
+pub use rebuild::MutationPayload;
 use undo::Undo;
 
-/// Replay of an entry costs about this beyond its application.
+/// Time to replay an entry, without the time to apply its edits.
 const ENTRY_COST_US: u64 = 20;
 
-/// How much memory the past may take.
+/// How much memory the history may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
     /// Bytes of before-images.
     pub undo: usize,
-    /// Bytes of the log after which old entries are forgotten.
+    /// Bytes of the log above which old entries are removed.
     pub log: u64,
-    /// Bytes of the log that are never passed.
+    /// Bytes that the log never exceeds.
     pub log_limit: u64,
-    /// Bytes of memory that may still be taken; 0 if nobody knows.
+    /// Bytes of memory that are available; 0 if that is unknown.
     pub available: fn() -> u64,
 }
 
 impl Budget {
-    /// A share of the machine's memory.
+    /// A share of the memory of the machine.
     pub fn of_memory(total_bytes: u64) -> Self {
         const MIB: u64 = 1 << 20;
         let log = (total_bytes / 4).clamp(16 * MIB, 256 * MIB);
@@ -45,42 +46,42 @@ impl Budget {
     }
 }
 
-/// Why a change cannot be.
+/// Why a change of the history is refused; one sentence each.
 #[derive(Debug)]
-pub enum Refusal {
-    /// 1014: no such generation, or no longer kept.
-    Unknown(String),
-    /// 1015: the journal failed.
+pub enum LineageError {
+    /// There is no such generation, or it is no longer kept.
+    UnknownGeneration(String),
+    /// The journal failed or is damaged.
     Journal(String),
 }
 
 /// A generation in the log.
 #[derive(Debug, Clone, Copy)]
-struct Made {
+struct GenerationEntry {
     offset: u64,
-    /// Generation whose contents it has again; `None` for a mutation.
+    /// For a rollback, the generation whose contents became current again; `None` for a mutation.
     returned_to: Option<u64>,
     fingerprint: u64,
 }
 
 /// An image in the log.
 #[derive(Debug, Clone, Copy)]
-struct ImageAt {
+struct ImageEntry {
     generation: u64,
     offset: u64,
     sequence: u64,
 }
 
-/// A change that was asked for, as the log will tell it.
+/// A requested change, as it will be written to the log.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Asked {
-    /// The request's id, zero if none.
+pub struct ChangeRequest {
+    /// The id of the request; zero if it has none.
     pub id: [u8; 16],
-    /// The request's content.
+    /// The content of the request.
     pub content: Content,
-    /// The upload its blob came by, zero if none.
+    /// Id of the upload that is its blob; zero if there is none.
     pub upload: [u8; 16],
-    /// Whether the reply tells digests.
+    /// Whether the reply has digests.
     pub digest: bool,
     /// Tensors that differ from before.
     pub changed_tensors: u32,
@@ -88,7 +89,7 @@ pub struct Asked {
     pub changed_bytes: u64,
 }
 
-/// The weights with their past.
+/// The weights with their history.
 pub struct Lineage {
     store: Store,
     generation: u64,
@@ -96,12 +97,13 @@ pub struct Lineage {
     /// When the open trial ends, in microseconds of the monotonic clock.
     lease_until_us: Option<u64>,
     undo: Undo,
-    /// The log, or why there is none that can be trusted.
+    /// The log, or why there is no usable one.
     log: Result<Log, String>,
-    /// The generations in the log: the first of them, and all without a gap.
+    /// Number of the first generation in the log.
     first_made: u64,
-    made: VecDeque<Made>,
-    images: Vec<ImageAt>,
+    /// The generations in the log, without a gap.
+    made: VecDeque<GenerationEntry>,
+    images: Vec<ImageEntry>,
     ids: Ids,
     budget: Budget,
     replay_cost_us: u64,
@@ -113,7 +115,7 @@ impl Lineage {
         &self.store
     }
 
-    /// The tensors, for a change that ends in [`Lineage::keep`] or in an aborted transaction.
+    /// The tensors, for a change that ends with [`Lineage::keep`] or with an aborted transaction.
     pub fn store_mut(&mut self) -> &mut Store {
         &mut self.store
     }
@@ -138,49 +140,56 @@ impl Lineage {
         &self.ids
     }
 
-    /// Whether changes can be logged.
+    /// Checks that changes can be written to the log.
     ///
     /// # Errors
-    /// Why not.
-    pub fn require_log(&self) -> Result<(), Refusal> {
-        self.log.as_ref().map(|_| ()).map_err(|why| Refusal::Journal(why.clone()))
+    /// [`LineageError::Journal`].
+    pub fn require_log(&self) -> Result<(), LineageError> {
+        self.log.as_ref().map(|_| ()).map_err(|why| LineageError::Journal(why.clone()))
     }
 
-    /// Keeps a mutation that was just committed to memory: writes it to the log and makes it the current generation.
-    /// `edits`, the JSON, and `blob` are what it can be repeated from.
+    /// Makes the current generation of a mutation that was just committed to memory, and writes it to the log. `before`
+    /// holds the pages as they were; `lease_until_us` is the end of its trial (monotonic clock); `cost_us` is the time
+    /// that applying it took.
     ///
     /// # Errors
-    /// If the log fails; the weights are as before then.
+    /// [`LineageError::Journal`]; the weights have not changed then.
     pub fn keep(
         &mut self,
-        asked: Asked,
+        asked: ChangeRequest,
         before: BeforeImages,
         lease_until_us: Option<u64>,
-        (edits, reply, blob): (&str, &str, &[u8]),
+        payload: &MutationPayload<'_>,
         cost_us: u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), LineageError> {
         let open = self.lease_until_us;
         self.lease_until_us = match (lease_until_us, open) {
             (Some(asked), Some(open)) => Some(asked.max(open)),
             (asked, open) => asked.or(open),
         };
-        let lengths = [edits.len() as u64, reply.len() as u64].map(u64::to_le_bytes).concat();
-        let payload = [&lengths[..], edits.as_bytes(), reply.as_bytes(), blob];
-        let made = self.make_generation(Kind::Mutate, asked, None, before, &payload);
+        let lengths = payload.lengths();
+        let pieces = [&lengths[..], payload.edits, payload.reply, payload.blob];
+        let made = self.make_generation(EntryKind::Mutate, asked, None, before, &pieces);
         made.inspect_err(|_| self.lease_until_us = open)?;
         self.replay_cost_us += cost_us + ENTRY_COST_US;
         self.tidy();
         Ok(())
     }
 
-    /// Makes a generation whose contents are those of generation `to`. Tells how many bytes changed.
+    /// Makes a new generation with the contents of generation `to`.
     ///
     /// # Errors
-    /// 1014 or 1015; nothing has changed then.
-    pub fn roll_back(&mut self, kind: Kind, asked: Asked, to: u64, progress: &dyn Fn()) -> Result<(), Refusal> {
-        let unknown = || Refusal::Unknown(format!("generation {to} is not kept any more"));
+    /// [`LineageError`]; nothing has changed then.
+    pub fn roll_back(
+        &mut self,
+        kind: EntryKind,
+        asked: ChangeRequest,
+        to: u64,
+        progress: &dyn Fn(),
+    ) -> Result<(), LineageError> {
+        let unknown = || LineageError::UnknownGeneration(format!("generation {to} is no longer kept"));
         if to > self.generation {
-            return Err(Refusal::Unknown(format!(
+            return Err(LineageError::UnknownGeneration(format!(
                 "there is no generation {to} yet: the newest is {}",
                 self.generation
             )));
@@ -190,7 +199,7 @@ impl Lineage {
         let mut change = self.store.memory_mut().begin();
         if to != self.generation && !self.undo.restore(to, &mut change) {
             drop(change);
-            let rebuilt = self.rebuild(to, progress).map_err(Refusal::Journal)?.ok_or_else(unknown)?;
+            let rebuilt = self.rebuild(to, progress).map_err(LineageError::Journal)?.ok_or_else(unknown)?;
             let dirty: Vec<u32> = self.store.memory().dirty_pages().chain(rebuilt.dirty_pages()).collect();
             change = self.store.memory_mut().begin();
             dirty.iter().for_each(|page| change.write_page(*page, rebuilt.page(*page)));
@@ -198,13 +207,13 @@ impl Lineage {
         let before = change.commit();
         if expected.is_some_and(|expected| expected != self.store.memory().fingerprint()) {
             self.put_back(&before);
-            return Err(self.fail(format!("generation {to} did not come back as it was")));
+            return Err(self.fail(format!("generation {to} was not restored exactly: its fingerprint differs")));
         }
         let (lease, promoted) = (self.lease_until_us, self.promoted);
         if to <= self.promoted {
             self.lease_until_us = None;
         }
-        // Before-images reach further back than the log may: then the way back must not lead through the log.
+        // Before-images may reach further back than the log: then the entry itself must hold the contents.
         let lost = self.path(to).is_none();
         if lost && !self.can_afford(image::size(self.store.memory(), &self.ids)) {
             self.put_back(&before);
@@ -218,72 +227,72 @@ impl Lineage {
         Ok(())
     }
 
-    /// Returns to the promoted generation if the open trial has ended. Tells whether it did.
+    /// Returns to the promoted generation if the lease of the open trial has expired. Returns whether it has.
     ///
     /// # Errors
-    /// 1014 or 1015; the trial is given up then, the weights stay.
-    pub fn expire_lease(&mut self, now_us: u64, progress: &dyn Fn()) -> Result<bool, Refusal> {
+    /// [`LineageError`]; the trial is closed then, and the weights stay as they are.
+    pub fn expire_lease(&mut self, now_us: u64, progress: &dyn Fn()) -> Result<bool, LineageError> {
         if self.lease_until_us.is_none_or(|until| now_us < until) {
             return Ok(false);
         }
-        let result = self.roll_back(Kind::LeaseExpired, Asked::default(), self.promoted, progress);
+        let result = self.roll_back(EntryKind::LeaseExpired, ChangeRequest::default(), self.promoted, progress);
         if result.is_err() {
-            self.lease_until_us = None; // it would fail again at once, for ever
+            self.lease_until_us = None; // it would fail again immediately, without end
         }
         result.map(|()| true)
     }
 
-    /// Takes a generation out of its trial.
+    /// Promotes a generation that is on trial.
     ///
     /// # Errors
-    /// 1014 or 1015.
-    pub fn promote(&mut self, asked: Asked, generation: u64) -> Result<(), Refusal> {
+    /// [`LineageError`].
+    pub fn promote(&mut self, asked: ChangeRequest, generation: u64) -> Result<(), LineageError> {
         self.require_log()?;
         if generation < self.promoted || generation > self.generation {
             let text = format!("generation {generation} is not on trial: {} is promoted", self.promoted);
-            return Err(Refusal::Unknown(text));
+            return Err(LineageError::UnknownGeneration(text));
         }
         let (lease, promoted) = (self.lease_until_us, self.promoted);
         self.promoted = generation;
         self.lease_until_us = lease.filter(|_| generation < self.generation);
-        self.note(Kind::Promote, asked, generation).inspect_err(|_| {
+        self.note(EntryKind::Promote, asked, generation).inspect_err(|_| {
             (self.lease_until_us, self.promoted) = (lease, promoted);
         })?;
         self.tidy();
         Ok(())
     }
 
-    /// Gives the open trial until `until_us`.
+    /// Sets the end of the open trial to `until_us` (monotonic clock).
     ///
     /// # Errors
-    /// 1014 or 1015.
-    pub fn renew(&mut self, generation: u64, until_us: u64) -> Result<(), Refusal> {
+    /// [`LineageError`].
+    pub fn renew(&mut self, generation: u64, until_us: u64) -> Result<(), LineageError> {
         self.require_log()?;
         if self.lease_until_us.is_none() || generation <= self.promoted || generation > self.generation {
-            return Err(Refusal::Unknown(format!("generation {generation} is not on trial")));
+            return Err(LineageError::UnknownGeneration(format!("generation {generation} is not on trial")));
         }
         let lease = self.lease_until_us.replace(until_us);
-        self.note(Kind::Renew, Asked::default(), generation).inspect_err(|_| self.lease_until_us = lease)
+        self.note(EntryKind::Renew, ChangeRequest::default(), generation).inspect_err(|_| self.lease_until_us = lease)
     }
 
-    /// Gives the memory of all before-images back; the log still leads to their generations. Tells how many bytes.
+    /// Frees all before-images; their generations can still be rebuilt from the log. Returns the number of bytes freed.
     pub fn forget_before_images(&mut self) -> u64 {
         self.undo.clear() as u64
     }
 
-    /// Whether an entry with so many bytes of payload still fits the log.
+    /// Whether an entry with this many bytes of payload fits the log.
     pub fn has_room(&self, payload_bytes: u64) -> bool {
         self.log.as_ref().is_ok_and(|log| log.size() + payload_bytes <= self.budget.log_limit)
     }
 
-    /// The reply noted with the mutation at this offset of the log; `None` if it has been forgotten.
+    /// The reply stored with the mutation at this offset of the log; `None` if the entry was removed.
     pub fn noted_reply(&self, offset: u64) -> Option<String> {
         let log = self.log.as_ref().ok().filter(|log| offset >= log.start())?;
         let payload = log.entry(offset).ok()?.payload;
-        String::from_utf8(rebuild::Redo::parse(&payload)?.reply.to_vec()).ok()
+        String::from_utf8(MutationPayload::parse(&payload)?.reply.to_vec()).ok()
     }
 
-    /// Fingerprint of a generation's contents, if the log knows it.
+    /// Fingerprint of the contents of a generation, if the log has it.
     fn fingerprint_of(&self, generation: u64) -> Option<u64> {
         match generation {
             0 => Some(0),
@@ -291,18 +300,18 @@ impl Lineage {
         }
     }
 
-    fn made(&self, generation: u64) -> Option<&Made> {
+    fn made(&self, generation: u64) -> Option<&GenerationEntry> {
         self.made.get(usize::try_from(generation.checked_sub(self.first_made)?).ok()?)
     }
 
     fn make_generation(
         &mut self,
-        kind: Kind,
-        asked: Asked,
+        kind: EntryKind,
+        asked: ChangeRequest,
         returned_to: Option<u64>,
         before: BeforeImages,
         payload: &[&[u8]],
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), LineageError> {
         let promoted = self.promoted;
         self.generation += 1;
         if self.lease_until_us.is_none() {
@@ -310,7 +319,11 @@ impl Lineage {
         }
         match self.append(kind, asked, returned_to.unwrap_or(0), payload) {
             Ok(offset) => {
-                self.made.push_back(Made { offset, returned_to, fingerprint: self.store.memory().fingerprint() });
+                self.made.push_back(GenerationEntry {
+                    offset,
+                    returned_to,
+                    fingerprint: self.store.memory().fingerprint(),
+                });
                 self.store.forget_digests(before.iter().map(|(page, _)| page));
                 self.undo.push(self.generation, before);
                 Ok(())
@@ -323,37 +336,37 @@ impl Lineage {
         }
     }
 
-    /// Makes the generation that memory holds already, with an image of it in the log if `with_image`.
+    /// Makes a generation of the contents that memory already holds; `with_image` writes an image of them to the log.
     fn make_return(
         &mut self,
-        kind: Kind,
-        asked: Asked,
+        kind: EntryKind,
+        asked: ChangeRequest,
         to: u64,
         before: BeforeImages,
         with_image: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), LineageError> {
         if !with_image {
             return self.make_generation(kind, asked, Some(to), before, &[]);
         }
-        let (mut payload, pages) = image::front(self.store.memory(), &self.ids);
+        let image::ImageFront { bytes: mut payload, pages } = image::front(self.store.memory(), &self.ids);
         pages.iter().for_each(|page| payload.extend_from_slice(self.store.memory().page(*page)));
         let sequence = self.log.as_ref().map_or(0, Log::next_sequence);
         self.make_generation(kind, asked, Some(to), before, &[&payload])?;
         if let Some(made) = self.made.back() {
-            self.images.push(ImageAt { generation: self.generation, offset: made.offset, sequence });
+            self.images.push(ImageEntry { generation: self.generation, offset: made.offset, sequence });
         }
         self.replay_cost_us = 0;
         Ok(())
     }
 
-    fn note(&mut self, kind: Kind, asked: Asked, target: u64) -> Result<(), Refusal> {
+    fn note(&mut self, kind: EntryKind, asked: ChangeRequest, target: u64) -> Result<(), LineageError> {
         match self.append(kind, asked, target, &[]) {
             Ok(_) => Ok(()),
             Err(error) => Err(self.fail(format!("the journal cannot be written: {error}"))),
         }
     }
 
-    fn append(&mut self, kind: Kind, asked: Asked, target: u64, payload: &[&[u8]]) -> io::Result<u64> {
+    fn append(&mut self, kind: EntryKind, asked: ChangeRequest, target: u64, payload: &[&[u8]]) -> io::Result<u64> {
         let head = self.head(kind, asked, target);
         let log = self.log.as_mut().map_err(|why| io::Error::other(why.clone()))?;
         let offset = log.append(head, payload)?;
@@ -368,18 +381,18 @@ impl Lineage {
         self.store.forget_digests(before.iter().map(|(page, _)| page));
     }
 
-    /// The log is not trusted any more: a later write that succeeds would hide a loss.
-    fn fail(&mut self, why: String) -> Refusal {
+    /// Stops using the log: a later write that succeeds would hide the loss.
+    fn fail(&mut self, why: String) -> LineageError {
         self.log = Err(why.clone());
-        Refusal::Journal(why)
+        LineageError::Journal(why)
     }
 
-    /// The head of an entry about the state as it is.
-    fn head(&self, kind: Kind, asked: Asked, target: u64) -> Head {
-        Head {
+    /// The head of an entry about the current state.
+    fn head(&self, kind: EntryKind, asked: ChangeRequest, target: u64) -> EntryHead {
+        EntryHead {
             kind,
             digest: asked.digest,
-            sequence: 0, // this and the payload's two are for the log to fill in
+            sequence: 0, // the log sets this, and the length and checksum of the payload
             generation: self.generation,
             fingerprint: self.store.memory().fingerprint(),
             promoted: self.promoted,

@@ -1,7 +1,7 @@
 use std::fs::File;
 
 use super::*;
-use crate::journal::storage::{MemoryFile, Storage};
+use crate::journal::storage::{LogStorage, MemoryFile};
 use crate::mutation::apply::apply;
 use crate::mutation::plan::plan;
 use crate::mutation::request::parse_edits;
@@ -20,7 +20,7 @@ fn quiet() {}
 
 fn recover(journal: &File, budget: Budget) -> Lineage {
     let store = load(file("w", ELEMENTS, false)).unwrap();
-    let storage: Box<dyn Storage> = Box::new(MemoryFile(journal.try_clone().unwrap()));
+    let storage: Box<dyn LogStorage> = Box::new(MemoryFile(journal.try_clone().unwrap()));
     Lineage::recover(store, Ok(storage), budget, &quiet)
 }
 
@@ -31,13 +31,13 @@ impl Harness {
         Harness { lineage: recover(&journal, budget), journal, budget }
     }
 
-    /// A new worker takes over.
+    /// Recovers the lineage from the journal, as a new worker does.
     fn restart(&mut self) {
         self.lineage = recover(&self.journal, self.budget);
     }
 
     /// Writes `value` to 100 elements from `offset` on.
-    fn mutate(&mut self, offset: u64, value: u8, lease_until_us: Option<u64>) -> Result<(), Refusal> {
+    fn mutate(&mut self, offset: u64, value: u8, lease_until_us: Option<u64>) -> Result<(), LineageError> {
         let edits = format!(r#"[{{"kind":"dense","tensor":"w","offset":{offset},"blob":[0,100]}}]"#);
         let blob = [value; 100];
         let parsed = parse_edits(serde_json::from_str(&edits).unwrap()).unwrap();
@@ -46,12 +46,13 @@ impl Harness {
         apply(&plan, &mut change, &quiet).unwrap();
         let before = change.commit();
         let id = [(self.lineage.generation() as u8).wrapping_add(1); 16];
-        let asked = Asked { id, changed_bytes: 100, ..Asked::default() };
-        self.lineage.keep(asked, before, lease_until_us, (&edits, "", &blob), 0)
+        let asked = ChangeRequest { id, changed_bytes: 100, ..ChangeRequest::default() };
+        let payload = MutationPayload { edits: edits.as_bytes(), reply: b"", blob: &blob };
+        self.lineage.keep(asked, before, lease_until_us, &payload, 0)
     }
 
-    fn roll_back(&mut self, to: u64) -> Result<(), Refusal> {
-        self.lineage.roll_back(Kind::Rollback, Asked::default(), to, &quiet)
+    fn roll_back(&mut self, to: u64) -> Result<(), LineageError> {
+        self.lineage.roll_back(EntryKind::Rollback, ChangeRequest::default(), to, &quiet)
     }
 
     fn contents(&self) -> Vec<u8> {
@@ -80,7 +81,7 @@ fn every_generation_comes_back_from_before_images_and_from_the_log() {
             assert_eq!(harness.contents(), states[if to == 13 { 10 } else { to as usize }], "to {to}");
         }
         assert_eq!(harness.lineage.generation(), 16);
-        assert!(matches!(harness.roll_back(17), Err(Refusal::Unknown(_))));
+        assert!(matches!(harness.roll_back(17), Err(LineageError::UnknownGeneration(_))));
     }
 }
 
@@ -111,7 +112,7 @@ fn images_stand_in_for_the_log_before_them_and_old_generations_are_forgotten() {
     harness.restart();
     assert_eq!(harness.lineage.generation(), 110);
     assert!(harness.lineage.ids().find(&[1; 16]).is_some(), "ids outlive the entries");
-    assert!(matches!(harness.roll_back(5), Err(Refusal::Unknown(_))));
+    assert!(matches!(harness.roll_back(5), Err(LineageError::UnknownGeneration(_))));
     harness.roll_back(0).unwrap();
     assert_eq!(harness.contents(), states[0]);
     harness.restart();
@@ -139,11 +140,12 @@ fn a_trial_ends_with_its_lease_or_by_promotion() {
     harness.mutate(200, 5, None).unwrap();
     let on_trial = harness.contents();
     assert!(
-        harness.lineage.promote(Asked::default(), 3).is_err() && harness.lineage.promote(Asked::default(), 7).is_err()
+        harness.lineage.promote(ChangeRequest::default(), 3).is_err()
+            && harness.lineage.promote(ChangeRequest::default(), 7).is_err()
     );
-    harness.lineage.promote(Asked::default(), 5).unwrap();
+    harness.lineage.promote(ChangeRequest::default(), 5).unwrap();
     assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (5, Some(1000)));
-    harness.lineage.promote(Asked::default(), 6).unwrap();
+    harness.lineage.promote(ChangeRequest::default(), 6).unwrap();
     assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (6, None));
     harness.restart();
     assert_eq!((harness.lineage.promoted(), harness.contents()), (6, on_trial));
@@ -162,13 +164,13 @@ fn a_rollback_inside_a_trial_keeps_it_open_and_one_out_of_it_ends_it() {
     assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (5, None));
 }
 
-/// A log that takes so many more writes.
+/// A log whose writes fail after this many.
 struct Failing {
     file: MemoryFile,
     writes: u32,
 }
 
-impl Storage for Failing {
+impl LogStorage for Failing {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read(offset, buffer)
     }
@@ -187,7 +189,7 @@ fn whichever_write_fails_nothing_has_changed_and_nothing_changes_any_more() {
         let mut harness = Harness::new(1, 3000);
         let file = MemoryFile(harness.journal.try_clone().unwrap());
         let store = load(self::file("w", ELEMENTS, false)).unwrap();
-        let storage: Box<dyn Storage> = Box::new(Failing { file, writes });
+        let storage: Box<dyn LogStorage> = Box::new(Failing { file, writes });
         harness.lineage = Lineage::recover(store, Ok(storage), harness.budget, &quiet);
         let mut states = vec![harness.contents()];
         for value in 1..20 {
@@ -217,7 +219,7 @@ fn a_damaged_log_leaves_the_base_and_no_mutations() {
     harness.journal.write_all_at(b"x", 4096 + 200).unwrap();
     harness.restart();
     assert_eq!((harness.lineage.generation(), harness.contents()), (0, states[0].clone()));
-    assert!(matches!(harness.lineage.require_log(), Err(Refusal::Journal(_))));
+    assert!(matches!(harness.lineage.require_log(), Err(LineageError::Journal(_))));
 }
 
 #[test]

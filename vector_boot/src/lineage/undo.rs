@@ -4,12 +4,18 @@ use std::collections::VecDeque;
 
 use crate::tensor::memory::{BeforeImages, Transaction};
 
-/// What each of the newest generations replaced.
+/// The before-images of the newest generations.
 pub struct Undo {
-    /// The generation, and the pages as they were before it; generations without a gap.
-    steps: VecDeque<(u64, BeforeImages)>,
+    /// Consecutive generations, the oldest first.
+    steps: VecDeque<UndoStep>,
     bytes: usize,
     budget: usize,
+}
+
+/// A generation, and the pages that it changed as they were before it.
+struct UndoStep {
+    generation: u64,
+    before: BeforeImages,
 }
 
 impl Undo {
@@ -18,30 +24,30 @@ impl Undo {
         Undo { steps: VecDeque::new(), bytes: 0, budget }
     }
 
-    /// Adds what `generation`, the next one, replaced; forgets the oldest for it.
+    /// Adds the before-images of the next generation, and drops the oldest ones above the budget.
     pub fn push(&mut self, generation: u64, before: BeforeImages) {
         self.bytes += before.size();
-        self.steps.push_back((generation, before));
+        self.steps.push_back(UndoStep { generation, before });
         while self.bytes > self.budget && self.steps.len() > 1 {
-            if let Some((_, before)) = self.steps.pop_front() {
-                self.bytes -= before.size();
+            if let Some(oldest) = self.steps.pop_front() {
+                self.bytes -= oldest.before.size();
             }
         }
     }
 
-    /// Forgets all of them. Tells how many bytes that frees.
+    /// Drops all of them. Returns the number of bytes freed.
     pub fn clear(&mut self) -> usize {
         self.steps.clear();
         std::mem::take(&mut self.bytes)
     }
 
-    /// Puts the contents of generation `to` back; false if it is too old for that.
+    /// Restores the contents of generation `to`; returns false if the before-images do not reach back that far.
     pub fn restore(&self, to: u64, change: &mut Transaction<'_>) -> bool {
-        let reaches = self.steps.front().is_some_and(|(oldest, _)| to + 1 >= *oldest);
+        let reaches = self.steps.front().is_some_and(|oldest| to + 1 >= oldest.generation);
         if reaches {
-            // Newest first: the image that is written last is the oldest one.
-            for (_, before) in self.steps.iter().rev().take_while(|(generation, _)| *generation > to) {
-                before.iter().for_each(|(page, bytes)| change.write_page(page, bytes));
+            // Newest first: of several images of a page, the oldest is written last.
+            for step in self.steps.iter().rev().take_while(|step| step.generation > to) {
+                step.before.iter().for_each(|(page, bytes)| change.write_page(page, bytes));
             }
         }
         reaches

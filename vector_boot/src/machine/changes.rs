@@ -1,17 +1,17 @@
-//! The other ways the state of the weights changes: back, out of a trial, and into a checkpoint.
+//! Requests that change the state of the weights other than by edits: rollback, promote, renew, checkpoint.
 
 use serde_json::json;
 
 use super::mutate::{content, earlier};
 use super::Machine;
-use crate::journal::ring::{self, Record};
-use crate::journal::Kind;
-use crate::lineage::{Asked, Lineage, Refusal};
-use crate::protocol::{required, Failure, Reply, Request};
+use crate::journal::ring::Record;
+use crate::journal::EntryKind;
+use crate::lineage::{ChangeRequest, Lineage, LineageError};
+use crate::protocol::{code, required, RecordKind, Reply, Request, RequestError};
 use crate::sys::monotonic_us;
 
 impl Machine {
-    pub(super) fn rollback(&self, request: &Request) -> Result<Reply, Failure> {
+    pub(super) fn rollback(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let id = required("id", params.hex("id")?)?;
         let to = required("to", params.integer("to")?)?;
@@ -21,25 +21,25 @@ impl Machine {
         let mut lineage = self.lineage_mut()?;
         lineage.require_log()?;
         let content = content(request, &[]);
-        let replayed = earlier(&lineage, &id, Kind::Rollback, content)?.copied();
+        let replayed = earlier(&lineage, &id, EntryKind::Rollback, content)?.copied();
         if let Some(done) = replayed {
             return Ok(json!({"generation": done.generation, "restored": done.target, "replayed": true}).into());
         }
         let vitals = self.vitals();
-        let asked = Asked { id, content, ..Asked::default() };
-        let result = lineage.roll_back(Kind::Rollback, asked, to, &|| vitals.make_progress());
+        let asked = ChangeRequest { id, content, ..ChangeRequest::default() };
+        let result = lineage.roll_back(EntryKind::Rollback, asked, to, &|| vitals.make_progress());
         self.show(&lineage);
         let generation = lineage.generation();
         drop(lineage);
-        let refused = result.map_err(Failure::from).err();
-        self.record_return(ring::Kind::Rollback, generation, id, reason, refused.as_ref());
+        let refused = result.map_err(RequestError::from).err();
+        self.record_return(RecordKind::Rollback, generation, id, reason, refused.as_ref());
         match refused {
             Some(failure) => Err(failure),
             None => Ok(json!({"generation": generation, "restored": to, "replayed": false}).into()),
         }
     }
 
-    pub(super) fn promote(&self, request: &Request) -> Result<Reply, Failure> {
+    pub(super) fn promote(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let id = required("id", params.hex("id")?)?;
         let generation = required("generation", params.integer("generation")?)?;
@@ -48,25 +48,25 @@ impl Machine {
         let mut lineage = self.lineage_mut()?;
         lineage.require_log()?;
         let content = content(request, &[]);
-        let replayed = earlier(&lineage, &id, Kind::Promote, content)?.copied();
+        let replayed = earlier(&lineage, &id, EntryKind::Promote, content)?.copied();
         if let Some(done) = replayed {
             return Ok(json!({"promoted": done.target}).into());
         }
-        lineage.promote(Asked { id, content, ..Asked::default() }, generation)?;
+        lineage.promote(ChangeRequest { id, content, ..ChangeRequest::default() }, generation)?;
         self.show(&lineage);
-        let record = Record { id, ..Record::plain(ring::Kind::Promote, generation, self.uptime_us()) };
+        let record = Record { id, ..Record::plain(RecordKind::Promote, generation, self.uptime_us()) };
         self.ring().push(&record);
-        self.tell_change(ring::Kind::Promote, generation, &id);
+        self.tell_change(RecordKind::Promote, generation, &id);
         Ok(json!({"promoted": generation}).into())
     }
 
-    pub(super) fn renew(&self, request: &Request) -> Result<Reply, Failure> {
+    pub(super) fn renew(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let generation = required("generation", params.integer("generation")?)?;
         let lease_ms = required("lease_ms", params.integer("lease_ms")?)?;
         params.finish()?;
         if lease_ms == 0 {
-            return Err(Failure::new(-32602, "parameter \"lease_ms\" must be at least 1"));
+            return Err(RequestError::new(code::INVALID_PARAMS, "parameter \"lease_ms\" must be at least 1"));
         }
         request.no_blob()?;
         let mut lineage = self.lineage_mut()?;
@@ -75,7 +75,7 @@ impl Machine {
         Ok(json!({}).into())
     }
 
-    pub(super) fn checkpoint(&self, request: &Request) -> Result<Reply, Failure> {
+    pub(super) fn checkpoint(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let label = params.text("label")?.unwrap_or_default();
         params.finish()?;
@@ -83,7 +83,7 @@ impl Machine {
         let mut lineage = self.lineage_mut()?;
         lineage.checkpoint()?;
         let generation = lineage.generation();
-        let record = Record { origin: label, ..Record::plain(ring::Kind::Checkpoint, generation, self.uptime_us()) };
+        let record = Record { origin: label, ..Record::plain(RecordKind::Checkpoint, generation, self.uptime_us()) };
         self.ring().push(&record);
         Ok(json!({"generation": generation, "durable": false}).into())
     }
@@ -96,13 +96,13 @@ impl Machine {
         }
     }
 
-    /// Ends a trial whose time is over.
+    /// Ends the open trial if its lease has expired.
     pub fn expire_lease(&self) {
-        // Whoever takes the weights to change them ends it first.
+        // Locking the weights for a change ends it.
         drop(self.lineage_mut());
     }
 
-    /// Ends a trial of these weights whose time is over.
+    /// Ends the open trial of these weights if its lease has expired.
     pub(super) fn expire_lease_of(&self, lineage: &mut Lineage) {
         let vitals = self.vitals();
         let expired = lineage.expire_lease(monotonic_us(), &|| vitals.make_progress());
@@ -113,22 +113,24 @@ impl Machine {
         let text = match expired {
             Ok(false) => return,
             Ok(true) => {
-                self.record_return(ring::Kind::LeaseExpired, generation, [0; 16], String::new(), None);
-                format!("a trial was not promoted in time: generation {generation} is as before it")
+                self.record_return(RecordKind::LeaseExpired, generation, [0; 16], String::new(), None);
+                format!("a trial was not promoted in time: generation {generation} has the weights from before it")
             }
-            Err(Refusal::Unknown(why) | Refusal::Journal(why)) => format!("a trial cannot be taken back: {why}"),
+            Err(LineageError::UnknownGeneration(why) | LineageError::Journal(why)) => {
+                format!("a trial cannot be rolled back: {why}")
+            }
         };
         self.tell(json!({"kind": "alert", "what": "lease_expired", "text": text}));
     }
 
-    /// Notes that older contents came back, or did not.
+    /// Records a return to older contents, or its refusal.
     fn record_return(
         &self,
-        kind: ring::Kind,
+        kind: RecordKind,
         generation: u64,
         id: [u8; 16],
         reason: String,
-        refused: Option<&Failure>,
+        refused: Option<&RequestError>,
     ) {
         let code = refused.map_or(0, |failure| i16::try_from(failure.code).unwrap_or(i16::MIN));
         let record = Record { id, code, origin: reason, ..Record::plain(kind, generation, self.uptime_us()) };

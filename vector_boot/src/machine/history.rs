@@ -1,14 +1,12 @@
-//! The answer to `history`: the ring of records, a page at a time.
+//! The request `history`: the records in the ring, a page at a time.
 
 use serde_json::{json, Value};
 
 use super::{Machine, LINE_MARGIN};
 use crate::journal::ring::{Record, Ring};
-use crate::protocol::{Failure, Reply, Request, LINE_LIMIT};
+use crate::protocol::{code, Reply, Request, RequestError, HISTORY_DEFAULT, LINE_LIMIT, VERDICTS};
 use crate::rts::hex;
 use crate::vitals::RING_WORD;
-
-const DEFAULT_LIMIT: u64 = 100;
 
 impl Machine {
     /// The ring of the newest records.
@@ -16,13 +14,13 @@ impl Machine {
         Ring::new(self.shared.words().get(RING_WORD..).unwrap_or(&[]))
     }
 
-    pub(super) fn history(&self, request: &Request) -> Result<Reply, Failure> {
+    pub(super) fn history(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let from = params.integer("from")?.unwrap_or(0);
-        let limit = params.integer("limit")?.unwrap_or(DEFAULT_LIMIT);
+        let limit = params.integer("limit")?.unwrap_or(HISTORY_DEFAULT as u64);
         params.finish()?;
         if limit == 0 {
-            return Err(Failure::new(-32602, "parameter \"limit\" must be at least 1"));
+            return Err(RequestError::new(code::INVALID_PARAMS, "parameter \"limit\" must be at least 1"));
         }
         request.no_blob()?;
         let ring = self.ring();
@@ -43,7 +41,7 @@ fn describe(record: &Record) -> Value {
     json!({
         "generation": record.generation,
         "kind": record.kind.name(),
-        "verdict": if record.code == 0 { "applied" } else { "refused" },
+        "verdict": VERDICTS[usize::from(record.code != 0)],
         "code": record.code,
         "id": (record.id != [0; 16]).then(|| hex(&record.id)),
         "origin": record.origin,

@@ -1,7 +1,8 @@
-//! What the machine answers, whatever carries the messages: the methods that concern the model and its state.
+//! The machine: it answers the requests that concern the model and its state, over any transport.
 
 mod changes;
 mod energy;
+mod errors;
 mod history;
 mod inference;
 mod mutate;
@@ -17,10 +18,12 @@ use std::time::Instant;
 use serde_json::{json, Map, Value};
 
 use crate::hw_mmio::{word, Page};
-use crate::journal::ring::{Kind, Record};
-use crate::journal::storage::Storage;
+use crate::journal::ring::Record;
+use crate::journal::storage::LogStorage;
 use crate::lineage::{Budget, Lineage};
-use crate::protocol::{self, required, Failure, Reply, Request};
+use crate::protocol::{
+    self, code, required, Method, RecordKind, Reply, Request, RequestError, BLOB_LIMIT, NAMES_LIMIT,
+};
 use crate::rts::hex;
 use crate::sys::memory::SharedWords;
 use crate::sys::{self, monotonic_us};
@@ -30,42 +33,40 @@ pub use energy::CAPACITY_MILLI as ENERGY_CAPACITY_MILLI;
 pub use inference::Runtime;
 use uploads::Uploads;
 
-/// Names a digest or a list may hold at most.
-const NAMES_LIMIT: usize = 256;
-/// Bytes kept free in a line for what surrounds a list.
+/// Bytes of a line reserved for the members around a list.
 const LINE_MARGIN: usize = 1024;
 
-/// A machine, seen from the protocol. Cheap to clone: the parts are shared.
+/// A machine. Clones share all parts.
 #[derive(Clone)]
 pub struct Machine {
-    /// The weights and their past; `None` in emergency mode.
+    /// The weights and their history; `None` in emergency mode.
     lineage: Option<Arc<RwLock<Lineage>>>,
     uploads: Arc<Mutex<Uploads>>,
-    /// What subscribers have not been told yet.
+    /// Events that were not sent to subscribers yet.
     events: Arc<Mutex<Vec<Value>>>,
     shared: Arc<SharedWords>,
     /// First 12 hex digits of the executable's SHA-256.
     build: Arc<str>,
-    /// Why the machine is in emergency mode, if it is.
+    /// Why the machine is in emergency mode; `None` if it is not.
     emergency: Option<Arc<str>>,
     energy_limited: bool,
-    /// What runs the network.
+    /// Runs the network.
     runtime: Arc<Runtime>,
-    /// Held while an interrupt is taken: two threads may raise one.
+    /// Held while an interrupt is taken, because several threads may raise one.
     taking: Arc<Mutex<()>>,
-    /// Whether the request that runs now is to stop.
+    /// Whether the running request is to stop.
     cancelled: Arc<AtomicBool>,
 }
 
-/// What a machine is made of.
+/// The parts of a machine.
 pub struct Parts {
     /// The tensors, or why there are none.
     pub model: Result<Store, String>,
-    /// What runs its network.
+    /// Runs its network.
     pub runtime: Runtime,
     /// Where the journal is kept.
-    pub journal: std::io::Result<Box<dyn Storage>>,
-    /// Words shared with the supervisor, which outlive this process.
+    pub journal: std::io::Result<Box<dyn LogStorage>>,
+    /// Words shared with the supervisor; they exist longer than this process.
     pub shared: Arc<SharedWords>,
     /// First 12 hex digits of the executable's SHA-256.
     pub build: String,
@@ -74,7 +75,7 @@ pub struct Parts {
 }
 
 impl Machine {
-    /// A machine that goes on where the journal ends. That may take long: the supervisor is shown progress.
+    /// A machine at the newest generation of the journal. Recovery may take long; the supervisor sees its progress.
     pub fn new(parts: Parts) -> Self {
         let Parts { model, runtime, journal, shared, build, energy_limited } = parts;
         let mut machine = Machine {
@@ -101,12 +102,12 @@ impl Machine {
         }
         let ring = machine.ring();
         ring.initialise();
-        let kind = if ring.written() == 0 { Kind::Boot } else { Kind::WorkerRestart };
+        let kind = if ring.written() == 0 { RecordKind::Boot } else { RecordKind::WorkerRestart };
         ring.push(&Record::plain(kind, machine.generation(), machine.uptime_us()));
         machine
     }
 
-    /// Puts generations into the shared words.
+    /// Writes generation, promoted generation and lease into the shared words.
     fn show(&self, lineage: &Lineage) {
         self.page().set_wide(word::GENERATION, lineage.generation());
         self.vitals().set_promoted(lineage.promoted());
@@ -117,21 +118,27 @@ impl Machine {
         monotonic_us().saturating_sub(self.vitals().start_us())
     }
 
-    /// The weights and their past, unless an emergency keeps them away.
-    fn lineage(&self) -> Result<RwLockReadGuard<'_, Lineage>, Failure> {
+    /// Locks the weights for reading.
+    ///
+    /// # Errors
+    /// 1016 in emergency mode.
+    fn lineage(&self) -> Result<RwLockReadGuard<'_, Lineage>, RequestError> {
         Ok(self.lock()?.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The same, to change them: a trial whose time is over is ended first.
-    fn lineage_mut(&self) -> Result<RwLockWriteGuard<'_, Lineage>, Failure> {
+    /// Locks the weights for a change. An open trial whose lease has expired is ended first.
+    ///
+    /// # Errors
+    /// 1016 in emergency mode.
+    fn lineage_mut(&self) -> Result<RwLockWriteGuard<'_, Lineage>, RequestError> {
         let mut lineage = self.lock()?.write().unwrap_or_else(PoisonError::into_inner);
         self.expire_lease_of(&mut lineage);
         Ok(lineage)
     }
 
-    fn lock(&self) -> Result<&RwLock<Lineage>, Failure> {
+    fn lock(&self) -> Result<&RwLock<Lineage>, RequestError> {
         let why = || self.emergency.as_deref().unwrap_or("no model is loaded");
-        let refused = || Failure::new(1016, format!("the machine is in emergency mode: {}", why()));
+        let refused = || RequestError::new(code::EMERGENCY, format!("the machine is in emergency mode: {}", why()));
         self.lineage.as_deref().ok_or_else(refused)
     }
 
@@ -139,7 +146,7 @@ impl Machine {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The host came or went; to be called often otherwise, too, with `None`.
+    /// Notes that the client has connected or disconnected. To be called regularly with `None` as well: uploads expire.
     pub fn follow_connection(&self, connected: Option<bool>) {
         let (mut uploads, now) = (self.uploads(), monotonic_us());
         if let Some(connected) = connected {
@@ -148,7 +155,7 @@ impl Machine {
         uploads.expire(now);
     }
 
-    /// Has the request that runs now stop.
+    /// Stops the running request.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }
@@ -157,7 +164,7 @@ impl Machine {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// The next request is not the one that was cancelled.
+    /// Clears a cancellation, before the next request runs.
     pub fn forget_cancellation(&self) {
         self.cancelled.store(false, Ordering::Relaxed);
     }
@@ -166,7 +173,7 @@ impl Machine {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 
-    /// What subscribers should be told now.
+    /// Removes and returns the events for subscribers.
     pub fn take_events(&self) -> Vec<Value> {
         std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -176,68 +183,71 @@ impl Machine {
         Page::new(self.shared.words())
     }
 
-    /// What supervisor and worker note about themselves.
+    /// The vitals of supervisor and worker.
     pub fn vitals(&self) -> Vitals<'_> {
         Vitals::new(self.shared.words())
     }
 
-    /// Generation of the weights.
+    /// The current generation of the weights.
     pub fn generation(&self) -> u64 {
         self.page().get_wide(word::GENERATION)
     }
 
-    /// The line that opens a connection.
+    /// The greeting line.
     pub fn greeting(&self) -> Vec<u8> {
         protocol::greeting(&self.build, self.generation())
     }
 
-    /// Answers a request about the model or the machine.
+    /// Answers a request about the model or the machine. `received` is when it arrived.
     ///
     /// # Errors
-    /// The refusal, codes in the order of the protocol.
-    pub fn answer(&self, request: &Request, received: Instant) -> Result<Reply, Failure> {
-        match request.method.as_str() {
-            "hello" => self.hello(request),
-            "stats" => {
+    /// The first check that fails, in the order of the protocol. -32601 for methods that need a connection.
+    pub fn answer(&self, request: &Request, received: Instant) -> Result<Reply, RequestError> {
+        match request.method {
+            Method::Hello => self.hello(request),
+            Method::Stats => {
                 request.params.clone().finish()?;
                 request.no_blob()?;
                 Ok(self.stats().into())
             }
-            "tensors" => self.tensors(request),
-            "read" => self.read(request),
-            "digest" => self.digest(request),
-            "mutate" => self.mutate(request),
-            "rollback" => self.rollback(request),
-            "promote" => self.promote(request),
-            "renew" => self.renew(request),
-            "checkpoint" => self.checkpoint(request),
-            "history" => self.history(request),
-            "upload" => self.upload(request),
-            "embed" => self.embed(request),
-            "execute_pixels" => self.execute_pixels(request),
-            "generate" => self.generate(request),
-            "interrupt" => self.interrupt(request, received),
-            method => Err(Failure::new(-32601, format!("there is no method {method:?}"))),
+            Method::Tensors => self.tensors(request),
+            Method::Read => self.read(request),
+            Method::Digest => self.digest(request),
+            Method::Mutate => self.mutate(request),
+            Method::Rollback => self.rollback(request),
+            Method::Promote => self.promote(request),
+            Method::Renew => self.renew(request),
+            Method::Checkpoint => self.checkpoint(request),
+            Method::History => self.history(request),
+            Method::Upload => self.upload(request),
+            Method::Embed => self.embed(request),
+            Method::ExecutePixels => self.execute_pixels(request),
+            Method::Generate => self.generate(request),
+            Method::Interrupt => self.interrupt(request, received),
+            Method::Cancel | Method::Subscribe | Method::Shutdown | Method::Fault => {
+                let text = format!("{} is answered by a connection only", request.method.name());
+                Err(RequestError::new(code::UNKNOWN_METHOD, text))
+            }
         }
     }
 
-    /// Refuses what needs the model while there is none.
+    /// Checks that there is a model.
     ///
     /// # Errors
     /// 1016 with the reason of the emergency.
-    pub fn require_model(&self) -> Result<(), Failure> {
+    pub fn require_model(&self) -> Result<(), RequestError> {
         self.lock().map(|_| ())
     }
 
-    fn hello(&self, request: &Request) -> Result<Reply, Failure> {
+    fn hello(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let version = required("protocol", params.integer("protocol")?)?;
         required("client", params.text("client")?)?;
         params.finish()?;
         if version != u64::from(protocol::VERSION) {
-            return Err(Failure::new(
-                -32602,
-                format!("protocol {version} is not spoken here: use {}", protocol::VERSION),
+            return Err(RequestError::new(
+                code::INVALID_PARAMS,
+                format!("protocol {version} is not supported: use {}", protocol::VERSION),
             ));
         }
         request.no_blob()?;
@@ -253,20 +263,21 @@ impl Machine {
             "durable": false,
             "limits": {
                 "line": protocol::LINE_LIMIT,
-                "blob": protocol::BLOB_LIMIT,
+                "blob": BLOB_LIMIT,
                 "upload": protocol::UPLOAD_LIMIT,
-                "edits": protocol::EDIT_LIMIT,
+                "edits": protocol::EDITS_LIMIT,
             },
         })
         .into())
     }
 
-    fn tensors(&self, request: &Request) -> Result<Reply, Failure> {
+    fn tensors(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let prefix = params.text("prefix")?.unwrap_or_default();
         let cursor = params.text("cursor")?.unwrap_or_default();
         params.finish()?;
-        let refused = || Failure::new(-32602, "parameter \"cursor\" must be the \"next\" of an answer");
+        let refused =
+            || RequestError::new(code::INVALID_PARAMS, "parameter \"cursor\" must be the \"next\" of a reply");
         let first = if cursor.is_empty() { 0 } else { cursor.parse::<usize>().map_err(|_| refused())? };
         request.no_blob()?;
         let mut page = Vec::new();
@@ -284,33 +295,36 @@ impl Machine {
         Ok(json!({"tensors": page, "next": null}).into())
     }
 
-    fn read(&self, request: &Request) -> Result<Reply, Failure> {
+    fn read(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let name = required("tensor", params.text("tensor")?)?;
         let offset = params.integer("offset")?.unwrap_or(0);
         let bytes = required("bytes", params.integer("bytes")?)?;
         params.finish()?;
         if bytes == 0 {
-            return Err(Failure::new(-32602, "parameter \"bytes\" must be at least 1"));
+            return Err(RequestError::new(code::INVALID_PARAMS, "parameter \"bytes\" must be at least 1"));
         }
         request.no_blob()?;
-        if bytes > protocol::BLOB_LIMIT as u64 {
-            return Err(Failure::new(1012, format!("{bytes} bytes do not fit a blob: read at most 1048576 at once")));
+        if bytes > BLOB_LIMIT as u64 {
+            return Err(RequestError::new(
+                code::UNUSABLE_BLOB,
+                format!("{bytes} bytes do not fit a blob: read at most {BLOB_LIMIT} at once"),
+            ));
         }
         let lineage = self.lineage()?;
         let store = lineage.store();
         let tensor = &store.tensors()[find(store, &name)?];
         if offset + bytes > tensor.bytes {
-            let text = format!("bytes {offset} to {} lie outside {name:?}, which has {}", offset + bytes, tensor.bytes);
-            return Err(Failure::new(1003, text));
+            let text = format!("bytes {offset} to {} leave {name:?}, which has {} bytes", offset + bytes, tensor.bytes);
+            return Err(RequestError::new(code::OUT_OF_BOUNDS, text));
         }
-        // Both are below 2^54 and inside the tensor, which is in memory.
+        // The range lies inside the tensor, which is in memory: both ends fit usize.
         let blob = store.read(tensor, offset as usize..(offset + bytes) as usize, self.page());
         let result = json!({"tensor": name, "offset": offset, "bytes": bytes, "generation": lineage.generation()});
         Ok(Reply { result, blob })
     }
 
-    fn digest(&self, request: &Request) -> Result<Reply, Failure> {
+    fn digest(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let names = params.texts("tensors", NAMES_LIMIT)?;
         params.finish()?;
@@ -326,11 +340,12 @@ impl Machine {
         Ok(json!({"generation": lineage.generation(), "model": model, "sha256": digests}).into())
     }
 
-    fn interrupt(&self, request: &Request, received: Instant) -> Result<Reply, Failure> {
+    fn interrupt(&self, request: &Request, received: Instant) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let vector = params.integer("vector")?.unwrap_or(255);
         params.finish()?;
-        let vector = u8::try_from(vector).map_err(|_| Failure::new(-32602, "parameter \"vector\" must be 0 to 255"))?;
+        let vector = u8::try_from(vector)
+            .map_err(|_| RequestError::new(code::INVALID_PARAMS, "parameter \"vector\" must be 0 to 255"))?;
         request.no_blob()?;
         self.require_model()?;
         self.take_interrupt(vector);
@@ -338,14 +353,14 @@ impl Machine {
         Ok(json!({"acknowledged": true, "vector": vector, "latency_us": latency}).into())
     }
 
-    /// Raises a neural interrupt and takes it: pending, then counted, then no longer pending.
+    /// Raises a neural interrupt and takes it, unless it is masked: then it stays pending.
     pub fn take_interrupt(&self, vector: u8) {
         let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         let page = self.page();
         let (cell, bit) = (usize::from(vector / 32), 1u32 << (vector % 32));
         page.set(word::PENDING_VECTORS + cell, page.get(word::PENDING_VECTORS + cell) | bit);
         if page.get(word::ENABLED_VECTORS + cell) & bit == 0 {
-            return; // masked: it stays pending
+            return; // masked
         }
         page.set(word::LAST_VECTOR, u32::from(vector));
         page.set_wide(word::INTERRUPTS, page.get_wide(word::INTERRUPTS) + 1);
@@ -353,8 +368,8 @@ impl Machine {
     }
 }
 
-fn find(store: &Store, name: &str) -> Result<usize, Failure> {
-    store.position(name).ok_or_else(|| Failure::new(1001, format!("there is no tensor {name:?}")))
+fn find(store: &Store, name: &str) -> Result<usize, RequestError> {
+    store.position(name).ok_or_else(|| RequestError::new(code::UNKNOWN_TENSOR, format!("there is no tensor {name:?}")))
 }
 
 /// SHA-256 by name of the tensors at these indices.

@@ -1,52 +1,44 @@
-//! The gate: every check of a mutation in its order, then the change, then the reply.
+//! The request `mutate`: all checks in the order of the protocol, then the change, then the reply.
 
 use serde_json::{json, Value};
 
 use super::uploads::Upload;
 use super::{digests, Machine};
 use crate::hw_mmio::word;
-use crate::journal::ring::{self, Record};
-use crate::journal::{Content, Kind};
-use crate::lineage::ids::Done;
-use crate::lineage::{Asked, Lineage, Refusal};
+use crate::journal::ring::Record;
+use crate::journal::{Content, EntryKind};
+use crate::lineage::ids::PastChange;
+use crate::lineage::{ChangeRequest, Lineage, MutationPayload};
 use crate::mutation::apply::apply;
 use crate::mutation::plan::{plan, Plan, Target};
 use crate::mutation::request::Mutation;
-use crate::protocol::{Blob, Failure, Reply, Request, EDIT_LIMIT};
+use crate::protocol::{code, parse_hex, Blob, RecordKind, Reply, Request, RequestError, EDITS_LIMIT, NAMES_LIMIT};
 use crate::rts::hex;
 use crate::sys::monotonic_us;
 
-/// Confidence that is not enough.
+/// The confidence must be above this.
 const CONFIDENCE_NEEDED: f64 = 0.8;
-/// Digests a reply tells at most.
-const DIGESTS_LIMIT: usize = 256;
-/// Mutations that need less memory need not ask for it first.
+/// Mutations that need less memory than this are not checked for available memory.
 const SMALL_BYTES: u64 = 4 << 20;
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Unknown(text) => Failure::new(1014, text),
-            Refusal::Journal(why) => Failure::new(1015, format!("no mutations until the journal is repaired: {why}")),
-        }
-    }
-}
-
-/// Refuses to go on with a change whose id was used for another one; tells what was done when it is the same.
+/// The past change with this id, if it is the same one.
+///
+/// # Errors
+/// 1020 if the id was used for another change.
 pub(super) fn earlier<'a>(
     lineage: &'a Lineage,
     id: &[u8; 16],
-    kind: Kind,
+    kind: EntryKind,
     content: Content,
-) -> Result<Option<&'a Done>, Failure> {
+) -> Result<Option<&'a PastChange>, RequestError> {
     match lineage.ids().find(id) {
         None => Ok(None),
         Some(done) if done.kind == kind && done.content == content => Ok(Some(done)),
-        Some(_) => Err(Failure::new(1020, format!("id {} was used for another change", hex(id)))),
+        Some(_) => Err(RequestError::new(code::ID_REUSED, format!("id {} was used for another change", hex(id)))),
     }
 }
 
-/// What a request's parameters and blob are told apart by.
+/// Identifies the parameters and the blob of a request.
 pub(super) fn content(request: &Request, blob: &[u8]) -> Content {
     let params = request.params.canonical();
     Content {
@@ -56,30 +48,30 @@ pub(super) fn content(request: &Request, blob: &[u8]) -> Content {
     }
 }
 
-/// Where a mutation's bytes come from.
-enum Source<'a> {
+/// The blob of a mutation.
+enum BlobSource<'a> {
     Message(&'a [u8]),
     Upload(Upload),
 }
 
-impl Source<'_> {
+impl BlobSource<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
-            Source::Message(bytes) => bytes,
-            Source::Upload(upload) => upload.bytes().unwrap_or_default(),
+            BlobSource::Message(bytes) => bytes,
+            BlobSource::Upload(upload) => upload.bytes().unwrap_or_default(),
         }
     }
 
     fn upload_id(&self) -> [u8; 16] {
         match self {
-            Source::Message(_) => [0; 16],
-            Source::Upload(upload) => upload.id,
+            BlobSource::Message(_) => [0; 16],
+            BlobSource::Upload(upload) => upload.id,
         }
     }
 }
 
-/// What a mutation did.
-struct Outcome {
+/// The result of a mutation.
+struct MutationOutcome {
     generation: u64,
     tensors: u32,
     bytes: u64,
@@ -88,8 +80,8 @@ struct Outcome {
 }
 
 impl Machine {
-    pub(super) fn mutate(&self, request: &Request) -> Result<Reply, Failure> {
-        let mut record = Record::plain(ring::Kind::Mutate, self.generation(), self.uptime_us());
+    pub(super) fn mutate(&self, request: &Request) -> Result<Reply, RequestError> {
+        let mut record = Record::plain(RecordKind::Mutate, self.generation(), self.uptime_us());
         let result = self.judge(request, &mut record);
         let page = self.page();
         match &result {
@@ -101,8 +93,8 @@ impl Machine {
                 page.set(word::MUTATIONS_ACCEPTED, page.get(word::MUTATIONS_ACCEPTED).wrapping_add(1));
                 self.tell_change(record.kind, outcome.generation, &record.id);
             }
-            Err(failure) => {
-                record.code = i16::try_from(failure.code).unwrap_or(i16::MIN);
+            Err(error) => {
+                record.code = i16::try_from(error.code).unwrap_or(i16::MIN);
                 self.ring().push(&record);
                 page.set(word::MUTATIONS_REFUSED, page.get(word::MUTATIONS_REFUSED).wrapping_add(1));
             }
@@ -121,59 +113,66 @@ impl Machine {
         Ok(reply.into())
     }
 
-    /// Parameters and blob; then the weights.
-    fn judge(&self, request: &Request, record: &mut Record) -> Result<Outcome, Failure> {
+    /// Checks parameters and blob, then makes the change.
+    fn judge(&self, request: &Request, record: &mut Record) -> Result<MutationOutcome, RequestError> {
         let mutation = Mutation::parse(request.params.clone())?;
         record.id = mutation.id;
         record.origin.clone_from(&mutation.origin);
         record.confidence = mutation.confidence;
         record.edits = mutation.edits.len() as u32;
         let source = match self.source(request, &mutation) {
-            Err(failure) => return self.lost_upload(request, &mutation).ok_or(failure),
+            Err(error) => return self.lost_upload(request, &mutation).ok_or(error),
             Ok(source) => source,
         };
         let result = self.change(request, &mutation, &source);
         match (source, &result) {
-            // A refused mutation may be sent again without its bytes.
-            (Source::Upload(upload), Err(_)) => self.uploads().put_back(upload),
-            (Source::Upload(upload), Ok(outcome)) if outcome.replayed => self.uploads().put_back(upload),
+            // The upload of a refused mutation can be used again.
+            (BlobSource::Upload(upload), Err(_)) => self.uploads().put_back(upload),
+            (BlobSource::Upload(upload), Ok(outcome)) if outcome.replayed => self.uploads().put_back(upload),
             _ => (),
         }
         result
     }
 
-    fn source<'a>(&self, request: &'a Request, mutation: &Mutation) -> Result<Source<'a>, Failure> {
-        let unknown = || Failure::new(1012, "there is no such upload, or some of it is missing");
+    fn source<'a>(&self, request: &'a Request, mutation: &Mutation) -> Result<BlobSource<'a>, RequestError> {
+        let unknown = || RequestError::new(code::UNUSABLE_BLOB, "there is no such upload, or it is not complete");
         match &request.blob {
-            Blob::Bytes(bytes) => Ok(Source::Message(bytes)),
+            Blob::Bytes(bytes) => Ok(BlobSource::Message(bytes)),
             Blob::Upload(id) => {
-                let id = crate::protocol::parse_hex(id).ok_or_else(unknown)?;
-                self.uploads().take(&id).map(Source::Upload).ok_or_else(unknown)
+                let id = parse_hex(id).ok_or_else(unknown)?;
+                self.uploads().take(&id).map(BlobSource::Upload).ok_or_else(unknown)
             }
             _ => {
                 request.no_blob()?;
                 let needed = mutation.edits.iter().any(|edit| edit.part().is_some_and(|part| part.len > 0));
                 match needed {
-                    true => Err(Failure::new(1012, "the blob is missing: an edit takes bytes of it")),
-                    false => Ok(Source::Message(&[])),
+                    true => {
+                        Err(RequestError::new(code::UNUSABLE_BLOB, "the blob is missing: an edit has a part of it"))
+                    }
+                    false => Ok(BlobSource::Message(&[])),
                 }
             }
         }
     }
 
-    /// The old reply to a mutation sent again whose upload is gone because it was used.
-    fn lost_upload(&self, request: &Request, mutation: &Mutation) -> Option<Outcome> {
+    /// The result of a mutation that is repeated after its upload was used up.
+    fn lost_upload(&self, request: &Request, mutation: &Mutation) -> Option<MutationOutcome> {
         let Blob::Upload(upload) = &request.blob else { return None };
         let lineage = self.lineage().ok()?;
         let done = lineage.ids().find(&mutation.id)?;
         let content = content(request, &[]);
-        let same = done.kind == Kind::Mutate
+        let same = done.kind == EntryKind::Mutate
             && done.content.params_crc == content.params_crc
-            && crate::protocol::parse_hex(upload) == Some(done.upload);
+            && parse_hex(upload) == Some(done.upload);
         same.then(|| replay(&lineage, done))
     }
 
-    fn change(&self, request: &Request, mutation: &Mutation, source: &Source<'_>) -> Result<Outcome, Failure> {
+    fn change(
+        &self,
+        request: &Request,
+        mutation: &Mutation,
+        source: &BlobSource<'_>,
+    ) -> Result<MutationOutcome, RequestError> {
         let blob = source.bytes();
         for (number, edit) in mutation.edits.iter().enumerate() {
             edit.check_indices(number, blob)?;
@@ -181,21 +180,23 @@ impl Machine {
         let mut lineage = self.lineage_mut()?;
         lineage.require_log()?;
         let content = content(request, blob);
-        if let Some(done) = earlier(&lineage, &mutation.id, Kind::Mutate, content)? {
+        if let Some(done) = earlier(&lineage, &mutation.id, EntryKind::Mutate, content)? {
             return Ok(replay(&lineage, done));
         }
         let generation = lineage.generation();
         if mutation.base_generation != generation {
-            let text =
-                format!("the mutation was made for generation {}, this is {generation}", mutation.base_generation);
-            return Err(Failure::new(1007, text).with(json!({"generation": generation})));
+            let text = format!(
+                "the mutation was made for generation {}, but the current one is {generation}",
+                mutation.base_generation
+            );
+            return Err(RequestError::new(code::STALE_GENERATION, text).with(json!({"generation": generation})));
         }
         if mutation.confidence.is_none_or(|confidence| confidence <= CONFIDENCE_NEEDED) {
-            return Err(Failure::new(1006, "confidence must be a number above 0.8 and at most 1"));
+            return Err(RequestError::new(code::LOW_CONFIDENCE, "confidence must be a number above 0.8 and at most 1"));
         }
-        if mutation.edits.len() > EDIT_LIMIT {
-            let text = format!("{} edits are too many: at most {EDIT_LIMIT}", mutation.edits.len());
-            return Err(Failure::new(1013, text).with(json!({"limit": EDIT_LIMIT})));
+        if mutation.edits.len() > EDITS_LIMIT {
+            let text = format!("{} edits are too many: the limit is {EDITS_LIMIT}", mutation.edits.len());
+            return Err(RequestError::new(code::TOO_MANY_EDITS, text).with(json!({"limit": EDITS_LIMIT})));
         }
         let plan = plan(lineage.store(), &mutation.edits, blob)?;
         self.require_memory(&mut lineage, plan.reachable_bytes(), blob.len() as u64)?;
@@ -204,18 +205,24 @@ impl Machine {
             lineage.make_room();
         }
         if !lineage.has_room(payload_bytes) {
-            return Err(Failure::new(1015, "the journal is full: promote or roll back what is on trial"));
+            return Err(RequestError::new(
+                code::JOURNAL_FAILED,
+                "the journal is full: promote or roll back what is on trial",
+            ));
         }
-        let asked = Asked { id: mutation.id, content, upload: source.upload_id(), ..Asked::default() };
+        let asked = ChangeRequest { id: mutation.id, content, upload: source.upload_id(), ..ChangeRequest::default() };
         let outcome = self.carry_out(&mut lineage, mutation, &plan, blob, asked)?;
         self.spend_energy(plan.touched_bytes());
         self.show(&lineage);
         Ok(outcome)
     }
 
-    /// Refuses what would need more memory than there is: before-images of what changes, a private copy where there is
-    /// none yet, and the blob once more in the journal. Older before-images make room first.
-    fn require_memory(&self, lineage: &mut Lineage, reachable: u64, blob: u64) -> Result<(), Failure> {
+    /// Checks that there is memory for a mutation: for before-images and private copies of the pages that may change, and
+    /// for the blob in the journal. Older before-images are freed if necessary.
+    ///
+    /// # Errors
+    /// 1017 without `retry_ms`, because waiting does not help.
+    fn require_memory(&self, lineage: &mut Lineage, reachable: u64, blob: u64) -> Result<(), RequestError> {
         let available = u64::from(self.page().get(word::MEMORY_AVAILABLE_KIB)) * 1024;
         let copies = reachable.min(lineage.store().memory().clean_bytes());
         let needed = reachable + copies + blob;
@@ -226,8 +233,8 @@ impl Machine {
         if needed < available + freed {
             return Ok(());
         }
-        let text = format!("the mutation may need {needed} bytes of memory, and {available} are there");
-        Err(Failure::new(1017, text)) // waiting does not help, so no retry_ms
+        let text = format!("the mutation may need {needed} bytes of memory, but {available} are available");
+        Err(RequestError::new(code::BUSY, text))
     }
 
     fn carry_out(
@@ -236,24 +243,24 @@ impl Machine {
         mutation: &Mutation,
         plan: &Plan<'_>,
         blob: &[u8],
-        mut asked: Asked,
-    ) -> Result<Outcome, Failure> {
+        mut asked: ChangeRequest,
+    ) -> Result<MutationOutcome, RequestError> {
         let started_us = monotonic_us();
         let vitals = self.vitals();
         let mut change = lineage.store_mut().memory_mut().begin();
         let applied = apply(plan, &mut change, &|| vitals.make_progress());
-        if let Err(index) = applied {
+        if let Err(error) = applied {
             drop(change);
-            let name = &lineage.store().tensors()[index].name;
-            return Err(Failure::new(1005, format!("a value of {name:?} would not be finite")));
+            let name = &lineage.store().tensors()[error.tensor].name;
+            return Err(RequestError::new(code::NOT_FINITE, format!("a value of {name:?} would not be finite")));
         }
         let targets = plan.targets();
-        let ranges: Vec<(usize, usize)> = targets.iter().map(|target| (target.address, target.bytes)).collect();
+        let ranges: Vec<_> = targets.iter().map(|target| target.address..target.address + target.bytes).collect();
         let changed_bytes = change.changed_bytes(&ranges);
         let changed: Vec<&Target> =
             targets.iter().zip(&changed_bytes).filter(|(_, bytes)| **bytes > 0).map(|(target, _)| target).collect();
         if changed.is_empty() {
-            return Err(Failure::new(1008, "the mutation changes nothing"));
+            return Err(RequestError::new(code::NO_CHANGE, "the mutation changes nothing"));
         }
         self.require_energy(plan.touched_bytes())?;
         let before = change.commit();
@@ -262,14 +269,15 @@ impl Machine {
         asked.changed_bytes = changed_bytes.iter().sum();
         let sha256 = mutation.digest.then(|| {
             lineage.store_mut().forget_digests(before.iter().map(|(page, _)| page));
-            let told: Vec<usize> = changed.iter().take(DIGESTS_LIMIT).map(|target| target.index).collect();
-            Value::from(digests(lineage.store(), &told, self.page()))
+            let shown: Vec<usize> = changed.iter().take(NAMES_LIMIT).map(|target| target.index).collect();
+            Value::from(digests(lineage.store(), &shown, self.page()))
         });
         let reply = sha256.as_ref().map(Value::to_string).unwrap_or_default();
         let lease_until_us = mutation.lease_ms.map(|ms| monotonic_us().saturating_add(ms.saturating_mul(1000)));
         let cost_us = monotonic_us() - started_us;
-        lineage.keep(asked, before, lease_until_us, (&mutation.edits_json, &reply, blob), cost_us)?;
-        Ok(Outcome {
+        let payload = MutationPayload { edits: mutation.edits_json.as_bytes(), reply: reply.as_bytes(), blob };
+        lineage.keep(asked, before, lease_until_us, &payload, cost_us)?;
+        Ok(MutationOutcome {
             generation: lineage.generation(),
             tensors: asked.changed_tensors,
             bytes: asked.changed_bytes,
@@ -279,20 +287,20 @@ impl Machine {
     }
 
     /// Queues the event of a change.
-    pub(super) fn tell_change(&self, kind: ring::Kind, generation: u64, id: &[u8; 16]) {
+    pub(super) fn tell_change(&self, kind: RecordKind, generation: u64, id: &[u8; 16]) {
         let id = (*id != [0; 16]).then(|| hex(id));
         self.tell(json!({"kind": "mutation", "generation": generation, "change": kind.name(), "id": id}));
     }
 }
 
-/// The outcome of a mutation that was made before.
-fn replay(lineage: &Lineage, done: &Done) -> Outcome {
-    let told = || lineage.noted_reply(done.offset).and_then(|reply| serde_json::from_str(&reply).ok());
-    Outcome {
+/// The result of a mutation that was made before.
+fn replay(lineage: &Lineage, done: &PastChange) -> MutationOutcome {
+    let sha256 = || lineage.noted_reply(done.offset).and_then(|reply| serde_json::from_str(&reply).ok());
+    MutationOutcome {
         generation: done.generation,
         tensors: done.changed_tensors,
         bytes: done.changed_bytes,
         replayed: true,
-        sha256: if done.digest { told() } else { None },
+        sha256: if done.digest { sha256() } else { None },
     }
 }

@@ -1,30 +1,33 @@
-//! The request that runs a pixel program, and what the program sees of the machine.
+//! The request `execute_pixels`, and the machine as the program sees it.
 
 use serde_json::json;
 
+use super::inference::InferenceError;
 use super::Machine;
 use crate::element;
 use crate::gguf::TensorType;
 use crate::hw_mmio::word;
 use crate::lineage::Lineage;
-use crate::pixel::{run, Host, Limits, Refusal, Shape, Slot};
-use crate::protocol::{self, Blob, Failure, Reply, Request};
+use crate::pixel::{run, Host, PixelError, PixelErrorKind, ProgramLimits, Shape, Slot};
+use crate::protocol::{code, Blob, Reply, Request, RequestError};
 use crate::tensor::Tensor;
 
 impl Machine {
-    pub(super) fn execute_pixels(&self, request: &Request) -> Result<Reply, Failure> {
+    pub(super) fn execute_pixels(&self, request: &Request) -> Result<Reply, RequestError> {
         request.params.clone().finish()?;
         let Blob::Bytes(program) = &request.blob else {
             request.no_blob()?;
-            return Err(Failure::new(1012, "the program is missing: send its pixels as the blob"));
+            return Err(RequestError::new(code::UNUSABLE_BLOB, "the program is missing: send its pixels as the blob"));
         };
         if program.len() % 3 != 0 {
-            return Err(Failure::new(1004, format!("{} bytes are no whole pixels", program.len())));
+            return Err(RequestError::new(
+                code::MISMATCH,
+                format!("a program consists of pixels of 3 bytes, but {} is not a multiple of 3", program.len()),
+            ));
         }
         let lineage = self.lineage()?;
         let mut host = MachineHost { machine: self, lineage: &lineage };
-        let outcome = run(program, &mut host, Limits::default())
-            .map_err(|fault| Failure::new(fault.code, fault.text).with(json!({"pixel": fault.pixel})))?;
+        let outcome = run(program, &mut host, ProgramLimits::default())?;
         let page = self.page();
         page.set_wide(word::PIXELS_PROCESSED, page.get_wide(word::PIXELS_PROCESSED) + outcome.pixels);
         self.vitals().count_program();
@@ -39,18 +42,19 @@ struct MachineHost<'a> {
 }
 
 impl MachineHost<'_> {
-    fn find(&self, name: &str) -> Result<&Tensor, Refusal> {
-        let unknown = || Refusal { code: 1001, text: format!("there is no tensor {name:?}") };
+    fn find(&self, name: &str) -> Result<&Tensor, PixelError> {
+        let unknown =
+            || PixelError { kind: PixelErrorKind::UnknownTensor, text: format!("there is no tensor {name:?}") };
         self.lineage.store().find(name).ok_or_else(unknown)
     }
 }
 
 impl Host for MachineHost<'_> {
-    fn shape(&mut self, name: &str) -> Result<Shape, Refusal> {
+    fn shape(&mut self, name: &str) -> Result<Shape, PixelError> {
         let tensor = self.find(name)?;
         if element::dequantize(tensor.tensor_type, &[], &mut []).is_err() && !is_plain(tensor.tensor_type) {
             let text = format!("{name:?} is of type {}, which cannot be decoded", tensor.tensor_type.name());
-            return Err(Refusal { code: 1004, text });
+            return Err(PixelError { kind: PixelErrorKind::Mismatch, text });
         }
         // The parser has bounded all shapes by the size of the file.
         let columns = tensor.shape.first().map_or(1, |columns| *columns as usize);
@@ -58,9 +62,9 @@ impl Host for MachineHost<'_> {
         Ok(Shape { rows, columns })
     }
 
-    fn tensor(&mut self, name: &str, values: &mut [f32]) -> Result<(), Refusal> {
+    fn tensor(&mut self, name: &str, values: &mut [f32]) -> Result<(), PixelError> {
         let tensor = self.find(name)?;
-        let read; // what changes by itself is copied first
+        let read; // a tensor in shared words is copied first
         let bytes = match self.lineage.store().bytes(tensor) {
             Some(bytes) => bytes,
             None => {
@@ -79,22 +83,18 @@ impl Host for MachineHost<'_> {
         bytes.unwrap_or_default().to_vec()
     }
 
-    fn network(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
+    fn network(&mut self, text: &str) -> Result<Vec<f32>, PixelError> {
         let texts = [text.to_string()];
-        let embeddings = self.machine.run_network(self.lineage.store(), &texts, true);
-        embeddings.map(|embeddings| embeddings.values).map_err(refusal)
+        let embeddings = self.machine.embed_texts(self.lineage.store(), &texts, true);
+        Ok(embeddings?.values)
     }
 
-    fn proceed(&mut self) -> Result<(), Refusal> {
+    fn proceed(&mut self) -> Result<(), PixelError> {
         match self.machine.is_cancelled() {
-            true => Err(refusal(protocol::cancelled())),
+            true => Err(InferenceError::Cancelled.into()),
             false => Ok(()),
         }
     }
-}
-
-fn refusal(failure: Failure) -> Refusal {
-    Refusal { code: failure.code, text: failure.message }
 }
 
 const I8: u32 = 24;
@@ -103,7 +103,7 @@ const I32: u32 = 26;
 const I64: u32 = 27;
 const F64: u32 = 28;
 
-/// Whether a type holds one number an element that f32 can take, rounded.
+/// Whether a type has one integer or f64 per element, which is rounded to f32.
 fn is_plain(tensor_type: TensorType) -> bool {
     (I8..=F64).contains(&tensor_type.id())
 }

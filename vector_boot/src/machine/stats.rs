@@ -1,4 +1,4 @@
-//! The answer to `stats`.
+//! The request `stats`.
 
 use serde_json::{json, Map, Value};
 
@@ -6,7 +6,8 @@ use super::Machine;
 use crate::hw_mmio::{word, State};
 use crate::vitals::PHASES;
 
-/// The processor features that the kernels choose by, as far as this CPU has them.
+/// The processor features that the kernels are selected by and that this CPU has.
+#[cfg(target_arch = "x86_64")]
 fn cpu_features() -> Vec<&'static str> {
     let found = [
         ("avx2", std::arch::is_x86_feature_detected!("avx2")),
@@ -19,6 +20,12 @@ fn cpu_features() -> Vec<&'static str> {
     found.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
 }
 
+/// No kernels are selected by processor features here.
+#[cfg(not(target_arch = "x86_64"))]
+fn cpu_features() -> Vec<&'static str> {
+    Vec::new()
+}
+
 impl Machine {
     pub(super) fn stats(&self) -> Value {
         let (page, vitals) = (self.page(), self.vitals());
@@ -28,7 +35,7 @@ impl Machine {
             .filter_map(|phase| Some((PHASES[phase].to_string(), vitals.phase_us(phase)?.into())))
             .collect();
         let worst_us = page.get(word::WORST_LATENESS_US);
-        let late_us = |per_mille| vitals.lateness_us(per_mille).min(worst_us); // of a bucket, the upper edge is told
+        let late_us = |per_mille| vitals.lateness_us(per_mille).min(worst_us); // the histogram gives the upper edge of a bucket
         let slot = [Value::Null, "A".into(), "B".into()].into_iter().nth(page.get(word::SLOT) as usize);
         json!({
             "uptime_us": crate::sys::monotonic_us().saturating_sub(vitals.start_us()),

@@ -1,22 +1,22 @@
-//! Applies a plan inside a transaction, a chunk of whole blocks at a time.
+//! Applies a plan inside a transaction, in chunks of whole blocks.
 
 use super::finite::all_finite;
-use super::plan::{Plan, Target, Work};
+use super::plan::{Plan, PlanStep, Target, Work};
 use super::seeded::Seeded;
-use super::sparse::Op;
-use super::{low_rank, seeded, sparse, Refused};
+use super::sparse::SparseOp;
+use super::{low_rank, seeded, sparse, ApplyError, BlockError};
 use crate::tensor::memory::Transaction;
 
-/// Bytes handled at a time, about: they and what they become stay in the second-level cache.
+/// Bytes of a chunk, about: its old and its new bytes stay in the second-level cache.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// Applies all edits in order. `progress` is called between chunks.
 ///
 /// # Errors
-/// Index of the tensor in the store where a value would not be finite; the transaction then holds half of the edits.
-pub fn apply(plan: &Plan<'_>, change: &mut Transaction<'_>, progress: &dyn Fn()) -> Result<(), usize> {
+/// [`ApplyError`]; the transaction then holds a part of the edits.
+pub fn apply(plan: &Plan<'_>, change: &mut Transaction<'_>, progress: &dyn Fn()) -> Result<(), ApplyError> {
     let mut scratch = Vec::with_capacity(CHUNK_BYTES);
-    for (target, work) in &plan.steps {
+    for PlanStep { target, work } in &plan.steps {
         let mut chunks = Chunks { target, change, scratch: &mut scratch, progress };
         let done = match work {
             Work::Bytes { offset, bytes } => match all_finite(target.tensor_type, bytes) {
@@ -24,7 +24,7 @@ pub fn apply(plan: &Plan<'_>, change: &mut Transaction<'_>, progress: &dyn Fn())
                     chunks.change.write(target.address + offset, bytes);
                     Ok(())
                 }
-                false => Err(Refused::NotFinite),
+                false => Err(BlockError::NotFinite),
             },
             Work::Elements { op, indices, values } => chunks.elements(*op, indices, values),
             Work::Product { factor, row_bytes, a, rank, scale } => {
@@ -37,7 +37,8 @@ pub fn apply(plan: &Plan<'_>, change: &mut Transaction<'_>, progress: &dyn Fn())
             }
             Work::Noise(noise) => chunks.noise(noise),
         };
-        done.map_err(|_| target.index)?; // of all refusals, the plan has left only this one
+        // The plan has ruled out every other error.
+        done.map_err(|_| ApplyError { tensor: target.index })?;
     }
     Ok(())
 }
@@ -50,13 +51,13 @@ struct Chunks<'a, 'b> {
 }
 
 impl Chunks<'_, '_> {
-    /// Has `edit` change a copy of `len` bytes of the tensor from `start` on.
+    /// Lets `edit` change a copy of `len` bytes of the tensor from `start` on, and writes the copy back.
     fn one(
         &mut self,
         start: usize,
         len: usize,
-        edit: impl FnOnce(&mut [u8]) -> Result<(), Refused>,
-    ) -> Result<(), Refused> {
+        edit: impl FnOnce(&mut [u8]) -> Result<(), BlockError>,
+    ) -> Result<(), BlockError> {
         let address = self.target.address + start;
         self.scratch.clear();
         self.scratch.extend_from_slice(self.change.bytes(address, len));
@@ -65,12 +66,12 @@ impl Chunks<'_, '_> {
         Ok(())
     }
 
-    /// Has `edit` change the whole tensor; it is told the number of each chunk's first block.
+    /// Lets `edit` change the whole tensor. Its first argument is the number of the chunk's first block.
     fn each(
         &mut self,
         chunk_bytes: usize,
-        mut edit: impl FnMut(u64, &mut [u8]) -> Result<(), Refused>,
-    ) -> Result<(), Refused> {
+        mut edit: impl FnMut(u64, &mut [u8]) -> Result<(), BlockError>,
+    ) -> Result<(), BlockError> {
         let block_bytes = self.target.tensor_type.block_bytes();
         for start in (0..self.target.bytes).step_by(chunk_bytes) {
             let len = chunk_bytes.min(self.target.bytes - start);
@@ -80,17 +81,17 @@ impl Chunks<'_, '_> {
         Ok(())
     }
 
-    fn noise(&mut self, noise: &Seeded) -> Result<(), Refused> {
+    fn noise(&mut self, noise: &Seeded) -> Result<(), BlockError> {
         let tensor_type = self.target.tensor_type;
         let block_bytes = tensor_type.block_bytes() as usize;
         let chunk_bytes = CHUNK_BYTES / block_bytes * block_bytes;
         self.each(chunk_bytes, |first, blocks| seeded::apply(noise, tensor_type, first, blocks))
     }
 
-    fn elements(&mut self, op: Op, mut indices: &[u64], mut values: &[f32]) -> Result<(), Refused> {
+    fn elements(&mut self, op: SparseOp, mut indices: &[u64], mut values: &[f32]) -> Result<(), BlockError> {
         let tensor_type = self.target.tensor_type;
         let (elements, block_bytes) = (tensor_type.block_elements(), tensor_type.block_bytes() as usize);
-        // Single elements may lie far apart: no more is copied than what lies between those that are near each other.
+        // Elements may lie far apart: one copy covers elements whose blocks are near each other only.
         const NEAR: u64 = 256;
         while let Some(first) = indices.first() {
             let first = first / elements;

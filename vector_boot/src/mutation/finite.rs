@@ -1,11 +1,11 @@
-//! Whether bytes in a storage type hold finite numbers only.
+//! Checks that bytes in a storage type hold finite numbers only.
 
 use crate::element::{bf16_is_finite, f16_is_finite};
 use crate::gguf::TensorType;
 
-/// Where a type keeps what can be infinite or NaN: each element, or the scales at these offsets of a block.
+/// Where a type stores numbers that can be infinite or NaN: each element, or the scales at these offsets of a block.
 enum Floats {
-    /// Nowhere: integers.
+    /// It has integers only.
     None,
     F32(&'static [usize]),
     F64,
@@ -36,17 +36,17 @@ fn floats(tensor_type: TensorType) -> Floats {
         39 => Floats::E8m0,
         40 => Floats::Ue4m3,
         24..=27 => Floats::None, // I8 I16 I32 I64
-        _ => Floats::F16(&[0]),  // F16, and d in front: Q4_0 Q5_0 Q8_0 IQ* Q1_0 Q2_0
+        _ => Floats::F16(&[0]),  // F16, and d at the start of a block: Q4_0 Q5_0 Q8_0 IQ* Q1_0 Q2_0
     }
 }
 
 /// Whether all elements of whole blocks, or the scales stored in them, are finite. Bytes after the last whole block
-/// are not looked at.
+/// are not checked.
 pub fn all_finite(tensor_type: TensorType, blocks: &[u8]) -> bool {
     let bytes = tensor_type.block_bytes() as usize;
     match floats(tensor_type) {
         Floats::None => true,
-        // The element types, apart: these loops vectorise.
+        // Types of single elements have arms of their own: these loops are vectorised.
         Floats::F32(_) if bytes == 4 => every::<4>(blocks, |x| f32::from_le_bytes(x).is_finite()),
         Floats::F16(_) if bytes == 2 => every::<2>(blocks, |x| f16_is_finite(u16::from_le_bytes(x))),
         Floats::Bf16 => every::<2>(blocks, |x| bf16_is_finite(u16::from_le_bytes(x))),
@@ -66,7 +66,7 @@ pub fn all_finite(tensor_type: TensorType, blocks: &[u8]) -> bool {
     }
 }
 
-/// Whether every group of N bytes is finite; looks at all of them, for speed.
+/// Whether every group of N bytes is finite. It does not stop at the first that is not: that is faster.
 fn every<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> bool {
     bytes.as_chunks::<N>().0.iter().fold(true, |finite, element| finite & is_finite(*element))
 }

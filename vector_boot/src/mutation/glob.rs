@@ -1,10 +1,10 @@
-//! Patterns of tensor names, with the meaning of Python's `fnmatch.fnmatchcase`: `*`, `?`, `[set]`, `[!set]`.
+//! Patterns of tensor names. They mean the same as in Python's `fnmatch.fnmatchcase`: `*`, `?`, `[set]`, `[!set]`.
 
 /// One element of a pattern.
 enum Token {
     /// Any number of characters.
     Star,
-    /// One character, whatever it is.
+    /// Any one character.
     Any,
     /// This character.
     Char(char),
@@ -12,10 +12,10 @@ enum Token {
     Set { negated: bool, ranges: Vec<(char, char)> },
 }
 
-/// A pattern, ready to be matched with many names.
+/// A parsed pattern.
 pub struct Glob(Vec<Token>);
 
-/// Whether a text has a character that means something in a pattern.
+/// Whether a text has a character with a special meaning in patterns.
 pub fn is_glob(pattern: &str) -> bool {
     pattern.contains(['*', '?', '['])
 }
@@ -26,12 +26,12 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 }
 
 impl Glob {
-    /// Takes a pattern apart. Every text is a pattern.
+    /// Parses a pattern. Every text is a valid one.
     pub fn new(pattern: &str) -> Self {
         let pattern: Vec<char> = pattern.chars().collect();
         let mut tokens = Vec::with_capacity(pattern.len());
         let mut at = 0;
-        // After one `[` without its `]` there is no `]` for a later one either: nobody looks again.
+        // If one `[` has no `]` behind it, no later `[` has: the search is made once only.
         let mut sets_close = true;
         while let Some(c) = pattern.get(at) {
             at += 1;
@@ -59,8 +59,8 @@ impl Glob {
 
     /// Whether a name matches, as a whole.
     ///
-    /// Only the last star is ever tried again, for an earlier one can do nothing that it cannot: the time is at most
-    /// the length of the pattern and the square of the length of the name.
+    /// Backtracks to the last star only: an earlier star could not match anything that the last one cannot. So the time
+    /// is at most proportional to the length of the pattern plus the square of the length of the name.
     pub fn matches(&self, name: &str) -> bool {
         let (mut token, mut rest) = (0, name.chars());
         let mut retry = None;
@@ -78,7 +78,7 @@ impl Glob {
                     continue;
                 }
                 (None, None) => return true,
-                (_, None) => return false, // names only get shorter from here
+                (_, None) => return false, // later attempts have less of the name left
                 (_, Some(_)) => {}
             }
             let Some((after_star, from)) = &mut retry else { return false };
@@ -102,7 +102,7 @@ impl Token {
     }
 }
 
-/// Where the set that starts at `start` has its `]`; one in first place is a member.
+/// Index of the `]` that ends the set starting at `start`; a `]` in first place is a member of the set.
 fn end_of_set(pattern: &[char], start: usize) -> Option<usize> {
     let mut from = start;
     from += usize::from(pattern.get(from) == Some(&'!'));
@@ -113,7 +113,7 @@ fn end_of_set(pattern: &[char], start: usize) -> Option<usize> {
 /// The set with this text between its brackets.
 fn set(text: &[char]) -> Token {
     let mut pieces = without_empty_ranges(split_at_ranges(text));
-    // Python looks for the `!` only now: where an empty range in front of it is gone, it counts.
+    // As in Python, the `!` is looked for only now: it counts where an empty range before it was removed.
     let negated = pieces[0].first() == Some(&'!');
     if negated {
         pieces[0].remove(0);

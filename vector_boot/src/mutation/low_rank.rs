@@ -1,12 +1,12 @@
-//! Edits that add the product of two thin matrices: w[j, i] += scale * Σ_k A[j, k] * B[i, k].
+//! Edits that add the product of two matrices of low rank: w[j, i] += scale * Σ_k A[j, k] * B[i, k].
 
-use super::Refused;
+use super::BlockError;
 use crate::element::Storage;
 use crate::gguf::TensorType;
 
-/// Columns whose sums are held in registers.
+/// Columns whose sums stay in registers.
 const PANEL: usize = 32;
-/// Columns handled at a time: their part of B stays in the first-level cache for all rows.
+/// Columns processed at a time: their part of B stays in the first-level cache for all rows.
 const STRIP: usize = 8 * PANEL;
 
 /// The matrix B, laid out for the product: panels of 32 columns of the tensor, in each the ranks one after another.
@@ -17,13 +17,13 @@ pub struct Factor {
 }
 
 impl Factor {
-    /// Takes B as it is on the wire: `columns` rows (`ne0` of the tensor) of `rank` numbers.
+    /// Lays out B, which is given as on the wire: `columns` (`ne0` of the tensor) rows of `rank` numbers.
     ///
     /// # Errors
-    /// `Shape` unless there are columns * rank numbers, and some.
-    pub fn new(b: &[f32], columns: usize, rank: usize) -> Result<Self, Refused> {
+    /// `Mismatch` unless `b` has columns * rank numbers, at least one.
+    pub fn new(b: &[f32], columns: usize, rank: usize) -> Result<Self, BlockError> {
         if b.is_empty() || columns.checked_mul(rank) != Some(b.len()) {
-            return Err(Refused::Shape);
+            return Err(BlockError::Mismatch);
         }
         let mut panels = vec![[0.0; PANEL]; columns.div_ceil(PANEL) * rank];
         for (i, row) in b.chunks_exact(rank).enumerate() {
@@ -38,32 +38,38 @@ impl Factor {
 /// Applies the edit to whole rows. `a` holds the rows of A for these rows of the tensor.
 ///
 /// # Errors
-/// `Unsupported` for a tensor type that is not F32 F16 BF16 Q8_0, `Shape` unless `rows` are whole rows of the factor's
+/// `Unsupported` for a tensor type that is not F32 F16 BF16 Q8_0, `Mismatch` unless `rows` are whole rows of the factor's
 /// columns and `a` has one row for each, `NotFinite` if an element, or the scale of a block, would not be finite.
-pub fn apply(factor: &Factor, tensor_type: TensorType, scale: f32, a: &[f32], rows: &mut [u8]) -> Result<(), Refused> {
-    let storage = Storage::of(tensor_type).ok_or(Refused::Unsupported)?;
+pub fn apply(
+    factor: &Factor,
+    tensor_type: TensorType,
+    scale: f32,
+    a: &[f32],
+    rows: &mut [u8],
+) -> Result<(), BlockError> {
+    let storage = Storage::of(tensor_type).ok_or(BlockError::Unsupported)?;
     if !factor.columns.is_multiple_of(storage.block_elements()) {
-        return Err(Refused::Shape);
+        return Err(BlockError::Mismatch);
     }
     let row_bytes = factor.columns / storage.block_elements() * storage.block_bytes();
     let whole =
         rows.len().is_multiple_of(row_bytes) && Some(a.len()) == (rows.len() / row_bytes).checked_mul(factor.rank);
     if !whole {
-        return Err(Refused::Shape);
+        return Err(BlockError::Mismatch);
     }
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
-        // SAFETY: the CPU has what the function is compiled for.
+        // SAFETY: the CPU has the features that the function is compiled for.
         #[allow(unsafe_code)]
         return unsafe { avx2(factor, storage, scale, a, rows) };
     }
     portable(factor, storage, scale, a, rows)
 }
 
-/// The same code, compiled for wider vectors; never for FMA, which would round otherwise.
+/// The same code compiled for wider vectors; without FMA, which would round differently.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn avx2(factor: &Factor, storage: Storage, scale: f32, a: &[f32], rows: &mut [u8]) -> Result<(), Refused> {
+fn avx2(factor: &Factor, storage: Storage, scale: f32, a: &[f32], rows: &mut [u8]) -> Result<(), BlockError> {
     portable(factor, storage, scale, a, rows)
 }
 
@@ -74,7 +80,7 @@ pub(super) fn portable(
     scale: f32,
     a: &[f32],
     rows: &mut [u8],
-) -> Result<(), Refused> {
+) -> Result<(), BlockError> {
     let bytes_of = |columns: usize| columns / storage.block_elements() * storage.block_bytes();
     let mut values = [0.0; STRIP];
     for (number, panels) in factor.panels.chunks(STRIP / PANEL * factor.rank).enumerate() {

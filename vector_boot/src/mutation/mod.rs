@@ -1,11 +1,12 @@
-//! What a mutation does to the numbers of a tensor.
+//! Edits: how a mutation changes the elements of tensors.
 //!
-//! Each edit transforms whole blocks in place, and every number depends on its place in the tensor alone: applied to
-//! a tensor in one go or chunk by chunk, the bytes are the same. Arithmetic is f32, multiply and add rounded
-//! separately, so that every CPU, and the Python twin, agree to the bit.
-//! On an error the blocks hold rubbish; the caller works on a copy.
+//! Each edit transforms whole blocks in place. The result for an element depends only on the edit, the old block and the
+//! position of the element in the tensor, so an edit applied chunk by chunk gives the same bytes as one applied to the
+//! whole tensor. Arithmetic is f32 with multiply and add rounded separately, so that every CPU and the implementation
+//! in Python give the same bits. After an error the contents of the blocks are undefined: the caller works on a copy.
 
 pub mod apply;
+mod error;
 pub mod finite;
 pub mod glob;
 pub mod low_rank;
@@ -15,50 +16,35 @@ pub mod request;
 pub mod seeded;
 pub mod sparse;
 
-use crate::element::{NotFiniteError, Quantized, Storage};
+pub use error::{ApplyError, BlockError, EditError, EditErrorKind};
+
+use crate::element::{Quantized, Storage};
 use crate::gguf::TensorType;
 
-/// Why an edit cannot be applied; one code of the protocol each.
+/// The kinds of edits; a seeded one with its form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// 1003: an index lies outside the blocks.
-    Outside,
-    /// 1004: lengths that do not go together.
-    Shape,
-    /// 1005: a value would not be finite.
-    NotFinite,
-    /// 1019: the edit does not support the tensor type.
-    Unsupported,
-}
-
-impl From<NotFiniteError> for Refused {
-    fn from(_: NotFiniteError) -> Self {
-        Refused::NotFinite
-    }
-}
-
-/// The kinds of edits, a seeded one by its form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Bytes as stored.
+pub enum EditKind {
+    /// Replaces bytes.
     Dense,
-    /// Single elements.
+    /// Sets or adds to single elements.
     Sparse,
-    /// A product of two thin matrices is added.
+    /// Adds the product of two matrices of low rank.
     LowRank,
-    /// Seeded noise.
+    /// Adds noise that a seed determines.
     Seeded(seeded::Form),
-    /// A pixel program.
+    /// Writes a pixel program into a slot.
     Program,
 }
 
 /// Whether a kind of edit supports a tensor type.
-pub fn supports(kind: Kind, tensor_type: TensorType) -> bool {
+pub fn supports(kind: EditKind, tensor_type: TensorType) -> bool {
     match kind {
-        Kind::Dense => true,
-        Kind::Sparse | Kind::LowRank | Kind::Seeded(seeded::Form::Normal) => Storage::of(tensor_type).is_some(),
-        Kind::Seeded(seeded::Form::Step | seeded::Form::Scale) => Quantized::of(tensor_type).is_some(),
-        Kind::Program => tensor_type == TensorType::BYTE,
+        EditKind::Dense => true,
+        EditKind::Sparse | EditKind::LowRank | EditKind::Seeded(seeded::Form::Normal) => {
+            Storage::of(tensor_type).is_some()
+        }
+        EditKind::Seeded(seeded::Form::Step | seeded::Form::Scale) => Quantized::of(tensor_type).is_some(),
+        EditKind::Program => tensor_type == TensorType::BYTE,
     }
 }
 

@@ -1,28 +1,28 @@
 //! The noise of seeded edits: the raw words of Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as
 //! 1, 2, 3", 2011), numbered as `numpy.random.Philox(key=key).random_raw()` gives them.
 //!
-//! The generator is a function of a counter, so any word can be had without those before it.
+//! The generator is a function of a counter, so any word can be computed without those before it.
 
 use sha2::{Digest, Sha256};
 
 const MULTIPLIERS: [u64; 2] = [0xD2E7_470E_E14C_6C93, 0xCA5A_8263_9512_1157];
-/// The golden ratio and the square root of 3, less 1: what the key grows by each round.
+/// The fractions of the golden ratio and of the square root of 3: added to the key each round.
 const KEY_STEPS: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0xBB67_AE85_84CA_A73B];
 const ROUNDS: usize = 10;
 /// Words of one counter.
 const WORDS: usize = 4;
 
-/// Key of the noise a seed means for a tensor.
+/// Key of the noise for a seed and the name of a tensor.
 pub fn key(seed: [u8; 8], tensor: &str) -> [u64; 2] {
     let digest = Sha256::new().chain_update(b"vb1").chain_update(seed).chain_update(tensor).finalize();
     let word = |at: usize| digest[at..at + 8].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
     [word(0), word(8)]
 }
 
-/// Writes the words number `first`, `first + 1` and so on.
+/// Fills `words` with the words of the stream from number `first` on.
 #[inline(always)]
 pub fn fill(key: [u64; 2], first: u64, words: &mut [u64]) {
-    // numpy counts before it generates.
+    // numpy increments the counter before it generates.
     let mut counter = first / WORDS as u64 + 1;
     let skipped = (first % WORDS as u64) as usize;
     let (lead, rest) = words.split_at_mut(((WORDS - skipped) % WORDS).min(words.len()));

@@ -1,17 +1,15 @@
-//! Judges edits against the tensors there are: what each one touches, or why it is refused.
+//! Checks edits against the tensors of the store, and plans what each one does to which tensor.
 
 use super::glob::{is_glob, Glob};
 use super::low_rank::Factor;
-use super::request::{Edit, Part};
+use super::request::{BlobPart, Edit, LowRank};
 use super::seeded::{Form, Seeded};
-use super::sparse::Op;
-use super::{noise, supports, Kind};
+use super::sparse::SparseOp;
+use super::{noise, supports, EditError, EditErrorKind, EditKind};
 use crate::gguf::TensorType;
-use crate::protocol::Failure;
+use crate::protocol::PROGRAM_PIXELS_LIMIT;
 use crate::tensor::{Store, Tensor};
 
-/// Pixels that fit a slot.
-const PIXELS_LIMIT: u64 = 1364;
 /// Bytes of a slot.
 const SLOT_BYTES: usize = 4096;
 
@@ -30,25 +28,25 @@ pub struct Target {
 
 /// What one edit does to one tensor.
 pub enum Work<'a> {
-    /// These bytes go to this offset.
+    /// Writes these bytes at this offset.
     Bytes {
         /// First byte in the tensor.
         offset: usize,
         /// The bytes.
         bytes: std::borrow::Cow<'a, [u8]>,
     },
-    /// Single elements.
+    /// Changes single elements.
     Elements {
-        /// What happens to them.
-        op: Op,
+        /// How a value changes its element.
+        op: SparseOp,
         /// Their indices, increasing.
         indices: Vec<u64>,
         /// One value each.
         values: Vec<f32>,
     },
-    /// A product of two thin matrices.
+    /// Adds the product of two matrices.
     Product {
-        /// The prepared second matrix.
+        /// The second matrix, laid out for the product.
         factor: Factor,
         /// Bytes of a row of the tensor.
         row_bytes: usize,
@@ -59,20 +57,28 @@ pub enum Work<'a> {
         /// Factor of the product.
         scale: f32,
     },
-    /// Noise.
+    /// Adds noise.
     Noise(Seeded),
 }
 
-/// Edits ready to be applied, in order.
+/// What an edit does to one of its tensors.
+pub struct PlanStep<'a> {
+    /// The tensor.
+    pub target: Target,
+    /// What is done to it.
+    pub work: Work<'a>,
+}
+
+/// Checked edits, ready to be applied.
 pub struct Plan<'a> {
-    /// What each does to which tensor.
-    pub steps: Vec<(Target, Work<'a>)>,
+    /// The steps, in the order of the edits.
+    pub steps: Vec<PlanStep<'a>>,
 }
 
 impl Plan<'_> {
-    /// Bytes the edits touch: of the parts where parts say it, else of whole tensors.
+    /// Bytes that the edits write: those of the blob where an edit has a part of it, else whole tensors.
     pub fn touched_bytes(&self) -> u64 {
-        let touched = |(target, work): &(Target, Work<'_>)| match work {
+        let touched = |PlanStep { target, work }: &PlanStep<'_>| match work {
             Work::Bytes { bytes, .. } => bytes.len() as u64,
             Work::Elements { indices, .. } => indices.len() as u64 * target.tensor_type.block_bytes(),
             Work::Product { .. } | Work::Noise(_) => target.bytes as u64,
@@ -80,11 +86,11 @@ impl Plan<'_> {
         self.steps.iter().map(touched).sum()
     }
 
-    /// Bytes whose pages may change, each tensor's counted once at most.
+    /// Bytes of the pages that may change; those of a tensor are counted once at most.
     pub fn reachable_bytes(&self) -> u64 {
         const PAGE: u64 = crate::tensor::memory::PAGE as u64;
         let mut reached: Vec<(usize, u64, u64)> = Vec::with_capacity(self.steps.len());
-        for (target, work) in &self.steps {
+        for PlanStep { target, work } in &self.steps {
             let bytes = match work {
                 Work::Bytes { bytes, .. } => bytes.len() as u64 + PAGE,
                 Work::Elements { indices, .. } => indices.len() as u64 * PAGE,
@@ -99,182 +105,206 @@ impl Plan<'_> {
 
     /// The tensors, each once, in the store's order.
     pub fn targets(&self) -> Vec<Target> {
-        let mut targets: Vec<Target> = self.steps.iter().map(|(target, _)| *target).collect();
+        let mut targets: Vec<Target> = self.steps.iter().map(|step| step.target).collect();
         targets.sort_unstable_by_key(|target| target.index);
         targets.dedup();
         targets
     }
 }
 
-/// Judges the edits one after the other.
+/// Checks the edits one after the other, each in the order of the protocol: unknown tensor, protected tensor, mismatch,
+/// unsupported type, out of bounds.
 ///
 /// # Errors
-/// 1001, 1002, 1004, 1019 or 1003 of the first edit that cannot be.
-pub fn plan<'a>(store: &Store, edits: &[Edit], blob: &'a [u8]) -> Result<Plan<'a>, Failure> {
-    let mut steps = Vec::new();
-    let mut parts: Vec<Part> = Vec::new();
+/// The first thing that is wrong with the first edit that is refused.
+pub fn plan<'a>(store: &Store, edits: &[Edit], blob: &'a [u8]) -> Result<Plan<'a>, EditError> {
+    let mut planner = Planner { store, blob, taken: Vec::new(), steps: Vec::new() };
     for (number, edit) in edits.iter().enumerate() {
-        let judged = plan_edit(store, edit, blob, &mut parts, &mut steps);
-        judged.map_err(|(code, text)| Failure::new(code, format!("edit {number}: {text}")))?;
+        planner.add(edit).map_err(|error| error.of_edit(number))?;
     }
-    Ok(Plan { steps })
+    Ok(Plan { steps: planner.steps })
 }
 
-type Refusal = (i64, String);
-
-fn plan_edit<'a>(
-    store: &Store,
-    edit: &Edit,
+/// What the edits so far do.
+struct Planner<'a, 's> {
+    store: &'s Store,
     blob: &'a [u8],
-    parts: &mut Vec<Part>,
-    steps: &mut Vec<(Target, Work<'a>)>,
-) -> Result<(), Refusal> {
-    match edit {
-        Edit::Seeded { tensors, seed, form, threshold, scale } => {
-            for index in matching(store, tensors)? {
-                let (target, tensor) = (target(store, index)?, &store.tensors()[index]);
-                require_support(Kind::Seeded(*form), tensor)?;
-                let key = noise::key(*seed, &tensor.name);
-                let noise = Seeded { key, threshold: *threshold, scale: *scale, form: *form };
-                steps.push((target, Work::Noise(noise)));
-            }
-        }
-        Edit::Dense { tensor, offset, part } => {
-            let (target, tensor) = named(store, tensor)?;
-            let block = tensor.tensor_type.block_bytes();
-            if offset % block != 0 || part.len % block != 0 {
-                let name = tensor.tensor_type.name();
-                return Err((
-                    1004,
-                    format!("offset and length must be multiples of {block}, the bytes of a {name} block"),
-                ));
-            }
-            let bytes = take(*part, blob, parts)?;
-            if offset.checked_add(part.len).is_none_or(|end| end > tensor.bytes) {
-                return Err((1003, format!("the bytes leave {:?}, which has {}", tensor.name, tensor.bytes)));
-            }
-            steps.push((target, Work::Bytes { offset: *offset as usize, bytes: bytes.into() }));
-        }
-        Edit::Sparse { tensor, add, part } => {
-            let (target, tensor) = named(store, tensor)?;
-            if part.len % 12 != 0 {
-                return Err((1004, "the part must hold 12 bytes for each element: 8 of index, 4 of value".into()));
-            }
-            require_support(Kind::Sparse, tensor)?;
-            let (indices, values) = take(*part, blob, parts)?.split_at(part.len as usize / 12 * 8);
-            let indices: Vec<u64> = indices.chunks_exact(8).map(super::request::read_u64).collect();
-            let elements = tensor.shape.iter().product::<u64>();
-            if let Some(last) = indices.last().filter(|last| **last >= elements) {
-                return Err((1003, format!("element {last} lies outside {:?}, which has {elements}", tensor.name)));
-            }
-            let op = if *add { Op::Add } else { Op::Set };
-            steps.push((target, Work::Elements { op, indices, values: floats(values) }));
-        }
-        Edit::LowRank { tensor, rank, scale, part } => {
-            let (target, tensor) = named(store, tensor)?;
-            steps.push((target, product(tensor, *rank, *scale, *part, blob, parts)?));
-        }
-        Edit::Program { tensor, part } => {
-            let (target, tensor) = named(store, tensor)?;
-            let fits = part.len % 3 == 0 && part.len / 3 <= PIXELS_LIMIT && tensor.bytes == SLOT_BYTES as u64;
-            if tensor.tensor_type == TensorType::BYTE && !(tensor.name.starts_with("evolved.") && fits) {
-                return Err((
-                    1004,
-                    "a program is at most 1364 pixels of 3 bytes, for one of evolved.0 to evolved.7".into(),
-                ));
-            }
-            require_support(Kind::Program, tensor)?;
-            let pixels = take(*part, blob, parts)?;
-            let mut slot = vec![0; SLOT_BYTES];
-            slot[..4].copy_from_slice(&(pixels.len() as u32 / 3).to_le_bytes());
-            slot[4..4 + pixels.len()].copy_from_slice(pixels);
-            steps.push((target, Work::Bytes { offset: 0, bytes: slot.into() }));
-        }
-    }
-    Ok(())
+    /// Parts of the blob that belong to an edit.
+    taken: Vec<BlobPart>,
+    steps: Vec<PlanStep<'a>>,
 }
 
-fn product<'a>(
-    tensor: &Tensor,
-    rank: usize,
-    scale: f32,
-    part: Part,
-    blob: &'a [u8],
-    parts: &mut Vec<Part>,
-) -> Result<Work<'a>, Refusal> {
-    let &[columns, rows] = &*tensor.shape else {
-        return Err((1004, format!("{:?} has not two dimensions", tensor.name)));
-    };
-    let wanted = (columns + rows).saturating_mul(4 * rank as u64);
-    if part.len != wanted {
-        return Err((1004, format!("the part must hold {wanted} bytes: ({columns} + {rows}) * {rank} numbers")));
+impl<'a> Planner<'a, '_> {
+    fn add(&mut self, edit: &Edit) -> Result<(), EditError> {
+        match edit {
+            Edit::Seeded { tensors, seed, form, threshold, scale } => {
+                for index in matching(self.store, tensors)? {
+                    let (target, tensor) = (target(self.store, index)?, &self.store.tensors()[index]);
+                    require_support(EditKind::Seeded(*form), tensor)?;
+                    let key = noise::key(*seed, &tensor.name);
+                    let noise = Seeded { key, threshold: *threshold, scale: *scale, form: *form };
+                    self.steps.push(PlanStep { target, work: Work::Noise(noise) });
+                }
+                Ok(())
+            }
+            Edit::Dense { tensor, offset, part } => self.add_dense(tensor, *offset, *part),
+            Edit::Sparse { tensor, add, part } => self.add_sparse(tensor, *add, *part),
+            Edit::LowRank(edit) => self.add_low_rank(edit),
+            Edit::Program { tensor, part } => self.add_program(tensor, *part),
+        }
     }
-    require_support(Kind::LowRank, tensor)?;
-    let (a, b) = take(part, blob, parts)?.split_at(rows as usize * rank * 4);
-    let factor = Factor::new(&floats(b), columns as usize, rank);
-    let factor = factor.map_err(|_| (1004, format!("{:?} has no elements", tensor.name)))?;
-    let row_bytes = (columns / tensor.tensor_type.block_elements() * tensor.tensor_type.block_bytes()) as usize;
-    Ok(Work::Product { factor, row_bytes, a: floats(a), rank, scale })
+
+    fn add_dense(&mut self, name: &str, offset: u64, part: BlobPart) -> Result<(), EditError> {
+        let (target, tensor) = named(self.store, name)?;
+        let block = tensor.tensor_type.block_bytes();
+        if !offset.is_multiple_of(block) || !part.len.is_multiple_of(block) {
+            let name = tensor.tensor_type.name();
+            return refuse(
+                EditErrorKind::Mismatch,
+                format!("offset and length must be multiples of {block}, the bytes of a {name} block"),
+            );
+        }
+        let bytes = self.take(part)?;
+        if offset.checked_add(part.len).is_none_or(|end| end > tensor.bytes) {
+            let text = format!("the bytes leave {:?}, which has {} bytes", tensor.name, tensor.bytes);
+            return refuse(EditErrorKind::OutOfBounds, text);
+        }
+        self.steps.push(PlanStep { target, work: Work::Bytes { offset: offset as usize, bytes: bytes.into() } });
+        Ok(())
+    }
+
+    fn add_sparse(&mut self, name: &str, add: bool, part: BlobPart) -> Result<(), EditError> {
+        let (target, tensor) = named(self.store, name)?;
+        if !part.len.is_multiple_of(12) {
+            let text = "the part must hold 12 bytes for each element: 8 of index, 4 of value";
+            return refuse(EditErrorKind::Mismatch, text);
+        }
+        require_support(EditKind::Sparse, tensor)?;
+        let (indices, values) = self.take(part)?.split_at(part.len as usize / 12 * 8);
+        let indices: Vec<u64> = indices.chunks_exact(8).map(super::request::read_u64).collect();
+        let elements = tensor.shape.iter().product::<u64>();
+        if let Some(last) = indices.last().filter(|last| **last >= elements) {
+            let text = format!("element {last} lies outside {:?}, which has {elements} elements", tensor.name);
+            return refuse(EditErrorKind::OutOfBounds, text);
+        }
+        let op = if add { SparseOp::Add } else { SparseOp::Set };
+        self.steps.push(PlanStep { target, work: Work::Elements { op, indices, values: floats(values) } });
+        Ok(())
+    }
+
+    fn add_low_rank(&mut self, edit: &LowRank) -> Result<(), EditError> {
+        let &LowRank { ref tensor, rank, scale, part } = edit;
+        let (target, tensor) = named(self.store, tensor)?;
+        let &[columns, rows] = &*tensor.shape else {
+            return refuse(EditErrorKind::Mismatch, format!("{:?} does not have two dimensions", tensor.name));
+        };
+        let wanted = (columns + rows).saturating_mul(4 * rank as u64);
+        if part.len != wanted {
+            let text = format!("the part must hold {wanted} bytes: ({columns} + {rows}) * {rank} numbers");
+            return refuse(EditErrorKind::Mismatch, text);
+        }
+        require_support(EditKind::LowRank, tensor)?;
+        let (a, b) = self.take(part)?.split_at(rows as usize * rank * 4);
+        let factor = Factor::new(&floats(b), columns as usize, rank);
+        let empty = || EditError::new(EditErrorKind::Mismatch, format!("{:?} has no elements", tensor.name));
+        let factor = factor.map_err(|_| empty())?;
+        let row_bytes = (columns / tensor.tensor_type.block_elements() * tensor.tensor_type.block_bytes()) as usize;
+        self.steps.push(PlanStep { target, work: Work::Product { factor, row_bytes, a: floats(a), rank, scale } });
+        Ok(())
+    }
+
+    fn add_program(&mut self, name: &str, part: BlobPart) -> Result<(), EditError> {
+        let (target, tensor) = named(self.store, name)?;
+        let fits = part.len.is_multiple_of(3)
+            && part.len / 3 <= PROGRAM_PIXELS_LIMIT as u64
+            && tensor.bytes == SLOT_BYTES as u64
+            && tensor.name.starts_with("evolved.");
+        if tensor.tensor_type == TensorType::BYTE && !fits {
+            let limit = PROGRAM_PIXELS_LIMIT;
+            let text = format!("a program is at most {limit} pixels of 3 bytes, for one of evolved.0 to evolved.7");
+            return refuse(EditErrorKind::Mismatch, text);
+        }
+        require_support(EditKind::Program, tensor)?;
+        let pixels = self.take(part)?;
+        let mut slot = vec![0; SLOT_BYTES];
+        slot[..4].copy_from_slice(&(pixels.len() as u32 / 3).to_le_bytes());
+        slot[4..4 + pixels.len()].copy_from_slice(pixels);
+        self.steps.push(PlanStep { target, work: Work::Bytes { offset: 0, bytes: slot.into() } });
+        Ok(())
+    }
+
+    /// The bytes of a part that no earlier edit has taken.
+    fn take(&mut self, part: BlobPart) -> Result<&'a [u8], EditError> {
+        let refused = |text| EditError::new(EditErrorKind::OutOfBounds, text);
+        let leaves = || refused(format!("the part leaves the blob, which has {} bytes", self.blob.len()));
+        let bytes = part.of(self.blob).ok_or_else(leaves)?;
+        // Both parts lie in the blob: no sum overflows.
+        let overlaps =
+            |other: &BlobPart| part.offset < other.offset + other.len && other.offset < part.offset + part.len;
+        if self.taken.iter().any(overlaps) {
+            return Err(refused("the part overlaps that of an earlier edit".into()));
+        }
+        self.taken.push(part);
+        Ok(bytes)
+    }
+}
+
+fn refuse<T>(kind: EditErrorKind, text: impl Into<String>) -> Result<T, EditError> {
+    Err(EditError::new(kind, text))
+}
+
+fn unknown(name: &str) -> EditError {
+    EditError::new(EditErrorKind::UnknownTensor, format!("there is no tensor {name:?}"))
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|bytes| bytes.try_into().map_or(0.0, f32::from_le_bytes)).collect()
 }
 
-/// The tensors a name or pattern means. A tensor that has a pattern for its name is meant by it alone.
-fn matching(store: &Store, pattern: &str) -> Result<Vec<usize>, Refusal> {
+/// Indices of the tensors with this name, or matching this pattern. If a tensor has the pattern for its name, it alone
+/// is meant.
+fn matching(store: &Store, pattern: &str) -> Result<Vec<usize>, EditError> {
     if let Some(index) = store.position(pattern) {
         return Ok(vec![index]);
     }
     if !is_glob(pattern) {
-        return Err((1001, format!("there is no tensor {pattern:?}")));
+        return Err(unknown(pattern));
     }
     let glob = Glob::new(pattern);
     let meant = |index: &usize| !store.tensors()[*index].protected && glob.matches(&store.tensors()[*index].name);
     let found: Vec<usize> = (0..store.tensors().len()).filter(meant).collect();
     if found.is_empty() {
-        return Err((1001, format!("no tensor that may change matches {pattern:?}")));
+        return refuse(EditErrorKind::UnknownTensor, format!("no unprotected tensor matches {pattern:?}"));
     }
     Ok(found)
 }
 
-fn named<'a>(store: &'a Store, name: &str) -> Result<(Target, &'a Tensor), Refusal> {
-    let index = store.position(name).ok_or_else(|| (1001, format!("there is no tensor {name:?}")))?;
+fn named<'s>(store: &'s Store, name: &str) -> Result<(Target, &'s Tensor), EditError> {
+    let index = store.position(name).ok_or_else(|| unknown(name))?;
     Ok((target(store, index)?, &store.tensors()[index]))
 }
 
-fn target(store: &Store, index: usize) -> Result<Target, Refusal> {
+fn target(store: &Store, index: usize) -> Result<Target, EditError> {
     let tensor = &store.tensors()[index];
     match tensor.address().filter(|_| !tensor.protected) {
         Some(address) => Ok(Target { index, address, bytes: tensor.bytes as usize, tensor_type: tensor.tensor_type }),
-        None => Err((1002, format!("{:?} is protected", tensor.name))),
+        None => refuse(EditErrorKind::ProtectedTensor, format!("{:?} is protected", tensor.name)),
     }
 }
 
-fn require_support(kind: Kind, tensor: &Tensor) -> Result<(), Refusal> {
+fn require_support(kind: EditKind, tensor: &Tensor) -> Result<(), EditError> {
     if supports(kind, tensor.tensor_type) {
         return Ok(());
     }
     let edit = match kind {
-        Kind::Dense => "dense edit",
-        Kind::Sparse => "sparse edit",
-        Kind::LowRank => "low-rank edit",
-        Kind::Seeded(Form::Normal) => "seeded edit of form normal",
-        Kind::Seeded(Form::Step) => "seeded edit of form step",
-        Kind::Seeded(Form::Scale) => "seeded edit of form scale",
-        Kind::Program => "program",
+        EditKind::Dense => "dense edit",
+        EditKind::Sparse => "sparse edit",
+        EditKind::LowRank => "low_rank edit",
+        EditKind::Seeded(Form::Normal) => "seeded edit of form normal",
+        EditKind::Seeded(Form::Step) => "seeded edit of form step",
+        EditKind::Seeded(Form::Scale) => "seeded edit of form scale",
+        EditKind::Program => "program edit",
     };
-    Err((1019, format!("{:?} is of type {}, on which there is no {edit}", tensor.name, tensor.tensor_type.name())))
-}
-
-/// The bytes of a part that no earlier edit has taken.
-fn take<'a>(part: Part, blob: &'a [u8], parts: &mut Vec<Part>) -> Result<&'a [u8], Refusal> {
-    let bytes =
-        part.of(blob).ok_or_else(|| (1003, format!("the part leaves the blob, which has {} bytes", blob.len())))?;
-    // Both lie in the blob: no sum overflows.
-    if parts.iter().any(|other| part.offset < other.offset + other.len && other.offset < part.offset + part.len) {
-        return Err((1003, "the part overlaps that of an earlier edit".into()));
-    }
-    parts.push(part);
-    Ok(bytes)
+    let (name, kind) = (&tensor.name, tensor.tensor_type.name());
+    refuse(EditErrorKind::Unsupported, format!("{name:?} is of type {kind}, which a {edit} does not support"))
 }

@@ -1,10 +1,10 @@
-//! Edits that a seed describes: the machine makes the noise itself.
+//! Edits with noise that the machine generates from a seed.
 
-use super::{noise, Refused};
+use super::{noise, BlockError};
 use crate::element::{f16_is_finite, f16_to_f32, f32_to_f16, Quantized, Storage, BLOCK};
 use crate::gguf::TensorType;
 
-/// Elements of a float type handled at a time.
+/// Elements (of a float type) or blocks processed at a time.
 const STRIP: usize = 256;
 
 /// What the noise does.
@@ -12,9 +12,9 @@ const STRIP: usize = 256;
 pub enum Form {
     /// x += scale * z.
     Normal,
-    /// The code moves by one.
+    /// The code of the element moves by one, up or down.
     Step,
-    /// The scale of a block grows by the factor 1 + scale * z.
+    /// The scale of the block is multiplied by 1 + scale * z.
     Scale,
 }
 
@@ -43,7 +43,7 @@ impl Seeded {
     }
 }
 
-/// scale * z: the 32 high bits of a word as a sum of coin flips, its variance 1/2.
+/// scale * z, where z = (popcount of the 32 high bits - 16) / 4.
 #[inline(always)]
 fn delta(scale: f32, word: u64) -> f32 {
     let heads = (word >> 32).count_ones() as i32;
@@ -53,22 +53,22 @@ fn delta(scale: f32, word: u64) -> f32 {
 /// Applies the edit to whole blocks, the first of which is number `first_block` of the tensor.
 ///
 /// # Errors
-/// `Unsupported` for a tensor type the form does not support, `Shape` unless the blocks are whole, `NotFinite` if a
+/// `Unsupported` for a tensor type the form does not support, `Mismatch` unless the blocks are whole, `NotFinite` if a
 /// selected element, or the scale of a block with one, would not be finite.
-pub fn apply(edit: &Seeded, tensor_type: TensorType, first_block: u64, blocks: &mut [u8]) -> Result<(), Refused> {
+pub fn apply(edit: &Seeded, tensor_type: TensorType, first_block: u64, blocks: &mut [u8]) -> Result<(), BlockError> {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
-        // SAFETY: the CPU has what the function is compiled for.
+        // SAFETY: the CPU has the features that the function is compiled for.
         #[allow(unsafe_code)]
         return unsafe { avx2(edit, tensor_type, first_block, blocks) };
     }
     portable(edit, tensor_type, first_block, blocks)
 }
 
-/// The same code, compiled for wider vectors.
+/// The same code compiled for wider vectors.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,popcnt")]
-fn avx2(edit: &Seeded, tensor_type: TensorType, first_block: u64, blocks: &mut [u8]) -> Result<(), Refused> {
+fn avx2(edit: &Seeded, tensor_type: TensorType, first_block: u64, blocks: &mut [u8]) -> Result<(), BlockError> {
     portable(edit, tensor_type, first_block, blocks)
 }
 
@@ -78,18 +78,18 @@ pub(super) fn portable(
     tensor_type: TensorType,
     first_block: u64,
     blocks: &mut [u8],
-) -> Result<(), Refused> {
+) -> Result<(), BlockError> {
     if !(blocks.len() as u64).is_multiple_of(tensor_type.block_bytes()) {
-        return Err(Refused::Shape);
+        return Err(BlockError::Mismatch);
     }
     let first_element = first_block.wrapping_mul(tensor_type.block_elements());
     if edit.form == Form::Normal {
-        return match Storage::of(tensor_type).ok_or(Refused::Unsupported)? {
+        return match Storage::of(tensor_type).ok_or(BlockError::Unsupported)? {
             Storage::Q8_0 => normal_q8_0(edit, first_element, blocks),
             storage => normal_float(edit, storage, first_element, blocks),
         };
     }
-    let quantized = Quantized::of(tensor_type).ok_or(Refused::Unsupported)?;
+    let quantized = Quantized::of(tensor_type).ok_or(BlockError::Unsupported)?;
     match edit.form {
         Form::Scale => scale(edit, quantized, first_block, blocks),
         _ => {
@@ -100,7 +100,7 @@ pub(super) fn portable(
 }
 
 #[inline(always)]
-fn normal_float(edit: &Seeded, storage: Storage, mut element: u64, elements: &mut [u8]) -> Result<(), Refused> {
+fn normal_float(edit: &Seeded, storage: Storage, mut element: u64, elements: &mut [u8]) -> Result<(), BlockError> {
     let bytes = storage.block_bytes();
     let mut words = [0; STRIP];
     let mut values = [0.0; STRIP];
@@ -113,7 +113,7 @@ fn normal_float(edit: &Seeded, storage: Storage, mut element: u64, elements: &mu
         storage.dequantize(strip, values);
         for (x, word) in values.iter_mut().zip(&*words) {
             let sum = *x + delta(edit.scale, *word);
-            // What is not selected is not stored either: any finite value does.
+            // An element that is not selected is not stored: any finite value will do.
             *x = if edit.selects(*word) { sum } else { 0.0 };
         }
         storage.quantize(values, changed)?;
@@ -135,7 +135,7 @@ fn blend<const N: usize>(edit: &Seeded, words: &[u64], changed: &[u8], elements:
 }
 
 #[inline(always)]
-fn normal_q8_0(edit: &Seeded, mut element: u64, blocks: &mut [u8]) -> Result<(), Refused> {
+fn normal_q8_0(edit: &Seeded, mut element: u64, blocks: &mut [u8]) -> Result<(), BlockError> {
     let mut words = [0; BLOCK];
     let mut values = [0.0; BLOCK];
     for block in blocks.chunks_exact_mut(Storage::Q8_0.block_bytes()) {
@@ -172,7 +172,7 @@ fn step(edit: &Seeded, quantized: Quantized, mut element: u64, blocks: &mut [u8]
 }
 
 #[inline(always)]
-fn scale(edit: &Seeded, quantized: Quantized, mut number: u64, blocks: &mut [u8]) -> Result<(), Refused> {
+fn scale(edit: &Seeded, quantized: Quantized, mut number: u64, blocks: &mut [u8]) -> Result<(), BlockError> {
     let mut words = [0; STRIP];
     for strip in blocks.chunks_mut(STRIP * quantized.block_bytes()) {
         noise::fill(edit.key, number, &mut words);
@@ -182,7 +182,7 @@ fn scale(edit: &Seeded, quantized: Quantized, mut number: u64, blocks: &mut [u8]
                 let d = f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
                 let grown = f32_to_f16(d * (1.0 + delta(edit.scale, word)));
                 if !f16_is_finite(grown) {
-                    return Err(Refused::NotFinite);
+                    return Err(BlockError::NotFinite);
                 }
                 block[..2].copy_from_slice(&grown.to_le_bytes());
             }

@@ -1,12 +1,12 @@
-//! Edits of single elements.
+//! Edits that set or add to single elements.
 
-use super::Refused;
+use super::BlockError;
 use crate::element::{Storage, BLOCK};
 use crate::gguf::TensorType;
 
-/// What a value does to its element.
+/// How a value changes its element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
+pub enum SparseOp {
     /// The value replaces the element.
     Set,
     /// The value is added to the element.
@@ -17,25 +17,25 @@ pub enum Op {
 /// `blocks`, the first of which is number `first_block` of the tensor. A block is decoded and encoded once.
 ///
 /// # Errors
-/// `Unsupported` for a tensor type that is not F32 F16 BF16 Q8_0, `Shape` unless the blocks are whole and there are as
-/// many values as indices, `Outside` for an index not in `blocks` or out of order, `NotFinite` if an element, or the
+/// `Unsupported` for a tensor type that is not F32 F16 BF16 Q8_0, `Mismatch` unless the blocks are whole and there are as
+/// many values as indices, `OutOfBounds` for an index not in `blocks` or out of order, `NotFinite` if an element, or the
 /// scale of its block, would not be finite.
 pub fn apply(
-    op: Op,
+    op: SparseOp,
     tensor_type: TensorType,
     first_block: u64,
     blocks: &mut [u8],
     indices: &[u64],
     values: &[f32],
-) -> Result<(), Refused> {
-    let storage = Storage::of(tensor_type).ok_or(Refused::Unsupported)?;
+) -> Result<(), BlockError> {
+    let storage = Storage::of(tensor_type).ok_or(BlockError::Unsupported)?;
     if !blocks.len().is_multiple_of(storage.block_bytes()) || indices.len() != values.len() {
-        return Err(Refused::Shape);
+        return Err(BlockError::Mismatch);
     }
     if indices.windows(2).any(|pair| pair[0] >= pair[1]) {
-        return Err(Refused::Outside);
+        return Err(BlockError::OutOfBounds);
     }
-    // One arm for each, so that the compiler knows the storage inside.
+    // One arm for each type, so that the code for it is compiled separately.
     match storage {
         Storage::F32 => each_block(op, Storage::F32, first_block, blocks, indices, values),
         Storage::F16 => each_block(op, Storage::F16, first_block, blocks, indices, values),
@@ -46,13 +46,13 @@ pub fn apply(
 
 #[inline(always)]
 fn each_block(
-    op: Op,
+    op: SparseOp,
     storage: Storage,
     first_block: u64,
     blocks: &mut [u8],
     indices: &[u64],
     values: &[f32],
-) -> Result<(), Refused> {
+) -> Result<(), BlockError> {
     let elements = storage.block_elements() as u64;
     let mut decoded = [0.0; BLOCK];
     let decoded = &mut decoded[..elements as usize];
@@ -63,13 +63,13 @@ fn each_block(
             .checked_sub(first_block)
             .and_then(|offset| usize::try_from(offset).ok()?.checked_mul(storage.block_bytes()))
             .and_then(|start| blocks.get_mut(start..)?.get_mut(..storage.block_bytes()))
-            .ok_or(Refused::Outside)?;
+            .ok_or(BlockError::OutOfBounds)?;
         storage.dequantize(block, decoded);
         while let Some((index, value)) = pairs.next_if(|(index, _)| **index / elements == number) {
             let x = &mut decoded[(index % elements) as usize];
             *x = match op {
-                Op::Set => *value,
-                Op::Add => *x + *value,
+                SparseOp::Set => *value,
+                SparseOp::Add => *x + *value,
             };
         }
         storage.quantize(decoded, block)?;

@@ -1,4 +1,4 @@
-//! The functions of one number: the same operations on every machine, never the C library's.
+//! Functions of one number. They never use the C library, so that the results are the same on every machine.
 
 pub use crate::neural::kernels::{exp, gelu};
 
@@ -7,7 +7,7 @@ fn polynomial(x: f32, coefficients: &[f32]) -> f32 {
     coefficients.iter().rev().fold(0.0, |sum, coefficient| sum.mul_add(x, *coefficient))
 }
 
-/// max(x, 0). A NaN stays one.
+/// max(x, 0); NaN for NaN.
 pub fn relu(x: f32) -> f32 {
     if x < 0.0 {
         0.0

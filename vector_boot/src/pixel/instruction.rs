@@ -4,10 +4,10 @@ include!(concat!(env!("OUT_DIR"), "/pixels.rs"));
 
 use std::fmt;
 
-/// Value of r that makes a pixel an instruction.
+/// StackValue of r that makes a pixel an instruction.
 pub const INSTRUCTION: u8 = 250;
 
-/// A place for a program.
+/// A slot: a tensor that holds a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
     /// One of the built-in programs, `kernel.0` to `kernel.7`.
@@ -46,20 +46,20 @@ impl Vector {
     }
 }
 
-/// Why a pixel is no instruction.
+/// Why a pixel with r = 250 is not an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Malformed {
+pub enum DecodeError {
     /// The table has no such opcode.
     Opcode(u8),
     /// The opcode has no such immediate.
     Immediate(u8, u8),
 }
 
-impl fmt::Display for Malformed {
+impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Malformed::Opcode(opcode) => write!(f, "there is no opcode {opcode}"),
-            Malformed::Immediate(opcode, immediate) => write!(f, "opcode {opcode} has no immediate {immediate}"),
+            DecodeError::Opcode(opcode) => write!(f, "there is no opcode {opcode}"),
+            DecodeError::Immediate(opcode, immediate) => write!(f, "opcode {opcode} has no immediate {immediate}"),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The pixel machine: programs of RGB pixels that compute with the tensors and the network of the running model.
+//! The pixel interpreter: it runs programs of RGB pixels, which compute with the tensors and the network of the model.
 //!
 //! A pixel with r = 250 is an instruction, g its opcode and b its immediate; every other pixel appends its three bytes
 //! to the input buffer. The instructions are in `spec/pixels.toml`, from which the enumeration here is generated;
-//! `spec/pixels.md` says what each does to the last detail. There are no jumps: a program ends.
+//! `spec/pixels.md` defines each of them. There are no jumps, so every program ends.
 
 mod functions;
 mod instruction;
@@ -13,33 +13,50 @@ mod reduction;
 mod run;
 mod value;
 
-pub use instruction::{Act, Input, Instruction, Malformed, Norm, Reduce, Slot, Vector};
+pub use instruction::{Act, DecodeError, Input, Instruction, Norm, Reduce, Slot, Vector};
 pub use program::{Step, SLOT_BYTES, SLOT_PIXELS};
 pub use run::run;
 pub use value::Shape;
 
-/// What a host refuses, or why a program cannot go on: a code of the protocol and one sentence.
+/// What is wrong with a program, or why the host refuses something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PixelErrorKind {
+    /// The pixels do not encode a program.
+    Malformed,
+    /// There is no such tensor.
+    UnknownTensor,
+    /// Shapes, types, lengths or limits do not fit.
+    Mismatch,
+    /// A value of the result is infinite or not a number.
+    NotFinite,
+    /// The model cannot do that.
+    Unsupported,
+    /// The request was cancelled.
+    Cancelled,
+}
+
+/// Why an instruction cannot be executed, or why the host refuses something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Code of the protocol.
-    pub code: i64,
+pub struct PixelError {
+    /// What is wrong.
+    pub kind: PixelErrorKind,
     /// One sentence for a person.
     pub text: String,
 }
 
-/// What a program sees of the machine it runs on.
+/// The machine that a program runs on, as the interpreter sees it.
 pub trait Host {
     /// Rows and columns of a tensor: ne1 (and all further dimensions) by ne0.
     ///
     /// # Errors
-    /// 1001 for an unknown tensor, 1004 for one whose type has no decoder.
-    fn shape(&mut self, name: &str) -> Result<Shape, Refusal>;
+    /// `UnknownTensor`, or `Mismatch` for a type that cannot be decoded.
+    fn shape(&mut self, name: &str) -> Result<Shape, PixelError>;
 
-    /// Decodes a tensor into as many elements as [`Host::shape`] announced, for which the program has paid.
+    /// Decodes a tensor into the elements of the shape that [`Host::shape`] returned.
     ///
     /// # Errors
     /// As [`Host::shape`].
-    fn tensor(&mut self, name: &str, values: &mut [f32]) -> Result<(), Refusal>;
+    fn tensor(&mut self, name: &str, values: &mut [f32]) -> Result<(), PixelError>;
 
     /// The bytes of a slot: a little-endian u32 number of pixels, then the pixels.
     fn program(&mut self, slot: Slot) -> Vec<u8>;
@@ -47,39 +64,39 @@ pub trait Host {
     /// The embedding of a text.
     ///
     /// # Errors
-    /// 1018 without a network that embeds, and whatever the network says.
-    fn network(&mut self, text: &str) -> Result<Vec<f32>, Refusal>;
+    /// `Unsupported` without a network that embeds; `NotFinite` or `Cancelled`.
+    fn network(&mut self, text: &str) -> Result<Vec<f32>, PixelError>;
 
-    /// Asked before every instruction, and now and then during a long one.
+    /// Called before every instruction, and regularly during a long one.
     ///
     /// # Errors
-    /// Why the program must stop.
-    fn proceed(&mut self) -> Result<(), Refusal> {
+    /// `Cancelled` if the program must stop.
+    fn proceed(&mut self) -> Result<(), PixelError> {
         Ok(())
     }
 }
 
-/// How much a program may take.
+/// What a program may use.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Instructions, those of called programs included.
+pub struct ProgramLimits {
+    /// Number of instructions, those of called programs included.
     pub instructions: u64,
-    /// Bytes of the stack, of a result in the making and of the input buffer, all together.
+    /// Bytes of the stack, of a result that is being computed, and of the input buffer, all together.
     pub stack_bytes: usize,
     /// Bytes of the result.
     pub output_bytes: usize,
 }
 
-impl Default for Limits {
+impl Default for ProgramLimits {
     /// 65,536 instructions, 256 MiB of stack, and as much result as the blob of a reply holds.
     fn default() -> Self {
-        Limits { instructions: 65_536, stack_bytes: 256 << 20, output_bytes: 1 << 20 }
+        ProgramLimits { instructions: 65_536, stack_bytes: 256 << 20, output_bytes: crate::protocol::BLOB_LIMIT }
     }
 }
 
-/// What a program that succeeded has done.
+/// What a program did that ran to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outcome {
+pub struct ProgramOutcome {
     /// Instructions executed, those of called programs included.
     pub steps: u64,
     /// Pixels processed, those of called programs included.
@@ -90,28 +107,19 @@ pub struct Outcome {
     pub interrupts: Vec<u8>,
 }
 
-/// Why a program failed. Nothing of what it did remains.
+/// Why a program failed. It has changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// Index of the pixel in the program that was run, also where the fault lies in one that it called.
+pub struct ProgramError {
+    /// Index of the pixel in the program that was run, also for an error in a program that it called.
     pub pixel: usize,
-    /// Code of the protocol.
-    pub code: i64,
-    /// One sentence for a person, which names the pixel, and inside a call the slot and the pixel there.
+    /// What is wrong.
+    pub kind: PixelErrorKind,
+    /// One sentence for a person. It names the pixel, and for a called program the slot and the pixel in it.
     pub text: String,
 }
 
-/// The pixels do not encode a program.
-const MALFORMED: i64 = -32602;
-/// No such tensor.
-const UNKNOWN_TENSOR: i64 = 1001;
-/// Shapes, lengths or limits do not fit.
-const UNFIT: i64 = 1004;
-/// A value of the result is infinite or not a number.
-const NOT_FINITE: i64 = 1005;
-
-fn refuse<T>(code: i64, text: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { code, text: text.into() })
+fn refuse<T>(kind: PixelErrorKind, text: impl Into<String>) -> Result<T, PixelError> {
+    Err(PixelError { kind, text: text.into() })
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
-//! What the instructions compute.
+//! The computations of the instructions.
 
 use super::functions;
 use super::instruction::{Act, Norm, Reduce};
-use super::memory::Memory;
+use super::memory::StackMemory;
 use super::reduction::{dot, largest, sum};
-use super::value::{Shape, Value};
-use super::{refuse, Host, Refusal, UNFIT};
+use super::value::{Shape, StackValue};
+use super::{refuse, Host, PixelError, PixelErrorKind};
 
-/// Multiply-adds between two questions whether to go on.
+/// Multiply-adds between two calls of [`Host::proceed`].
 const STRETCH: usize = 1 << 20;
 /// Integers up to here are exact in f32.
 const EXACT: usize = 1 << 24;
@@ -18,13 +18,18 @@ const LAYER_EPSILON: f32 = 1e-12;
 const RMS_EPSILON: f32 = 1e-6;
 
 /// W·x: a vector for a vector, else the matrix product.
-pub fn matmul(w: &Value, x: &Value, memory: &mut Memory, host: &mut dyn Host) -> Result<Value, Refusal> {
+pub fn matmul(
+    w: &StackValue,
+    x: &StackValue,
+    memory: &mut StackMemory,
+    host: &mut dyn Host,
+) -> Result<StackValue, PixelError> {
     let depth = w.shape.columns;
-    // A vector lies in its row just as a column of a matrix would stand, so the two cases differ in shape alone.
+    // The elements of a vector are stored like those of a matrix with one column: only the shapes differ.
     let (columns, shape) = match x.shape {
         Shape { rows: 1, columns } if columns == depth => (1, Shape::vector(w.shape.rows)),
         Shape { rows, columns } if rows == depth => (columns, Shape { rows: w.shape.rows, columns }),
-        _ => return refuse(UNFIT, format!("W is {} and x {}", w.shape, x.shape)),
+        _ => return refuse(PixelErrorKind::Mismatch, format!("W is {} and x {}", w.shape, x.shape)),
     };
     let mut product = memory.value(shape)?;
     let mut column = memory.value(Shape::vector(depth))?;
@@ -46,31 +51,41 @@ pub fn matmul(w: &Value, x: &Value, memory: &mut Memory, host: &mut dyn Host) ->
     Ok(product)
 }
 
+/// The result of [`combine`].
+pub struct Combined {
+    /// The result, in the memory of the larger operand.
+    pub result: StackValue,
+    /// The other operand, to be freed.
+    pub unused: StackValue,
+}
+
 /// A function of two numbers, element by element, with a scalar, or with a vector along each row.
 ///
-/// Returns the result and the operand that is not needed any more.
-pub fn combine(a: Value, b: Value, function: fn(f32, f32) -> f32) -> Result<(Value, Value), Refusal> {
+/// Returns the result, and the operand that is no longer needed.
+pub fn combine(a: StackValue, b: StackValue, function: fn(f32, f32) -> f32) -> Result<Combined, PixelError> {
     let spreads = |small: Shape, large: Shape| {
         small == large || small.is_scalar() || small.rows == 1 && small.columns == large.columns
     };
     let (mut large, small) = match (spreads(b.shape, a.shape), spreads(a.shape, b.shape)) {
         (true, _) => (a, b),
         (false, true) => (b, a),
-        (false, false) => return refuse(UNFIT, format!("the operands are {} and {}", a.shape, b.shape)),
+        (false, false) => {
+            return refuse(PixelErrorKind::Mismatch, format!("the operands are {} and {}", a.shape, b.shape))
+        }
     };
     if small.shape.is_scalar() {
         large.data.iter_mut().for_each(|x| *x = function(*x, small.data[0]));
     } else {
-        // A shape like the large one's is one stretch as long as it; a vector is repeated along the rows.
+        // Equal shapes are one piece; a vector is repeated for each row.
         for stretch in large.data.chunks_exact_mut(small.data.len()) {
             stretch.iter_mut().zip(&small.data).for_each(|(x, y)| *x = function(*x, *y));
         }
     }
-    Ok((large, small))
+    Ok(Combined { result: large, unused: small })
 }
 
 /// A function of every element.
-pub fn activate(value: &mut Value, act: Act) {
+pub fn activate(value: &mut StackValue, act: Act) {
     let function = match act {
         Act::Relu => functions::relu,
         Act::Gelu => functions::gelu,
@@ -82,7 +97,7 @@ pub fn activate(value: &mut Value, act: Act) {
 }
 
 /// Normalises every row.
-pub fn normalise(value: &mut Value, norm: Norm) {
+pub fn normalise(value: &mut StackValue, norm: Norm) {
     let normalise = match norm {
         Norm::Layer => layer_norm,
         Norm::Rms => rms_norm,
@@ -120,16 +135,19 @@ fn softmax(row: &mut [f32]) {
     divide(row, total);
 }
 
-/// An infinite divisor has overflown: what it would leave is not zero but not a number.
+/// Divides every element. An infinite divisor is the result of an overflow: then every element becomes NaN, not zero.
 fn divide(row: &mut [f32], divisor: f32) {
     let divisor = if divisor.is_infinite() { f32::NAN } else { divisor };
     row.iter_mut().for_each(|x| *x /= divisor);
 }
 
 /// One number for each row, as a vector.
-pub fn reduce(value: &Value, reduce: Reduce, memory: &mut Memory) -> Result<Value, Refusal> {
+pub fn reduce(value: &StackValue, reduce: Reduce, memory: &mut StackMemory) -> Result<StackValue, PixelError> {
     if reduce == Reduce::Argmax && value.shape.columns > EXACT {
-        return refuse(UNFIT, format!("an index into {} columns is not exact in f32", value.shape.columns));
+        return refuse(
+            PixelErrorKind::Mismatch,
+            format!("an index into {} columns is not exact in f32", value.shape.columns),
+        );
     }
     let mut numbers = memory.value(Shape::vector(value.shape.rows))?;
     for (number, row) in numbers.data.iter_mut().zip(value.rows()) {

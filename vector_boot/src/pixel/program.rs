@@ -1,19 +1,19 @@
-//! Programs: from bytes to steps.
+//! Decodes programs: from bytes to steps.
 
 use super::instruction::{Instruction, INSTRUCTION};
-use super::{refuse, Refusal, MALFORMED};
+use super::{refuse, PixelError, PixelErrorKind};
 
 /// Bytes of a slot.
 pub const SLOT_BYTES: usize = 4096;
-/// Pixels that fit a slot behind their number.
+/// Pixels that fit a slot after their number.
 pub const SLOT_PIXELS: usize = (SLOT_BYTES - 4) / 3;
 
-/// What one or, behind a LIT, two pixels mean.
+/// The meaning of one pixel, or of a LIT and the pixel after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Three bytes for the input buffer.
     Data([u8; 3]),
-    /// LIT and the pixel behind it.
+    /// LIT: the pixel after it, which is data.
     Literal([u8; 3]),
     /// Any other instruction.
     Execute(Instruction),
@@ -25,27 +25,36 @@ pub struct Steps<'a> {
     at: usize,
 }
 
-/// Reads pixels of 3 bytes.
+/// An error in a program, and the index of the pixel.
+pub struct ErrorAt {
+    /// Index of the pixel.
+    pub pixel: usize,
+    /// What is wrong.
+    pub error: PixelError,
+}
+
+/// Decodes pixels of 3 bytes.
 ///
 /// # Errors
-/// A [`Refusal`] with the index of the pixel, if the last one is incomplete.
-pub fn steps(program: &[u8]) -> Result<Steps<'_>, (usize, Refusal)> {
+/// If the last pixel is incomplete.
+pub fn steps(program: &[u8]) -> Result<Steps<'_>, ErrorAt> {
     let (pixels, rest) = program.as_chunks::<3>();
     if !rest.is_empty() {
-        let text = format!("a program is pixels of 3 bytes, and {} bytes are no multiple of 3", program.len());
-        // The fault names a pixel that is there, where one is.
-        return Err((pixels.len().saturating_sub(1), Refusal { code: MALFORMED, text }));
+        let text = format!("a program consists of pixels of 3 bytes, but {} is not a multiple of 3", program.len());
+        // The last complete pixel, if there is one.
+        let error = PixelError { kind: PixelErrorKind::Malformed, text };
+        return Err(ErrorAt { pixel: pixels.len().saturating_sub(1), error });
     }
     Ok(Steps { pixels, at: 0 })
 }
 
-/// Checks that every pixel is one of a program.
+/// Checks that every pixel can be decoded.
 ///
 /// # Errors
-/// The index of the first pixel that is not, and why.
-pub fn check(program: &[u8]) -> Result<(), (usize, Refusal)> {
+/// For the first pixel that cannot be.
+pub fn check(program: &[u8]) -> Result<(), ErrorAt> {
     for (pixel, step) in steps(program)? {
-        step.map_err(|refusal| (pixel, refusal))?;
+        step.map_err(|error| ErrorAt { pixel, error })?;
     }
     Ok(())
 }
@@ -53,23 +62,26 @@ pub fn check(program: &[u8]) -> Result<(), (usize, Refusal)> {
 /// The pixels in a slot.
 ///
 /// # Errors
-/// If the slot is empty, or holds a number of pixels that does not fit it.
-pub fn pixels_of_slot(slot: &[u8]) -> Result<&[u8], Refusal> {
+/// If the slot is empty, or its number of pixels is too large.
+pub fn pixels_of_slot(slot: &[u8]) -> Result<&[u8], PixelError> {
     let Some((count, pixels)) = slot.split_first_chunk::<4>() else {
-        return refuse(MALFORMED, "a slot is too short for its number of pixels");
+        return refuse(PixelErrorKind::Malformed, "the slot is too short to hold a number of pixels");
     };
     let count = u32::from_le_bytes(*count) as usize;
     if count == 0 {
-        return refuse(super::UNFIT, "the slot is empty");
+        return refuse(super::PixelErrorKind::Mismatch, "the slot is empty");
     }
     match count.checked_mul(3).and_then(|bytes| pixels.get(..bytes)).filter(|_| count <= SLOT_PIXELS) {
         Some(program) => Ok(program),
-        None => refuse(MALFORMED, format!("its number of pixels is {count}, and a slot holds {SLOT_PIXELS}")),
+        None => refuse(
+            PixelErrorKind::Malformed,
+            format!("the slot says that it holds {count} pixels, but the limit is {SLOT_PIXELS}"),
+        ),
     }
 }
 
 impl Iterator for Steps<'_> {
-    type Item = (usize, Result<Step, Refusal>);
+    type Item = (usize, Result<Step, PixelError>);
 
     fn next(&mut self) -> Option<Self::Item> {
         let (at, pixel) = (self.at, *self.pixels.get(self.at)?);
@@ -79,10 +91,11 @@ impl Iterator for Steps<'_> {
             Ok(Instruction::Lit) => {
                 let literal = self.pixels.get(self.at).map(|pixel| Step::Literal(*pixel));
                 self.at += 1;
-                literal.ok_or_else(|| Refusal { code: MALFORMED, text: "LIT is the last pixel".into() })
+                literal
+                    .ok_or_else(|| PixelError { kind: PixelErrorKind::Malformed, text: "LIT is the last pixel".into() })
             }
             Ok(instruction) => Ok(Step::Execute(instruction)),
-            Err(why) => Err(Refusal { code: MALFORMED, text: why.to_string() }),
+            Err(why) => Err(PixelError { kind: PixelErrorKind::Malformed, text: why.to_string() }),
         };
         Some((at, step))
     }

@@ -1,8 +1,8 @@
-//! Sums and products in one fixed order: sixteen lanes, element k in lane k mod 16, joined by a fixed tree.
+//! Sums and products in one fixed order: sixteen lanes, element k in lane k mod 16, added in a fixed tree.
 
 const LANES: usize = 16;
 
-/// Joins the lanes: the upper half onto the lower, four times.
+/// Adds the lanes up: the upper half to the lower half, four times.
 fn join(mut lanes: [f32; LANES]) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {

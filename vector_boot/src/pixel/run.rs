@@ -1,51 +1,54 @@
 //! Runs programs.
 
 use super::instruction::{Input, Instruction, Slot, Vector};
-use super::memory::Memory;
-use super::program::{check, pixels_of_slot, steps, Step};
-use super::value::{Shape, Value};
-use super::{operations, refuse, Fault, Host, Limits, Outcome, Refusal, MALFORMED, NOT_FINITE, UNFIT, UNKNOWN_TENSOR};
+use super::memory::StackMemory;
+use super::program::{check, pixels_of_slot, steps, ErrorAt, Step};
+use super::value::{Shape, StackValue};
+use super::{operations, refuse, Host, PixelError, PixelErrorKind, ProgramError, ProgramLimits, ProgramOutcome};
 
-/// Calls inside calls.
+/// Greatest depth of calls.
 const DEPTH: usize = 4;
 
 /// Runs a program of 3 bytes a pixel to its end.
 ///
-/// The pixels are checked before the first one runs, those of a called program when it is called. An empty program is
-/// a program.
+/// All pixels are checked before the first one runs, and those of a called program when it is called. An empty program
+/// succeeds. The caller raises the interrupts in [`ProgramOutcome`], so that a program that fails raises none.
 ///
 /// # Errors
-/// A [`Fault`]. Interrupts are for the caller to raise, from the [`Outcome`]: so after a fault none has been.
-pub fn run(program: &[u8], host: &mut dyn Host, limits: Limits) -> Result<Outcome, Fault> {
-    let (stack, buffer, memory) = (Vec::new(), Vec::new(), Memory::new(limits.stack_bytes));
-    let mut machine = Machine { host, limits, stack, buffer, memory, outcome: Outcome::default(), depth: 0 };
-    match machine.program(program) {
-        Ok(()) => Ok(machine.outcome),
-        Err((pixel, Refusal { code, text })) => Err(Fault { pixel, code, text: format!("pixel {pixel}: {text}") }),
+/// [`ProgramError`].
+pub fn run(program: &[u8], host: &mut dyn Host, limits: ProgramLimits) -> Result<ProgramOutcome, ProgramError> {
+    let (stack, buffer, memory) = (Vec::new(), Vec::new(), StackMemory::new(limits.stack_bytes));
+    let mut interpreter =
+        Interpreter { host, limits, stack, buffer, memory, outcome: ProgramOutcome::default(), depth: 0 };
+    match interpreter.program(program) {
+        Ok(()) => Ok(interpreter.outcome),
+        Err(ErrorAt { pixel, error: PixelError { kind, text } }) => {
+            Err(ProgramError { pixel, kind, text: format!("pixel {pixel}: {text}") })
+        }
     }
 }
 
-struct Machine<'a> {
+struct Interpreter<'a> {
     host: &'a mut dyn Host,
-    limits: Limits,
-    stack: Vec<Value>,
+    limits: ProgramLimits,
+    stack: Vec<StackValue>,
     buffer: Vec<u8>,
-    memory: Memory,
-    outcome: Outcome,
+    memory: StackMemory,
+    outcome: ProgramOutcome,
     depth: usize,
 }
 
-impl Machine<'_> {
-    /// Runs all of a program; an error has the index of the pixel.
-    fn program(&mut self, program: &[u8]) -> Result<(), (usize, Refusal)> {
+impl Interpreter<'_> {
+    /// Runs a whole program.
+    fn program(&mut self, program: &[u8]) -> Result<(), ErrorAt> {
         check(program)?;
         for (pixel, step) in steps(program)? {
-            step.and_then(|step| self.step(step)).map_err(|refusal| (pixel, refusal))?;
+            step.and_then(|step| self.step(step)).map_err(|error| ErrorAt { pixel, error })?;
         }
         Ok(())
     }
 
-    fn step(&mut self, step: Step) -> Result<(), Refusal> {
+    fn step(&mut self, step: Step) -> Result<(), PixelError> {
         self.outcome.pixels += 1;
         match step {
             Step::Data(bytes) => self.append(bytes),
@@ -59,34 +62,40 @@ impl Machine<'_> {
                 self.host.proceed()?;
                 self.execute(instruction).map_err(|refusal| match instruction {
                     Instruction::Call(_) => refusal,
-                    _ => Refusal { text: format!("{}: {}", instruction.name(), refusal.text), ..refusal },
+                    _ => PixelError { text: format!("{}: {}", instruction.name(), refusal.text), ..refusal },
                 })
             }
         }
     }
 
-    fn count_instruction(&mut self) -> Result<(), Refusal> {
+    fn count_instruction(&mut self) -> Result<(), PixelError> {
         if self.outcome.steps >= self.limits.instructions {
-            return refuse(UNFIT, format!("a program is at most {} instructions", self.limits.instructions));
+            return refuse(
+                PixelErrorKind::Mismatch,
+                format!("the program executes more than {} instructions", self.limits.instructions),
+            );
         }
         self.outcome.steps += 1;
         Ok(())
     }
 
-    fn append(&mut self, bytes: [u8; 3]) -> Result<(), Refusal> {
+    fn append(&mut self, bytes: [u8; 3]) -> Result<(), PixelError> {
         self.memory.take(bytes.len())?;
         self.buffer.extend_from_slice(&bytes);
         Ok(())
     }
 
-    fn execute(&mut self, instruction: Instruction) -> Result<(), Refusal> {
+    fn execute(&mut self, instruction: Instruction) -> Result<(), PixelError> {
         let pops = instruction.pops();
         if self.stack.len() < pops {
-            return refuse(UNFIT, format!("it takes {pops} values, and the stack holds {}", self.stack.len()));
+            return refuse(
+                PixelErrorKind::Mismatch,
+                format!("it needs {pops} values, but the stack holds {}", self.stack.len()),
+            );
         }
         match instruction {
-            // The reader has joined it with the pixel behind it.
-            Instruction::Lit => return refuse(MALFORMED, "it stands alone"),
+            // `Steps` has joined it with the pixel after it.
+            Instruction::Lit => return refuse(PixelErrorKind::Malformed, "LIT without a pixel after it"),
             Instruction::Tensor => self.tensor()?,
             Instruction::Input(input) => self.input(input)?,
             Instruction::Matmul => {
@@ -130,9 +139,11 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn tensor(&mut self) -> Result<(), Refusal> {
+    fn tensor(&mut self) -> Result<(), PixelError> {
         let buffer = self.take_buffer();
-        let Some(name) = text_of(&buffer) else { return refuse(UNKNOWN_TENSOR, "the name in the buffer is not UTF-8") };
+        let Some(name) = text_of(&buffer) else {
+            return refuse(PixelErrorKind::UnknownTensor, "the name in the buffer is not UTF-8");
+        };
         let shape = self.host.shape(name)?;
         let mut value = self.memory.value(shape)?;
         self.host.tensor(name, &mut value.data)?;
@@ -140,12 +151,15 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn input(&mut self, input: Input) -> Result<(), Refusal> {
+    fn input(&mut self, input: Input) -> Result<(), PixelError> {
         if self.buffer.is_empty() {
-            return refuse(UNFIT, "the buffer is empty");
+            return refuse(PixelErrorKind::Mismatch, "the buffer is empty");
         }
         if input == Input::F32 && !self.buffer.len().is_multiple_of(4) {
-            return refuse(UNFIT, format!("{} bytes in the buffer are no multiple of 4", self.buffer.len()));
+            return refuse(
+                PixelErrorKind::Mismatch,
+                format!("the buffer holds {} bytes, which is not a multiple of 4", self.buffer.len()),
+            );
         }
         let buffer = self.take_buffer();
         let elements = if input == Input::F32 { buffer.len() / 4 } else { buffer.len() };
@@ -162,25 +176,27 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn call(&mut self, slot: Slot) -> Result<(), Refusal> {
+    fn call(&mut self, slot: Slot) -> Result<(), PixelError> {
         if self.depth == DEPTH {
-            return refuse(UNFIT, format!("CALL {slot}: calls are more than {DEPTH} deep"));
+            return refuse(PixelErrorKind::Mismatch, format!("CALL {slot}: calls are nested more than {DEPTH} deep"));
         }
         let bytes = self.host.program(slot);
-        let in_slot = |refusal: Refusal| Refusal { text: format!("CALL {slot}: {}", refusal.text), ..refusal };
+        let in_slot = |refusal: PixelError| PixelError { text: format!("CALL {slot}: {}", refusal.text), ..refusal };
         let program = pixels_of_slot(&bytes).map_err(in_slot)?;
         self.depth += 1;
         let result = self.program(program);
         self.depth -= 1;
-        result.map_err(|(pixel, refusal)| Refusal {
-            text: format!("CALL {slot}: pixel {pixel}: {}", refusal.text),
-            ..refusal
+        result.map_err(|ErrorAt { pixel, error }| PixelError {
+            text: format!("CALL {slot}: pixel {pixel}: {}", error.text),
+            ..error
         })
     }
 
-    fn neural_exec(&mut self, Vector(vector): Vector) -> Result<(), Refusal> {
+    fn neural_exec(&mut self, Vector(vector): Vector) -> Result<(), PixelError> {
         let buffer = self.take_buffer();
-        let Some(text) = text_of(&buffer) else { return refuse(UNFIT, "the text in the buffer is not UTF-8") };
+        let Some(text) = text_of(&buffer) else {
+            return refuse(PixelErrorKind::Mismatch, "the text in the buffer is not UTF-8");
+        };
         let embedding = self.host.network(text)?;
         self.out(&embedding)?;
         self.outcome.interrupts.push(vector);
@@ -188,25 +204,25 @@ impl Machine<'_> {
     }
 
     /// Appends to the result.
-    fn out(&mut self, values: &[f32]) -> Result<(), Refusal> {
+    fn out(&mut self, values: &[f32]) -> Result<(), PixelError> {
         let limit = self.limits.output_bytes;
         let room = limit.saturating_sub(self.outcome.output.len());
         if values.len() > room / 4 {
-            return refuse(UNFIT, format!("the result would pass {limit} bytes"));
+            return refuse(PixelErrorKind::Mismatch, format!("the result would exceed {limit} bytes"));
         }
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             let what = if values[index].is_nan() { "not a number" } else { "infinite" };
-            return refuse(NOT_FINITE, format!("element {index} is {what}"));
+            return refuse(PixelErrorKind::NotFinite, format!("element {index} is {what}"));
         }
         self.outcome.output.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         Ok(())
     }
 
-    fn combine(&mut self, function: fn(f32, f32) -> f32) -> Result<(), Refusal> {
+    fn combine(&mut self, function: fn(f32, f32) -> f32) -> Result<(), PixelError> {
         let (a, b) = self.pop_two()?;
-        let (result, rest) = operations::combine(a, b, function)?;
-        self.memory.drop(rest);
-        self.stack.push(result);
+        let combined = operations::combine(a, b, function)?;
+        self.memory.drop(combined.unused);
+        self.stack.push(combined.result);
         Ok(())
     }
 
@@ -215,22 +231,22 @@ impl Machine<'_> {
         std::mem::take(&mut self.buffer)
     }
 
-    fn top(&mut self) -> Result<&mut Value, Refusal> {
-        self.stack.last_mut().map_or_else(|| refuse(UNFIT, "the stack is empty"), Ok)
+    fn top(&mut self) -> Result<&mut StackValue, PixelError> {
+        self.stack.last_mut().map_or_else(|| refuse(PixelErrorKind::Mismatch, "the stack is empty"), Ok)
     }
 
-    fn pop(&mut self) -> Result<Value, Refusal> {
-        self.stack.pop().map_or_else(|| refuse(UNFIT, "the stack is empty"), Ok)
+    fn pop(&mut self) -> Result<StackValue, PixelError> {
+        self.stack.pop().map_or_else(|| refuse(PixelErrorKind::Mismatch, "the stack is empty"), Ok)
     }
 
     /// The second value from the top, and the top.
-    fn pop_two(&mut self) -> Result<(Value, Value), Refusal> {
+    fn pop_two(&mut self) -> Result<(StackValue, StackValue), PixelError> {
         let top = self.pop()?;
         Ok((self.pop()?, top))
     }
 }
 
-/// The text in a buffer, which the zero bytes of its last pixel do not belong to.
+/// The text in a buffer, without the zero bytes that pad its last pixel.
 fn text_of(buffer: &[u8]) -> Option<&str> {
     let end = buffer.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     std::str::from_utf8(&buffer[..end]).ok()

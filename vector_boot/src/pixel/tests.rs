@@ -6,9 +6,9 @@ use crate::tensor::tests::{file, load};
 mod faults;
 mod properties;
 
-/// A machine of a few tensors, with a network that tells the length of its text.
+/// A host with a few tensors, and a network with a fixed embedding.
 #[derive(Default)]
-pub struct Machine {
+pub struct TestHost {
     pub tensors: HashMap<String, (Shape, Vec<f32>)>,
     pub slots: HashMap<String, Vec<u8>>,
     pub network: Option<Vec<f32>>,
@@ -17,15 +17,15 @@ pub struct Machine {
     pub patience: Option<u64>,
 }
 
-impl Host for Machine {
-    fn shape(&mut self, name: &str) -> Result<Shape, Refusal> {
+impl Host for TestHost {
+    fn shape(&mut self, name: &str) -> Result<Shape, PixelError> {
         match self.tensors.get(name) {
             Some((shape, _)) => Ok(*shape),
-            None => refuse(UNKNOWN_TENSOR, format!("there is no tensor {name:?}")),
+            None => refuse(PixelErrorKind::UnknownTensor, format!("there is no tensor {name:?}")),
         }
     }
 
-    fn tensor(&mut self, name: &str, values: &mut [f32]) -> Result<(), Refusal> {
+    fn tensor(&mut self, name: &str, values: &mut [f32]) -> Result<(), PixelError> {
         self.decoded += 1;
         values.copy_from_slice(&self.tensors[name].1);
         Ok(())
@@ -35,19 +35,23 @@ impl Host for Machine {
         self.slots.get(&slot.to_string()).cloned().unwrap_or_else(|| vec![0; SLOT_BYTES])
     }
 
-    fn network(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
+    fn network(&mut self, text: &str) -> Result<Vec<f32>, PixelError> {
         self.texts.push(text.into());
-        self.network.clone().ok_or_else(|| Refusal { code: 1018, text: "the model does not embed".into() })
+        self.network
+            .clone()
+            .ok_or_else(|| PixelError { kind: PixelErrorKind::Unsupported, text: "the model does not embed".into() })
     }
 
-    fn proceed(&mut self) -> Result<(), Refusal> {
+    fn proceed(&mut self) -> Result<(), PixelError> {
         let Some(left) = &mut self.patience else { return Ok(()) };
-        *left = left.checked_sub(1).ok_or_else(|| Refusal { code: 1017, text: "cancelled".into() })?;
+        *left = left
+            .checked_sub(1)
+            .ok_or_else(|| PixelError { kind: PixelErrorKind::Cancelled, text: "cancelled".into() })?;
         Ok(())
     }
 }
 
-impl Machine {
+impl TestHost {
     pub fn with(mut self, name: &str, rows: usize, columns: usize, values: &[f32]) -> Self {
         assert_eq!(rows * columns, values.len());
         self.tensors.insert(name.into(), (Shape { rows, columns }, values.to_vec()));
@@ -72,8 +76,8 @@ impl Machine {
         self
     }
 
-    pub fn run(&mut self, program: &[u8]) -> Result<Outcome, Fault> {
-        run(program, self, Limits::default())
+    pub fn run(&mut self, program: &[u8]) -> Result<ProgramOutcome, ProgramError> {
+        run(program, self, ProgramLimits::default())
     }
 
     /// The result as numbers.
@@ -121,7 +125,7 @@ fn ramp(count: usize) -> Vec<f32> {
 #[test]
 fn the_programs_of_text_runs_the_network_and_raises_its_interrupt() {
     let anchor = [72, 101, 108, 101, 108, 108, 108, 111, 111, 250, 255, 0];
-    let mut machine = Machine { network: Some(vec![0.5, -1.0]), ..Machine::default() };
+    let mut machine = TestHost { network: Some(vec![0.5, -1.0]), ..TestHost::default() };
     let outcome = machine.run(&anchor).unwrap();
     assert_eq!(outcome.interrupts, [255]);
     assert_eq!(numbers(&outcome.output), [0.5, -1.0]);
@@ -134,15 +138,15 @@ fn the_programs_of_text_runs_the_network_and_raises_its_interrupt() {
 
 #[test]
 fn an_empty_program_succeeds() {
-    assert_eq!(Machine::default().run(&[]).unwrap(), Outcome::default());
+    assert_eq!(TestHost::default().run(&[]).unwrap(), ProgramOutcome::default());
 }
 
 #[test]
 fn input_takes_the_whole_buffer() {
     let bytes = [data(&[1, 255, 0, 250, 7]), vec![250, 2, 0, 250, 13, 0]].concat();
-    assert_eq!(Machine::default().numbers(&bytes), [1.0, 255.0, 0.0, 250.0, 7.0, 0.0]);
+    assert_eq!(TestHost::default().numbers(&bytes), [1.0, 255.0, 0.0, 250.0, 7.0, 0.0]);
     let floats: Vec<u8> = [1.5f32, -2.0, 1e-3].iter().flat_map(|x| x.to_le_bytes()).collect();
-    let outcome = Machine::default().run(&[data(&floats), vec![250, 2, 1, 250, 13, 0]].concat()).unwrap();
+    let outcome = TestHost::default().run(&[data(&floats), vec![250, 2, 1, 250, 13, 0]].concat()).unwrap();
     assert_eq!(numbers(&outcome.output), [1.5, -2.0, 1e-3]);
     assert_eq!((outcome.steps, outcome.pixels), (2, 6));
 }
@@ -152,7 +156,7 @@ fn products_are_those_of_mathematics() {
     let (rows, depth, columns) = (5, 37, 4);
     let (w, x, v) = (ramp(rows * depth), ramp(depth * columns), ramp(depth));
     let mut machine =
-        Machine::default().with("w", rows, depth, &w).with("x", depth, columns, &x).with("v", 1, depth, &v);
+        TestHost::default().with("w", rows, depth, &w).with("x", depth, columns, &x).with("v", 1, depth, &v);
     let expected = |x: &[f32], columns: usize| -> Vec<f64> {
         let element = |i: usize, j: usize| {
             (0..depth).map(|k| f64::from(w[i * depth + k]) * f64::from(x[k * columns + j])).sum::<f64>()
@@ -171,18 +175,18 @@ fn sums_run_in_sixteen_lanes_joined_by_a_tree() {
     // 2^24 swallows a one that meets it, so the result tells which elements met first.
     let mut values = vec![0.0; 33];
     (values[0], values[16], values[32], values[8]) = (16_777_216.0, 1.0, 1.0, 3.0);
-    let mut machine = Machine::default().with("x", 1, 33, &values);
+    let mut machine = TestHost::default().with("x", 1, 33, &values);
     assert_eq!(machine.numbers(&program(&["x"], &[(8, 0), OUT])), [16_777_220.0]);
     (values[16], values[32], values[8]) = (1.0, 0.0, 1.0);
     (values[4], values[12]) = (1.0, 1.0);
     // ((2^24 + 1) + 1) + (1 + 1): both ones are lost, the pair is not.
-    let mut machine = Machine::default().with("x", 1, 33, &values);
+    let mut machine = TestHost::default().with("x", 1, 33, &values);
     assert_eq!(machine.numbers(&program(&["x"], &[(8, 0), OUT])), [16_777_218.0]);
 }
 
 #[test]
 fn sums_and_products_spread_scalars_and_vectors() {
-    let mut machine = Machine::default()
+    let mut machine = TestHost::default()
         .with("m", 2, 3, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
         .with("v", 1, 3, &[10.0, 20.0, 30.0])
         .with("s", 1, 1, &[2.0]);
@@ -201,7 +205,7 @@ fn sums_and_products_spread_scalars_and_vectors() {
 #[test]
 fn activations_follow_their_formulas() {
     let xs: Vec<f32> = (-400..=400).map(|i| i as f32 * 0.025).chain([1e-6, -1e-6, 50.0, -50.0, 1e4, -1e4]).collect();
-    let mut machine = Machine::default().with("x", 1, xs.len(), &xs);
+    let mut machine = TestHost::default().with("x", 1, xs.len(), &xs);
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     let formulas: [&dyn Fn(f64) -> f64; 5] =
         [&|x| x.max(0.0), &gelu_reference, &|x| x * sigmoid(x), &|x| x.tanh(), &sigmoid];
@@ -210,7 +214,7 @@ fn activations_follow_their_formulas() {
         close(&machine.numbers(&program(&["x"], &[(6, immediate as u8), OUT])), &expected, 1e-6);
     }
     // Small arguments keep their digits.
-    let mut machine = Machine::default().with("x", 1, 2, &[1e-6, -0.01]);
+    let mut machine = TestHost::default().with("x", 1, 2, &[1e-6, -0.01]);
     let found = machine.numbers(&program(&["x"], &[(6, 3), OUT]));
     assert!((found[0] - 1e-6).abs() < 1e-12 && (f64::from(found[1]) - f64::tanh(-0.01)).abs() < 1e-8);
 }
@@ -228,7 +232,7 @@ fn gelu_reference(x: f64) -> f64 {
 fn norms_work_on_each_row() {
     let (rows, columns) = (3, 21);
     let x = ramp(rows * columns);
-    let mut machine = Machine::default().with("x", rows, columns, &x).with("z", 2, 2, &[0.0, 0.0, 3.0, 4.0]);
+    let mut machine = TestHost::default().with("x", rows, columns, &x).with("z", 2, 2, &[0.0, 0.0, 3.0, 4.0]);
     for norm in 0..4u8 {
         let expected: Vec<f64> = x.chunks(columns).flat_map(|row| norm_reference(row, norm)).collect();
         close(&machine.numbers(&program(&["x"], &[(7, norm), OUT])), &expected, 1e-5);
@@ -253,7 +257,7 @@ fn norm_reference(row: &[f32], norm: u8) -> Vec<f64> {
 
 #[test]
 fn reductions_give_a_number_for_each_row() {
-    let mut machine = Machine::default().with("m", 2, 4, &[1.0, 5.0, 5.0, -3.0, -2.0, -8.0, -1.0, -1.0]);
+    let mut machine = TestHost::default().with("m", 2, 4, &[1.0, 5.0, 5.0, -3.0, -2.0, -8.0, -1.0, -1.0]);
     let expected = [[8.0, -12.0], [2.0, -3.0], [5.0, -1.0], [1.0, 2.0]];
     for (reduce, expected) in expected.iter().enumerate() {
         assert_eq!(machine.numbers(&program(&["m"], &[(8, reduce as u8), OUT])), expected);
@@ -263,19 +267,19 @@ fn reductions_give_a_number_for_each_row() {
 
 #[test]
 fn the_stack_is_a_stack() {
-    let mut machine = Machine::default().with("a", 1, 1, &[1.0]).with("b", 1, 1, &[2.0]);
+    let mut machine = TestHost::default().with("a", 1, 1, &[1.0]).with("b", 1, 1, &[2.0]);
     assert_eq!(machine.numbers(&program(&["a", "b"], &[(12, 0), OUT, OUT])), [1.0, 2.0]);
     assert_eq!(machine.numbers(&program(&["a", "b"], &[(11, 0), (10, 0), OUT, OUT])), [1.0, 1.0]);
 }
 
 #[test]
 fn calls_share_buffer_stack_and_result() {
-    let mut machine = Machine::default()
+    let mut machine = TestHost::default()
         .with("ab", 1, 2, &[1.0, 2.0])
         .with_slot("evolved.3", &[vec![b'b', 0, 0], vec![250, 1, 0, 250, 10, 0, 250, 13, 0]].concat())
         .with_slot("evolved.0", &[250, 9, 131]);
     // The padding of the caller's data pixel stays inside the name.
-    assert_eq!(machine.run(&[b'a', 0, 0, 250, 9, 131]).unwrap_err().code, 1001);
+    assert_eq!(machine.run(&[b'a', 0, 0, 250, 9, 131]).unwrap_err().kind, PixelErrorKind::UnknownTensor);
     let mut machine = machine.with("a\0\0b", 1, 2, &[1.0, 2.0]);
     let outcome = machine.run(&[b'a', 0, 0, 250, 9, 128, 250, 13, 0]).unwrap();
     assert_eq!(numbers(&outcome.output), [1.0, 2.0, 1.0, 2.0]);
@@ -285,7 +289,7 @@ fn calls_share_buffer_stack_and_result() {
 #[test]
 fn built_in_programs_do_what_they_say() {
     let page: Vec<f32> = ramp(1024);
-    let mut machine = Machine { network: Some(vec![1.0]), ..Machine::default() }
+    let mut machine = TestHost { network: Some(vec![1.0]), ..TestHost::default() }
         .with_kernels()
         .with("a", 1, 3, &[1.0, 2.0, 2.0])
         .with("b", 1, 3, &[2.0, 0.0, 0.0])
@@ -302,5 +306,5 @@ fn built_in_programs_do_what_they_say() {
     assert_eq!(machine.numbers(&program(&["w", "b"], &[(9, 4)])), [0.0]);
     close(&machine.numbers(&named(b"w", 5)), &[7.0 / 3.0, 4.0, 4.0, 12.0], 1e-6);
     assert_eq!(machine.run(&named(b"hello", 6)).unwrap().interrupts, [255]);
-    assert_eq!(machine.run(&[250, 9, 7]).unwrap_err().code, 1004);
+    assert_eq!(machine.run(&[250, 9, 7]).unwrap_err().kind, PixelErrorKind::Mismatch);
 }

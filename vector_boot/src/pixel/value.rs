@@ -7,7 +7,7 @@ use std::fmt;
 pub struct Shape {
     /// Number of rows.
     pub rows: usize,
-    /// Elements of a row, which lie side by side.
+    /// Elements of a row, which are stored one after another.
     pub columns: usize,
 }
 
@@ -22,7 +22,7 @@ impl Shape {
         self.rows == 1 && self.columns == 1
     }
 
-    /// Number of elements; `None` if no machine has so many.
+    /// Number of elements; `None` if it overflows.
     pub fn elements(self) -> Option<usize> {
         self.rows.checked_mul(self.columns)
     }
@@ -34,20 +34,20 @@ impl fmt::Display for Shape {
     }
 }
 
-/// A matrix, row after row, of at least one element. Only [`super::memory::Memory`] makes them.
+/// A matrix, row after row, of at least one element. Only [`super::memory::StackMemory`] creates values.
 #[derive(Debug)]
-pub struct Value {
+pub struct StackValue {
     pub(super) shape: Shape,
     pub(super) data: Vec<f32>,
 }
 
-impl Value {
+impl StackValue {
     /// The rows.
     pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
         self.data.chunks_exact(self.shape.columns)
     }
 
-    /// The rows, to change.
+    /// The rows, mutable.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
         self.data.chunks_exact_mut(self.shape.columns)
     }

@@ -1,90 +1,87 @@
-//! Cuts the byte stream into messages: a line of JSON, and the blob it announces.
+//! Splits the byte stream into messages: a line of JSON, and the blob that the line announces.
 
 use serde_json::{Map, Value};
 
-use super::{Failure, BLOB_LIMIT};
+use super::{code, RequestError, BLOB_LIMIT, BLOB_STALL_MS, DISCARD_SILENCE_MS, LINE_LIMIT};
 
-/// Bytes of the longest line, its newline included.
-pub const LINE_LIMIT: usize = 65_536;
-
+/// Outside a blob, this byte drops the line in progress and asks for a new greeting.
 const RESYNC: u8 = 0xFF;
-const STALL_MS: u64 = 2000;
-const SILENCE_MS: u64 = 250;
 
-/// What came with a line.
+/// The blob of a message, or what is wrong with it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Blob {
-    /// Nothing was announced.
+    /// The line announces no blob.
     None,
-    /// The bytes, checksum verified.
+    /// The bytes; their checksum is right.
     Bytes(Vec<u8>),
-    /// A reference to an upload, by its id.
+    /// The id of an upload (32 hexadecimal digits) that takes the place of the bytes.
     Upload(String),
-    /// The announced bytes came, with another checksum.
+    /// All announced bytes were read, but their checksum is not the announced one.
     ChecksumWrong,
-    /// Fewer bytes came than announced, then none for two seconds.
+    /// Some announced bytes are missing: none was read for [`BLOB_STALL_MS`].
     Stalled,
-    /// More was announced than a blob may have.
+    /// More than [`BLOB_LIMIT`] bytes were announced.
     TooLarge,
-    /// The announcement makes no sense; the bytes it announced, if it said how many, were passed over.
+    /// The announcement is not valid. If it names a number of bytes, they were read and dropped.
     Malformed,
 }
 
 /// One JSON object with its blob.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
-    /// The object, `blob` taken out.
+    /// The members of the object, without `blob`.
     pub members: Map<String, Value>,
-    /// What came with it.
+    /// Its blob.
     pub blob: Blob,
 }
 
-/// What the stream held next.
+/// The next item of the stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Incoming {
-    /// A message; whether it is a request is not judged yet.
+    /// A message; not yet checked to be a request.
     Message(Message),
-    /// Something that is no message: answer with id null.
-    Refused(Failure),
-    /// The other side asks for a fresh start: greet again.
+    /// Input that is not a message: answer it with id null.
+    Refused(RequestError),
+    /// The byte 0xFF: send the greeting again.
     Resync,
 }
 
-enum State {
+enum FramerState {
     Line { dropping: bool },
     Blob { members: Map<String, Value>, wanted: usize, crc: Option<u32> },
     Discarding,
 }
 
-/// The reader's state between two pieces of input. Times are milliseconds of any clock that never goes back.
+/// Reads the stream in pieces of any size. Times are milliseconds of any clock that never goes back.
 pub struct Framer {
-    state: State,
-    /// The line or blob so far.
+    state: FramerState,
+    /// What was read of the current line or blob.
     buffer: Vec<u8>,
     last_byte_ms: u64,
 }
 
 impl Default for Framer {
     fn default() -> Self {
-        Framer { state: State::Line { dropping: false }, buffer: Vec::new(), last_byte_ms: 0 }
+        Framer { state: FramerState::Line { dropping: false }, buffer: Vec::new(), last_byte_ms: 0 }
     }
 }
 
 impl Framer {
-    /// Reads from `input` up to the end of the next item; what it consumed is cut off. `None`: all is consumed.
+    /// Reads `input` up to the end of the next item, and removes what it has read from `input`. `None`: all of `input`
+    /// was read, and no item is complete.
     pub fn next(&mut self, input: &mut &[u8], now_ms: u64) -> Option<Incoming> {
-        // Bytes of a blob that are here have not stalled, however late the reader looks: they must never become lines.
-        if matches!(self.state, State::Discarding) {
+        // Bytes of a blob that have arrived are never taken for lines, however late they are read.
+        if matches!(self.state, FramerState::Discarding) {
             self.tick(now_ms);
         }
         while !input.is_empty() {
             self.last_byte_ms = now_ms;
             let incoming = match &mut self.state {
-                State::Discarding => {
+                FramerState::Discarding => {
                     *input = &[];
                     None
                 }
-                State::Blob { wanted, .. } => {
+                FramerState::Blob { wanted, .. } => {
                     let count = input.len().min(*wanted - self.buffer.len());
                     let complete = self.buffer.len() + count == *wanted;
                     self.buffer.extend_from_slice(&input[..count]);
@@ -95,7 +92,7 @@ impl Framer {
                         None
                     }
                 }
-                State::Line { .. } => self.read_line(input),
+                FramerState::Line { .. } => self.read_line(input),
             };
             if incoming.is_some() {
                 return incoming;
@@ -104,38 +101,38 @@ impl Framer {
         None
     }
 
-    /// Gives up what waited too long. Call it when [`Framer::deadline_ms`] has come.
+    /// Ends a blob or a discarding whose time is over. Call it at [`Framer::deadline_ms`].
     pub fn tick(&mut self, now_ms: u64) -> Option<Incoming> {
         if now_ms < self.deadline_ms()? {
             return None;
         }
         match self.state {
-            State::Blob { .. } => self.finish_blob(Some(Blob::Stalled)),
+            FramerState::Blob { .. } => self.finish_blob(Some(Blob::Stalled)),
             _ => {
-                self.state = State::Line { dropping: false };
+                self.state = FramerState::Line { dropping: false };
                 None
             }
         }
     }
 
-    /// Reading was paused by this side until now: the time does not count as silence of the other.
+    /// Reading was paused on this side until now: that time does not count as silence of the sender.
     pub fn resume(&mut self, now_ms: u64) {
         self.last_byte_ms = now_ms;
     }
 
-    /// When to call [`Framer::tick`], if at all.
+    /// When to call [`Framer::tick`]; `None` for never.
     pub fn deadline_ms(&self) -> Option<u64> {
         match self.state {
-            State::Line { .. } => None,
-            State::Blob { .. } => Some(self.last_byte_ms + STALL_MS),
-            State::Discarding => Some(self.last_byte_ms + SILENCE_MS),
+            FramerState::Line { .. } => None,
+            FramerState::Blob { .. } => Some(self.last_byte_ms + BLOB_STALL_MS),
+            FramerState::Discarding => Some(self.last_byte_ms + DISCARD_SILENCE_MS),
         }
     }
 
     fn read_line(&mut self, input: &mut &[u8]) -> Option<Incoming> {
         let end = input.iter().position(|byte| matches!(*byte, b'\n' | RESYNC));
         let piece = &input[..end.unwrap_or(input.len())];
-        let State::Line { dropping } = &mut self.state else { return None };
+        let FramerState::Line { dropping } = &mut self.state else { return None };
         let was_dropping = *dropping;
         if !was_dropping {
             *dropping = self.buffer.len() + piece.len() >= LINE_LIMIT;
@@ -147,11 +144,14 @@ impl Framer {
         *input = &input[piece.len()..];
         if too_long {
             self.buffer = Vec::new();
-            return Some(Incoming::Refused(Failure::new(-32700, "the line is longer than 65536 bytes")));
+            return Some(Incoming::Refused(RequestError::new(
+                code::PARSE_ERROR,
+                format!("the line is longer than {LINE_LIMIT} bytes"),
+            )));
         }
         let last = input.first()?;
         *input = &input[1..];
-        self.state = State::Line { dropping: false };
+        self.state = FramerState::Line { dropping: false };
         let line = std::mem::take(&mut self.buffer);
         match *last {
             RESYNC => Some(Incoming::Resync),
@@ -161,26 +161,28 @@ impl Framer {
     }
 
     fn finish_line(&mut self, line: &[u8]) -> Option<Incoming> {
-        let refuse = |code, text: &str| Some(Incoming::Refused(Failure::new(code, text)));
+        let refuse = |code, text: &str| Some(Incoming::Refused(RequestError::new(code, text)));
         let mut members = match serde_json::from_slice(line) {
             Ok(Value::Object(members)) => members,
-            Ok(Value::Array(_)) => return refuse(-32600, "batches are not supported: send one object a line"),
-            Ok(_) => return refuse(-32600, "the line is not a JSON object"),
-            Err(_) => return refuse(-32700, "the line is not JSON"),
+            Ok(Value::Array(_)) => {
+                return refuse(code::INVALID_REQUEST, "batches are not supported: send one object per line");
+            }
+            Ok(_) => return refuse(code::INVALID_REQUEST, "the line is not a JSON object"),
+            Err(_) => return refuse(code::PARSE_ERROR, "the line is not JSON"),
         };
         let Some(announced) = members.remove("blob") else {
             return Some(Incoming::Message(Message { members, blob: Blob::None }));
         };
         let blob = match announcement(&announced) {
             Announcement::Upload(id) => Blob::Upload(id),
-            Announcement::Nonsense => Blob::Malformed,
+            Announcement::Malformed => Blob::Malformed,
             Announcement::TooLarge => {
-                self.state = State::Discarding;
+                self.state = FramerState::Discarding;
                 Blob::TooLarge
             }
             Announcement::Bytes { count, crc } => {
                 self.buffer = Vec::with_capacity(count);
-                self.state = State::Blob { members, wanted: count, crc };
+                self.state = FramerState::Blob { members, wanted: count, crc };
                 return None;
             }
         };
@@ -188,9 +190,9 @@ impl Framer {
     }
 
     fn finish_blob(&mut self, failed: Option<Blob>) -> Option<Incoming> {
-        let state = std::mem::replace(&mut self.state, State::Line { dropping: false });
+        let state = std::mem::replace(&mut self.state, FramerState::Line { dropping: false });
         let bytes = std::mem::take(&mut self.buffer);
-        let State::Blob { members, crc, .. } = state else { return None };
+        let FramerState::Blob { members, crc, .. } = state else { return None };
         let blob = match (failed, crc) {
             (Some(failed), _) => failed,
             (None, None) => Blob::Malformed,
@@ -202,25 +204,25 @@ impl Framer {
 }
 
 enum Announcement {
-    /// So many bytes follow; `crc` is `None` if it is no checksum.
+    /// `count` bytes follow; `crc` is `None` if the announced checksum is not valid.
     Bytes {
         count: usize,
         crc: Option<u32>,
     },
     TooLarge,
     Upload(String),
-    Nonsense,
+    Malformed,
 }
 
 fn announcement(blob: &Value) -> Announcement {
-    let Some(members) = blob.as_object() else { return Announcement::Nonsense };
+    let Some(members) = blob.as_object() else { return Announcement::Malformed };
     let hex = |key: &str, digits: usize| {
         let text = members.get(key)?.as_str()?;
         (text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))).then_some(text)
     };
     let Some(bytes) = members.get("bytes") else {
         let upload = hex("upload", 32).filter(|_| members.len() == 1);
-        return upload.map_or(Announcement::Nonsense, |id| Announcement::Upload(id.to_string()));
+        return upload.map_or(Announcement::Malformed, |id| Announcement::Upload(id.to_string()));
     };
     match (bytes.as_u64(), bytes.as_f64()) {
         (Some(count @ 1..), _) if count <= BLOB_LIMIT as u64 => {
@@ -228,6 +230,6 @@ fn announcement(blob: &Value) -> Announcement {
             Announcement::Bytes { count: count as usize, crc: crc.and_then(|crc| u32::from_str_radix(crc, 16).ok()) }
         }
         (_, Some(count)) if count > BLOB_LIMIT as f64 => Announcement::TooLarge,
-        _ => Announcement::Nonsense,
+        _ => Announcement::Malformed,
     }
 }

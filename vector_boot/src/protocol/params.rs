@@ -1,10 +1,24 @@
-//! Takes the parameters of a request apart; what is left over is refused.
+//! Reads the members of a JSON object one by one; members that nobody has read are refused at the end.
+//!
+//! `null` counts as absent everywhere.
+
+use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::Failure;
+use super::request::{is_request_id, REQUEST_ID};
 
-/// The parameters not yet taken.
+/// A member that is missing, unknown or of the wrong type: one sentence that names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParameterError(pub String);
+
+impl fmt::Display for ParameterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The members that were not read yet.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Params(Map<String, Value>);
 
@@ -12,7 +26,7 @@ pub struct Params(Map<String, Value>);
 const INTEGER_LIMIT: u64 = 1 << 53;
 
 impl Params {
-    /// Wraps the members of `params`.
+    /// The members of an object, none of them read.
     pub fn new(members: Map<String, Value>) -> Self {
         Params(members)
     }
@@ -21,11 +35,11 @@ impl Params {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
-    /// An optional text.
+    /// An optional string.
     ///
     /// # Errors
-    /// -32602 if it is something else.
-    pub fn text(&mut self, name: &str) -> Result<Option<String>, Failure> {
+    /// If it is of another type.
+    pub fn text(&mut self, name: &str) -> Result<Option<String>, ParameterError> {
         match self.take(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -36,8 +50,8 @@ impl Params {
     /// An optional integer from 0 to 2^53.
     ///
     /// # Errors
-    /// -32602 if it is something else.
-    pub fn integer(&mut self, name: &str) -> Result<Option<u64>, Failure> {
+    /// If it is of another type.
+    pub fn integer(&mut self, name: &str) -> Result<Option<u64>, ParameterError> {
         match self.take(name) {
             None => Ok(None),
             Some(value) => match value.as_u64().filter(|number| *number <= INTEGER_LIMIT) {
@@ -47,7 +61,7 @@ impl Params {
         }
     }
 
-    /// A look at a member that is left where it is.
+    /// The value of a member, which stays unread.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
     }
@@ -57,11 +71,22 @@ impl Params {
         self.take(name)
     }
 
+    /// An optional id of a request.
+    ///
+    /// # Errors
+    /// If it cannot be an id.
+    pub fn request_id(&mut self, name: &str) -> Result<Option<Value>, ParameterError> {
+        match self.take(name) {
+            Some(id) if !is_request_id(&id) => Err(wrong(name, REQUEST_ID)),
+            id => Ok(id),
+        }
+    }
+
     /// An optional number.
     ///
     /// # Errors
-    /// -32602 if it is something else.
-    pub fn number(&mut self, name: &str) -> Result<Option<f64>, Failure> {
+    /// If it is of another type.
+    pub fn number(&mut self, name: &str) -> Result<Option<f64>, ParameterError> {
         match self.take(name) {
             None => Ok(None),
             Some(value) => value.as_f64().map(Some).ok_or_else(|| wrong(name, "a number")),
@@ -71,23 +96,23 @@ impl Params {
     /// Optional bytes as lower-case hex, exactly N of them.
     ///
     /// # Errors
-    /// -32602 if it is something else.
-    pub fn hex<const N: usize>(&mut self, name: &str) -> Result<Option<[u8; N]>, Failure> {
+    /// If it is of another type.
+    pub fn hex<const N: usize>(&mut self, name: &str) -> Result<Option<[u8; N]>, ParameterError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let bytes = value.as_str().and_then(parse_hex);
         bytes.map(Some).ok_or_else(|| wrong(name, &format!("{} lower-case hex digits", 2 * N)))
     }
 
-    /// The parameters as one line of JSON: equal contents give equal lines.
+    /// All members as one line of JSON, in the order of their names: equal contents give equal lines.
     pub fn canonical(&self) -> String {
         serde_json::to_string(&self.0).unwrap_or_default()
     }
 
-    /// An optional truth value.
+    /// An optional boolean.
     ///
     /// # Errors
-    /// -32602 if it is something else.
-    pub fn boolean(&mut self, name: &str) -> Result<Option<bool>, Failure> {
+    /// If it is of another type.
+    pub fn boolean(&mut self, name: &str) -> Result<Option<bool>, ParameterError> {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Bool(truth)) => Ok(Some(truth)),
@@ -95,11 +120,11 @@ impl Params {
         }
     }
 
-    /// An optional list of at most `limit` texts.
+    /// An optional list of at most `limit` strings.
     ///
     /// # Errors
-    /// -32602 if it is something else.
-    pub fn texts(&mut self, name: &str, limit: usize) -> Result<Option<Vec<String>>, Failure> {
+    /// If it is of another type.
+    pub fn texts(&mut self, name: &str, limit: usize) -> Result<Option<Vec<String>>, ParameterError> {
         let refused = || wrong(name, &format!("a list of at most {limit} strings"));
         match self.take(name) {
             None => Ok(None),
@@ -114,21 +139,24 @@ impl Params {
         }
     }
 
-    /// Refuses what nobody took: a misspelt option must not be ignored.
+    /// Refuses members that nobody has read: a misspelt option must not be ignored.
     ///
     /// # Errors
-    /// -32602 naming the first unknown member.
-    pub fn finish(self) -> Result<(), Failure> {
+    /// Names the first unknown member.
+    pub fn finish(self) -> Result<(), ParameterError> {
         match self.0.keys().next() {
             None => Ok(()),
-            Some(name) => Err(Failure::new(-32602, format!("unknown parameter {name:?}"))),
+            Some(name) => Err(ParameterError(format!("unknown parameter {name:?}"))),
         }
     }
 }
 
-/// -32602 for a parameter that is not given though it must be.
-pub fn required<T>(name: &str, value: Option<T>) -> Result<T, Failure> {
-    value.ok_or_else(|| Failure::new(-32602, format!("parameter {name:?} is missing")))
+/// The value of a parameter that must be given.
+///
+/// # Errors
+/// If it is absent.
+pub fn required<T>(name: &str, value: Option<T>) -> Result<T, ParameterError> {
+    value.ok_or_else(|| ParameterError(format!("parameter {name:?} is missing")))
 }
 
 /// N bytes written as lower-case hex.
@@ -148,6 +176,6 @@ pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-fn wrong(name: &str, expected: &str) -> Failure {
-    Failure::new(-32602, format!("parameter {name:?} must be {expected}"))
+fn wrong(name: &str, expected: &str) -> ParameterError {
+    ParameterError(format!("parameter {name:?} must be {expected}"))
 }

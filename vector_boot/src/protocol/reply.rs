@@ -1,37 +1,39 @@
-//! Writes greetings, answers and events as the bytes that go out.
+//! Encodes greetings, replies and events as the bytes that are sent.
 
 use serde_json::{json, Value};
 
-use super::{LINE_LIMIT, VERSION};
+use super::{code, ParameterError, LINE_LIMIT, VERSION};
 
-/// A refusal, as the other side sees it.
+/// Characters of the longest message of an error: it may quote what the client sent.
+const MESSAGE_LIMIT: usize = 400;
+
+/// Why a request is refused, as the client sees it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Failure {
-    /// Code of the protocol's table.
+pub struct RequestError {
+    /// A constant of [`code`].
     pub code: i64,
     /// One sentence for a person.
     pub message: String,
-    /// Facts for a program.
+    /// Facts for a program, such as `retry_ms`.
     pub data: Option<Value>,
 }
 
-impl Failure {
-    /// A refusal without data.
+impl RequestError {
+    /// An error without data.
     pub fn new(code: i64, message: impl Into<String>) -> Self {
-        Failure { code, message: message.into(), data: None }
+        RequestError { code, message: message.into(), data: None }
     }
 
-    /// The same with data.
+    /// The same error with data.
     #[must_use]
     pub fn with(mut self, data: Value) -> Self {
         self.data = Some(data);
         self
     }
 
-    /// The line that answers request `id`. The sentence is cut: it may quote what the other side sent.
+    /// The line that answers request `id`. The message is cut after [`MESSAGE_LIMIT`] characters.
     pub fn to_bytes(&self, id: &Value) -> Vec<u8> {
-        const LONGEST: usize = 400;
-        let message: String = self.message.chars().take(LONGEST).collect();
+        let message: String = self.message.chars().take(MESSAGE_LIMIT).collect();
         let mut error = json!({"code": self.code, "message": message});
         if let Some(data) = &self.data {
             error["data"] = data.clone();
@@ -40,17 +42,23 @@ impl Failure {
     }
 }
 
-/// The answer to a request that was cancelled, which the protocol's table has no code for.
-pub fn cancelled() -> Failure {
-    Failure::new(-32800, "the request was cancelled")
+impl From<ParameterError> for RequestError {
+    fn from(error: ParameterError) -> Self {
+        RequestError::new(code::INVALID_PARAMS, error.0)
+    }
 }
 
-/// An answer, with the blob that follows its line.
+/// The error that answers a cancelled request.
+pub fn cancelled() -> RequestError {
+    RequestError::new(code::CANCELLED, "the request was cancelled")
+}
+
+/// The result of a request, and the blob that follows its line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
-    /// The result.
+    /// The member `result`.
     pub result: Value,
-    /// Raw bytes behind the line; none are sent when it is empty.
+    /// The bytes of the blob; empty for a reply without a blob.
     pub blob: Vec<u8>,
 }
 
@@ -61,7 +69,7 @@ impl From<Value> for Reply {
 }
 
 impl Reply {
-    /// The line that answers request `id`, and the blob.
+    /// The line that answers request `id`, and the blob. A result that does not fit a line is replaced by an error.
     pub fn to_bytes(&self, id: &Value) -> Vec<u8> {
         let mut answer = json!({"jsonrpc": "2.0", "id": id, "result": self.result});
         if !self.blob.is_empty() {
@@ -69,14 +77,14 @@ impl Reply {
         }
         let mut bytes = line(&answer);
         if bytes.len() > LINE_LIMIT {
-            return Failure::new(-32602, "the answer does not fit a line: ask for less").to_bytes(id);
+            return RequestError::new(code::INVALID_PARAMS, "the reply does not fit a line: ask for less").to_bytes(id);
         }
         bytes.extend_from_slice(&self.blob);
         bytes
     }
 }
 
-/// The line that opens a connection.
+/// The greeting: the first line on a connection. `build` is the start of the executable's SHA-256 (12 hex digits).
 pub fn greeting(build: &str, generation: u64) -> Vec<u8> {
     let version = env!("CARGO_PKG_VERSION");
     line(&json!({"vector_boot": {"version": version, "protocol": VERSION, "build": build, "generation": generation}}))

@@ -1,66 +1,65 @@
-//! Judges whether a message is a request.
+//! Checks that a message is a request.
 
 use serde_json::Value;
 
-use super::{Blob, Failure, Message, Params};
+use super::{code, Blob, Message, Method, Params, RequestError, BLOB_LIMIT, ID_LIMIT};
 
-/// Bytes of the longest id: it must fit any answer's line beside what is answered.
-const ID_LIMIT: usize = 256;
-
-/// A well-formed request.
+/// A request for a known method. Its parameters are not checked yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// A string or an integer, given back with the answer.
+    /// A string or an integer; it is repeated in the reply.
     pub id: Value,
-    /// Name of the method.
-    pub method: String,
+    /// The method.
+    pub method: Method,
     /// Its parameters.
     pub params: Params,
-    /// What came with it.
+    /// Its blob.
     pub blob: Blob,
 }
 
 impl Request {
-    /// Refuses a blob for a method that takes none. Call it when the parameters have been judged.
+    /// Refuses a blob, for a method that takes none. Call it after the parameters were checked.
     ///
     /// # Errors
-    /// 1012, 1011 or -32602.
-    pub fn no_blob(&self) -> Result<(), Failure> {
+    /// 1012 or 1011 for a blob that could not be read, -32602 for any other.
+    pub fn no_blob(&self) -> Result<(), RequestError> {
+        let refuse = |code, text: String| Err(RequestError::new(code, text));
         match self.blob {
             Blob::None => Ok(()),
-            Blob::TooLarge => Err(Failure::new(1012, "the blob is larger than 1048576 bytes")),
-            Blob::ChecksumWrong => Err(Failure::new(1011, "the blob's CRC-32C is not the announced one")),
-            Blob::Stalled => Err(Failure::new(1011, "the blob stalled: no byte for two seconds")),
+            Blob::TooLarge => refuse(code::UNUSABLE_BLOB, format!("the blob is larger than {BLOB_LIMIT} bytes")),
+            Blob::ChecksumWrong => {
+                refuse(code::DAMAGED_BLOB, "the CRC-32C of the blob is not the announced one".into())
+            }
+            Blob::Stalled => {
+                refuse(code::DAMAGED_BLOB, "the blob is incomplete: no byte of it came for two seconds".into())
+            }
             Blob::Bytes(_) | Blob::Upload(_) | Blob::Malformed => {
-                Err(Failure::new(-32602, format!("{} takes no blob", self.method)))
+                refuse(code::INVALID_PARAMS, format!("{} takes no blob", self.method.name()))
             }
         }
     }
 }
 
-/// What a message is.
+/// A message that was checked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Envelope {
-    /// To be answered.
+    /// A request, to be answered.
     Request(Request),
-    /// The host has taken note that the machine stops.
+    /// The notification `bye`: the client knows that the machine stops.
     Bye,
 }
 
 impl Envelope {
-    /// Judges a message.
+    /// Checks a message.
     ///
     /// # Errors
-    /// The id to answer (null if there is none) and the refusal.
-    pub fn open(message: Message) -> Result<Self, (Value, Failure)> {
+    /// -32600, -32601 or -32602, with the id to answer.
+    pub fn open(message: Message) -> Result<Self, InvalidRequestError> {
         let Message { mut members, blob } = message;
         let id = match members.remove("id") {
             None => None,
-            Some(Value::String(id)) if id.len() > ID_LIMIT => {
-                return Err(refuse(None, "the id is longer than 256 bytes"));
-            }
-            Some(id) if id.is_string() || id.is_i64() || id.is_u64() => Some(id),
-            Some(_) => return Err(refuse(None, "the id must be a string or an integer")),
+            Some(id) if is_request_id(&id) => Some(id),
+            Some(_) => return Err(refuse(None, &format!("the id must be {REQUEST_ID}"))),
         };
         if members.remove("jsonrpc") != Some(Value::from("2.0")) {
             return Err(refuse(id, "jsonrpc must be \"2.0\""));
@@ -69,7 +68,8 @@ impl Envelope {
             return Err(refuse(id, "method must be a string"));
         };
         if blob == Blob::Malformed {
-            return Err(refuse(id, "blob must be {bytes: 1 to 1048576, crc32c: 8 hex} or {upload: 32 hex}"));
+            let text = "blob must be {bytes: 1 to 1048576, crc32c: 8 hex digits} or {upload: 32 hex digits}";
+            return Err(refuse(id, text));
         }
         let params = members.remove("params").unwrap_or_else(|| Value::Object(serde_json::Map::new()));
         if let Some(unknown) = members.keys().next() {
@@ -82,13 +82,40 @@ impl Envelope {
                 _ => Err(refuse(None, "notifications other than bye are not supported: send an id")),
             };
         };
+        let Some(method) = Method::parse(&method) else {
+            let error = RequestError::new(code::UNKNOWN_METHOD, format!("there is no method {method:?}"));
+            return Err(InvalidRequestError { id, error });
+        };
         match params {
             Value::Object(params) => Ok(Envelope::Request(Request { id, method, params: Params::new(params), blob })),
-            _ => Err((id, Failure::new(-32602, "params must be an object"))),
+            _ => {
+                let error = RequestError::new(code::INVALID_PARAMS, "params must be an object");
+                Err(InvalidRequestError { id, error })
+            }
         }
     }
 }
 
-fn refuse(id: Option<Value>, text: &str) -> (Value, Failure) {
-    (id.unwrap_or(Value::Null), Failure::new(-32600, text))
+/// A message that is not a request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InvalidRequestError {
+    /// The id to answer; null if the message has no valid one.
+    pub id: Value,
+    /// What is wrong with it.
+    pub error: RequestError,
+}
+
+/// What the id of a request must be.
+pub(super) const REQUEST_ID: &str = "an integer or a string of at most 256 bytes";
+
+/// Whether a value can be the id of a request.
+pub(super) fn is_request_id(id: &Value) -> bool {
+    match id {
+        Value::String(id) => id.len() <= ID_LIMIT,
+        id => id.is_i64() || id.is_u64(),
+    }
+}
+
+fn refuse(id: Option<Value>, text: &str) -> InvalidRequestError {
+    InvalidRequestError { id: id.unwrap_or(Value::Null), error: RequestError::new(code::INVALID_REQUEST, text) }
 }

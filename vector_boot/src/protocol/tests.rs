@@ -31,7 +31,7 @@ fn request(id: u32, blob: &[u8]) -> Vec<u8> {
 
 fn code(incoming: &Incoming) -> i64 {
     match incoming {
-        Incoming::Refused(failure) => failure.code,
+        Incoming::Refused(error) => error.code,
         other => panic!("not refused: {other:?}"),
     }
 }
@@ -104,8 +104,8 @@ fn malformed_announcements_are_no_requests_but_their_bytes_are_passed_over() {
         let mut incoming = read(&stream, &[5]);
         assert_eq!(incoming.len(), 2, "{announced}");
         let Incoming::Message(message) = incoming.remove(0) else { panic!("{announced}") };
-        let (id, failure) = Envelope::open(message).expect_err("refused");
-        assert_eq!((id, failure.code), (json!(7), -32600), "{announced}");
+        let refused = Envelope::open(message).expect_err("refused");
+        assert_eq!((refused.id, refused.error.code), (json!(7), -32600), "{announced}");
     }
     for bytes in [json!(BLOB_LIMIT + 1), json!(18446744073709551616.0), json!(1e300)] {
         let line = json!({"jsonrpc": "2.0", "id": 1, "method": "m", "blob": {"bytes": bytes}}).to_string() + "\n";
@@ -159,7 +159,7 @@ fn envelopes_are_judged() {
         Envelope::open(Message { members, blob: Blob::None })
     };
     let good = json!({"jsonrpc": "2.0", "id": "a", "method": "stats"});
-    assert!(matches!(open(good), Ok(Envelope::Request(request)) if request.method == "stats"));
+    assert!(matches!(open(good), Ok(Envelope::Request(request)) if request.method == Method::Stats));
     assert_eq!(open(json!({"jsonrpc": "2.0", "method": "bye"})), Ok(Envelope::Bye));
     for (bad, id, code) in [
         (json!({"jsonrpc": "2.0", "method": "stats"}), json!(null), -32600),
@@ -169,9 +169,11 @@ fn envelopes_are_judged() {
         (json!({"jsonrpc": "2.0", "id": 3, "method": 4}), json!(3), -32600),
         (json!({"jsonrpc": "2.0", "id": 3, "method": "stats", "parms": {}}), json!(3), -32600),
         (json!({"jsonrpc": "2.0", "id": 3, "method": "stats", "params": [1]}), json!(3), -32602),
+        (json!({"jsonrpc": "2.0", "id": 3, "method": "no such", "params": [1]}), json!(3), -32601),
+        (json!({"jsonrpc": "2.0", "id": "x".repeat(257), "method": "stats"}), json!(null), -32600),
     ] {
-        let (got, failure) = open(bad.clone()).expect_err(&bad.to_string());
-        assert_eq!((got, failure.code), (id, code), "{bad}");
+        let refused = open(bad.clone()).expect_err(&bad.to_string());
+        assert_eq!((refused.id, refused.error.code), (id, code), "{bad}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tensors every machine has.
+//! The tensors that every machine has.
 
 use crate::gguf::{self, TensorType};
 use crate::{journal, vitals};
@@ -8,10 +8,10 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 /// One of the machine's own tensors.
 pub struct MachineTensor {
     pub name: &'static str,
-    /// Whether no mutation may reach it.
+    /// Whether mutations of it are refused.
     pub protected: bool,
     pub elements: u64,
-    /// First of the shared words that hold it, if it changes by itself.
+    /// First of the shared words that hold it; `None` for a tensor in the memory of the store.
     pub shared_at: Option<usize>,
     type_id: u32,
 }
@@ -36,7 +36,7 @@ const fn evolved(name: &'static str) -> MachineTensor {
     tensor(name, false)
 }
 
-/// In the order they follow the model's tensors.
+/// In the order in which they follow the tensors of the model.
 pub static MACHINE_TENSORS: &[MachineTensor] = &[
     shared("hw.mmio", I32, 1024, 0),
     shared("cortex_journal", I8, journal::ring::BYTES as u64, vitals::RING_WORD),
@@ -67,7 +67,7 @@ impl MachineTensor {
         self.elements * self.tensor_type().block_bytes()
     }
 
-    /// Writes what it starts with over zero bytes: a built-in program behind its number of pixels, else nothing.
+    /// Writes its initial contents over zero bytes: a number of pixels and a built-in program; nothing for the others.
     pub fn initialise(&self, bytes: &mut [u8]) {
         let number = self.name.strip_prefix("kernel.").and_then(|number| number.parse::<usize>().ok());
         let Some(program) = number.and_then(|number| KERNELS.get(number)) else { return };

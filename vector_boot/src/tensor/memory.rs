@@ -1,7 +1,8 @@
-//! The bytes of all tensors: a private mapping of the model, the machine's own tensors behind it, and the transactions
-//! that change them. Pages are the unit of everything here; one that was never changed costs nothing.
+//! The bytes of all tensors, and the transactions that change them: a private mapping of the model's file, followed by
+//! the machine's own tensors. The unit is the page; a page that was never changed uses no memory.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use crate::sys::memory::{claim, Mapping};
@@ -9,14 +10,14 @@ use crate::sys::memory::{claim, Mapping};
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
 
-/// One address space over both mappings, with a fingerprint of what differs from the base.
-pub struct Memory {
+/// One address space over both mappings, with a fingerprint of the difference from the model's file.
+pub struct PagedMemory {
     weights: Mapping,
     extra: Mapping,
     /// Address of the first byte of `extra`, a multiple of the page.
     extra_at: usize,
     fingerprint: u64,
-    /// Pages that ever changed.
+    /// Pages that were ever changed.
     dirty: PageSet,
     /// Pages the open transaction has saved.
     saved: PageSet,
@@ -31,27 +32,27 @@ pub struct BeforeImages {
 }
 
 impl BeforeImages {
-    /// Bytes of memory they take.
+    /// Bytes of memory that they use.
     pub fn size(&self) -> usize {
         self.bytes.capacity() + self.pages.capacity() * size_of::<u32>()
     }
 
-    /// The pages and their bytes; the last page of a mapping may be longer here than there.
+    /// The pages and their bytes, [`PAGE`] of them: the last page of a mapping is padded with zeros.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &[u8])> {
         self.pages.iter().copied().zip(self.bytes.chunks_exact(PAGE))
     }
 }
 
-impl Memory {
-    /// Lays `extra` behind `weights`, from the next page on.
+impl PagedMemory {
+    /// Places `extra` after `weights`, from the next page on.
     pub fn new(weights: Mapping, extra: Mapping) -> Self {
         let extra_at = weights.bytes().len().next_multiple_of(PAGE);
         let pages = (extra_at + extra.bytes().len()).div_ceil(PAGE);
         let (dirty, saved) = (PageSet::new(pages), PageSet::new(pages));
-        Memory { weights, extra, extra_at, fingerprint: 0, dirty, saved }
+        PagedMemory { weights, extra, extra_at, fingerprint: 0, dirty, saved }
     }
 
-    /// Address of the first byte behind the model.
+    /// Address of the first byte after the model.
     pub fn extra_at(&self) -> usize {
         self.extra_at
     }
@@ -92,18 +93,18 @@ impl Memory {
         u32::try_from((self.extra_at + self.extra.bytes().len()).div_ceil(PAGE)).unwrap_or(u32::MAX)
     }
 
-    /// The pages that ever changed, in order.
+    /// The pages that were ever changed, in order.
     pub fn dirty_pages(&self) -> impl Iterator<Item = u32> + '_ {
         self.dirty.iter()
     }
 
-    /// Bytes of the address space: everything lies below this address, a multiple of the page.
+    /// Length of the address space in bytes, a multiple of [`PAGE`].
     pub fn end(&self) -> usize {
         self.pages() as usize * PAGE
     }
 
-    /// Moves the bytes to a memory file that nobody else writes, each at its address, where others can map them. What
-    /// is there already is not written again, so that whoever looks never sees a page go back and forth.
+    /// Moves the bytes to a memory file that nobody else writes, each at its address, so that other processes can map
+    /// them. A page that the file already holds is not written again, so that a reader never sees it change.
     ///
     /// # Errors
     /// If the file cannot have this size, or cannot be mapped.
@@ -122,18 +123,18 @@ impl Memory {
         Ok(())
     }
 
-    /// How many bytes of the pages that ever changed differ from `base`, which has the same layout.
-    pub fn differing_bytes(&self, base: &Memory) -> u64 {
+    /// Number of bytes that differ from `base`, which has the same layout.
+    pub fn differing_bytes(&self, base: &PagedMemory) -> u64 {
         self.dirty_pages().map(|page| count_differing(self.page(page), base.page(page))).sum()
     }
 
-    /// A number that depends on nothing but the bytes: equal contents over the same base have equal fingerprints,
-    /// others differ but for chance.
+    /// A hash of the contents, relative to the base: equal contents have equal fingerprints, and others have different
+    /// ones except by chance.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 
-    /// Replaces a page for good, as rebuilding does; false if `new` has not its length.
+    /// Replaces a page without a transaction; returns false if `new` does not have the length of the page.
     pub fn restore_page(&mut self, page: u32, new: &[u8]) -> bool {
         let (address, len) = self.extent(page);
         if new.len() != len {
@@ -151,25 +152,25 @@ impl Memory {
         self.extent(page).1
     }
 
-    /// Number of pages that ever changed.
+    /// Number of pages that were ever changed.
     pub fn dirty_count(&self) -> u32 {
         self.dirty.0.iter().map(|cell| cell.count_ones()).sum()
     }
 
-    /// Bytes of the pages that never changed.
+    /// Bytes of the pages that were never changed.
     pub fn clean_bytes(&self) -> u64 {
         u64::from(self.pages().saturating_sub(self.dirty_count())) * PAGE as u64
     }
 
-    /// Starts a change of all or nothing.
+    /// Starts a transaction.
     pub fn begin(&mut self) -> Transaction<'_> {
         Transaction { memory: self, before: BeforeImages::default(), open: true }
     }
 }
 
-/// A change in progress. Dropped without [`Transaction::commit`], it leaves nothing behind.
+/// A change in progress. If it is dropped without [`Transaction::commit`], everything is as before.
 pub struct Transaction<'a> {
-    memory: &'a mut Memory,
+    memory: &'a mut PagedMemory,
     before: BeforeImages,
     open: bool,
 }
@@ -195,7 +196,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// Replaces a page; bytes past the end of its mapping are left out.
+    /// Replaces a page; bytes beyond the end of its mapping are ignored.
     pub fn write_page(&mut self, page: u32, new: &[u8]) {
         let (address, len) = self.memory.extent(page);
         self.write(address, &new[..len.min(new.len())]);
@@ -210,17 +211,17 @@ impl Transaction<'_> {
         }
     }
 
-    /// How many bytes of each range (address and length) differ from before; ranges in any order.
-    pub fn changed_bytes(&mut self, ranges: &[(usize, usize)]) -> Vec<u64> {
+    /// For each range, the number of bytes that the transaction has changed so far. The ranges may have any order.
+    pub fn changed_bytes(&self, ranges: &[Range<usize>]) -> Vec<u64> {
         let mut order: Vec<u32> = (0..self.before.pages.len() as u32).collect();
         order.sort_unstable_by_key(|index| self.before.pages[*index as usize]);
         let page_of = |index: &u32| self.before.pages[*index as usize] as usize;
-        let count = |&(address, len): &(usize, usize)| {
-            let first = order.partition_point(|index| page_of(index) < address / PAGE);
-            let pages = order[first..].iter().take_while(|index| page_of(index) * PAGE < address + len);
+        let count = |range: &Range<usize>| {
+            let first = order.partition_point(|index| page_of(index) < range.start / PAGE);
+            let pages = order[first..].iter().take_while(|index| page_of(index) * PAGE < range.end);
             let differing = pages.map(|index| {
                 let start = page_of(index) * PAGE;
-                let (from, to) = (address.max(start), (address + len).min(start + PAGE));
+                let (from, to) = (range.start.max(start), range.end.min(start + PAGE));
                 let before = &self.before.bytes[*index as usize * PAGE..][from - start..to - start];
                 count_differing(before, self.memory.bytes(from, to - from))
             });
@@ -229,12 +230,7 @@ impl Transaction<'_> {
         ranges.iter().map(count).collect()
     }
 
-    /// Takes back everything.
-    pub fn abort(mut self) {
-        self.take_back();
-    }
-
-    fn take_back(&mut self) {
+    fn undo(&mut self) {
         if !std::mem::take(&mut self.open) {
             return;
         }
@@ -246,7 +242,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// Keeps the change; what was there before is the caller's to keep or to drop.
+    /// Makes the change permanent, and returns the pages as they were before it.
     pub fn commit(mut self) -> BeforeImages {
         self.open = false;
         let before = std::mem::take(&mut self.before);
@@ -263,12 +259,12 @@ impl Transaction<'_> {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        self.take_back();
+        self.undo();
     }
 }
 
 fn count_differing(a: &[u8], b: &[u8]) -> u64 {
-    // Counted in runs so short that a byte holds the sum: that is how it becomes vector code.
+    // Each run is short enough for the sums to fit bytes, so that the loop is vectorised.
     let runs = a.chunks(255 * 32).zip(b.chunks(255 * 32));
     runs.map(|(a, b)| {
         let mut lanes = [0u8; 32];
@@ -284,8 +280,8 @@ fn count_differing(a: &[u8], b: &[u8]) -> u64 {
     .sum()
 }
 
-/// A hash of a page and its number: four lanes of multiply and rotate, mixed at the end. It finds accidents, not
-/// forgeries.
+/// A hash of a page and its number: four lanes of multiply and rotate, mixed at the end. It detects accidental damage,
+/// not forgery.
 fn fingerprint(page: u32, bytes: &[u8]) -> u64 {
     const PRIME: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut lanes = [u64::from(page) + 1, 0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344, 0xA409_3822_299F_31D0];
@@ -311,7 +307,7 @@ impl PageSet {
         PageSet(vec![0; pages.div_ceil(64)])
     }
 
-    /// Adds a page; whether it was not in the set before.
+    /// Adds a page; returns whether it was not in the set before.
     fn insert(&mut self, page: u32) -> bool {
         let (cell, bit) = (&mut self.0[page as usize / 64], 1u64 << (page % 64));
         let fresh = *cell & bit == 0;

@@ -1,4 +1,4 @@
-//! The tensors of a running machine: the model's, mapped privately, and the machine's own.
+//! The tensors of a running machine: those of the model, in a private mapping of its file, and the machine's own.
 
 mod machine_tensors;
 pub mod memory;
@@ -15,21 +15,21 @@ use crate::gguf::{self, Gguf, TensorType};
 use crate::hw_mmio::Page;
 use crate::sys::memory::Mapping;
 use machine_tensors::MACHINE_TENSORS;
-use memory::Memory;
+use memory::PagedMemory;
 
 /// Key that marks a file whose machine tensors are ours.
 const LAYOUT_KEY: &str = "vector_boot.layout";
 
-/// Where a tensor's bytes are.
+/// Where the bytes of a tensor are.
 #[derive(Clone, Copy)]
-enum Place {
+enum Location {
     /// At this address of the store's memory.
     Memory(usize),
-    /// From this word on of the words that supervisor and worker share.
+    /// From this word on in the words that supervisor and worker share.
     Shared(usize),
 }
 
-/// Maps the model's file once more, as it was before any change.
+/// Maps the file of the model again, without any change.
 pub type Base = Box<dyn Fn() -> io::Result<Mapping> + Send + Sync>;
 
 /// One tensor.
@@ -42,26 +42,26 @@ pub struct Tensor {
     pub shape: Box<[u64]>,
     /// Bytes of data.
     pub bytes: u64,
-    /// Whether no mutation may reach it.
+    /// Whether mutations of it are refused.
     pub protected: bool,
-    /// Whether the model's file lacks it.
+    /// Whether it is not in the file of the model.
     behind_model: bool,
-    place: Place,
+    location: Location,
 }
 
 /// Why a model cannot be loaded.
 #[derive(Debug)]
 pub enum LoadError {
-    /// The file is no acceptable GGUF.
+    /// The file is not an acceptable GGUF file.
     Container(gguf::GgufError),
-    /// A name of the machine's is taken by something else.
+    /// The name of a machine tensor is used by another tensor.
     NameTaken {
         /// The name.
         name: String,
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The file cannot be mapped, or there is no memory for the machine's tensors.
+    /// The file cannot be mapped, or there is no memory for the machine tensors.
     Memory(io::Error),
 }
 
@@ -80,25 +80,25 @@ pub struct Store {
     tensors: Vec<Tensor>,
     /// Indices into `tensors`, in name order.
     by_name: Vec<u32>,
-    /// Digests computed since the tensor last changed.
+    /// The digest of each tensor, once it was computed since the last change.
     digests: Vec<OnceLock<[u8; 32]>>,
-    memory: Memory,
+    memory: PagedMemory,
     base: Base,
 }
 
 impl Store {
-    /// Takes the tensors of a GGUF that `base` maps, and adds those of the machine it lacks.
+    /// Loads the tensors of the GGUF file that `base` maps, and adds the machine tensors that are not in it.
     ///
     /// # Errors
-    /// [`LoadError`], one sentence each.
+    /// [`LoadError`].
     pub fn load(base: Base) -> Result<Self, LoadError> {
         Ok(Self::load_and_judge(base, &mut |_| ())?.0)
     }
 
-    /// The same, and what `judge` makes of the parsed file.
+    /// The same as [`Store::load`], and the result of `judge` for the parsed file.
     ///
     /// # Errors
-    /// [`LoadError`], one sentence each.
+    /// [`LoadError`].
     pub fn load_and_judge<T>(base: Base, judge: &mut dyn FnMut(&Gguf<'_>) -> T) -> Result<(Self, T), LoadError> {
         let weights = base().map_err(LoadError::Memory)?;
         let gguf = Gguf::parse(weights.bytes()).map_err(LoadError::Container)?;
@@ -118,7 +118,7 @@ impl Store {
         let mut by_name: Vec<u32> = (0..tensors.len() as u32).collect();
         by_name.sort_unstable_by(|a, b| tensors[*a as usize].name.cmp(&tensors[*b as usize].name));
         let digests = tensors.iter().map(|_| OnceLock::new()).collect();
-        let memory = Memory::new(weights, extra(&tensors)?);
+        let memory = PagedMemory::new(weights, extra(&tensors)?);
         Ok((Store { tensors, by_name, digests, memory, base }, judgement))
     }
 
@@ -143,33 +143,33 @@ impl Store {
         Some(&self.tensors[self.position(name)?])
     }
 
-    /// A copy of the bytes `range` of a tensor, cut at its end. `page` views the shared words.
+    /// A copy of the bytes `range` of a tensor, cut at its end. `page` is a view of the shared words.
     pub fn read(&self, tensor: &Tensor, range: Range<usize>, page: Page<'_>) -> Vec<u8> {
         let end = range.end.min(tensor.bytes as usize);
         let range = range.start.min(end)..end;
-        match tensor.place {
-            Place::Memory(address) => self.memory.bytes(address + range.start, range.len()).to_vec(),
-            Place::Shared(word) => page.shared_bytes(word * 4 + range.start..word * 4 + range.end),
+        match tensor.location {
+            Location::Memory(address) => self.memory.bytes(address + range.start, range.len()).to_vec(),
+            Location::Shared(word) => page.shared_bytes(word * 4 + range.start..word * 4 + range.end),
         }
     }
 
-    /// The bytes of a tensor; `None` for one that changes by itself.
+    /// The bytes of a tensor; `None` for one in shared words.
     pub fn bytes(&self, tensor: &Tensor) -> Option<&[u8]> {
         Some(self.memory.bytes(tensor.address()?, tensor.bytes as usize))
     }
 
     /// The memory that holds the tensors.
-    pub fn memory(&self) -> &Memory {
+    pub fn memory(&self) -> &PagedMemory {
         &self.memory
     }
 
     /// The memory that holds the tensors, to change it. [`Store::forget_digests`] must follow.
-    pub fn memory_mut(&mut self) -> &mut Memory {
+    pub fn memory_mut(&mut self) -> &mut PagedMemory {
         &mut self.memory
     }
 
-    /// Takes over other contents for all tensors.
-    pub fn replace_memory(&mut self, memory: Memory) {
+    /// Replaces the contents of all tensors.
+    pub fn replace_memory(&mut self, memory: PagedMemory) {
         self.memory = memory;
         self.digests.iter_mut().for_each(|digest| *digest = OnceLock::new());
     }
@@ -178,12 +178,12 @@ impl Store {
     ///
     /// # Errors
     /// If the file cannot be mapped again.
-    pub fn base_memory(&self) -> io::Result<Memory> {
+    pub fn base_memory(&self) -> io::Result<PagedMemory> {
         let extra = extra(&self.tensors).map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(Memory::new((self.base)()?, extra))
+        Ok(PagedMemory::new((self.base)()?, extra))
     }
 
-    /// Keeps the tensors in this memory file from now on, each at its address.
+    /// Moves the tensors to this memory file, each at its address.
     ///
     /// # Errors
     /// If the file cannot have this size, or cannot be mapped.
@@ -191,7 +191,7 @@ impl Store {
         self.memory.move_to(file)
     }
 
-    /// How many bytes of all tensors differ from the model's file.
+    /// Number of bytes of all tensors that differ from the file of the model.
     ///
     /// # Errors
     /// If the file cannot be mapped again.
@@ -199,7 +199,7 @@ impl Store {
         Ok(self.memory.differing_bytes(&self.base_memory()?))
     }
 
-    /// The tensors that own these bytes have changed.
+    /// Drops the digests of the tensors with bytes in these pages, because they have changed.
     pub fn forget_digests(&mut self, pages: impl Iterator<Item = u32>) {
         let mut pages: Vec<usize> = pages.map(|page| page as usize * memory::PAGE).collect();
         pages.sort_unstable();
@@ -212,7 +212,7 @@ impl Store {
         }
     }
 
-    /// SHA-256 of the bytes of the tensor at this index, computed once until it changes.
+    /// SHA-256 of the bytes of the tensor at this index. It is computed once, and again after a change.
     pub fn sha256(&self, index: usize, page: Page<'_>) -> [u8; 32] {
         let tensor = &self.tensors[index];
         match self.bytes(tensor) {
@@ -239,7 +239,7 @@ impl Store {
     }
 }
 
-/// Memory for the machine's tensors that the model lacks, with what they start with.
+/// Memory with the initial contents of the machine tensors that are not in the file of the model.
 fn extra(tensors: &[Tensor]) -> Result<Mapping, LoadError> {
     let own = |tensor: &&Tensor| tensor.behind_model && tensor.address().is_some();
     let bytes: u64 = tensors.iter().filter(own).map(|tensor| tensor.bytes).sum();
@@ -256,19 +256,19 @@ fn extra(tensors: &[Tensor]) -> Result<Mapping, LoadError> {
 }
 
 impl Tensor {
-    /// Where its bytes are in the store's memory; `None` for one that changes by itself.
+    /// Address of its bytes in the memory of the store; `None` for a tensor in shared words.
     pub fn address(&self) -> Option<usize> {
-        match self.place {
-            Place::Memory(address) => Some(address),
-            Place::Shared(_) => None,
+        match self.location {
+            Location::Memory(address) => Some(address),
+            Location::Shared(_) => None,
         }
     }
 
-    /// The first of the shared words that hold it, if it changes by itself.
+    /// The first of its shared words; `None` for a tensor in the memory of the store.
     pub fn shared_at(&self) -> Option<usize> {
-        match self.place {
-            Place::Memory(_) => None,
-            Place::Shared(word) => Some(word),
+        match self.location {
+            Location::Memory(_) => None,
+            Location::Shared(word) => Some(word),
         }
     }
 
@@ -276,8 +276,8 @@ impl Tensor {
         let machine = MACHINE_TENSORS.iter().find(|machine| machine.name == tensor.name);
         if let Some(wanted) = machine {
             let why = match (ours, wanted.fits(tensor)) {
-                (false, _) => "uses a name of the machine's, and vector_boot.layout is not 1",
-                (true, false) => "has not the type and shape of the machine's",
+                (false, _) => "has the name of a machine tensor, and vector_boot.layout is not 1",
+                (true, false) => "does not have the type and shape of the machine tensor",
                 (true, true) => "",
             };
             if !why.is_empty() {
@@ -291,10 +291,10 @@ impl Tensor {
             bytes: tensor.bytes,
             protected: machine.is_some_and(|machine| machine.protected),
             behind_model: false,
-            place: match machine.and_then(|machine| machine.shared_at) {
-                Some(word) => Place::Shared(word),
+            location: match machine.and_then(|machine| machine.shared_at) {
+                Some(word) => Location::Shared(word),
                 // The parser has proved that the data lies inside the mapping.
-                None => Place::Memory((data_offset + tensor.offset) as usize),
+                None => Location::Memory((data_offset + tensor.offset) as usize),
             },
         })
     }
@@ -307,7 +307,7 @@ impl Tensor {
             bytes: wanted.bytes(),
             protected: wanted.protected,
             behind_model: true,
-            place: wanted.shared_at.map_or(Place::Memory(address), Place::Shared),
+            location: wanted.shared_at.map_or(Location::Memory(address), Location::Shared),
         }
     }
 }

@@ -61,7 +61,7 @@ proptest! {
                 prop_assert!(outcome == Ok(expected), "{} {} x {}", name, columns, rows);
                 prop_assert!(outcome == Ok(narrow), "{} {} x {}", name, columns, rows);
             }
-            None => prop_assert_eq!(outcome, Err(Refused::NotFinite)),
+            None => prop_assert_eq!(outcome, Err(BlockError::NotFinite)),
         }
     }
 }
@@ -69,15 +69,19 @@ proptest! {
 #[test]
 fn refuses_what_does_not_fit() {
     for (count, columns, rank) in [(0, 0, 1), (0, 1, 0), (6, 2, 2), (4, usize::MAX, 2)] {
-        assert_eq!(Factor::new(&vec![1.0; count], columns, rank).err(), Some(Refused::Shape), "{columns} x {rank}");
+        assert_eq!(
+            Factor::new(&vec![1.0; count], columns, rank).err(),
+            Some(BlockError::Mismatch),
+            "{columns} x {rank}"
+        );
     }
     let factor = Factor::new(&[1.0; 8], 4, 2).unwrap();
     let f16 = tensor_type("F16");
     assert_eq!(apply(&factor, f16, 1.0, &[1.0; 4], &mut [0; 16]), Ok(()));
-    assert_eq!(apply(&factor, f16, 1.0, &[1.0; 4], &mut [0; 15]), Err(Refused::Shape));
-    assert_eq!(apply(&factor, f16, 1.0, &[1.0; 3], &mut [0; 16]), Err(Refused::Shape));
-    assert_eq!(apply(&factor, f16, 1.0, &[1.0; 2], &mut [0; 16]), Err(Refused::Shape));
-    assert_eq!(apply(&factor, tensor_type("Q8_0"), 1.0, &[], &mut []), Err(Refused::Shape));
-    assert_eq!(apply(&factor, tensor_type("I8"), 1.0, &[], &mut []), Err(Refused::Unsupported));
-    assert_eq!(apply(&factor, f16, 1e30, &[1.0; 4], &mut [0; 16]), Err(Refused::NotFinite));
+    assert_eq!(apply(&factor, f16, 1.0, &[1.0; 4], &mut [0; 15]), Err(BlockError::Mismatch));
+    assert_eq!(apply(&factor, f16, 1.0, &[1.0; 3], &mut [0; 16]), Err(BlockError::Mismatch));
+    assert_eq!(apply(&factor, f16, 1.0, &[1.0; 2], &mut [0; 16]), Err(BlockError::Mismatch));
+    assert_eq!(apply(&factor, tensor_type("Q8_0"), 1.0, &[], &mut []), Err(BlockError::Mismatch));
+    assert_eq!(apply(&factor, tensor_type("I8"), 1.0, &[], &mut []), Err(BlockError::Unsupported));
+    assert_eq!(apply(&factor, f16, 1e30, &[1.0; 4], &mut [0; 16]), Err(BlockError::NotFinite));
 }

@@ -61,8 +61,8 @@ fn in_parts(
     unit: usize,
     data: &[u8],
     cut: prop::sample::Index,
-    apply: impl Fn(usize, &mut [u8]) -> Result<(), Refused>,
-) -> Result<Result<Vec<u8>, Refused>, TestCaseError> {
+    apply: impl Fn(usize, &mut [u8]) -> Result<(), BlockError>,
+) -> Result<Result<Vec<u8>, BlockError>, TestCaseError> {
     let mut whole = data.to_vec();
     let outcome = apply(0, &mut whole);
     let cut = cut.index(data.len() / unit + 1);
@@ -80,12 +80,12 @@ fn in_parts(
 fn the_table_of_supported_types() {
     for one in all_types() {
         let (float, quantized) = (FLOATS.contains(&one.name()), QUANTIZED.contains(&one.name()));
-        assert!(supports(Kind::Dense, one));
-        assert_eq!(supports(Kind::Sparse, one), float, "{one:?}");
-        assert_eq!(supports(Kind::LowRank, one), float, "{one:?}");
-        assert_eq!(supports(Kind::Seeded(Form::Normal), one), float, "{one:?}");
-        assert_eq!(supports(Kind::Seeded(Form::Step), one), quantized, "{one:?}");
-        assert_eq!(supports(Kind::Seeded(Form::Scale), one), quantized, "{one:?}");
-        assert_eq!(supports(Kind::Program, one), one.name() == "I8", "{one:?}");
+        assert!(supports(EditKind::Dense, one));
+        assert_eq!(supports(EditKind::Sparse, one), float, "{one:?}");
+        assert_eq!(supports(EditKind::LowRank, one), float, "{one:?}");
+        assert_eq!(supports(EditKind::Seeded(Form::Normal), one), float, "{one:?}");
+        assert_eq!(supports(EditKind::Seeded(Form::Step), one), quantized, "{one:?}");
+        assert_eq!(supports(EditKind::Seeded(Form::Scale), one), quantized, "{one:?}");
+        assert_eq!(supports(EditKind::Program, one), one.name() == "I8", "{one:?}");
     }
 }

@@ -95,7 +95,7 @@ proptest! {
                 prop_assert!(outcome == Ok(expected), "{}", name);
                 prop_assert!(outcome == Ok(narrow), "{}", name);
             }
-            None => prop_assert_eq!(outcome, Err(Refused::NotFinite)),
+            None => prop_assert_eq!(outcome, Err(BlockError::NotFinite)),
         }
     }
 
@@ -116,7 +116,7 @@ proptest! {
         let outcome = in_parts(unit, &data, cut, |first, blocks| apply(&edit, tensor_type, first as u64, blocks))?;
         match plain_quantized(&edit, tensor_type, &data) {
             Some(expected) => prop_assert!(outcome == Ok(expected), "{}", name),
-            None => prop_assert_eq!(outcome, Err(Refused::NotFinite)),
+            None => prop_assert_eq!(outcome, Err(BlockError::NotFinite)),
         }
     }
 }
@@ -148,7 +148,7 @@ fn what_is_not_selected_keeps_its_bits() {
         apply(&edit, tensor_type(name), 0, &mut data).unwrap();
         assert_eq!(data, odd.repeat(5), "{name}");
         edit.threshold = threshold(1.0);
-        assert_eq!(apply(&edit, tensor_type(name), 0, &mut data), Err(Refused::NotFinite), "{name}");
+        assert_eq!(apply(&edit, tensor_type(name), 0, &mut data), Err(BlockError::NotFinite), "{name}");
     }
 }
 
@@ -169,9 +169,9 @@ fn a_q8_0_block_is_encoded_anew_even_where_z_is_zero() {
 #[test]
 fn refuses_other_types_and_broken_blocks() {
     let mut edit = Seeded { key: [1, 2], threshold: 0, scale: 1.0, form: Form::Normal };
-    assert_eq!(apply(&edit, tensor_type("Q4_0"), 0, &mut [0; 18]), Err(Refused::Unsupported));
-    assert_eq!(apply(&edit, tensor_type("F32"), 0, &mut [0; 7]), Err(Refused::Shape));
+    assert_eq!(apply(&edit, tensor_type("Q4_0"), 0, &mut [0; 18]), Err(BlockError::Unsupported));
+    assert_eq!(apply(&edit, tensor_type("F32"), 0, &mut [0; 7]), Err(BlockError::Mismatch));
     edit.form = Form::Step;
-    assert_eq!(apply(&edit, tensor_type("F16"), 0, &mut [0; 2]), Err(Refused::Unsupported));
+    assert_eq!(apply(&edit, tensor_type("F16"), 0, &mut [0; 2]), Err(BlockError::Unsupported));
     assert_eq!(apply(&edit, tensor_type("Q8_0"), u64::MAX, &mut [0; 34]), Ok(()));
 }

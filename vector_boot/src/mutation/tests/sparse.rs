@@ -1,8 +1,8 @@
 use super::*;
-use crate::mutation::sparse::{apply, Op};
+use crate::mutation::sparse::{apply, SparseOp};
 
 /// One block after another, one element after another.
-fn plain(op: Op, tensor_type: TensorType, data: &[u8], indices: &[u64], values: &[f32]) -> Option<Vec<u8>> {
+fn plain(op: SparseOp, tensor_type: TensorType, data: &[u8], indices: &[u64], values: &[f32]) -> Option<Vec<u8>> {
     let mut result = data.to_vec();
     let elements = tensor_type.block_elements();
     for (number, block) in result.chunks_exact_mut(block_bytes(tensor_type)).enumerate() {
@@ -10,7 +10,7 @@ fn plain(op: Op, tensor_type: TensorType, data: &[u8], indices: &[u64], values: 
         let mut touched = false;
         for (index, value) in indices.iter().zip(values).filter(|(index, _)| **index / elements == number as u64) {
             let x = &mut decoded[(index % elements) as usize];
-            *x = if op == Op::Set { *value } else { *x + value };
+            *x = if op == SparseOp::Set { *value } else { *x + value };
             touched = true;
         }
         if touched {
@@ -33,7 +33,7 @@ proptest! {
             (Just(name), blocks(tensor_type(name), 1..if name == "Q8_0" { 12 } else { 100 }))
         }),
         places in prop::collection::vec((any::<prop::sample::Index>(), value()), 0..30),
-        op in prop::sample::select(&[Op::Set, Op::Add][..]),
+        op in prop::sample::select(&[SparseOp::Set, SparseOp::Add][..]),
         cut in any::<prop::sample::Index>(),
     ) {
         let tensor_type = tensor_type(name);
@@ -51,7 +51,7 @@ proptest! {
         })?;
         match plain(op, tensor_type, &data, &indices, &values) {
             Some(expected) => prop_assert!(outcome == Ok(expected), "{}", name),
-            None => prop_assert_eq!(outcome, Err(Refused::NotFinite)),
+            None => prop_assert_eq!(outcome, Err(BlockError::NotFinite)),
         }
     }
 }
@@ -59,14 +59,14 @@ proptest! {
 #[test]
 fn refuses_what_does_not_fit() {
     let f16 = tensor_type("F16");
-    let set = |first, indices: &[u64], values: &[f32]| apply(Op::Set, f16, first, &mut [0; 8], indices, values);
+    let set = |first, indices: &[u64], values: &[f32]| apply(SparseOp::Set, f16, first, &mut [0; 8], indices, values);
     assert_eq!(set(10, &[10, 13], &[1.0, 2.0]), Ok(()));
-    assert_eq!(set(10, &[9], &[1.0]), Err(Refused::Outside));
-    assert_eq!(set(10, &[14], &[1.0]), Err(Refused::Outside));
-    assert_eq!(set(0, &[u64::MAX], &[1.0]), Err(Refused::Outside));
-    assert_eq!(set(0, &[1, 1], &[1.0, 2.0]), Err(Refused::Outside));
-    assert_eq!(set(0, &[1], &[]), Err(Refused::Shape));
-    assert_eq!(set(0, &[1], &[65520.0]), Err(Refused::NotFinite));
-    assert_eq!(apply(Op::Add, f16, 0, &mut [0; 3], &[], &[]), Err(Refused::Shape));
-    assert_eq!(apply(Op::Add, tensor_type("Q4_0"), 0, &mut [0; 18], &[], &[]), Err(Refused::Unsupported));
+    assert_eq!(set(10, &[9], &[1.0]), Err(BlockError::OutOfBounds));
+    assert_eq!(set(10, &[14], &[1.0]), Err(BlockError::OutOfBounds));
+    assert_eq!(set(0, &[u64::MAX], &[1.0]), Err(BlockError::OutOfBounds));
+    assert_eq!(set(0, &[1, 1], &[1.0, 2.0]), Err(BlockError::OutOfBounds));
+    assert_eq!(set(0, &[1], &[]), Err(BlockError::Mismatch));
+    assert_eq!(set(0, &[1], &[65520.0]), Err(BlockError::NotFinite));
+    assert_eq!(apply(SparseOp::Add, f16, 0, &mut [0; 3], &[], &[]), Err(BlockError::Mismatch));
+    assert_eq!(apply(SparseOp::Add, tensor_type("Q4_0"), 0, &mut [0; 18], &[], &[]), Err(BlockError::Unsupported));
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::link::{Input, Link};
-use crate::protocol::{Envelope, Failure, Framer, Incoming, Message, Reply, Request, OUTSTANDING_LIMIT};
+use crate::protocol::{Envelope, Framer, Incoming, Message, Reply, Request, RequestError, OUTSTANDING_LIMIT};
 
 /// The most received bytes that are not yet split into messages.
 const INBOX_LIMIT: usize = 64 << 10;
@@ -21,7 +21,7 @@ pub enum Pending {
     /// A request, and when it arrived.
     Request(Request, Instant),
     /// The id and the error to answer to a message that is not a request.
-    Refused(Value, Failure),
+    Refused(Value, RequestError),
     /// The host's `bye`: it knows that the machine stops.
     Bye,
 }
@@ -31,7 +31,7 @@ impl Pending {
         match Envelope::open(message) {
             Ok(Envelope::Request(request)) => Pending::Request(request, Instant::now()),
             Ok(Envelope::Bye) => Pending::Bye,
-            Err((id, failure)) => Pending::Refused(id, failure),
+            Err(refused) => Pending::Refused(refused.id, refused.error),
         }
     }
 }
@@ -148,7 +148,7 @@ impl Connection {
             split.moved = true;
             match incoming {
                 Incoming::Resync => split.resync = true,
-                Incoming::Refused(failure) => self.queue.push_back(Pending::Refused(Value::Null, failure)),
+                Incoming::Refused(error) => self.queue.push_back(Pending::Refused(Value::Null, error)),
                 Incoming::Message(message) => self.queue.push_back(Pending::open(message)),
             }
         }
@@ -170,8 +170,8 @@ impl Connection {
     }
 
     /// Queues an answer.
-    pub fn answer(&mut self, id: &Value, answer: Result<Reply, Failure>) {
-        self.send(&answer.map_or_else(|failure| failure.to_bytes(id), |reply| reply.to_bytes(id)));
+    pub fn answer(&mut self, id: &Value, answer: Result<Reply, RequestError>) {
+        self.send(&answer.map_or_else(|error| error.to_bytes(id), |reply| reply.to_bytes(id)));
     }
 
     /// Queues an event if the host has subscribed to its kind and reads fast enough.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::protocol::Failure;
+use crate::protocol::{code, RequestError};
 use crate::sys::process::set_nonblocking;
 use crate::sys::ready::{wait, Interest};
 
@@ -167,7 +167,7 @@ fn accept(listener: &UnixListener, client: &mut Option<UnixStream>) -> Option<Ch
             *client = Some(stream);
             change = Some(Change::Connected);
         } else {
-            let busy = Failure::new(1017, "another client is connected: one at a time");
+            let busy = RequestError::new(code::BUSY, "another client is connected: one at a time");
             let busy = busy.with(serde_json::json!({"retry_ms": 1000}));
             let _ = stream.write(&busy.to_bytes(&Value::Null));
         }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::control::Control;
 use super::EMBEDDED_MODEL;
-use crate::journal::storage::{MemoryFile, Storage};
+use crate::journal::storage::{LogStorage, MemoryFile};
 use crate::machine::{Machine, Parts, Runtime};
 use crate::model_file::{self, LoadedModel};
 use crate::rts::hex;
@@ -74,7 +74,7 @@ fn start(words: &[&str]) -> Result<(), String> {
         (None, Ok(model)) => (Ok(model.store), model.network),
     };
     let runtime = Runtime::new(network).map_err(|error| format!("the network's threads cannot be started: {error}"))?;
-    let journal: io::Result<Box<dyn Storage>> = match options.without_journal {
+    let journal: io::Result<Box<dyn LogStorage>> = match options.without_journal {
         true => Err(io::Error::other("it is not used: workers died while they replayed it")),
         false => Ok(Box::new(MemoryFile(File::from(journal)))),
     };

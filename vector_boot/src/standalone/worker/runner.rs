@@ -9,13 +9,9 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::machine::Machine;
-use crate::protocol::{Blob, Failure, Reply, Request};
+use crate::protocol::{Blob, Reply, Request, RequestError, Runs};
 use crate::sys::message;
 
-/// Long methods: they read or change all weights.
-const LONG_METHODS: [&str; 4] = ["digest", "rollback", "promote", "checkpoint"];
-/// Long methods during which some others are answered.
-const BESIDE_METHODS: [&str; 2] = ["embed", "execute_pixels"];
 /// A plain mutation with a blob up to this size takes less time than waking the thread up.
 const QUICK_BLOB_BYTES: usize = 64 << 10;
 
@@ -32,7 +28,7 @@ pub struct Done {
     /// The connection it was started for.
     pub connection: u64,
     /// The id of its request and the answer, if it was a request.
-    pub answer: Option<(Value, Result<Reply, Failure>)>,
+    pub answer: Option<(Value, Result<Reply, RequestError>)>,
 }
 
 struct Running {
@@ -45,7 +41,7 @@ struct Running {
 pub struct Runner {
     machine: Machine,
     jobs: Sender<Job>,
-    answers: Receiver<Option<(Value, Result<Reply, Failure>)>>,
+    answers: Receiver<Option<(Value, Result<Reply, RequestError>)>>,
     wake: OwnedFd,
     running: Option<Running>,
 }
@@ -85,17 +81,17 @@ impl Runner {
 
     /// Whether the thread runs a request.
     pub fn takes(request: &Request) -> bool {
-        match (request.method.as_str(), &request.blob) {
-            ("mutate", Blob::None | Blob::Upload(_)) => true,
-            ("mutate", Blob::Bytes(bytes)) => bytes.len() > QUICK_BLOB_BYTES || computes_much(request),
-            (method, Blob::None) if LONG_METHODS.contains(&method) => true,
-            _ => Self::runs_beside_others(request),
+        match (request.method.runs(), &request.blob) {
+            (Runs::Sized, Blob::None | Blob::Upload(_)) => true,
+            (Runs::Sized, Blob::Bytes(bytes)) => bytes.len() > QUICK_BLOB_BYTES || computes_much(request),
+            (Runs::Queued, Blob::None) | (Runs::Beside, _) => true,
+            _ => false,
         }
     }
 
     /// Whether other requests are answered during this one.
     pub fn runs_beside_others(request: &Request) -> bool {
-        BESIDE_METHODS.contains(&request.method.as_str())
+        request.method.runs() == Runs::Beside
     }
 
     /// Whether a job is running.
@@ -147,7 +143,7 @@ impl Runner {
     }
 }
 
-fn work(machine: &Machine, job: Job) -> Option<(Value, Result<Reply, Failure>)> {
+fn work(machine: &Machine, job: Job) -> Option<(Value, Result<Reply, RequestError>)> {
     match job {
         Job::Answer(request, received) => {
             let answer = machine.answer(&request, received);

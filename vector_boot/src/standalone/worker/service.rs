@@ -11,7 +11,9 @@ use super::link::{Change, Link};
 use super::runner::{Job, Runner};
 use crate::hw_mmio::{word, State};
 use crate::machine::Machine;
-use crate::protocol::{self, required, Failure, Reply, Request};
+use crate::protocol::{
+    self, code, required, FaultKind, Method, Reply, Request, RequestError, BYE_WAIT_MS, EVENT_KINDS,
+};
 use crate::standalone::control::Control;
 use crate::sys::ready::{wait, Interest};
 use crate::sys::watch::Watch;
@@ -20,14 +22,10 @@ use crate::sys::watch::Watch;
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// A host that keeps sending is served at most this long before the rest of the loop runs.
 const LONGEST_TURN: Duration = Duration::from_millis(20);
-/// How long a stopping machine waits for the host's `bye`.
-const BYE_WAIT_MS: u64 = 1000;
 /// Messages of the supervisor handled in one turn.
 const CONTROL_LIMIT: usize = 64;
-/// Methods that are answered while a long request runs, even if others wait before them.
-const ANSWERED_BESIDE: [&str; 5] = ["hello", "stats", "interrupt", "cancel", "shutdown"];
 
-type Answer = Result<Reply, Failure>;
+type Answer = Result<Reply, RequestError>;
 
 /// The state of the loop.
 pub struct Service {
@@ -44,7 +42,7 @@ pub struct Service {
     /// Whether the last turn ended with requests left.
     has_more: bool,
     stopping: Option<Stopping>,
-    crash: Option<String>,
+    crash: Option<FaultKind>,
     started: Instant,
 }
 
@@ -257,7 +255,7 @@ impl Service {
             let Some(pending) = self.next_pending() else { break };
             worked = true;
             match pending {
-                Pending::Refused(id, failure) => self.connection.answer(&id, Err(failure)),
+                Pending::Refused(id, error) => self.connection.answer(&id, Err(error)),
                 Pending::Bye => self.handle_bye(),
                 Pending::Request(request, received) if self.runs_in_runner(&request) => {
                     self.runner.start(Job::Answer(request, received), self.connection.number);
@@ -284,7 +282,7 @@ impl Service {
             return queue.pop_front();
         }
         let passes = |pending: &Pending| match pending {
-            Pending::Request(request, _) => ANSWERED_BESIDE.contains(&request.method.as_str()),
+            Pending::Request(request, _) => request.method.passes(),
             Pending::Bye => true,
             Pending::Refused(..) => false,
         };
@@ -293,11 +291,11 @@ impl Service {
     }
 
     fn answer(&mut self, request: &Request, received: Instant) -> Answer {
-        match request.method.as_str() {
-            "subscribe" => self.subscribe(request),
-            "shutdown" => self.shutdown(request),
-            "fault" => self.fault(request),
-            "cancel" => self.cancel(request),
+        match request.method {
+            Method::Subscribe => self.subscribe(request),
+            Method::Shutdown => self.shutdown(request),
+            Method::Fault => self.fault(request),
+            Method::Cancel => self.cancel(request),
             _ => {
                 let answer = self.machine.answer(request, received);
                 match self.check_model_file() {
@@ -310,12 +308,12 @@ impl Service {
 
     fn subscribe(&mut self, request: &Request) -> Answer {
         let mut params = request.params.clone();
-        let events = required("events", params.texts("events", 3)?)?;
+        let events = required("events", params.texts("events", EVENT_KINDS.len())?)?;
         params.finish()?;
         request.no_blob()?;
-        if let Some(unknown) = events.iter().find(|event| !["heartbeat", "mutation", "alert"].contains(&event.as_str()))
-        {
-            return Err(Failure::new(-32602, format!("there is no event {unknown:?}: heartbeat, mutation, alert")));
+        if let Some(unknown) = events.iter().find(|event| !EVENT_KINDS.contains(&event.as_str())) {
+            let text = format!("there is no event {unknown:?}: expected {}", EVENT_KINDS.join(", "));
+            return Err(RequestError::new(code::INVALID_PARAMS, text));
         }
         self.connection.subscriptions.clone_from(&events);
         Ok(json!({"subscribed": events}).into())
@@ -324,7 +322,7 @@ impl Service {
     /// Stops the running request of this id, or removes it from the queue; it is answered in both cases.
     fn cancel(&mut self, request: &Request) -> Answer {
         let mut params = request.params.clone();
-        let id = required("request", params.value("request"))?;
+        let id = required("request", params.request_id("request")?)?;
         params.finish()?;
         request.no_blob()?;
         let is_it = |pending: &Pending| match pending {
@@ -367,19 +365,23 @@ impl Service {
 
     fn fault(&mut self, request: &Request) -> Answer {
         if !self.settings.fault_allowed {
-            return Err(Failure::new(-32601, "fault requests are switched off on this machine"));
+            return Err(RequestError::new(code::UNKNOWN_METHOD, "fault requests are switched off on this machine"));
         }
         let mut params = request.params.clone();
         let what = required("what", params.text("what")?)?;
         let count = params.integer("count")?.unwrap_or(1);
         params.finish()?;
-        if !["segv", "abort", "hang", "oom", "orphans"].contains(&what.as_str()) {
-            return Err(Failure::new(-32602, format!("there is no fault {what:?}: segv, abort, hang, oom, orphans")));
-        }
+        let Some(what) = FaultKind::parse(&what) else {
+            let known = FaultKind::ALL.map(FaultKind::name).join(", ");
+            return Err(RequestError::new(
+                code::INVALID_PARAMS,
+                format!("there is no fault {what:?}: expected {known}"),
+            ));
+        };
         request.no_blob()?;
         self.machine.require_model()?;
-        if what == "orphans" {
-            Control::Orphans { count }.send(&self.control).map_err(|_| Failure::new(1017, "busy"))?;
+        if what == FaultKind::Orphans {
+            Control::Orphans { count }.send(&self.control).map_err(|_| RequestError::new(code::BUSY, "busy"))?;
         } else {
             self.crash = Some(what);
         }
@@ -391,12 +393,12 @@ impl Service {
         if self.connection.has_output() {
             return;
         }
-        match self.crash.take().as_deref() {
-            Some("segv") => crate::sys::fault::segv(),
-            Some("abort") => std::process::abort(),
-            Some("hang") => std::thread::sleep(Duration::MAX),
-            Some("oom") => crate::sys::fault::exhaust_memory(self.settings.appliance),
-            _ => (),
+        match self.crash.take() {
+            Some(FaultKind::Segv) => crate::sys::fault::segv(),
+            Some(FaultKind::Abort) => std::process::abort(),
+            Some(FaultKind::Hang) => std::thread::sleep(Duration::MAX),
+            Some(FaultKind::Oom) => crate::sys::fault::exhaust_memory(self.settings.appliance),
+            Some(FaultKind::Orphans) | None => (),
         }
     }
 }

@@ -2,13 +2,13 @@ use std::os::fd::AsFd;
 
 use super::*;
 
-fn memory() -> Memory {
+fn memory() -> PagedMemory {
     let mut weights = Mapping::zeroed(2 * PAGE + 100).unwrap();
     weights.bytes_mut().fill(7);
-    Memory::new(weights, Mapping::zeroed(2 * PAGE).unwrap())
+    PagedMemory::new(weights, Mapping::zeroed(2 * PAGE).unwrap())
 }
 
-fn all(memory: &Memory) -> Vec<u8> {
+fn all(memory: &PagedMemory) -> Vec<u8> {
     [memory.bytes(0, 2 * PAGE + 100), memory.bytes(3 * PAGE, 2 * PAGE)].concat()
 }
 
@@ -19,7 +19,7 @@ fn what_is_dropped_leaves_nothing_and_what_is_kept_can_be_put_back() {
     let mut change = memory.begin();
     change.write(PAGE - 2, &[1, 2, 3, 4]);
     change.write(2 * PAGE + 99, &[9]);
-    assert_eq!(change.changed_bytes(&[(0, PAGE), (PAGE, PAGE + 100), (3 * PAGE, PAGE)]), [2, 3, 0]);
+    assert_eq!(change.changed_bytes(&[0..PAGE, PAGE..2 * PAGE + 100, 3 * PAGE..4 * PAGE]), [2, 3, 0]);
     drop(change);
     assert_eq!((all(&memory), memory.fingerprint()), (base.clone(), 0));
 
@@ -72,7 +72,7 @@ fn moved_to_a_memory_file_they_stay_what_they_were_and_changes_reach_it() {
     // Whoever comes next makes it what it has itself; one of another size is refused.
     memory().move_to(file.as_fd()).unwrap();
     assert_eq!((view.bytes()[PAGE], view.bytes()[3 * PAGE], view.bytes()[4 * PAGE]), (7, 0, 0));
-    let mut other = Memory::new(Mapping::zeroed(PAGE).unwrap(), Mapping::zeroed(PAGE).unwrap());
+    let mut other = PagedMemory::new(Mapping::zeroed(PAGE).unwrap(), Mapping::zeroed(PAGE).unwrap());
     assert!(other.move_to(file.as_fd()).is_err());
 }
 
