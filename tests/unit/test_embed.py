@@ -117,6 +117,23 @@ def test_only_the_length_is_normalised(machine: MachineClient) -> None:
     assert np.allclose(raw / lengths, machine.embed(["the machine", ""]).vectors, atol=1e-6)
 
 
+def test_texts_that_are_cut_are_reported_or_refused(machine: MachineClient) -> None:
+    fits, long = LONG, "a " * 511
+    made = machine.request("embed", {"texts": [fits, long, "the machine"]})
+    assert made.result["truncated"] == [False, True, False]
+    assert made.result["tokens"][:2] == [512, 512]
+    same = machine.request("embed", {"texts": [fits, long, "the machine"], "truncate": "end"})
+    assert (same.result, same.blob) == (made.result, made.blob)
+    whole = machine.request("embed", {"texts": [fits, "the machine"], "truncate": "refuse"})
+    assert whole.result["truncated"] == [False, False]
+    with pytest.raises(RequestRefusedError, match="text 1 is longer than the 512 tokens") as caught:
+        machine.request("embed", {"texts": [fits, long, long], "truncate": "refuse"})
+    assert (caught.value.code, caught.value.data) == (1004, {"text": 1})
+    with pytest.raises(RequestRefusedError, match='must be "end" or "refuse"') as caught:
+        machine.request("embed", {"texts": [fits], "truncate": "start"})
+    assert caught.value.code == -32602
+
+
 def test_a_mutation_is_felt_and_a_rollback_restores_every_bit(tmp_path: Path) -> None:
     texts = ["the machine", "a model"]
     with local_machine(tmp_path) as local, connect(local.socket) as machine:

@@ -510,6 +510,12 @@ METHODS: Mapping[str, Method] = {
                 required=False,
                 meaning="whether each embedding is scaled to length 1; true unless given",
             ),
+            Parameter(
+                name="truncate",
+                type="string",
+                required=False,
+                meaning="`end` cuts a text that is too long, `refuse` answers it with code 1004; `end` unless given",
+            ),
         ),
     ),
     "generate": Method(
