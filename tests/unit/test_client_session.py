@@ -106,7 +106,7 @@ def test_hello_may_be_refused() -> None:
 def test_nobody_answers_hello() -> None:
     host = Host(hello=ignore)
     with pytest.raises(MachineTimeoutError, match="does not answer hello"):
-        host.session.establish(time.monotonic() + 0.2)
+        host.session.establish(time.monotonic() + 0.5)
 
 
 def test_a_busy_machine_is_tried_until_it_is_free() -> None:
@@ -118,7 +118,7 @@ def test_a_busy_machine_is_tried_until_it_is_free() -> None:
     assert len(free.peers) == 3
     assert [peer.closed for peer in free.peers] == [True, True, False]
     with pytest.raises(RequestRefusedError) as caught:
-        Host(hello=busy).session.establish(time.monotonic() + 0.1)
+        Host(hello=busy).session.establish(time.monotonic() + 1)
     assert (caught.value.code, caught.value.data) == (1017, {"n": 1})
 
 
@@ -128,7 +128,7 @@ def test_a_machine_that_is_gone_is_not_waited_for() -> None:
     started = time.monotonic()
     with pytest.raises(LinkLostError, match="no machine listens"):
         host.established()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < Host.SOON / 2, "the deadline is not waited for"
 
 
 # replies
@@ -315,8 +315,8 @@ def test_check_is_asked_in_every_wait_and_ends_it() -> None:
     host.session = Session(host.open, client="test", check=lambda: next(look))
     started = time.monotonic()
     with pytest.raises(DeadError):
-        host.established().request("stats", seconds=30)
-    assert time.monotonic() - started < 1
+        host.established().request("stats", seconds=120)
+    assert time.monotonic() - started < 60, "the deadline is not waited for"
 
 
 def test_after_an_interrupted_sending_the_line_is_brought_in_order() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import time
@@ -30,11 +31,11 @@ from vboot.client.machine import MachineClient, connect
 from vboot.protocol.errors import RequestRefusedError
 from vboot.protocol.framing import Message, Reader, encode
 from vboot.weights.edits import Seeded, Sparse, pack
+from vboot.weights.pixels import assemble
 
 LONG = "a " * 510
 MANY = [LONG] * 20
 """10,240 tokens: more than a second of work."""
-SOON_S = 0.1
 CANCELLED = -32800
 NOISE = Seeded("blk.*.weight", seed="00c0ffee00c0ffee", form="normal", density=1.0, scale=1e-2)
 WORDS = ["the", "machine", "is", "a", "model", "unaffable", "[SEP]", "42", "Zo\u00eb"]
@@ -108,6 +109,41 @@ def test_how_texts_are_put_together_changes_no_bit(machine: MachineClient) -> No
     # In more requests than one, and in another order.
     both = machine.embed([*texts, *reversed(texts)]).vectors
     assert both[:64].tobytes() == both[:63:-1].tobytes() == together.blob
+
+
+# Each is longer than a line. By name, with whether it has more tokens than the model reads.
+LONGER_THAN_A_LINE = {
+    "many words": ("the machine is a model " * 20_000, True),
+    "no spaces": ("model,machine." * 10_000, True),
+    "chinese": ("\u6a5f\u5668" * 20_000, True),
+    "one enormous word": ("x" * 200_000, False),
+    "an enormous word between others": ("the machine " + "x" * 200_000 + " is a model", False),
+    "enormous words": (("x" * 5000 + " the ") * 50, False),
+    "whitespace": ("the" + " \t\n\r" * 40_000 + "machine", False),
+    "only whitespace": (" " * 100_000, False),
+    "control characters": ("the ma" + "\0\x1b" * 30_000 + "chine", False),
+    "quotes, which JSON doubles": ('"' * 40_000, True),
+    "accents": ("Zo\u00eb\u0301 unaffable " * 10_000, True),
+    "cut where a word ends and an accent follows": ("model. \u0301" * 12_000, True),
+}
+
+
+@pytest.mark.parametrize("name", LONGER_THAN_A_LINE)
+def test_a_text_longer_than_a_line_is_embedded_like_the_whole(machine: MachineClient, name: str) -> None:
+    text, truncated = LONGER_THAN_A_LINE[name]
+    # A pixel program can be longer than a line, so the machine gets the whole text.
+    whole = machine.execute_pixels(assemble(f"text {json.dumps(text)}\nNEURAL_EXEC"))
+    made = machine.embed(["the machine", text, "a model"])
+    assert made.vectors[1].tobytes() == whole.output
+    assert made.truncated == (False, truncated, False)
+    assert made.vectors[::2].tobytes() == machine.embed(["the machine", "a model"]).vectors.tobytes()
+
+
+def test_texts_that_differ_beyond_the_limit_are_marked(machine: MachineClient) -> None:
+    made = machine.embed(["a " * 126, "a " * 127, "a " * 126 + "model", ""])
+    assert made.truncated == (False, True, True, False)
+    assert made.vectors[0].tobytes() == made.vectors[1].tobytes() == made.vectors[2].tobytes()
+    assert made.tokens == (128, 128, 128, 2)
 
 
 def test_only_the_length_is_normalised(machine: MachineClient) -> None:
@@ -204,12 +240,12 @@ class Wire:
 
     def send(self, ident: str, method: str, params: dict[str, Any]) -> None:
         request = {"jsonrpc": "2.0", "id": ident, "method": method, "params": params}
-        self.link.send(encode(request), time.monotonic() + 5)
+        self.link.send(encode(request), time.monotonic() + 60)
 
     def embed(self, ident: str, texts: Sequence[str]) -> None:
         self.send(ident, "embed", {"texts": list(texts)})
 
-    def replies(self, count: int, *, seconds: float = 20) -> list[dict[str, Any]]:
+    def replies(self, count: int, *, seconds: float = 120) -> list[dict[str, Any]]:
         """The next replies, in the order in which they came; the greeting is none."""
         until = time.monotonic() + seconds
         while len(self._inbox) < count:
@@ -238,7 +274,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMachine]:
 def wire(large: LocalMachine) -> Iterator[Wire]:
     with connect(large.socket):
         pass  # the client before us has left
-    link = SocketLink(large.socket, time.monotonic() + 5)
+    link = SocketLink(large.socket, time.monotonic() + 60)
     try:
         yield Wire(link)
     finally:
@@ -251,22 +287,20 @@ def noise(generation: int, number: int) -> dict[str, Any]:
 
 
 def test_others_are_answered_beside_a_long_run_and_cancel_ends_it(wire: Wire) -> None:
+    whole = wire.seconds_to("whole", "embed", {"texts": MANY})
     times: list[float] = []
-    ends: list[float] = []
     for number in range(3):
         wire.embed(f"long {number}", MANY)
-        time.sleep(0.05)
-        times += [wire.seconds_to(f"{number} {again}", "hello", {"protocol": 1, "client": "t"}) for again in range(4)]
+        # Each of these replies comes before that of the run.
+        wire.seconds_to(f"{number} hello", "hello", {"protocol": 1, "client": "t"})
         times += [wire.seconds_to(f"{number} {again}", "stats", {}) for again in range(4)]
         started = time.monotonic()
         wire.send("stop", "cancel", {"request": f"long {number}"})
         replies = {reply["id"]: reply for reply in wire.replies(2)}
-        ends.append(time.monotonic() - started)
+        times.append(time.monotonic() - started)
         assert replies["stop"]["result"] == {"cancelled": True}
         assert replies[f"long {number}"]["error"]["code"] == CANCELLED
-    # A busy host may hold up one of them.
-    assert sorted(times)[-3] < SOON_S, times
-    assert statistics.median(ends) < SOON_S, ends
+    assert statistics.median(times) < whole / 5, (times, whole)
     wire.send("late", "cancel", {"request": "long 0"})
     assert wire.replies(1)[0]["result"] == {"cancelled": False}
 
@@ -295,13 +329,16 @@ def test_what_nobody_waits_for_any_more_is_cancelled(large: LocalMachine) -> Non
             raise Enough
 
     with connect(large.socket, check=check) as machine:
-        until = time.monotonic() + 0.1
+        started = time.monotonic()
+        machine.embed(MANY)
+        whole = time.monotonic() - started
+        until = time.monotonic() + whole / 10
         with pytest.raises(Enough):
             machine.embed(MANY)
         until = time.monotonic() + 3600
         started = time.monotonic()
         vectors: NDArray[np.float32] = machine.embed(["the machine"]).vectors
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < whole / 2
         assert vectors.shape == (1, 384)
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -37,11 +39,27 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def wait_dead(pid: int) -> bool:
-    deadline = time.monotonic() + 5
-    while is_alive(pid) and time.monotonic() < deadline:
+def sleepers(seconds: str) -> list[int]:
+    """The processes that run `sleep` for this time."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (folder / "cmdline").read_bytes() == f"sleep\0{seconds}\0".encode() and is_alive(int(folder.name)):
+                found.append(int(folder.name))
+    return found
+
+
+def a_long_time() -> str:
+    """More than a minute in seconds, with decimals that no other process uses."""
+    return f"100.{secrets.randbelow(10**12):012d}"
+
+
+def all_end(seconds: str) -> bool:
+    """Whether no process sleeps for this time any more; the kernel may need a moment to end it."""
+    deadline = time.monotonic() + 60
+    while sleepers(seconds) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return not is_alive(pid)
+    return not sleepers(seconds)
 
 
 def test_output_and_status_are_returned() -> None:
@@ -62,13 +80,11 @@ def test_missing_program() -> None:
         capture(["no-such-program"], phase="asking", timeout_s=20, remedy="install it")
 
 
-def test_slow_program_is_killed_with_its_children(tmp_path: Path) -> None:
-    script = f"sleep 60 & echo $! > {tmp_path}/pid; wait"
-    started = time.monotonic()
+def test_slow_program_is_killed_with_its_children() -> None:
+    seconds = a_long_time()
     with pytest.raises(ToolError, match=r"asking did not end within 0\.3 s"):
-        capture(shell(script), phase="asking", timeout_s=0.3)
-    assert time.monotonic() - started < 10
-    assert wait_dead(int((tmp_path / "pid").read_text()))
+        capture(shell(f"sleep {seconds} & wait"), phase="asking", timeout_s=0.3)
+    assert all_end(seconds)
 
 
 def test_log_and_lines(tmp_path: Path) -> None:
@@ -99,24 +115,34 @@ def test_killed_program_is_named_by_its_signal(tmp_path: Path) -> None:
 
 
 def test_hanging_program_is_killed_with_its_children(tmp_path: Path) -> None:
+    seconds = a_long_time()
     with pytest.raises(ToolError, match=r"compiling did not end within 0\.3 s"):
-        logged(f"sleep 60 & echo $! > {tmp_path}/pid; wait", tmp_path / "log", timeout_s=0.3)
-    assert wait_dead(int((tmp_path / "pid").read_text()))
+        logged(f"sleep {seconds} & wait", tmp_path / "log", timeout_s=0.3)
+    assert all_end(seconds)
 
 
 def test_grandchild_that_keeps_the_output_open_delays_nothing(tmp_path: Path) -> None:
-    started = time.monotonic()
-    logged("sleep 3 &", tmp_path / "log")
-    assert time.monotonic() - started < 2
+    seconds = a_long_time()
+    logged(f"sleep {seconds} &", tmp_path / "log")
+    while not (found := sleepers(seconds)):
+        pass
+    os.kill(found[0], signal.SIGKILL)
 
 
 def test_interrupt_kills_the_program(tmp_path: Path) -> None:
-    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    seconds = a_long_time()
+
+    def interrupt() -> None:
+        while not sleepers(seconds):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
     with pytest.raises(KeyboardInterrupt):
-        logged(f"echo $$ > {tmp_path}/pid; sleep 60", tmp_path / "log")
-    timer.join()
-    assert wait_dead(int((tmp_path / "pid").read_text()))
+        logged(f"sleep {seconds}; true", tmp_path / "log", timeout_s=90)
+    interrupter.join()
+    assert all_end(seconds)
 
 
 def test_ending_in_words() -> None:
