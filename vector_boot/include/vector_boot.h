@@ -64,11 +64,11 @@ int32_t neural_init(void);
 // `path` is NULL or ends with a NUL.
 int32_t neural_load(const char *path);
 
-// Loads a model (the file `path`; NULL: the built-in one) into memory files that outlive this process. A process that is
-// given the same three files and the same model continues at the same generation, with the same bytes; only one process
-// may use them at a time. The files are new memfds that allow sealing; their sizes are set and sealed here. Each tensor
-// is in `weights_fd` at the offset that neural_data_layout returns; `hw.mmio` and `cortex_journal` are in `words_fd`, the
-// first at 0. The caller keeps its descriptors. 1: ok; 0: error.
+// Loads a model (the file `path`; NULL: the built-in one) into memory files that outlive this process. A process that
+// is given the same three files and the same model continues at the same generation, with the same bytes; only one
+// process may use them at a time. The files are new memfds that allow sealing; their sizes are set and sealed here.
+// Each tensor is in `weights_fd` at the offset that neural_data_layout returns; `hw.mmio` and `cortex_journal` are in
+// `words_fd`, the first at 0. The caller keeps its descriptors. 1: ok; 0: error.
 //
 // # Safety
 // `path` is NULL or ends with a NUL; no one else writes the files.
@@ -80,8 +80,8 @@ int32_t neural_load_shared(const char *path, int32_t weights_fd, int32_t journal
 // `p` is NULL or readable for `n` pixels.
 int32_t neural_execute_pixels(const Pixel *p, size_t n);
 
-// The output of the last successful neural_execute_pixels of any thread: `*len` bytes, to be freed with neural_free. An
-// empty output is not NULL; NULL: error, for example because no program has run.
+// The output of the last successful neural_execute_pixels of any thread: `*len` bytes, to be freed with neural_free.
+// An empty output is not NULL; NULL: error, for example because no program has run.
 //
 // # Safety
 // `len` is NULL or writable.
@@ -93,8 +93,8 @@ uint8_t *neural_get_result(size_t *len);
 // `p` is NULL or one of those, and not yet freed.
 void neural_free(void *p);
 
-// Unloads the model and frees its memory once calls that are running have returned. neural_init works again afterwards.
-// In a forked process it does nothing.
+// Unloads the model and frees its memory once calls that are running have returned. neural_init works again
+// afterwards. In a forked process it does nothing.
 void neural_cleanup(void);
 
 // Fills in as much of `s` as its `size` has room for. 1: ok; 0: error.
@@ -103,10 +103,10 @@ void neural_cleanup(void);
 // `s` is NULL, or its `size` is set and so many bytes are writable.
 int32_t neural_get_stats(NeuralStats *s);
 
-// All tensors as JSON, [{"name","type","shape","offset","bytes","protected"}], shape with the fastest dimension first;
-// to be freed with neural_free. Offsets are addresses in one space: the model's file (so a tensor of the model has its
-// offset in the file), after it the machine's own tensors, and after those the words of `hw.mmio` and `cortex_journal`.
-// NULL: error.
+// All tensors as JSON, [{"name","type","shape","offset","bytes","protected"}], shape with the fastest dimension
+// first; to be freed with neural_free. Offsets are addresses in one space: the model's file (so a tensor of the model
+// has its offset in the file), after it the machine's own tensors, and after those the words of `hw.mmio` and
+// `cortex_journal`. NULL: error.
 //
 // # Safety
 // `len` is NULL or writable.

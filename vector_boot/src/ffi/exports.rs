@@ -76,11 +76,11 @@ pub unsafe extern "C" fn neural_load(path: *const c_char) -> i32 {
     })
 }
 
-/// Loads a model (the file `path`; NULL: the built-in one) into memory files that outlive this process. A process that is
-/// given the same three files and the same model continues at the same generation, with the same bytes; only one process
-/// may use them at a time. The files are new memfds that allow sealing; their sizes are set and sealed here. Each tensor
-/// is in `weights_fd` at the offset that neural_data_layout returns; `hw.mmio` and `cortex_journal` are in `words_fd`, the
-/// first at 0. The caller keeps its descriptors. 1: ok; 0: error.
+/// Loads a model (the file `path`; NULL: the built-in one) into memory files that outlive this process. A process that
+/// is given the same three files and the same model continues at the same generation, with the same bytes; only one
+/// process may use them at a time. The files are new memfds that allow sealing; their sizes are set and sealed here.
+/// Each tensor is in `weights_fd` at the offset that neural_data_layout returns; `hw.mmio` and `cortex_journal` are in
+/// `words_fd`, the first at 0. The caller keeps its descriptors. 1: ok; 0: error.
 ///
 /// # Safety
 /// `path` is NULL or ends with a NUL; no one else writes the files.
@@ -122,8 +122,8 @@ pub unsafe extern "C" fn neural_execute_pixels(p: *const Pixel, n: usize) -> i32
     })
 }
 
-/// The output of the last successful neural_execute_pixels of any thread: `*len` bytes, to be freed with neural_free. An
-/// empty output is not NULL; NULL: error, for example because no program has run.
+/// The output of the last successful neural_execute_pixels of any thread: `*len` bytes, to be freed with neural_free.
+/// An empty output is not NULL; NULL: error, for example because no program has run.
 ///
 /// # Safety
 /// `len` is NULL or writable.
@@ -146,8 +146,8 @@ pub unsafe extern "C" fn neural_free(p: *mut c_void) {
     unsafe { arguments::take_back(p) };
 }
 
-/// Unloads the model and frees its memory once calls that are running have returned. neural_init works again afterwards.
-/// In a forked process it does nothing.
+/// Unloads the model and frees its memory once calls that are running have returned. neural_init works again
+/// afterwards. In a forked process it does nothing.
 #[no_mangle]
 pub extern "C" fn neural_cleanup() {
     enter((), || {
@@ -190,10 +190,10 @@ pub unsafe extern "C" fn neural_get_stats(s: *mut NeuralStats) -> i32 {
     })
 }
 
-/// All tensors as JSON, [{"name","type","shape","offset","bytes","protected"}], shape with the fastest dimension first;
-/// to be freed with neural_free. Offsets are addresses in one space: the model's file (so a tensor of the model has its
-/// offset in the file), after it the machine's own tensors, and after those the words of `hw.mmio` and `cortex_journal`.
-/// NULL: error.
+/// All tensors as JSON, [{"name","type","shape","offset","bytes","protected"}], shape with the fastest dimension
+/// first; to be freed with neural_free. Offsets are addresses in one space: the model's file (so a tensor of the model
+/// has its offset in the file), after it the machine's own tensors, and after those the words of `hw.mmio` and
+/// `cortex_journal`. NULL: error.
 ///
 /// # Safety
 /// `len` is NULL or writable.

@@ -4,7 +4,7 @@ use crate::protocol::{code, Blob, Framer, Incoming, Message, RequestError};
 
 /// The contents of a call.
 #[derive(Debug, PartialEq)]
-pub struct Input {
+pub struct CallContents {
     /// Whether a byte 0xFF asked for a greeting.
     pub greet: bool,
     /// The message, or why it is refused; `None` if only a greeting was asked for.
@@ -12,7 +12,7 @@ pub struct Input {
 }
 
 /// Reads exactly one message, which bytes 0xFF may precede.
-pub fn read(bytes: &[u8]) -> Input {
+pub fn read(bytes: &[u8]) -> CallContents {
     let mut framer = Framer::default();
     let (mut rest, mut greet) = (bytes, false);
     while !rest.is_empty() {
@@ -35,8 +35,8 @@ pub fn read(bytes: &[u8]) -> Input {
                 _ => Err(RequestError::new(code::PARSE_ERROR, "the line does not end with a newline")),
             },
         };
-        return Input { greet, message: Some(message) };
+        return CallContents { greet, message: Some(message) };
     }
     let nothing = Err(RequestError::new(code::PARSE_ERROR, "the call has no message"));
-    Input { greet, message: (!greet).then_some(nothing) }
+    CallContents { greet, message: (!greet).then_some(nothing) }
 }

@@ -55,7 +55,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             ExitCode::SUCCESS
         }
         ["--leave-orphans", count] => finish(leave_orphans(count)),
-        _ if words.contains(&"--listen") => match supervisor::listen::Settings::parse(&args) {
+        _ if words.contains(&"--listen") => match supervisor::listen::ListenSettings::parse(&args) {
             Some(settings) => finish(supervisor::listen::run(&settings)),
             None => usage(),
         },

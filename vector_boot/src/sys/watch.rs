@@ -9,7 +9,7 @@ use super::check;
 /// What changes when a file is written, as its open descriptor reports it. A file that another one replaces by name is
 /// still the same through the descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct State {
+struct FileState {
     device: u64,
     inode: u64,
     bytes: i64,
@@ -17,7 +17,7 @@ struct State {
     modified_ns: i64,
 }
 
-impl State {
+impl FileState {
     /// Makes one system call, `fstat`, whatever the C library: the worker's filter allows it by number.
     fn of(file: &File) -> io::Result<Self> {
         // SAFETY: all zeros is a valid value; on 64-bit Linux the kernel's struct is the C library's.
@@ -25,7 +25,7 @@ impl State {
         // SAFETY: `status` is live, and large enough for what the kernel writes.
         let result = unsafe { libc::syscall(libc::SYS_fstat, file.as_raw_fd(), &raw mut status) };
         check(result as libc::c_int)?;
-        Ok(State {
+        Ok(FileState {
             device: status.st_dev,
             inode: status.st_ino,
             bytes: status.st_size,
@@ -38,7 +38,7 @@ impl State {
 /// A regular file that must stay as it is.
 pub struct Watch {
     file: File,
-    state: State,
+    state: FileState,
 }
 
 impl Watch {
@@ -51,13 +51,13 @@ impl Watch {
             return Ok(None);
         }
         let file = file.try_clone()?;
-        let state = State::of(&file)?;
+        let state = FileState::of(&file)?;
         Ok(Some(Watch { file, state }))
     }
 
     /// What has changed since [`Watch::new`], as a sentence without a subject; `None` if nothing has.
     pub fn change(&self) -> Option<String> {
-        let now = match State::of(&self.file) {
+        let now = match FileState::of(&self.file) {
             Ok(now) => now,
             Err(error) => return Some(format!("can no longer be examined: {error}")),
         };

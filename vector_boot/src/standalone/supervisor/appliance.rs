@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use super::cmdline::{self, OnFail, Settings};
+use super::cmdline::{self, KernelSettings, OnFail};
 use super::devices;
 use super::probe::Probe;
 use super::worker_process::{Resources, WorkerProcess};
-use super::{console, setup, share, End, Parts, Supervisor};
+use super::{console, setup, share, End, Supervisor, SupervisorParts};
 use crate::hw_mmio::{word, Page};
 use crate::standalone::worker::Options;
 use crate::standalone::EMBEDDED_MODEL;
@@ -59,7 +59,7 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     Vitals::new(shared.words()).reach_phase(1, mounts_us);
     console::say_phase("mounts", mounts_us);
     let resources = find_resources(&settings, shared_fd, journal)?;
-    let mut supervisor = Supervisor::new(Parts {
+    let mut supervisor = Supervisor::new(SupervisorParts {
         signals,
         period: settings.period,
         shared,
@@ -80,7 +80,7 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
 }
 
 /// Finds the model and the evolution port.
-fn find_resources(settings: &Settings, shared: OwnedFd, journal: OwnedFd) -> Result<Resources, String> {
+fn find_resources(settings: &KernelSettings, shared: OwnedFd, journal: OwnedFd) -> Result<Resources, String> {
     let model = devices::rts_disk();
     let embedded = model.is_none() && !EMBEDDED_MODEL.is_empty();
     if model.is_none() && !embedded {

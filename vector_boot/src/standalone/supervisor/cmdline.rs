@@ -13,7 +13,7 @@ pub enum OnFail {
 
 /// The settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct KernelSettings {
     /// Time between beats.
     pub period: Duration,
     /// What to do when the machine cannot start.
@@ -26,17 +26,23 @@ pub struct Settings {
     pub fault: bool,
 }
 
-impl Default for Settings {
+impl Default for KernelSettings {
     fn default() -> Self {
-        Settings { period: Duration::from_millis(100), on_fail: OnFail::PowerOff, energy: true, slot: 0, fault: false }
+        KernelSettings {
+            period: Duration::from_millis(100),
+            on_fail: OnFail::PowerOff,
+            energy: true,
+            slot: 0,
+            fault: false,
+        }
     }
 }
 
 const PREFIX: &str = "vector_boot.";
 
 /// Parses the settings. One that is not valid keeps its default and is named in a message.
-pub fn parse(line: &str) -> (Settings, Vec<String>) {
-    let mut settings = Settings::default();
+pub fn parse(line: &str) -> (KernelSettings, Vec<String>) {
+    let mut settings = KernelSettings::default();
     let mut messages = Vec::new();
     for word in line.split_ascii_whitespace() {
         let Some(setting) = word.strip_prefix(PREFIX) else { continue };
@@ -48,7 +54,7 @@ pub fn parse(line: &str) -> (Settings, Vec<String>) {
     (settings, messages)
 }
 
-impl Settings {
+impl KernelSettings {
     fn set(&mut self, key: &str, value: &str) -> Result<(), &'static str> {
         match (key, value) {
             ("heartbeat_ms", value) => match value.parse() {
@@ -83,8 +89,13 @@ mod tests {
     fn every_setting_is_parsed() {
         let line = "console=ttyS0 vector_boot.heartbeat_ms=250 vector_boot.onfail=hold vector_boot.energy=off \
                     vector_boot.slot=B vector_boot.fault=1\n";
-        let expected =
-            Settings { period: Duration::from_millis(250), on_fail: OnFail::Hold, energy: false, slot: 2, fault: true };
+        let expected = KernelSettings {
+            period: Duration::from_millis(250),
+            on_fail: OnFail::Hold,
+            energy: false,
+            slot: 2,
+            fault: true,
+        };
         assert_eq!(parse(line), (expected, vec![]));
     }
 
@@ -94,7 +105,7 @@ mod tests {
             ["heartbeat_ms=9", "heartbeat_ms=10001", "heartbeat_ms=x", "onfail=", "energy=1", "slot=C", "fault", "x=1"]
         {
             let (settings, messages) = parse(&format!("vector_boot.{word}"));
-            assert_eq!((settings, messages.len()), (Settings::default(), 1), "{word}");
+            assert_eq!((settings, messages.len()), (KernelSettings::default(), 1), "{word}");
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::probe::Probe;
 use super::worker_process::{Resources, WorkerProcess};
-use super::{console, share, socket_file, Parts, Supervisor};
+use super::{console, share, socket_file, Supervisor, SupervisorParts};
 use crate::standalone::worker::Options;
 use crate::sys::signal::Signals;
 use crate::sys::watch::Watch;
@@ -18,7 +18,7 @@ use crate::sys::{self, process};
 
 /// The settings of the command line.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct ListenSettings {
     /// Path of the socket.
     pub socket: PathBuf,
     /// The GGUF or RTS file.
@@ -31,7 +31,7 @@ pub struct Settings {
     pub period: Duration,
 }
 
-impl Settings {
+impl ListenSettings {
     /// Parses the arguments; `None` if they are not valid.
     pub fn parse<S: AsRef<OsStr>>(args: &[S]) -> Option<Self> {
         let (mut socket, mut tensors, mut fault, mut period) = (None, None, false, Duration::from_millis(100));
@@ -56,7 +56,7 @@ impl Settings {
                 _ => return None,
             }
         }
-        Some(Settings { socket: socket?, tensors: tensors?, fault, energy_unlimited, period })
+        Some(ListenSettings { socket: socket?, tensors: tensors?, fault, energy_unlimited, period })
     }
 }
 
@@ -64,7 +64,7 @@ impl Settings {
 ///
 /// # Errors
 /// One sentence if it cannot start.
-pub fn run(settings: &Settings) -> Result<(), String> {
+pub fn run(settings: &ListenSettings) -> Result<(), String> {
     let start_us = sys::monotonic_us();
     let signals = Signals::take().map_err(|error| format!("signals cannot be received: {error}"))?;
     process::adopt_orphans();
@@ -80,7 +80,7 @@ pub fn run(settings: &Settings) -> Result<(), String> {
     let options = Options { listens: true, fault: settings.fault, energy_unlimited, ..Options::default() };
     let port = OwnedFd::from(listener);
     let resources = Resources { options, shared: shared_fd, port, journal, model: Some(model), watch };
-    let mut supervisor = Supervisor::new(Parts {
+    let mut supervisor = Supervisor::new(SupervisorParts {
         signals,
         period: settings.period,
         shared,
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn arguments_are_read() {
         let settings =
-            Settings::parse(&["--listen", "/a b", "--tensors", "m", "--fault", "--heartbeat-ms", "50"]).unwrap();
+            ListenSettings::parse(&["--listen", "/a b", "--tensors", "m", "--fault", "--heartbeat-ms", "50"]).unwrap();
         assert_eq!(
             (settings.socket, settings.fault, settings.period),
             ("/a b".into(), true, Duration::from_millis(50))
@@ -121,7 +121,7 @@ mod tests {
         for wrong in
             [&["--listen", "a"][..], &["--tensors", "a"], &["--listen"], &["--listen", "a", "--tensors", "b", "c"]]
         {
-            assert_eq!(Settings::parse(wrong), None);
+            assert_eq!(ListenSettings::parse(wrong), None);
         }
     }
 }

@@ -41,7 +41,7 @@ pub enum End {
 }
 
 /// What a supervisor needs to run.
-pub struct Parts {
+pub struct SupervisorParts {
     signals: Signals,
     period: Duration,
     shared: SharedWords,
@@ -94,8 +94,8 @@ const CONTROL_LIMIT: usize = 64;
 
 impl Supervisor {
     /// A supervisor that does not beat yet.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { signals, period, shared, worker, executable, appliance } = parts;
+    pub fn new(parts: SupervisorParts) -> Self {
+        let SupervisorParts { signals, period, shared, worker, executable, appliance } = parts;
         Supervisor {
             signals,
             period,

@@ -46,7 +46,7 @@ pub struct Resources {
 /// The worker.
 pub struct WorkerProcess {
     resources: Resources,
-    running: Option<Running>,
+    running: Option<RunningWorker>,
     starts: u32,
     failures: u32,
     /// Workers in a row that died while they replayed the journal: after the report on the model, before they served.
@@ -54,7 +54,7 @@ pub struct WorkerProcess {
     next_start: Instant,
 }
 
-struct Running {
+struct RunningWorker {
     pid: u32,
     /// This end of the control socket; `None` once the worker has closed the other.
     control: Option<OwnedFd>,
@@ -117,7 +117,7 @@ impl WorkerProcess {
         let child = process::spawn(own_executable().args(options.words()), &fds, user)?;
         let now = Instant::now();
         self.starts += 1;
-        self.running = Some(Running {
+        self.running = Some(RunningWorker {
             pid: child.id(),
             control: Some(ours),
             reported: false,

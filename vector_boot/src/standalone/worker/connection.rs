@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::link::{Input, Link};
+use super::link::{Link, Received};
 use crate::protocol::{Envelope, Framer, Incoming, Message, Reply, Request, RequestError, OUTSTANDING_LIMIT};
 
 /// The most received bytes that are not yet split into messages.
@@ -120,12 +120,12 @@ impl Connection {
             let held = self.inbox.len();
             self.inbox.resize(INBOX_LIMIT, 0);
             let got = link.read(&mut self.inbox[held..]);
-            let count = if let Ok(Input::Bytes(count)) = got { count } else { 0 };
+            let count = if let Ok(Received::Bytes(count)) = got { count } else { 0 };
             self.inbox.truncate(held + count);
             match got? {
-                Input::Nothing => break,
-                Input::End => self.input_ended = true,
-                Input::Bytes(_) => (),
+                Received::Nothing => break,
+                Received::End => self.input_ended = true,
+                Received::Bytes(_) => (),
             }
         }
         Ok(())

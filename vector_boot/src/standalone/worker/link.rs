@@ -14,7 +14,7 @@ use crate::sys::ready::{wait, Interest};
 
 /// The result of reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Input {
+pub enum Received {
     /// This many bytes.
     Bytes(usize),
     /// Nothing now.
@@ -32,7 +32,7 @@ pub enum Change {
     Disconnected,
 }
 
-enum End {
+enum Transport {
     /// The port's device node, which reports a hang-up while no host is connected.
     Port {
         file: File,
@@ -45,7 +45,7 @@ enum End {
 }
 
 /// The worker's end of the evolution port. It never blocks.
-pub struct Link(End);
+pub struct Link(Transport);
 
 impl Link {
     /// Takes ownership of an open port, or of a listening socket.
@@ -55,16 +55,16 @@ impl Link {
     pub fn new(fd: OwnedFd, listens: bool) -> io::Result<Self> {
         set_nonblocking(&fd)?;
         Ok(Link(match listens {
-            true => End::Socket { listener: UnixListener::from(fd), client: None },
-            false => End::Port { file: File::from(fd), connected: false },
+            true => Transport::Socket { listener: UnixListener::from(fd), client: None },
+            false => Transport::Port { file: File::from(fd), connected: false },
         }))
     }
 
     /// Whether a host is connected.
     pub fn is_connected(&self) -> bool {
         match &self.0 {
-            End::Port { connected, .. } => *connected,
-            End::Socket { client, .. } => client.is_some(),
+            Transport::Port { connected, .. } => *connected,
+            Transport::Socket { client, .. } => client.is_some(),
         }
     }
 
@@ -72,10 +72,10 @@ impl Link {
     pub fn interests(&self, read: bool, write: bool) -> Vec<Interest> {
         let stream = |fd: RawFd| Interest::read_write(fd, read, write);
         match &self.0 {
-            End::Port { file, connected: true } => vec![stream(file.as_raw_fd())],
-            End::Port { .. } => vec![],
-            End::Socket { listener, client: None } => vec![Interest::read(listener.as_raw_fd())],
-            End::Socket { listener, client: Some(client) } => {
+            Transport::Port { file, connected: true } => vec![stream(file.as_raw_fd())],
+            Transport::Port { .. } => vec![],
+            Transport::Socket { listener, client: None } => vec![Interest::read(listener.as_raw_fd())],
+            Transport::Socket { listener, client: Some(client) } => {
                 vec![Interest::read(listener.as_raw_fd()), stream(client.as_raw_fd())]
             }
         }
@@ -84,13 +84,13 @@ impl Link {
     /// Checks whether the host has connected or disconnected.
     pub fn poll_connection(&mut self) -> Option<Change> {
         match &mut self.0 {
-            End::Port { file, connected } => {
+            Transport::Port { file, connected } => {
                 let now = !hung_up(file.as_raw_fd());
                 let changed = now != *connected;
                 *connected = now;
                 changed.then_some(if now { Change::Connected } else { Change::Disconnected })
             }
-            End::Socket { listener, client } => accept(listener, client),
+            Transport::Socket { listener, client } => accept(listener, client),
         }
     }
 
@@ -98,16 +98,18 @@ impl Link {
     ///
     /// # Errors
     /// If the connection has failed.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Input> {
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         let (result, at_end) = match &mut self.0 {
-            End::Port { file, .. } => (file.read(buffer), Input::Nothing), // 0: no host, which poll_connection reports
-            End::Socket { client: Some(client), .. } => (client.read(buffer), Input::End),
-            End::Socket { .. } => return Ok(Input::Nothing),
+            Transport::Port { file, .. } => (file.read(buffer), Received::Nothing), // 0: no host, which poll_connection reports
+            Transport::Socket { client: Some(client), .. } => (client.read(buffer), Received::End),
+            Transport::Socket { .. } => return Ok(Received::Nothing),
         };
         match result {
             Ok(0) => Ok(at_end),
-            Ok(count) => Ok(Input::Bytes(count)),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(Input::Nothing),
+            Ok(count) => Ok(Received::Bytes(count)),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                Ok(Received::Nothing)
+            }
             Err(error) => Err(error),
         }
     }
@@ -118,9 +120,9 @@ impl Link {
     /// If the connection has failed.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let result = match &mut self.0 {
-            End::Port { file, .. } => file.write(bytes),
-            End::Socket { client: Some(client), .. } => client.write(bytes),
-            End::Socket { .. } => return Ok(0),
+            Transport::Port { file, .. } => file.write(bytes),
+            Transport::Socket { client: Some(client), .. } => client.write(bytes),
+            Transport::Socket { .. } => return Ok(0),
         };
         match result {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
@@ -130,13 +132,13 @@ impl Link {
 
     /// Whether this is the virtio-serial port.
     pub fn is_port(&self) -> bool {
-        matches!(self.0, End::Port { .. })
+        matches!(self.0, Transport::Port { .. })
     }
 
     /// Whether the client has closed both its sides.
     pub fn has_hung_up(&self) -> bool {
         match &self.0 {
-            End::Socket { client: Some(client), .. } => hung_up(client.as_raw_fd()),
+            Transport::Socket { client: Some(client), .. } => hung_up(client.as_raw_fd()),
             _ => false,
         }
     }
@@ -144,8 +146,8 @@ impl Link {
     /// Drops a connection that has failed.
     pub fn disconnect(&mut self) {
         match &mut self.0 {
-            End::Port { connected, .. } => *connected = false,
-            End::Socket { client, .. } => *client = None,
+            Transport::Port { connected, .. } => *connected = false,
+            Transport::Socket { client, .. } => *client = None,
         }
     }
 }

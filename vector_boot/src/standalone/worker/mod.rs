@@ -81,7 +81,7 @@ fn start(words: &[&str]) -> Result<(), String> {
     let build = hex(&executable[..6]);
     let machine =
         Machine::new(Parts { model, runtime, journal, shared, build, energy_limited: !options.energy_unlimited });
-    let settings = service::Settings { fault_allowed, appliance: options.appliance };
+    let settings = service::ServiceSettings { fault_allowed, appliance: options.appliance };
     let service =
         service::Service::start(machine, link, control, watch, settings).map_err(|error| error.to_string())?;
     sandbox::restrict_syscalls().map_err(|error| format!("cannot restrict system calls: {error}"))?;

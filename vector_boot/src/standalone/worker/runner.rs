@@ -31,7 +31,7 @@ pub struct Done {
     pub answer: Option<(Value, Result<Reply, RequestError>)>,
 }
 
-struct Running {
+struct RunningJob {
     connection: u64,
     /// Id of the request, if others are answered during it.
     beside: Option<Value>,
@@ -43,7 +43,7 @@ pub struct Runner {
     jobs: Sender<Job>,
     answers: Receiver<Option<(Value, Result<Reply, RequestError>)>>,
     wake: OwnedFd,
-    running: Option<Running>,
+    running: Option<RunningJob>,
 }
 
 impl Runner {
@@ -111,7 +111,7 @@ impl Runner {
             _ => None,
         };
         self.machine.forget_cancellation();
-        self.running = Some(Running { connection, beside });
+        self.running = Some(RunningJob { connection, beside });
         if self.jobs.send(job).is_err() {
             std::process::exit(1); // the thread has ended: the supervisor starts another worker
         }
@@ -127,7 +127,7 @@ impl Runner {
 
     /// Stops the running request if it has this id and others are answered during it. Returns whether it has.
     pub fn cancel(&self, id: &Value, connection: u64) -> bool {
-        let runs = |running: &Running| running.connection == connection && running.beside.as_ref() == Some(id);
+        let runs = |running: &RunningJob| running.connection == connection && running.beside.as_ref() == Some(id);
         let found = self.running.as_ref().is_some_and(runs);
         if found {
             self.machine.cancel();

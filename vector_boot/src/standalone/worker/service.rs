@@ -33,7 +33,7 @@ pub struct Service {
     link: Link,
     control: OwnedFd,
     connection: Connection,
-    settings: Settings,
+    settings: ServiceSettings,
     runner: Runner,
     /// Notices changes of the model's file, until it has changed.
     watch: Option<Watch>,
@@ -48,7 +48,7 @@ pub struct Service {
 
 /// What a worker may do.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct ServiceSettings {
     /// Whether `fault` requests are served.
     pub fault_allowed: bool,
     /// Whether this is the appliance.
@@ -72,7 +72,7 @@ impl Service {
         link: Link,
         control: OwnedFd,
         watch: Option<Watch>,
-        settings: Settings,
+        settings: ServiceSettings,
     ) -> io::Result<Self> {
         let runner = Runner::start_thread(machine.clone())?;
         Ok(Service {

@@ -4,14 +4,14 @@ use super::*;
 
 /// How a child ended that installed the filter and then made one system call.
 #[derive(Debug, PartialEq)]
-enum Ended {
+enum Outcome {
     /// The call returned this; errors as their negative number.
     Returned(i32),
     Killed(i32),
 }
 
 /// Makes a system call under the filter. The child's exit status has eight bits: 0 for success, else the error number.
-fn filtered(number: libc::c_long, arguments: [u64; 6]) -> Ended {
+fn filtered(number: libc::c_long, arguments: [u64; 6]) -> Outcome {
     let program = program();
     // SAFETY: between fork and _exit the child makes system calls only and allocates nothing.
     let pid = unsafe { libc::fork() };
@@ -32,13 +32,13 @@ fn filtered(number: libc::c_long, arguments: [u64; 6]) -> Ended {
     // SAFETY: waits for the child just made; `status` is live.
     assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
     match libc::WIFSIGNALED(status) {
-        true => Ended::Killed(libc::WTERMSIG(status)),
-        false => Ended::Returned(-libc::WEXITSTATUS(status)),
+        true => Outcome::Killed(libc::WTERMSIG(status)),
+        false => Outcome::Returned(-libc::WEXITSTATUS(status)),
     }
 }
 
-const DONE: Ended = Ended::Returned(0);
-const KILLED: Ended = Ended::Killed(libc::SIGSYS);
+const DONE: Outcome = Outcome::Returned(0);
+const KILLED: Outcome = Outcome::Killed(libc::SIGSYS);
 
 fn protection(of: i32) -> [u64; 6] {
     [0, 4096, of as u64, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64, u64::MAX, 0]
@@ -74,7 +74,7 @@ fn only_the_ioctl_that_is_used_passes() {
 fn nothing_is_started_opened_or_signalled() {
     let path = c"/etc/hostname".as_ptr() as u64;
     let at = libc::AT_FDCWD as u64;
-    assert_eq!(filtered(libc::SYS_openat, [at, path, 0, 0, 0, 0]), Ended::Returned(-libc::EACCES));
+    assert_eq!(filtered(libc::SYS_openat, [at, path, 0, 0, 0, 0]), Outcome::Returned(-libc::EACCES));
     assert_eq!(filtered(libc::SYS_execve, [path, 0, 0, 0, 0, 0]), KILLED);
     assert_eq!(filtered(libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0]), KILLED);
     assert_eq!(filtered(libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0]), KILLED);
