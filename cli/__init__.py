@@ -40,6 +40,7 @@ VERBS: Mapping[str, str] = {
     "repack": "copy an RTS file with one half replaced",
     "surgeon": "edit, merge and compare the weights in GGUF files",
     "bench": "measure us beside our peers",
+    "completion": "print a script that completes the command line in a shell",
     "doctor": "look for what the build, the boot and the tests need",
 }
 """Every verb and its help. Each is the module `cli.VERB` with `configure(parser)` and `run(arguments)`."""
@@ -151,6 +152,11 @@ def _answer(words: Sequence[str]) -> Answer:
     verb = importlib.import_module(f"cli.{arguments.verb}")
     answer: Answer = verb.run(arguments)
     return answer
+
+
+def full_parser() -> argparse.ArgumentParser:
+    """The parser with every verb configured, which takes a second of imports."""
+    return _parser(tuple(VERBS))
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cli.answer import Answer
-from cli.embedding_answers import embeddings_answer
+from cli.embedding_answers import embeddings_answer, warn_of_truncation
 from cli.machines import add_timeout, connected, require_machine, split_machine
 from cli.option_types import path
 from cli.progress import reported
@@ -42,6 +42,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--npy", type=path, metavar="FILE", help="write the embeddings there, float32 [texts, numbers], for numpy.load"
     )
     parser.add_argument("--no-normalize", action="store_true", help="as the network gives them, not of length 1")
+    parser.add_argument(
+        "--truncate", choices=("end", "refuse"), default="end",
+        help="a text of more tokens than the model reads: ignore its end and warn, or refuse it (default: %(default)s)",
+    )  # fmt: skip
     add_timeout(parser)
 
 
@@ -55,6 +59,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     # Opened first, so that a file that cannot be written fails before the work.
     with nullcontext() if arguments.npy is None else atomic_write(arguments.npy) as file:
         made = _embed(arguments, texts)
+        warn_of_truncation(made)
         if file is not None:
             np.save(file, made.vectors.astype("<f4"))
     return embeddings_answer(texts, made) if arguments.npy is None else _written(texts, made, arguments.npy)
@@ -63,7 +68,10 @@ def run(arguments: argparse.Namespace) -> Answer:
 def _embed(arguments: argparse.Namespace, texts: Sequence[str]) -> Embeddings:
     with connected(arguments) as machine, reported("embed") as progress:
         return machine.embed(
-            texts, normalize=not arguments.no_normalize, progress=lambda done, total: progress("texts", done, total)
+            texts,
+            normalize=not arguments.no_normalize,
+            truncate=arguments.truncate,
+            progress=lambda done, total: progress("texts", done, total),
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.answer import Answer, columns
+from cli.streams import warn
 from vboot.client.inference import cosine_similarities
 from vboot.protocol.messages import Embeddings
 from vboot.text import printable
@@ -27,8 +28,10 @@ def embeddings_answer(texts: Sequence[str], made: Embeddings, *, with_vectors: b
     compared = 2 <= len(texts) <= _COMPARED_MOST
     similarities = cosine_similarities(made.vectors) if compared else None
     rows: list[dict[str, Any]] = [
-        {"text": text, "tokens": tokens} | ({"embedding": vector} if with_vectors else {})
-        for text, tokens, vector in zip(texts, made.tokens, made.vectors.tolist(), strict=True)
+        {"text": text, "tokens": tokens, "truncated": truncated} | ({"embedding": vector} if with_vectors else {})
+        for text, tokens, truncated, vector in zip(
+            texts, made.tokens, made.truncated, made.vectors.tolist(), strict=True
+        )
     ]
     data = {
         "generation": made.generation,
@@ -41,6 +44,14 @@ def embeddings_answer(texts: Sequence[str], made: Embeddings, *, with_vectors: b
         _table(texts, made) + ("" if similarities is None else f"\n\n{_matrix(similarities)}"),
         report_only=with_vectors,
     )
+
+
+def warn_of_truncation(made: Embeddings) -> None:
+    """One line on stderr if the model has not read all of each text."""
+    limits = [tokens for tokens, truncated in zip(made.tokens, made.truncated, strict=True) if truncated]
+    if limits:
+        which = f"{len(limits)} of {len(made.truncated)} texts" if len(made.truncated) > 1 else "the text"
+        warn(f"{which} had more than {max(limits)} tokens, the model's limit: the tokens after it were ignored")
 
 
 def similarity_answer(text: str, other: str, made: Embeddings) -> Answer:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cli.answer import Answer
-from cli.embedding_answers import embeddings_answer, similarity_answer
+from cli.embedding_answers import embeddings_answer, similarity_answer, warn_of_truncation
 from vboot.client.machine import MachineClient
 from vboot.errors import InputError
 from vboot.weights.pixels import assemble, disassemble
@@ -20,12 +20,16 @@ SHOWN = 8
 
 def _embed(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     texts: list[str] = values["text"]
-    return embeddings_answer(texts, machine.embed(texts))
+    made = machine.embed(texts)
+    warn_of_truncation(made)
+    return embeddings_answer(texts, made)
 
 
 def _similarity(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     text, other = values["text"], values["other"]
-    return similarity_answer(text, other, machine.embed([text, other]))
+    made = machine.embed([text, other])
+    warn_of_truncation(made)
+    return similarity_answer(text, other, made)
 
 
 def _run(machine: MachineClient, values: Mapping[str, Any]) -> Answer:

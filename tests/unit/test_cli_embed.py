@@ -71,7 +71,7 @@ def test_lines_of_stdin_become_rows_of_a_file(
         assert written.tobytes() == connected.embed(["the machine", "", "Zoë"]).vectors.tobytes()
     told = vboot.json("embed", machine, "x", "--npy", tmp_path / "vectors.npy")
     assert told["npy"] == str(tmp_path / "vectors.npy")
-    assert told["texts"][0].keys() == {"text", "tokens"}
+    assert told["texts"][0].keys() == {"text", "tokens", "truncated"}
     assert vboot("embed", machine, "x", "--npy", "missing/vectors.npy") == 1
     assert "cannot write missing/vectors.npy" in vboot.last_error()
 
@@ -142,3 +142,15 @@ def test_the_first_word_is_a_machine_if_it_names_one(vboot: Vboot, machine: Path
     assert "build/run/mistyped is not there" in vboot.last_error()
     assert vboot("embed", "a text") == 1
     assert "no machine runs" in vboot.last_error()
+
+
+def test_texts_that_are_too_long_are_told_in_one_line(vboot: Vboot, machine: Path) -> None:
+    long = "word " * 3000
+    told = vboot.json("embed", machine, "short", long, f"{long} end")
+    assert [text["truncated"] for text in told["texts"]] == [False, True, True]
+    limit = told["texts"][1]["tokens"]
+    assert told["texts"][1]["embedding"] == told["texts"][2]["embedding"]
+    warning = f"{limit} tokens, the model's limit: the tokens after it were ignored"
+    assert vboot.err == f"vboot: warning: 2 of 3 texts had more than {warning}\n"
+    assert vboot("embed", machine, long) == 0
+    assert vboot.err == f"vboot: warning: the text had more than {warning}\n"
