@@ -1,7 +1,7 @@
-//! Opens and validates GGUF files on demand and tells how long each took: our side of `python -m tests.bench`.
+//! Opens and validates GGUF files and prints how long each took, for `python -m tests.bench`.
 //!
 //! Each line of stdin is the path of a file; the answer to it is one line, `NANOSECONDS TENSORS`. What is timed is
-//! what the machine does before it maps a model: open the file, read its head in growing windows, judge it by the
+//! what the machine does before it maps a model: open the file, read its head in growing windows, check it by the
 //! rules R1 to R24, and give everything back.
 
 use std::io::{self, Write};

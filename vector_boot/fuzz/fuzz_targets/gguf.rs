@@ -1,5 +1,5 @@
 #![no_main]
-//! Any bytes get a verdict, and every accessor of an accepted file is safe to call.
+//! Any bytes are accepted or refused without a panic, and every accessor of an accepted file can be called.
 
 use libfuzzer_sys::fuzz_target;
 use vector_boot::gguf::{Gguf, HeadError, MetadataValue};
@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(gguf) => walk(gguf, data),
         Err(error) => assert!(error.offset <= data.len() as u64 && !error.to_string().contains('\n')),
     }
-    // A shorter head of the same file gives the same verdict, or asks for more.
+    // A shorter head of the same file gives the same result, or asks for more.
     match Gguf::parse_head(&data[..data.len() / 2], data.len() as u64) {
         Ok(_) => assert!(verdict.is_ok()),
         Err(HeadError::Invalid(error)) => assert_eq!(Some(error), verdict.err()),

@@ -1,6 +1,6 @@
 #![no_main]
-//! Any edits get a verdict; what is taken back leaves no trace, what is kept can be put back, and no protected byte
-//! ever changes. The input: the edits as JSON, a zero byte, the blob.
+//! Any edits are accepted or refused without a panic. An undone edit leaves no trace, a kept one can be rolled back, and
+//! no protected byte ever changes. The input: the edits as JSON, a zero byte, the blob.
 
 use std::sync::Mutex;
 

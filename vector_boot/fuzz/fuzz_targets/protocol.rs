@@ -1,5 +1,5 @@
 #![no_main]
-//! Any byte stream, cut anywhere, is read into the same messages, and every message gets a verdict.
+//! Any byte stream, split anywhere, is read into the same messages, and each is accepted or refused without a panic.
 
 use libfuzzer_sys::fuzz_target;
 use vector_boot::protocol::{Blob, Envelope, Framer, Incoming, BLOB_LIMIT};

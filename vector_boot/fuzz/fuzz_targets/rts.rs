@@ -1,5 +1,5 @@
 #![no_main]
-//! Any header gets a verdict; the sections of an accepted one lie inside the file.
+//! Any header is accepted or refused without a panic; the sections of an accepted one lie inside the file.
 
 use libfuzzer_sys::fuzz_target;
 use vector_boot::rts::{check_elf, Container, Header};

@@ -101,7 +101,7 @@ fn nearest(x: f32, largest: u16, value: impl Fn(u16) -> f64) -> u16 {
             above = middle
         }
     }
-    // Infinity stands where the next number would be.
+    // Infinity has the code that the next number would have.
     let step = value(below) - value(below.saturating_sub(1));
     let next = if above > largest { value(largest) + step } else { value(above) };
     let (down, up) = (x - value(below), next - x);
@@ -109,7 +109,7 @@ fn nearest(x: f32, largest: u16, value: impl Fn(u16) -> f64) -> u16 {
     sign | code
 }
 
-/// Floats of every magnitude, and those beside the middle of two 16-bit ones.
+/// Floats of every magnitude, and those near the middle of two 16-bit ones.
 fn any_float() -> impl Strategy<Value = f32> {
     let pattern = any::<u32>().prop_filter_map("NaN", |bits| Some(f32::from_bits(bits)).filter(|x| !x.is_nan()));
     let beside_f16 = (any::<u16>(), 0x0FFEu32..0x1003).prop_filter_map("not finite", |(half, more)| {

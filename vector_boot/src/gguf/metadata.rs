@@ -8,7 +8,7 @@ use super::error::{excerpt, Fault, Field, GgufError, Rule};
 
 /// More elements than this in one array are refused (R11).
 pub const ARRAY_LIMIT: u64 = 4 << 20;
-/// A longer string value is refused (R7). [`super::METADATA_LIMIT`] bounds all strings of a file together.
+/// A longer string value is refused (R7). The limit of the head bounds all strings of a file together.
 pub const STRING_LIMIT: u64 = 64 << 20;
 
 /// Type of a value or of an array's elements.

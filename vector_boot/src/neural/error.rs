@@ -5,7 +5,7 @@ use std::fmt;
 /// Why a model has no network that can be run; one sentence each, without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkError {
-    /// The model is sound, but this runtime cannot make embeddings with it. The machine boots, and `embed` says why not.
+    /// The model is valid, but this runtime cannot make embeddings with it. The machine boots, and `embed` says why not.
     Unsupported(String),
     /// A model of a known architecture with a wrong key or tensor, which the sentence names. No machine should run it.
     Invalid(String),

@@ -34,7 +34,7 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// Makes room for `tiles` tiles of `features` features. What they hold is unspecified.
+    /// Makes the matrix `tiles` tiles of `features` features. Its values are unspecified then.
     pub fn reshape(&mut self, tiles: usize, features: usize) {
         (self.tiles, self.features) = (tiles, features);
         if self.data.len() < tiles * features {

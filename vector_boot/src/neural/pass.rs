@@ -17,7 +17,7 @@ pub(super) struct Batch {
     pub texts: Vec<Range<usize>>,
 }
 
-/// A token and where it stands in its text.
+/// A token and its position in its text.
 #[derive(Clone, Copy)]
 pub(super) struct BatchToken {
     pub id: u32,

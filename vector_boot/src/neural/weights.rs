@@ -46,7 +46,7 @@ impl<'a> Matrix<'a> {
         (kernels.decode)(self.tensor_type, &self.bytes[row * self.row_bytes..][skipped..self.row_bytes], out);
     }
 
-    /// The stored bytes of up to `count` rows; none behind the last.
+    /// The stored bytes of up to `count` rows; fewer at the end.
     pub(super) fn stored_rows(&self, row: usize, count: usize) -> &'a [u8] {
         let (start, end) = (row.min(self.rows), row.saturating_add(count).min(self.rows));
         &self.bytes[start * self.row_bytes..end * self.row_bytes]

@@ -1,4 +1,4 @@
-//! Writes GGUF files for tests, sound ones and any other.
+//! Writes GGUF files for tests, valid and invalid ones.
 
 /// A metadata entry: key, type id and the value's raw bytes.
 #[derive(Debug, Clone)]

@@ -76,7 +76,7 @@ impl Hyperparameters {
     }
 }
 
-/// Checks architecture and kind of tokenizer. A model of another architecture is sound, but unsupported.
+/// Checks architecture and kind of tokenizer. A model of another architecture is valid, but unsupported.
 fn check_support(gguf: &Gguf<'_>) -> Result<(), NetworkError> {
     for (key, what) in [("general.architecture", "architecture"), ("tokenizer.ggml.model", "tokenizer")] {
         match gguf.value(key) {

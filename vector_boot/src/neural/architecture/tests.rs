@@ -19,7 +19,7 @@ fn tensor(name: &str, dims: &[u64], type_id: u32) -> Tensor {
     Tensor { name: name.into(), dims: dims.into(), type_id, bytes, offset: None }
 }
 
-/// A sound bert of two blocks: 32 wide, 64 inside, 4 heads, 8 positions; the second block is fused.
+/// A valid bert of two blocks: width 32, feed-forward width 64, 4 heads, 8 positions; the second block is fused.
 fn bert() -> File {
     let strings: Vec<u8> = (0..TOKENS).flat_map(|id| string(id.to_string().as_bytes())).collect();
     let entries = vec![
@@ -280,7 +280,7 @@ fn the_machines_tensors_are_no_part_of_the_model() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever is changed in a sound bert, the verdict is one line, and a model that passes has the same dimensions.
+    /// However a valid bert is changed, an error is one line, and a model that is accepted has the same dimensions.
     #[test]
     fn changed_models_get_a_verdict(
         key in any::<prop::sample::Index>(),

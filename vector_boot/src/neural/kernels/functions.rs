@@ -19,7 +19,7 @@ fn polynomial<A: Arithmetic, const N: usize>(x: f32, coefficients: [f32; N]) -> 
 #[inline(always)]
 pub fn exp<A: Arithmetic>(x: f32) -> f32 {
     const LEAST: f32 = -87.0;
-    /// Adding this rounds to an integer, which then stands in the low bits.
+    /// Adding this rounds to an integer, which is then in the low bits.
     const ROUNDER: f32 = 12_582_912.0;
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;

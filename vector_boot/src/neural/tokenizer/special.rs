@@ -61,7 +61,7 @@ fn given_id(gguf: &Gguf<'_>, role: &str, tokens: usize) -> Result<Option<u32>, N
     }
 }
 
-/// Checks that the file asks for what [`super::Tokenizer::encode`] adds: [CLS] before a text and [SEP] after it.
+/// Checks that the file asks for what encoding adds: [CLS] before a text and [SEP] after it.
 fn check_added(gguf: &Gguf<'_>, tokens: usize) -> Result<(), NetworkError> {
     let unsupported = |why: String| Err(NetworkError::Unsupported(why));
     let is_added = |name: &str| optional_bool(gguf, &format!("tokenizer.ggml.add_{name}_token"));

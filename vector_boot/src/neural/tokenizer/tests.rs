@@ -191,7 +191,7 @@ fn settings_that_cannot_be_followed_are_unsupported() {
 
 #[test]
 fn marks_are_put_in_canonical_order() {
-    // U+1D16D (class 226) goes behind U+1D165 (216), not across a letter or a dropped mark of class 0.
+    // U+1D16D (class 226) is moved after U+1D165 (216), but not across a letter or a dropped mark of class 0.
     let normalized = |text: &str| {
         let mut all = String::new();
         let _ = Normalizer { lowercase: true, strip_accents: true }.normalize(text, |char| {

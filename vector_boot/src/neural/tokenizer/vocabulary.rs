@@ -21,7 +21,7 @@ const BYTE: i32 = 6;
 pub enum Place {
     /// At its start.
     Start,
-    /// Behind another piece.
+    /// After another piece.
     Inside,
 }
 
