@@ -83,7 +83,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """What tells the file at a path from any earlier one; None if there is none."""
+    """Inode and change time of the file at a path; None if there is none."""
     try:
         return path.lstat().st_ino, path.lstat().st_ctime_ns
     except FileNotFoundError:

@@ -19,7 +19,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps `len` bytes of a file from `offset`, a multiple of the page size. Pages cost memory once they are used. A page
-    /// that was never written shows the file as it is now: whoever maps a file must see to it that it stays the same.
+    /// that was never written shows the file as it is now: a caller must make sure that the file stays the same.
     ///
     /// # Errors
     /// Whatever mmap(2) says.

@@ -47,7 +47,7 @@ pub struct Split {
 
 /// The state of one connection.
 pub struct Connection {
-    /// Number of the connection, which tells answers for an older one apart.
+    /// Number of the connection; answers for an older one are not sent to this one.
     pub number: u64,
     /// What waits to be handled.
     pub queue: VecDeque<Pending>,

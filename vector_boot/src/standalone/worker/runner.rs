@@ -34,7 +34,7 @@ pub struct Done {
 struct RunningJob {
     connection: u64,
     /// Id of the request, if others are answered during it.
-    beside: Option<Value>,
+    overtakable: Option<Value>,
 }
 
 /// The thread, and its running job.
@@ -101,17 +101,17 @@ impl Runner {
 
     /// Whether a job is running during which other requests are answered.
     pub fn runs_beside(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.beside.is_some())
+        self.running.as_ref().is_some_and(|running| running.overtakable.is_some())
     }
 
     /// Starts a job. Nothing else may be running.
     pub fn start(&mut self, job: Job, connection: u64) {
-        let beside = match &job {
+        let overtakable = match &job {
             Job::Answer(request, _) if Self::runs_beside_others(request) => Some(request.id.clone()),
             _ => None,
         };
         self.machine.forget_cancellation();
-        self.running = Some(RunningJob { connection, beside });
+        self.running = Some(RunningJob { connection, overtakable });
         if self.jobs.send(job).is_err() {
             std::process::exit(1); // the thread has ended: the supervisor starts another worker
         }
@@ -127,7 +127,7 @@ impl Runner {
 
     /// Stops the running request if it has this id and others are answered during it. Returns whether it has.
     pub fn cancel(&self, id: &Value, connection: u64) -> bool {
-        let runs = |running: &RunningJob| running.connection == connection && running.beside.as_ref() == Some(id);
+        let runs = |running: &RunningJob| running.connection == connection && running.overtakable.as_ref() == Some(id);
         let found = self.running.as_ref().is_some_and(runs);
         if found {
             self.machine.cancel();

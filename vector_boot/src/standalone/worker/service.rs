@@ -58,7 +58,7 @@ pub struct ServiceSettings {
 struct Stopping {
     reboot: bool,
     deadline_ms: u64,
-    /// Whether the supervisor has been told.
+    /// Whether the message to the supervisor has been sent.
     sent: bool,
 }
 
@@ -191,7 +191,7 @@ impl Service {
         self.has_more = false;
         while moves {
             if started.elapsed() > LONGEST_TURN {
-                self.has_more = true; // the rest of the loop runs, then this goes on
+                self.has_more = true; // after the rest of the loop has run, this continues
                 return;
             }
             if self.connection.read(&mut self.link).is_err() {
