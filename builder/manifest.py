@@ -78,7 +78,12 @@ def configuration_of(config: Config) -> dict[str, dict[str, Any]]:
     built in another place must have the same manifest.
     """
     return {
-        "model": {"source": file_name(Path(config.model.source)), "type": config.model.type},
+        "model": {
+            "source": file_name(Path(config.model.source)),
+            "type": config.model.type,
+            "pooling": config.model.pooling,
+            "max_tokens": config.model.max_tokens,
+        },
         "image": {
             "security_version": config.image.security_version,
             "signing_key": config.image.signing_key and file_name(config.image.signing_key),

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import image
+import vboot.gguf
 from builder.boot_steps import INITRAMFS_NAME, VMLINUZ_NAME, initramfs_step, kernel_step
 from builder.executable import (
     CRATE,
@@ -109,7 +110,14 @@ def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = Non
         from image.compose import compose
 
         composition = compose(
-            model.source, output, type=model.type, wheel=wheel, check=_check, progress=context.progress
+            model.source,
+            output,
+            type=model.type,
+            pooling=model.pooling,
+            max_tokens=model.max_tokens,
+            wheel=wheel,
+            check=_check,
+            progress=context.progress,
         )
         facts: dict[str, str | int] = {
             "source": name,
@@ -123,7 +131,13 @@ def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = Non
         name="compose",
         run=run,
         inputs=(*(path for path in (source, wheel) if path), *_image_sources()),
-        parameters={"model": name, "type": model.type, **_library_versions()},
+        parameters={
+            "model": name,
+            "type": model.type,
+            "pooling": model.pooling,
+            "max_tokens": model.max_tokens,
+            **_library_versions(),
+        },
         outputs=(output,),
     )
 
@@ -204,10 +218,10 @@ def _flattened(configuration: Mapping[str, Mapping[str, object]]) -> dict[str, o
 
 
 def _image_sources() -> tuple[Path, ...]:
-    """The code that writes images: when it changes, what it wrote is no longer what it would write."""
+    """The code and tables that decide what an image contains: a change of them repeats the step."""
     code = Path(image.__file__).parent
     tables = code.parent / "spec"
-    return tuple(sorted([*code.glob("*.py"), *tables.glob("*.toml"), *tables.glob("*.txt")]))
+    return tuple(sorted([*code.glob("*.py"), Path(vboot.gguf.__file__), *tables.glob("*.toml"), *tables.glob("*.txt")]))
 
 
 def _library_versions() -> dict[str, str]:

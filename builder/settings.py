@@ -13,6 +13,7 @@ from vboot.text import parse_path
 Value = str | int | Path | None
 Kind = Literal["text", "integer", "path", "name or path"]
 WeightType = Literal["F16", "F32", "Q8_0"]
+PoolingName = Literal["mean", "cls", "last"]
 
 U64_MAX = 2**64 - 1
 
@@ -124,6 +125,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("model", "type", "text", None, "--type", IMAGE,
             "type of the weights: F16 unless given; a GGUF file of yours is left as it is",
             choices=("F16", "F32", "Q8_0"), environment="VBOOT_TYPE"),
+    Setting("model", "pooling", "text", None, "--pooling", IMAGE,
+            "how a bert that does not state it makes an embedding of its tokens' vectors",
+            choices=("mean", "cls", "last")),
+    Setting("model", "max_tokens", "integer", None, "--max-tokens", IMAGE,
+            "most tokens of a text, for a bert that takes fewer than its context length; longer texts are cut",
+            minimum=2, maximum=2**32 - 1),
 
     Setting("image", "output", "path", Path("build"), "--output", BUILD,
             "folder the image is written to"),
@@ -166,12 +173,15 @@ SETTINGS: tuple[Setting, ...] = (
 @dataclass(frozen=True)
 class ModelSettings:
     """[model]: what the machine is. `type` None is F16, or a GGUF file left as it is.
+    `pooling` and `max_tokens` None leave both as the model states them.
 
     `source_origin` says where `source` was given when that was not a flag or a file: the environment variable.
     """
 
     source: str
     type: WeightType | None
+    pooling: PoolingName | None = None
+    max_tokens: int | None = None
     source_origin: str = ""
 
 

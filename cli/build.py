@@ -6,19 +6,23 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from builder.cache import open_cache
+from builder.executable import executable_path
 from builder.pipeline import StepResult
 from builder.pipeline import run as run_steps
-from builder.plan import plan_build
+from builder.plan import TENSORS_NAME, plan_build
 from builder.reproducible import build_again, compare
 from builder.settings import SETTINGS, Config
 from builder.steps import Step
 from cli.answer import Answer, columns, human_bytes
+from cli.capabilities import capability_rows
 from cli.progress import reported, stderr_reporter
 from cli.settings_flags import add_settings, read_config
+from vboot.check import check_file
 from vboot.text import path_json, path_text
 
 VERB = "build"
@@ -39,7 +43,16 @@ def run(arguments: argparse.Namespace) -> Answer:
     """Build what has changed."""
     config = read_config(arguments)
     answer = run_plan(plan_build(config), folder=config.image.output, dry_run=arguments.dry_run)
+    if not arguments.dry_run:
+        answer = _with_capabilities(answer, config.image.output / TENSORS_NAME)
     return _checked(answer, config) if arguments.check_reproducible else answer
+
+
+def _with_capabilities(answer: Answer, tensors: Path) -> Answer:
+    """Add what the machine will be able to do, as the executable says of the composed file."""
+    capabilities = check_file(executable_path(), tensors)["capabilities"]
+    text = f"{answer.text}\n{columns(capability_rows(capabilities))}"
+    return replace(answer, data={**answer.data, "capabilities": capabilities}, text=text)
 
 
 def _checked(answer: Answer, config: Config) -> Answer:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.answer import Answer, columns, human_bytes
+from cli.capabilities import capability_rows
 from cli.option_types import path
 from cli.rust_reader import rust_reader
 from vboot.check import check_file
@@ -66,7 +67,7 @@ def _head(file: Path, report: dict[str, Any]) -> list[str]:
             ("security", f"version {rts['security_version']}"),
             ("bootable", "yes" if rts["bootable"] else "no: the tensors do not start on a page"),
         ]  # fmt: skip
-    return [columns(rows), ""]
+    return [columns([*rows, *capability_rows(report["capabilities"])]), ""]
 
 
 def _table(tensors: tuple[TensorEntry, ...]) -> str:

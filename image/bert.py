@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from image.embedding_settings import MAX_TOKENS_KEY, POOLING_TYPES
 from image.gguf_types import TensorType
 from image.gguf_writer import Model, Tensor, boolean, f32, i32_array, string, string_array, u32
 from vboot.gguf import Metadata
@@ -21,7 +22,6 @@ ModelType = Literal["F16", "F32", "Q8_0"]
 FILE_TYPES: dict[ModelType, int] = {"F32": 0, "F16": 1, "Q8_0": 7}
 
 _QUANTIZATION_VERSION = 2
-_POOLING_MEAN = 1
 _NORMAL, _CONTROL = 1, 3
 _SPECIAL = {
     "bos": "[CLS]",
@@ -37,7 +37,10 @@ _ALWAYS_F32 = {"position_embd.weight", "token_types.weight"}
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The numbers of a bert with mean pooling; `licence` is an SPDX identifier."""
+    """The numbers of a bert with mean pooling; `licence` is an SPDX identifier.
+
+    `max_tokens` is the most tokens of a text where the model takes fewer than its `context`.
+    """
 
     name: str
     licence: str
@@ -48,6 +51,7 @@ class BertConfig:
     heads: int
     token_types: int
     epsilon: float
+    max_tokens: int | None = None
 
 
 def bert_gguf(
@@ -74,6 +78,7 @@ def _general(config: BertConfig, stored_as: ModelType) -> list[Metadata]:
 
 
 def _hyperparameters(config: BertConfig) -> list[Metadata]:
+    limit = [] if config.max_tokens is None else [u32(MAX_TOKENS_KEY, config.max_tokens)]
     return [
         u32("bert.block_count", config.blocks),
         u32("bert.context_length", config.context),
@@ -82,7 +87,8 @@ def _hyperparameters(config: BertConfig) -> list[Metadata]:
         u32("bert.attention.head_count", config.heads),
         f32("bert.attention.layer_norm_epsilon", config.epsilon),
         boolean("bert.attention.causal", False),
-        u32("bert.pooling_type", _POOLING_MEAN),
+        u32("bert.pooling_type", POOLING_TYPES["mean"]),
+        *limit,
     ]
 
 

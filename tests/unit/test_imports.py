@@ -17,9 +17,13 @@ PACKAGES: list[str] = RULES["root_packages"]
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
-    command += ["--no-logo", "--no-cache"]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"}
+    # Without the checkout in which this Python is installed: its `qemu` would be merged with the copy's.
+    code = (
+        f"import sys; sys.path = [{str(folder)!r}, *(path for path in sys.path if path not in ('', {str(ROOT)!r}))]; "
+    )
+    code += "from importlinter.cli import lint_imports_command as run; run()"
+    command = [sys.executable, "-c", code, "--no-logo", "--no-cache"]
+    environment = {**os.environ, "COLUMNS": "200"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -46,7 +50,7 @@ def test_the_project_keeps_its_rules() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "rule"),
     [
-        ("vboot/protocol/errors.py", "import cli", "Imports only go down"),
+        ("vboot/protocol/framing.py", "import cli", "Imports only go down"),
         ("builder/plan.py", "import cli.answer", "Imports only go down"),
         ("builder/plan.py", "import evolution", "Imports only go down"),
         ("evolution/bridge.py", "import builder", "Imports only go down"),
@@ -54,7 +58,7 @@ def test_the_project_keeps_its_rules() -> None:
         ("initramfs/newc.py", "import qemu.accel", "Imports only go down"),
         ("qemu/console.py", "import image.rts", "Imports only go down"),
         ("evolution/bridge.py", "import qemu.accel", "evolution reaches"),
-        ("qemu/console.py", "import vboot.protocol.errors", "The build does not use"),
+        ("qemu/console.py", "import vboot.protocol.framing", "The build does not use"),
         ("builder/apt.py", "import vboot.client.machine", "The build does not use"),
         ("vboot/gguf.py", "import vboot.weights.edits", "vboot in layers"),
         ("vboot/weights/edits.py", "import vboot.client.machine", "vboot in layers"),

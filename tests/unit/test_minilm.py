@@ -147,6 +147,8 @@ def test_entries_are_those_of_the_converter(models: dict[str, BertReference], so
             "general.quantization_version": 2,
             "general.alignment": 4096,
             "vector_boot.layout": 1,
+            # What sentence_bert_config.json says.
+            "vector_boot.max_tokens": 256,
             "bert.block_count": 6,
             "bert.context_length": 512,
             "bert.embedding_length": 384,

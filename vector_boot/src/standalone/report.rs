@@ -3,7 +3,9 @@
 //! JSON, accepted: `{"ok": true, "file", "kind": "gguf" | "rts", "bytes", "rts"?: {"binary_size", "tensor_offset",
 //! "tensor_size", "binary_sha256", "tensor_sha256", "key_id", "security_version", "signature_verified", "bootable"},
 //! "gguf": {"version", "alignment", "metadata", "tensors", "data_offset", "data_bytes", "architecture", "name",
-//! "parameters", "types": {type: count}}}`; absent texts and digests are null.
+//! "parameters", "types": {type: count}}, "capabilities": {"serves", "embed", "embed_refused", "max_tokens", "pooling",
+//! "generate", "edits": {kind: {type: count}}}}`; absent texts and digests are null. `serves` false: the machine boots into
+//! an emergency, for the reason `embed_refused`. `edits` counts the tensors that each kind of edit can change.
 //! JSON, refused: `{"ok": false, "file", "rule", "field", "offset", "text"}`; rule, field and offset are null when the
 //! file could not be read at all.
 
@@ -116,7 +118,7 @@ pub fn summary_json(file: &str, summary: &Summary) -> String {
     let _ = writeln!(
         json,
         ", \"gguf\": {{\"version\": {}, \"alignment\": {}, \"metadata\": {}, \"tensors\": {}, \"data_offset\": {}, \
-         \"data_bytes\": {}, \"architecture\": {}, \"name\": {}, \"parameters\": {}, \"types\": {{{}}}}}}}",
+         \"data_bytes\": {}, \"architecture\": {}, \"name\": {}, \"parameters\": {}, \"types\": {{{}}}}}, \"capabilities\": {}}}",
         gguf.version,
         gguf.alignment,
         gguf.metadata,
@@ -127,6 +129,7 @@ pub fn summary_json(file: &str, summary: &Summary) -> String {
         optional(gguf.name.as_deref()),
         gguf.parameters,
         types.join(", "),
+        gguf.capabilities.to_json(),
     );
     json
 }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::gguf::{self, Gguf, TensorType};
 use crate::hw_mmio::Page;
 use crate::sys::memory::Mapping;
-use machine_tensors::MACHINE_TENSORS;
+pub use machine_tensors::MACHINE_TENSORS;
 use memory::PagedMemory;
 
 /// Key that marks a file whose machine tensors are ours.
