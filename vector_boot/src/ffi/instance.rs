@@ -169,7 +169,7 @@ impl Instance {
                 return Err(protocol::cancelled());
             };
             cancellable.running = Some(cancellable.waiting.swap_remove(found));
-            self.machine.forget_cancellation();
+            self.machine.clear_cancellation();
         }
         self.machine.follow_connection(Some(true));
         self.machine.expire_lease();

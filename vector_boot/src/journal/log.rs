@@ -72,7 +72,7 @@ impl Log {
         }
         let found = copies.iter().filter_map(Bounds::decode).max_by_key(|bounds| bounds.turn);
         if let Some(bounds) = found {
-            // A writer that was interrupted in `forget_before` may not have discarded the old entries.
+            // A writer that was interrupted in `remove_before` may not have discarded the old entries.
             storage.discard(FIRST_ENTRY, bounds.start.saturating_sub(FIRST_ENTRY));
             return Ok(Log { storage, bounds });
         }
@@ -175,7 +175,7 @@ impl Log {
     ///
     /// # Errors
     /// If the storage fails; the log has not changed then.
-    pub fn forget_before(&mut self, offset: u64, sequence: u64) -> io::Result<()> {
+    pub fn remove_before(&mut self, offset: u64, sequence: u64) -> io::Result<()> {
         let old = self.bounds.start;
         self.set_bounds(Bounds { start: offset, first: sequence, ..self.bounds })?;
         self.storage.discard(old, offset - old);
@@ -270,7 +270,7 @@ mod tests {
         let sequences: Vec<_> = log.heads().map(|found| found.unwrap().1.sequence).collect();
         assert_eq!((sequences, log.next_sequence()), (vec![0, 1, 2, 3, 4], 5));
         let mut log = log;
-        log.forget_before(offsets[3], 3).unwrap();
+        log.remove_before(offsets[3], 3).unwrap();
         let log = open(&bytes).unwrap();
         assert_eq!(payloads(&log).unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [8, 5000]);
     }

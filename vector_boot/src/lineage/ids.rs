@@ -60,7 +60,7 @@ impl Ids {
     }
 
     /// Adds an entry of the log, if it has an id.
-    pub fn note(&mut self, head: &EntryHead, offset: u64) {
+    pub fn add(&mut self, head: &EntryHead, offset: u64) {
         if head.id != [0; 16] && head.kind != EntryKind::Image {
             self.insert(head.id, PastChange::of(head, offset));
         }
@@ -137,7 +137,7 @@ mod tests {
         for number in 0..REMEMBERED_IDS as u64 + 10 {
             let mut id = [1; 16];
             id[..8].copy_from_slice(&number.to_le_bytes());
-            ids.note(&EntryHead { id, generation: number, ..head(EntryKind::Mutate, number) }, number);
+            ids.add(&EntryHead { id, generation: number, ..head(EntryKind::Mutate, number) }, number);
         }
         let id_of = |number: u64| {
             let mut id = [1; 16];

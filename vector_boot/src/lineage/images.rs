@@ -23,7 +23,7 @@ impl Lineage {
             return Ok(());
         }
         self.append_image()?;
-        self.tidy();
+        self.compact();
         Ok(())
     }
 
@@ -31,7 +31,7 @@ impl Lineage {
     pub fn make_room(&mut self) {
         let image_bytes = image::size(self.store.memory(), &self.ids);
         if self.lease_until_us.is_none() && self.can_afford(image_bytes) && self.append_image().is_ok() {
-            self.forget();
+            self.remove_old_entries();
         }
     }
 
@@ -55,7 +55,7 @@ impl Lineage {
 
     /// Makes an image if a replay would take long, and removes old entries if the log is too large. A failure is
     /// reported at the next change.
-    pub(super) fn tidy(&mut self) {
+    pub(super) fn compact(&mut self) {
         let Ok(size) = self.log.as_ref().map(Log::size) else { return };
         if self.lease_until_us.is_some() {
             return; // the entries since the promoted generation are needed
@@ -69,7 +69,7 @@ impl Lineage {
             return;
         }
         if size > self.budget.log {
-            self.forget();
+            self.remove_old_entries();
         }
     }
 
@@ -84,14 +84,14 @@ impl Lineage {
 
     /// Removes the entries before the oldest image from which on the log fits its budget, but never an entry that the
     /// current generation is rebuilt from.
-    fn forget(&mut self) {
+    fn remove_old_entries(&mut self) {
         let Some(RebuildPath { start: RebuildStart::Image(needed), .. }) = self.path(self.generation) else { return };
         let Ok(log) = &mut self.log else { return };
         let fits = |image: &&ImageEntry| log.end() - image.offset <= self.budget.log && image.offset <= needed;
         let at_last = |image: &&ImageEntry| image.offset == needed;
         let chosen = self.images.iter().find(fits).or(self.images.iter().find(at_last)).copied();
         let Some(image) = chosen.filter(|image| image.offset != log.start()) else { return };
-        if log.forget_before(image.offset, image.sequence).is_err() {
+        if log.remove_before(image.offset, image.sequence).is_err() {
             return;
         }
         self.images.retain(|other| other.offset >= image.offset);

@@ -115,7 +115,7 @@ impl Lineage {
         &self.store
     }
 
-    /// The tensors, for a change that ends with [`Lineage::keep`] or with an aborted transaction.
+    /// The tensors, for a change that ends with [`Lineage::commit_mutation`] or with an aborted transaction.
     pub fn store_mut(&mut self) -> &mut Store {
         &mut self.store
     }
@@ -154,7 +154,7 @@ impl Lineage {
     ///
     /// # Errors
     /// [`LineageError::Journal`]; the weights have not changed then.
-    pub fn keep(
+    pub fn commit_mutation(
         &mut self,
         asked: ChangeRequest,
         before: BeforeImages,
@@ -172,7 +172,7 @@ impl Lineage {
         let made = self.make_generation(EntryKind::Mutate, asked, None, before, &pieces);
         made.inspect_err(|_| self.lease_until_us = open)?;
         self.replay_cost_us += cost_us + ENTRY_COST_US;
-        self.tidy();
+        self.compact();
         Ok(())
     }
 
@@ -223,7 +223,7 @@ impl Lineage {
             (self.lease_until_us, self.promoted) = (lease, promoted);
         })?;
         self.replay_cost_us += ENTRY_COST_US;
-        self.tidy();
+        self.compact();
         Ok(())
     }
 
@@ -255,10 +255,10 @@ impl Lineage {
         let (lease, promoted) = (self.lease_until_us, self.promoted);
         self.promoted = generation;
         self.lease_until_us = lease.filter(|_| generation < self.generation);
-        self.note(EntryKind::Promote, asked, generation).inspect_err(|_| {
+        self.append_note(EntryKind::Promote, asked, generation).inspect_err(|_| {
             (self.lease_until_us, self.promoted) = (lease, promoted);
         })?;
-        self.tidy();
+        self.compact();
         Ok(())
     }
 
@@ -272,11 +272,12 @@ impl Lineage {
             return Err(LineageError::UnknownGeneration(format!("generation {generation} is not on trial")));
         }
         let lease = self.lease_until_us.replace(until_us);
-        self.note(EntryKind::Renew, ChangeRequest::default(), generation).inspect_err(|_| self.lease_until_us = lease)
+        self.append_note(EntryKind::Renew, ChangeRequest::default(), generation)
+            .inspect_err(|_| self.lease_until_us = lease)
     }
 
     /// Frees all before-images; their generations can still be rebuilt from the log. Returns the number of bytes freed.
-    pub fn forget_before_images(&mut self) -> u64 {
+    pub fn drop_before_images(&mut self) -> u64 {
         self.undo.clear() as u64
     }
 
@@ -286,7 +287,7 @@ impl Lineage {
     }
 
     /// The reply stored with the mutation at this offset of the log; `None` if the entry was removed.
-    pub fn noted_reply(&self, offset: u64) -> Option<String> {
+    pub fn stored_reply(&self, offset: u64) -> Option<String> {
         let log = self.log.as_ref().ok().filter(|log| offset >= log.start())?;
         let payload = log.entry(offset).ok()?.payload;
         String::from_utf8(MutationPayload::parse(&payload)?.reply.to_vec()).ok()
@@ -324,7 +325,7 @@ impl Lineage {
                     returned_to,
                     fingerprint: self.store.memory().fingerprint(),
                 });
-                self.store.forget_digests(before.iter().map(|(page, _)| page));
+                self.store.drop_digests(before.iter().map(|(page, _)| page));
                 self.undo.push(self.generation, before);
                 Ok(())
             }
@@ -359,7 +360,7 @@ impl Lineage {
         Ok(())
     }
 
-    fn note(&mut self, kind: EntryKind, asked: ChangeRequest, target: u64) -> Result<(), LineageError> {
+    fn append_note(&mut self, kind: EntryKind, asked: ChangeRequest, target: u64) -> Result<(), LineageError> {
         match self.append(kind, asked, target, &[]) {
             Ok(_) => Ok(()),
             Err(error) => Err(self.fail(format!("the journal cannot be written: {error}"))),
@@ -370,7 +371,7 @@ impl Lineage {
         let head = self.head(kind, asked, target);
         let log = self.log.as_mut().map_err(|why| io::Error::other(why.clone()))?;
         let offset = log.append(head, payload)?;
-        self.ids.note(&head, offset);
+        self.ids.add(&head, offset);
         Ok(offset)
     }
 
@@ -378,7 +379,7 @@ impl Lineage {
         let mut change = self.store.memory_mut().begin();
         before.iter().for_each(|(page, bytes)| change.write_page(page, bytes));
         change.commit();
-        self.store.forget_digests(before.iter().map(|(page, _)| page));
+        self.store.drop_digests(before.iter().map(|(page, _)| page));
     }
 
     /// Stops using the log: a later write that succeeds would hide the loss.

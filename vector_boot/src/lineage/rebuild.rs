@@ -82,7 +82,7 @@ impl Lineage {
             replay_cost_us: 0,
         };
         let opened = storage.and_then(Log::open).map_err(|error| error.to_string());
-        if let Err(why) = opened.and_then(|log| lineage.follow(log, progress)) {
+        if let Err(why) = opened.and_then(|log| lineage.replay(log, progress)) {
             (lineage.generation, lineage.promoted, lineage.lease_until_us) = (0, 0, None);
             (lineage.made, lineage.images, lineage.ids) = Default::default();
             lineage.log = Err(why);
@@ -90,7 +90,7 @@ impl Lineage {
         lineage
     }
 
-    fn follow(&mut self, log: Log, progress: &dyn Fn()) -> Result<(), String> {
+    fn replay(&mut self, log: Log, progress: &dyn Fn()) -> Result<(), String> {
         let mut last = None;
         for found in log.heads() {
             let (offset, head) = found.map_err(|error| error.to_string())?;
@@ -99,7 +99,7 @@ impl Lineage {
                 self.ids = Image::parse(&payload).and_then(|image| image.ids()).ok_or("an image is damaged")?;
                 self.first_made = head.generation + u64::from(head.kind == EntryKind::Image);
             }
-            self.note_head(offset, &head)?;
+            self.add_head(offset, &head)?;
             last = Some(head);
             progress();
         }
@@ -115,7 +115,7 @@ impl Lineage {
         Ok(())
     }
 
-    fn note_head(&mut self, offset: u64, head: &EntryHead) -> Result<(), String> {
+    fn add_head(&mut self, offset: u64, head: &EntryHead) -> Result<(), String> {
         if head.holds_image() {
             self.images.push(ImageEntry { generation: head.generation, offset, sequence: head.sequence });
         }
@@ -126,7 +126,7 @@ impl Lineage {
             let returned_to = (head.kind != EntryKind::Mutate).then_some(head.target);
             self.made.push_back(GenerationEntry { offset, returned_to, fingerprint: head.fingerprint });
         }
-        self.ids.note(head, offset);
+        self.ids.add(head, offset);
         Ok(())
     }
 

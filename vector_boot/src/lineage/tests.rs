@@ -48,7 +48,7 @@ impl Harness {
         let id = [(self.lineage.generation() as u8).wrapping_add(1); 16];
         let asked = ChangeRequest { id, changed_bytes: 100, ..ChangeRequest::default() };
         let payload = MutationPayload { edits: edits.as_bytes(), reply: b"", blob: &blob };
-        self.lineage.keep(asked, before, lease_until_us, &payload, 0)
+        self.lineage.commit_mutation(asked, before, lease_until_us, &payload, 0)
     }
 
     fn roll_back(&mut self, to: u64) -> Result<(), LineageError> {

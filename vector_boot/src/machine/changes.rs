@@ -28,7 +28,7 @@ impl Machine {
         let vitals = self.vitals();
         let asked = ChangeRequest { id, content, ..ChangeRequest::default() };
         let result = lineage.roll_back(EntryKind::Rollback, asked, to, &|| vitals.make_progress());
-        self.show(&lineage);
+        self.publish(&lineage);
         let generation = lineage.generation();
         drop(lineage);
         let refused = result.map_err(RequestError::from).err();
@@ -53,10 +53,10 @@ impl Machine {
             return Ok(json!({"promoted": done.target}).into());
         }
         lineage.promote(ChangeRequest { id, content, ..ChangeRequest::default() }, generation)?;
-        self.show(&lineage);
+        self.publish(&lineage);
         let record = Record { id, ..Record::plain(RecordKind::Promote, generation, self.uptime_us()) };
         self.ring().push(&record);
-        self.tell_change(RecordKind::Promote, generation, &id);
+        self.queue_change(RecordKind::Promote, generation, &id);
         Ok(json!({"promoted": generation}).into())
     }
 
@@ -71,7 +71,7 @@ impl Machine {
         request.no_blob()?;
         let mut lineage = self.lineage_mut()?;
         lineage.renew(generation, monotonic_us().saturating_add(lease_ms.saturating_mul(1000)))?;
-        self.show(&lineage);
+        self.publish(&lineage);
         Ok(json!({}).into())
     }
 
@@ -107,7 +107,7 @@ impl Machine {
         let vitals = self.vitals();
         let expired = lineage.expire_lease(monotonic_us(), &|| vitals.make_progress());
         if !matches!(expired, Ok(false)) {
-            self.show(lineage);
+            self.publish(lineage);
         }
         let generation = lineage.generation();
         let text = match expired {
@@ -120,7 +120,7 @@ impl Machine {
                 format!("a trial cannot be rolled back: {why}")
             }
         };
-        self.tell(json!({"kind": "alert", "what": "lease_expired", "text": text}));
+        self.queue_event(json!({"kind": "alert", "what": "lease_expired", "text": text}));
     }
 
     /// Records a return to older contents, or its refusal.
@@ -137,7 +137,7 @@ impl Machine {
         self.ring().push(&record);
         if refused.is_none() {
             self.vitals().count_rollback();
-            self.tell_change(kind, generation, &id);
+            self.queue_change(kind, generation, &id);
         }
     }
 }

@@ -96,7 +96,7 @@ impl Machine {
             Err(why) => machine.emergency = Some(why.into()),
             Ok(store) => {
                 let lineage = Lineage::recover(store, journal, budget, &|| vitals.make_progress());
-                machine.show(&lineage);
+                machine.publish(&lineage);
                 machine.lineage = Some(Arc::new(RwLock::new(lineage)));
             }
         }
@@ -108,7 +108,7 @@ impl Machine {
     }
 
     /// Writes generation, promoted generation and lease into the shared words.
-    fn show(&self, lineage: &Lineage) {
+    fn publish(&self, lineage: &Lineage) {
         self.page().set_wide(word::GENERATION, lineage.generation());
         self.vitals().set_promoted(lineage.promoted());
         self.vitals().set_lease_until(lineage.lease_until_us().unwrap_or(0));
@@ -165,11 +165,11 @@ impl Machine {
     }
 
     /// Clears a cancellation, before the next request runs.
-    pub fn forget_cancellation(&self) {
+    pub fn clear_cancellation(&self) {
         self.cancelled.store(false, Ordering::Relaxed);
     }
 
-    fn tell(&self, event: Value) {
+    fn queue_event(&self, event: Value) {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 
@@ -387,3 +387,6 @@ fn describe(tensor: &Tensor) -> Value {
         "protected": tensor.protected,
     })
 }
+
+#[cfg(test)]
+mod tests;

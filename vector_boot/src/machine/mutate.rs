@@ -82,7 +82,7 @@ struct MutationOutcome {
 impl Machine {
     pub(super) fn mutate(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut record = Record::plain(RecordKind::Mutate, self.generation(), self.uptime_us());
-        let result = self.judge(request, &mut record);
+        let result = self.check_and_change(request, &mut record);
         let page = self.page();
         match &result {
             Ok(outcome) if outcome.replayed => (),
@@ -91,7 +91,7 @@ impl Machine {
                 record.changed_bytes = u32::try_from(outcome.bytes).unwrap_or(u32::MAX);
                 self.ring().push(&record);
                 page.set(word::MUTATIONS_ACCEPTED, page.get(word::MUTATIONS_ACCEPTED).wrapping_add(1));
-                self.tell_change(record.kind, outcome.generation, &record.id);
+                self.queue_change(record.kind, outcome.generation, &record.id);
             }
             Err(error) => {
                 record.code = i16::try_from(error.code).unwrap_or(i16::MIN);
@@ -114,7 +114,7 @@ impl Machine {
     }
 
     /// Checks parameters and blob, then makes the change.
-    fn judge(&self, request: &Request, record: &mut Record) -> Result<MutationOutcome, RequestError> {
+    fn check_and_change(&self, request: &Request, record: &mut Record) -> Result<MutationOutcome, RequestError> {
         let mutation = Mutation::parse(request.params.clone())?;
         record.id = mutation.id;
         record.origin.clone_from(&mutation.origin);
@@ -213,7 +213,7 @@ impl Machine {
         let asked = ChangeRequest { id: mutation.id, content, upload: source.upload_id(), ..ChangeRequest::default() };
         let outcome = self.carry_out(&mut lineage, mutation, &plan, blob, asked)?;
         self.spend_energy(plan.touched_bytes());
-        self.show(&lineage);
+        self.publish(&lineage);
         Ok(outcome)
     }
 
@@ -229,7 +229,7 @@ impl Machine {
         if needed < SMALL_BYTES || available == 0 || needed < available {
             return Ok(());
         }
-        let freed = lineage.forget_before_images();
+        let freed = lineage.drop_before_images();
         if needed < available + freed {
             return Ok(());
         }
@@ -268,7 +268,7 @@ impl Machine {
         asked.changed_tensors = changed.len() as u32;
         asked.changed_bytes = changed_bytes.iter().sum();
         let sha256 = mutation.digest.then(|| {
-            lineage.store_mut().forget_digests(before.iter().map(|(page, _)| page));
+            lineage.store_mut().drop_digests(before.iter().map(|(page, _)| page));
             let shown: Vec<usize> = changed.iter().take(NAMES_LIMIT).map(|target| target.index).collect();
             Value::from(digests(lineage.store(), &shown, self.page()))
         });
@@ -276,7 +276,7 @@ impl Machine {
         let lease_until_us = mutation.lease_ms.map(|ms| monotonic_us().saturating_add(ms.saturating_mul(1000)));
         let cost_us = monotonic_us() - started_us;
         let payload = MutationPayload { edits: mutation.edits_json.as_bytes(), reply: reply.as_bytes(), blob };
-        lineage.keep(asked, before, lease_until_us, &payload, cost_us)?;
+        lineage.commit_mutation(asked, before, lease_until_us, &payload, cost_us)?;
         Ok(MutationOutcome {
             generation: lineage.generation(),
             tensors: asked.changed_tensors,
@@ -287,15 +287,15 @@ impl Machine {
     }
 
     /// Queues the event of a change.
-    pub(super) fn tell_change(&self, kind: RecordKind, generation: u64, id: &[u8; 16]) {
+    pub(super) fn queue_change(&self, kind: RecordKind, generation: u64, id: &[u8; 16]) {
         let id = (*id != [0; 16]).then(|| hex(id));
-        self.tell(json!({"kind": "mutation", "generation": generation, "change": kind.name(), "id": id}));
+        self.queue_event(json!({"kind": "mutation", "generation": generation, "change": kind.name(), "id": id}));
     }
 }
 
 /// The result of a mutation that was made before.
 fn replay(lineage: &Lineage, done: &PastChange) -> MutationOutcome {
-    let sha256 = || lineage.noted_reply(done.offset).and_then(|reply| serde_json::from_str(&reply).ok());
+    let sha256 = || lineage.stored_reply(done.offset).and_then(|reply| serde_json::from_str(&reply).ok());
     MutationOutcome {
         generation: done.generation,
         tensors: done.changed_tensors,

@@ -163,7 +163,7 @@ impl Store {
         &self.memory
     }
 
-    /// The memory that holds the tensors, to change it. [`Store::forget_digests`] must follow.
+    /// The memory that holds the tensors, to change it. [`Store::drop_digests`] must follow.
     pub fn memory_mut(&mut self) -> &mut PagedMemory {
         &mut self.memory
     }
@@ -200,7 +200,7 @@ impl Store {
     }
 
     /// Drops the digests of the tensors with bytes in these pages, because they have changed.
-    pub fn forget_digests(&mut self, pages: impl Iterator<Item = u32>) {
+    pub fn drop_digests(&mut self, pages: impl Iterator<Item = u32>) {
         let mut pages: Vec<usize> = pages.map(|page| page as usize * memory::PAGE).collect();
         pages.sort_unstable();
         for (tensor, digest) in self.tensors.iter().zip(&mut self.digests) {

@@ -110,7 +110,7 @@ impl Runner {
             Job::Answer(request, _) if Self::runs_beside_others(request) => Some(request.id.clone()),
             _ => None,
         };
-        self.machine.forget_cancellation();
+        self.machine.clear_cancellation();
         self.running = Some(RunningJob { connection, overtakable });
         if self.jobs.send(job).is_err() {
             std::process::exit(1); // the thread has ended: the supervisor starts another worker
