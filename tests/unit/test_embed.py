@@ -154,15 +154,17 @@ def test_only_the_length_is_normalised(machine: MachineClient) -> None:
 
 
 def test_texts_that_are_cut_are_reported_or_refused(machine: MachineClient) -> None:
-    fits, long = LONG, "a " * 511
+    # The two tokens around a text count.
+    limit = int(machine.request("embed", {"texts": [LONG]}).result["tokens"][0])
+    fits, long = "a " * (limit - 2), "a " * (limit - 1)
     made = machine.request("embed", {"texts": [fits, long, "the machine"]})
     assert made.result["truncated"] == [False, True, False]
-    assert made.result["tokens"][:2] == [512, 512]
+    assert made.result["tokens"][:2] == [limit, limit]
     same = machine.request("embed", {"texts": [fits, long, "the machine"], "truncate": "end"})
     assert (same.result, same.blob) == (made.result, made.blob)
     whole = machine.request("embed", {"texts": [fits, "the machine"], "truncate": "refuse"})
     assert whole.result["truncated"] == [False, False]
-    with pytest.raises(RequestRefusedError, match="text 1 is longer than the 512 tokens") as caught:
+    with pytest.raises(RequestRefusedError, match=f"text 1 is longer than the {limit} tokens") as caught:
         machine.request("embed", {"texts": [fits, long, long], "truncate": "refuse"})
     assert (caught.value.code, caught.value.data) == (1004, {"text": 1})
     with pytest.raises(RequestRefusedError, match='must be "end" or "refuse"') as caught:
