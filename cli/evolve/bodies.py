@@ -1,4 +1,4 @@
-"""What `vboot evolve` improves: a running machine, one that it boots itself, one in process, or a file."""
+"""The body that `vboot evolve` improves: a running machine, one that it boots, one in a child process, or a file."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from vboot.protocol.errors import LinkLostError
 
 
 def model_file(arguments: argparse.Namespace) -> Path:
-    """The model that the run begins with. Raises InputError when it is not there."""
+    """The initial model of the run. Raises InputError if the file does not exist."""
     given: Path | None = arguments.model
     image: Path = arguments.image or read_config(arguments).image.output
     path = image / TENSORS_NAME if given is None else given
     if not path.is_file():
-        raise InputError(f"there is no model {path}", remedy="build the image with `vboot build`, or give --model FILE")
+        raise InputError(f"the model {path} does not exist", remedy="run `vboot build`, or give --model FILE")
     return path
 
 
 @contextmanager
 def opened_body(arguments: argparse.Namespace) -> Iterator[tuple[Body, Path]]:
-    """The body that the arguments name, and the model file that the run begins with. A machine booted here ends here.
+    """The body that the arguments select, and the initial model. A machine booted here is shut down at the end.
 
     Raises InputError, BootError.
     """
@@ -58,19 +58,19 @@ def opened_body(arguments: argparse.Namespace) -> Iterator[tuple[Body, Path]]:
 
 
 def _require_writable(output: Path, model: Path) -> None:
-    """Raises InputError for a file that could not be written, before a generation is searched for it."""
+    """Raises InputError if the output cannot be written, so that no search is wasted."""
     if output.is_dir():
-        raise InputError(f"{output} is a folder", remedy="give --file the name of a file")
+        raise InputError(f"{output} is a folder", remedy="give --file the path of a file")
     if not os.access(output.parent, os.W_OK | os.X_OK):
-        what = f"the folder {output.parent} {'cannot be written to' if output.parent.exists() else 'is not there'}"
-        raise InputError(what, remedy="give --file a name in a folder that can be written to")
+        what = f"the folder {output.parent} {'is not writable' if output.parent.exists() else 'does not exist'}"
+        raise InputError(what, remedy="give --file a path in a writable folder")
     if output.exists() and output.samefile(model):
-        what = f"{output} is the model that the run begins with, and goes on from"
-        raise InputError(what, remedy="give --file another name")
+        what = f"{output} is the initial model of the run, which is needed to resume it"
+        raise InputError(what, remedy="give --file another path")
 
 
 def _running_body(given: Path | None) -> SocketBody:
-    """A machine that runs; when none was named and it ends, the newest that runs then takes its place."""
+    """A running machine; if none was named and it ends, the newest running one replaces it."""
     found = find_machine(given)
     if isinstance(found, Path):
         return SocketBody(found)
@@ -86,15 +86,15 @@ def _newest() -> Path:
 
 @contextmanager
 def _booted_body(given: Path | None, config: Config) -> Iterator[SocketBody]:
-    """The machine of an image, built first unless one is named, and booted again whenever it is gone."""
+    """The machine of an image, which is built first unless one is named; booted again whenever it ends."""
     image = open_or_build(given, config)
     with ExitStack() as stack:
 
         def boot() -> Path:
-            # Whatever is left of the one before; it may have ended badly, which is why we are here.
+            # Clean up the previous machine, which may have crashed.
             stack.pop_all().close()
             machine, client = stack.enter_context(booted(image, config))
-            client.close()  # since the port serves one client at a time, and now it is the daemon's
+            client.close()  # the port serves one client at a time, from now on the daemon
             stack.push(lambda kind, _error, _trace: _end(machine) if kind is None else None)
             return machine.evolution
 
@@ -106,7 +106,7 @@ def _booted_body(given: Path | None, config: Config) -> Iterator[SocketBody]:
 
 
 class _Lines(io.TextIOBase):
-    """A stream for plain lines alone: a view of the run may be drawn on its terminal, and bars would tear it."""
+    """A stream that is not a terminal: progress bars would disturb a live view of the run."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -119,13 +119,13 @@ class _Lines(io.TextIOBase):
 
 
 def _end(machine: VirtualMachine) -> None:
-    # One that has failed or ended by itself has told so already, when it was lost.
+    # If it has failed or ended by itself, that was reported when it was lost.
     with suppress(BootError):
         end_in_order(machine)
 
 
 def _or_lost(find: Callable[[], Path]) -> Callable[[], Path]:
-    """As `find`, but no machine is one that may come later."""
+    """As `find`, but errors become LinkLostError: a machine may appear later."""
 
     def found() -> Path:
         try:

@@ -1,4 +1,4 @@
-"""Curves in text: numbers as braille, two dots across and four up in each character. Pure."""
+"""Curves as text: braille characters with two columns and four rows of dots each. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _ACROSS, _UP = 2, 4
 
 
 def braille_curve(values: Sequence[float], *, width: int, height: int) -> list[str]:
-    """The curve of some values, `height` lines of `width` characters, the highest first.
+    """The curve of some values as `height` lines of `width` characters, from top to bottom.
 
-    More values than columns are shown as the mean of those that share one. What is not finite leaves a gap.
+    If there are more values than columns, each column shows the mean of its values. Values that are not finite leave a
+    gap.
     """
     columns = _columns(values, width * _ACROSS)
     finite = [value for value in columns if math.isfinite(value)]
@@ -27,7 +28,7 @@ def braille_curve(values: Sequence[float], *, width: int, height: int) -> list[s
             before = None
             continue
         at = _row(value, low, high, height * _UP)
-        # A steep step is drawn as a line upwards, or the curve would fall apart.
+        # A steep step is drawn as a vertical line, so that the curve stays connected.
         start = at if before is None else before + (at > before) - (at < before)
         for y in range(min(start, at), max(start, at) + 1):
             cells[height - 1 - y // _UP][x // _ACROSS] |= _DOTS[x % _ACROSS][y % _UP]
@@ -36,8 +37,8 @@ def braille_curve(values: Sequence[float], *, width: int, height: int) -> list[s
 
 
 def _row(value: float, low: float, high: float, rows: int) -> int:
-    """The row of dots of a value, from the lowest; equal values lie in the middle."""
-    spread = high / 2 - low / 2  # halves, as the difference of huge numbers is none
+    """The row of dots of a value, from the bottom; a constant curve is centred."""
+    spread = high / 2 - low / 2  # halves, as the difference of huge numbers would overflow
     return rows // 2 if spread <= 0 else round((value / 2 - low / 2) / spread * (rows - 1))
 
 

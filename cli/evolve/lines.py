@@ -1,4 +1,4 @@
-"""A run told in lines: one for each event that matters, for logs and for terminals that cannot draw."""
+"""A run as lines of text, one for each important event, for logs and terminals without a live view."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from evolution.daemon.log import text_of
 from vboot.text import printable
 
 METABOLISM_EVERY_S = 10.0
-"""A line for each cycle would bury the others."""
+"""Fewer lines than cycles, so that other events stay visible."""
 
 
 class PlainLines:
-    """A listener that writes a line for each event that matters."""
+    """A listener that writes a line for each important event."""
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -35,7 +35,7 @@ class PlainLines:
         self._next_metabolism = -float("inf")
 
     def __call__(self, event: DaemonEvent) -> None:
-        """Tell one event."""
+        """Write one event."""
         if isinstance(event, Metabolism):
             now = self._clock()
             if now < self._next_metabolism:
@@ -48,12 +48,12 @@ class PlainLines:
 
 
 def shown(event: DaemonEvent) -> str:
-    """The event's line, fit for a terminal: names and reasons may come from a machine."""
+    """The event's line with unprintable characters escaped: names and reasons may come from a machine."""
     return printable(text_of(event))
 
 
 def is_trouble(event: DaemonEvent) -> bool:
-    """Whether something failed, or works again: a view that is redrawn should leave a line of it."""
+    """Whether something failed or recovered, so that a live view leaves a permanent line."""
     match event:
         case Pulse():
             return not event.as_expected
@@ -65,5 +65,5 @@ def is_trouble(event: DaemonEvent) -> bool:
 
 
 def has_changed(event: Recovered) -> bool:
-    """Whether something had to be brought back. A body that was connected to, and is as it should be, tells so too."""
+    """Whether weights had to be restored. A body that has the run's weights already also emits the event."""
     return event.what != "body" or event.how != "nothing"

@@ -1,4 +1,4 @@
-"""What a run has come to: held-out scores before and after, rates, and plots, from the files of its folder."""
+"""The report of a run: held-out scores before and after, rates, and plots, from the files of its folder."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ PLOTS: Mapping[str, Callable[[Iterable[DaemonEvent]], str]] = {
     "latency": latency_svg,
     "energy": energy_svg,
 }
-"""Each is the file NAME.svg of the run's folder."""
+"""By the name of the file NAME.svg in the run's folder."""
 REPORT_FILE = "report.json"
 
 
 def run_answer(path: Path, *, model: Path, dataset: Dataset | None) -> Answer:
-    """The report of the run in a folder, which also writes its plots and `report.json` there.
+    """Report on the run in a folder, and write its plots and `report.json` there.
 
-    `model` is the file that the run began with. `dataset` None leaves out the held-out scores, which take a while.
-    Raises InputError for what is no folder of a run, and for another model than it began with.
+    `model` is the initial model. `dataset` None skips the held-out scores, which take a while. Raises InputError for a
+    folder without a run, and for another model than the run's.
     """
     with opened_run(path) as folder:
         events = without_abandoned(event for _, event in read_events(folder.events))
@@ -63,7 +63,7 @@ def run_answer(path: Path, *, model: Path, dataset: Dataset | None) -> Answer:
 
 
 def _held_out(folder: EvolutionRunFolder, state: RunState, model: Path, dataset: Dataset) -> Mapping[str, Comparison]:
-    """Scores of the weights that the run began with, and of those that it has come to, on pairs it never saw."""
+    """Scores of the initial and the current weights on pairs that the search never saw."""
     with closing(Shadow(lambda: (Weights(model, tuple, state.base),), tell=_ignore)) as shadow:
         before = _retrieval(shadow, dataset, "held-out, before")
     if not state.lineage:
@@ -116,9 +116,9 @@ def _told(
 
 
 def _summary(tally: Tally) -> str:
-    rows = [("stopped", "not yet in order" if tally.stopped is None else _stopped(tally.stopped))]
+    rows = [("stopped", "no: the run was interrupted" if tally.stopped is None else _stopped(tally.stopped))]
     if tally.acceptance is not None:
-        moved = f"{tally.moves_accepted} of {tally.generations} generations moved ({tally.acceptance:.1%})"
+        moved = f"{tally.moves_accepted} of {tally.generations} generations accepted a move ({tally.acceptance:.1%})"
         rows.append(("acceptance", f"{moved}; {tally.moves_refused} refused, {tally.rolled_back} rolled back"))
     if tally.evaluations_per_second is not None:
         rows.append(("evaluations", f"{tally.evaluations}, {tally.evaluations_per_second:.1f} a second"))
@@ -128,14 +128,14 @@ def _summary(tally: Tally) -> str:
     if tally.share_outside_evaluation is not None:
         rows.append(("overhead", f"{tally.share_outside_evaluation:.1%} of the time outside evaluation"))
     if tally.unreached is not None:
-        rows.append(("machine", f"behind the run, as it did not answer: {tally.unreached}"))
+        rows.append(("machine", f"does not have the latest weights, as it did not answer: {tally.unreached}"))
     if tally.alarm_count:
-        rows.append(("alarms", f"{tally.alarm_count}; the last: {tally.alarms[-1].what}: {tally.alarms[-1].text}"))
+        rows.append(("alarms", f"{tally.alarm_count}; the latest: {tally.alarms[-1].what}: {tally.alarms[-1].text}"))
     return columns(rows)
 
 
 def _stopped(stopped: Stopped) -> str:
-    return f"{stopped.why}; {stopped.generation} generations, {stopped.accepted} moves accepted in all"
+    return f"{stopped.why}; {stopped.generation} generations, {stopped.accepted} moves accepted in total"
 
 
 def _row(metric: str, compared: Comparison) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The runs that are kept in folders, opened to be looked at."""
+"""Reading the runs in folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ORIGIN_FILE = "origin.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run began with: its model's file, the data as `--data` names it, and the SHA-256 (hex) of its content."""
+    """The inputs of a run: its initial model, the value of `--data`, and the SHA-256 (hex) of the data."""
 
     model: str
     data: str
@@ -26,13 +26,13 @@ class Origin:
 
 
 def save_origin(path: Path, origin: Origin) -> None:
-    """Keep it in the run's folder, for reports. Raises InputError."""
+    """Save it in the run's folder, for reports. Raises InputError."""
     with atomic_write(path / _ORIGIN_FILE) as file:
         file.write(json.dumps(asdict(origin)).encode())
 
 
 def load_origin(path: Path) -> Origin:
-    """What the run in a folder began with. Raises InputError when the folder is none of a run, or does not say it."""
+    """The inputs of the run in a folder. Raises InputError if it is not a run's folder, or does not record them."""
     _require_run(path)
     file = path / _ORIGIN_FILE
     try:
@@ -47,24 +47,24 @@ def load_origin(path: Path) -> Origin:
 
 @contextmanager
 def opened_run(path: Path) -> Iterator[EvolutionRunFolder]:
-    """The run in a folder, locked meanwhile. Raises InputError when there is none, or a daemon works in it."""
+    """Open and lock the run in a folder. Raises InputError if there is none, or a daemon uses it."""
     _require_run(path)
     with closing(EvolutionRunFolder(path)) as folder:
         yield folder
 
 
 def lineage(path: Path) -> tuple[Edit, ...]:
-    """All edits of the accepted moves of the run in a folder, in order. Raises InputError when there are none."""
+    """All edits of the accepted moves of the run in a folder, in order. Raises InputError if there are none."""
     with opened_run(path) as folder:
         state = folder.load()
         moves = () if state is None else state.lineage
         edits = tuple(edit for number, move in enumerate(moves, start=1) for edit in folder.edits(number, move))
     if not edits:
-        raise InputError(f"the run in {path} has accepted no move", remedy="give a run that has found something")
+        raise InputError(f"the run in {path} has accepted no move", remedy="give a run with accepted moves")
     return edits
 
 
 def _require_run(path: Path) -> None:
-    # Opening a folder would make one of it.
+    # EvolutionRunFolder would create the folder.
     if not (path / "run.json").is_file():
         raise InputError(f"{path} is not the folder of a run", remedy="give the folder that evolve printed")

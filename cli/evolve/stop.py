@@ -1,4 +1,4 @@
-"""Ending a run in order: the first Ctrl-C or SIGTERM asks it to, a second one does not wait."""
+"""Orderly end of a run: the first Ctrl-C or SIGTERM stops it after the current evaluation, a second one at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Asked:
 
 @contextmanager
 def stopped_in_order(stop: Callable[[], None]) -> Iterator[Asked]:
-    """Within it the first signal calls `stop`. Raises KeyboardInterrupt or Terminated at the second one."""
+    """In this context the first signal calls `stop`. Raises KeyboardInterrupt or Terminated at the second one."""
     asked = Asked()
 
     def handle(number: int, _frame: FrameType | None) -> None:

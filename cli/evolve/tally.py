@@ -1,4 +1,4 @@
-"""What a run has come to so far, counted from its events. Pure: no clock; all times are those that events tell."""
+"""Counts and rates of a run, from its events. Pure: all times come from the events."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _RECENT = 256
 
 @dataclass
 class Tally:
-    """Counts of a run, which `add` keeps up to date; None is what no event has told yet.
+    """Counts of a run, updated by `add`; None means that no event has reported the value yet.
 
-    Rates and shares are of the generations that have ended in the events counted; those of an interrupted generation
+    Rates and shares cover the generations that have ended; interrupted generations are left out, as they are repeated.
     are left out, as it is begun again.
     """
 
     started: Started | None = None
     connection: str = "not connected yet"
     unreached: str | None = None
-    """Why the body does not answer; None: it does, or there is none."""
+    """Why the body does not answer; None if it does, or there is none."""
     body_generation: int | None = None
     generation: int = 0
     generations: int = 0
@@ -88,7 +88,7 @@ class Tally:
             case Evaluated():
                 self.evaluations = event.evaluations
                 if not self._scored_now:
-                    self._applied_now = 0  # what a body lacked at its start is no work of a generation
+                    self._applied_now = 0  # moves that the body lacked at the start do not count
                 self._scored_now += 1
                 self._recent_s.append(event.seconds)
             case Judged():
@@ -116,10 +116,10 @@ class Tally:
                 self.connection, self.body_generation = f"connected to {event.body}", event.generation
                 self.unreached = None
             case ConnectionFailed():
-                self.connection = f"try {event.attempt + 1} in {event.retry_s:.3g} s: {event.why}"
+                self.connection = f"attempt {event.attempt + 1} in {event.retry_s:.3g} s: {event.why}"
                 self.unreached = event.why
             case FellBack():
-                self.connection = f"no runtime answers; writing files to {event.folder}"
+                self.connection = f"no machine answers; writing files to {event.folder}"
             case Returned():
                 self.connection = f"connected again after {event.after_s:.0f} s"
             case Recovered():
@@ -152,32 +152,32 @@ class Tally:
 
     @property
     def acceptance(self) -> float | None:
-        """Share of the generations that moved the parent."""
+        """The share of generations that accepted a move."""
         return self.moves_accepted / self.generations if self.generations else None
 
     @property
     def recent_evaluations_per_second(self) -> float | None:
-        """Of the last evaluations, while evaluating."""
+        """The rate of the latest evaluations, without the time between them."""
         return _rate(len(self._recent_s), sum(self._recent_s))
 
     @property
     def evaluations_per_second(self) -> float | None:
-        """Of all time, evaluating or not."""
+        """Evaluations per second of run time."""
         return _rate(self.scored, self.seconds)
 
     @property
     def applied_per_second(self) -> float | None:
-        """Mutations of the body, of all time; those that only made up for lost ones are left out."""
+        """Mutations of the body per second of run time, without those that repeat lost ones."""
         return _rate(self._applied_in_time, self.seconds)
 
     @property
     def share_outside_evaluation(self) -> float | None:
-        """Of all time."""
+        """The share of the run time that is not evaluation."""
         return self.seconds_outside / self.seconds if self.seconds > 0 else None
 
     @property
     def median_latency_ms(self) -> float | None:
-        """Of the last moves that the body made."""
+        """The median duration of the latest moves applied to the body."""
         return statistics.median(self.latencies_ms) if self.latencies_ms else None
 
     def describe(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`vboot evolve`: improves the weights of a running machine, for as long as it is let."""
+"""`vboot evolve`: improves the weights of a running machine, or of a model file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from evolution.strategies.tiers import STANDARD_TIERS
 from vboot.errors import InputError
 
 FOLDERS = Path("build/evolve")
-"""Where runs are kept."""
+"""The default folder of runs."""
 DEBIAN = "debian"
 STRATEGY, TIER, SEED = "antithetic_es", "norms", 1
 
@@ -50,7 +50,7 @@ _EPILOG = """examples:
   vboot evolve --file evolved.gguf --tier norms --tier scales
   vboot evolve --report build/evolve/NAME
 
-A run that was stopped, or killed, goes on with the same command."""
+The same command resumes a run that was stopped or killed."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +64,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     instead = parser.add_argument_group("instead of a running machine, one of").add_mutually_exclusive_group()
     instead.add_argument("--boot", action="store_true", help="boot the image, and again whenever the machine dies")
-    instead.add_argument("--in-process", action="store_true", help="the runtime in a process of this program's own")
+    instead.add_argument("--in-process", action="store_true", help="run the machine in a child process of this command")
     instead.add_argument(
         "--file", type=path, metavar="OUT", help="no machine: write the improved model to this file, a plain GGUF"
     )  # fmt: skip
     instead.add_argument("--report", type=path, metavar="DIR", help="evolve nothing: report on the run in this folder")
     parser.add_argument(
         "--image", type=path, metavar="DIR",
-        help="image whose model the run begins with, and which --boot takes as it is (default: build what has changed)",
+        help="image with the run's initial model; --boot boots it unchanged (default: build what has changed)",
     )  # fmt: skip
     _add_search(parser)
     _add_limits(parser)
@@ -84,72 +84,74 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--data", metavar=f"{DEBIAN}|DIR|FILE",
-        help="Debian's package descriptions as this machine has them, or from another folder of package lists, or a "
-        f"file of JSON lines with query and document (default: {DEBIAN})",
+        help="pairs of texts: Debian's package descriptions of this host, a folder of package lists, or a "
+        f"file of JSON lines with the members query and document (default: {DEBIAN})",
     )  # fmt: skip
     what.add_argument(
-        "--batch", type=_pairs, default=BATCH_SIZE, metavar="N", help="pairs in a generation (default: %(default)s)"
+        "--batch", type=_pairs, default=BATCH_SIZE, metavar="N", help="pairs per generation (default: %(default)s)"
     )
     what.add_argument("--strategy", choices=STRATEGIES, default=STRATEGY, help="how to search (default: %(default)s)")
     what.add_argument(
         "--cross", nargs=2, type=path, metavar="DIR", help="the folders of two runs, for the strategy crossover"
     )
     what.add_argument(
-        "--option", action="append", type=_option, metavar="NAME=VALUE", help="of the strategy; may be given many times"
+        "--option", action="append", type=_option, metavar="NAME=VALUE", help="option of the strategy; repeatable"
     )
     what.add_argument(
         "--tier", action="append", choices=STANDARD_TIERS,
-        help=f"which tensors to change; given many times, one after the other (default: {TIER})",
+        help=f"which tensors to change; repeat it to search several in turn (default: {TIER})",
     )  # fmt: skip
-    what.add_argument("--seed", type=count, default=SEED, metavar="N", help="of all chance (default: %(default)s)")
+    what.add_argument("--seed", type=count, default=SEED, metavar="N", help="random seed (default: %(default)s)")
     what.add_argument(
         "--kernels", type=count, default=0, metavar="N",
-        help="evolve a pixel kernel too, every N generations (default: never)",
+        help="also evolve a pixel kernel every N generations (default: never)",
     )  # fmt: skip
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("when to stop (default: at Ctrl-C)")
-    limits.add_argument("--generations", type=count, metavar="N", help="after so many in all")
-    limits.add_argument("--evaluations", type=count, metavar="N", help="after so many in all")
-    limits.add_argument("--minutes", type=positive_minutes, metavar="M", help="after so long")
+    limits.add_argument("--generations", type=count, metavar="N", help="total number of generations of the run")
+    limits.add_argument("--evaluations", type=count, metavar="N", help="total number of evaluations of the run")
+    limits.add_argument(
+        "--minutes", type=positive_minutes, metavar="M", help="minutes of this invocation, for example 0.5"
+    )
     how = parser.add_argument_group("how to treat the machine")
     how.add_argument(
         "--mode", choices=("trial", "live"), default="trial",
-        help="trial: a move is undone by itself unless it proves good in the machine; live: it is not (default: trial)",
+        help="trial: a move expires unless the machine confirms it; live: it stays (default: trial)",
     )  # fmt: skip
     how.add_argument(
         "--watch", type=_pairs, default=DaemonConfig.watched_pairs, metavar="N",
-        help="pairs that the machine embeds after each move, to prove it does what was foreseen (default: %(default)s)",
+        help="pairs that the machine embeds after each move, to compare the results (default: %(default)s)",
     )  # fmt: skip
     how.add_argument(
-        "--takeover", action="store_true", help="bring a machine with other weights to the run's instead of refusing it"
+        "--takeover", action="store_true", help="overwrite the weights of a machine that are not from this run"
     )
     files = parser.add_argument_group("files")
     files.add_argument(
-        "--folder", type=path, metavar="DIR", help=f"of the run, which goes on if it is there (default: in {FOLDERS})"
+        "--folder", type=path, metavar="DIR", help=f"folder of the run, resumed if it exists (default: in {FOLDERS})"
     )
-    files.add_argument("--no-report", action="store_true", help="leave out the held-out scores at the end")
+    files.add_argument("--no-report", action="store_true", help="do not compute the held-out scores at the end")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Evolve until a limit or a signal, then report. Exit code 1 when the daemon gave up."""
+    """Evolve until a limit or a signal, then report. Exit code 1 if the daemon ended for another reason."""
     if arguments.machine is not None and (arguments.boot or arguments.in_process or arguments.file or arguments.report):
-        arguments.misused("give a running machine, or one of --boot, --in-process, --file and --report")
+        arguments.misused("give either a running machine or one of --boot, --in-process, --file and --report")
     if (arguments.cross is None) == (arguments.strategy == Crossover.name):
-        arguments.misused("--cross goes with --strategy crossover, which needs it")
+        arguments.misused("--cross and --strategy crossover must be given together")
     if arguments.report is not None:
         return _report(arguments)
     dataset = _dataset(arguments.data or DEBIAN)
     folder: Path = arguments.folder or FOLDERS / _name(arguments)
-    # What the daemon logs is told by its listeners; without a handler Python would print warnings once more.
+    # The listeners show the daemon's events; without a handler Python would also print its warnings.
     logging.getLogger(LOGGER).addHandler(logging.NullHandler())
     started = time.monotonic()
     with opened_body(arguments) as (body, model):
         origin = Origin(str(model.absolute()), _lasting(arguments.data or DEBIAN), dataset.sha256)
         stopped, signalled = _evolve(arguments, folder, body, model=model, data=dataset.search, origin=origin)
     if signalled is not None:
-        doubt = f"the run in {shlex.quote(str(folder))} is whole, and the same command goes on with it"
+        doubt = f"the run in {shlex.quote(str(folder))} is complete up to here; the same command resumes it"
         raise VerbStopped(signalled, doubt, folder=str(folder))
     answer = run_answer(folder, model=model, dataset=None if arguments.no_report else dataset)
     reached = _limit_reached(arguments, stopped, seconds=time.monotonic() - started)
@@ -160,11 +162,11 @@ def run(arguments: argparse.Namespace) -> Answer:
 def _evolve(
     arguments: argparse.Namespace, folder: Path, body: Body, *, model: Path, data: SearchData, origin: Origin
 ) -> tuple[events.Stopped, KeyboardInterrupt | Terminated | None]:
-    """Run the daemon; how it ended, and by which signal, if one ended it."""
+    """Run the daemon; returns how it ended, and the signal that ended it, if any."""
     fitness = RetrievalFitness(data, seed=arguments.seed, batch_size=arguments.batch)
 
     def record(event: events.DaemonEvent) -> None:
-        # Only now is it sure that the folder is this run's.
+        # The folder is known to be this run's from now on.
         if isinstance(event, events.Started):
             save_origin(folder, origin)
 
@@ -178,7 +180,10 @@ def _evolve(
 
 
 def _report(arguments: argparse.Namespace) -> Answer:
-    """The report of an earlier run. Raises InputError for other data than it had, which may hold what it has seen."""
+    """The report of an earlier run.
+
+    Raises InputError for other data than the run used: the search may have seen them.
+    """
     path: Path = arguments.report
     origin = load_origin(path)
     model = Path(origin.model) if arguments.model is None else arguments.model
@@ -186,8 +191,8 @@ def _report(arguments: argparse.Namespace) -> Answer:
         return run_answer(path, model=model, dataset=None)
     dataset = _dataset(arguments.data or origin.data)
     if dataset.sha256 != origin.sha256:
-        what = f"{arguments.data or origin.data} does not hold the pairs that the run in {path} began with"
-        raise InputError(what, remedy="give these with --data, or --no-report")
+        what = f"{arguments.data or origin.data} has other pairs than those that the run in {path} began with"
+        raise InputError(what, remedy="give the original pairs with --data, or use --no-report")
     return run_answer(path, model=model, dataset=dataset)
 
 
@@ -199,7 +204,7 @@ def _with_file(answer: Answer, path: Path, stopped: events.Stopped) -> Answer:
 
 
 def _limit_reached(arguments: argparse.Namespace, stopped: events.Stopped, *, seconds: float) -> bool:
-    """Whether a run that no signal ended has come to where it was to end. If not, it gave up."""
+    """Whether the run ended because a limit was reached."""
     reached = (
         (arguments.generations, stopped.generation),
         (arguments.evaluations, stopped.evaluations),
@@ -217,12 +222,12 @@ def _plan(arguments: argparse.Namespace) -> StrategyPlan:
 
 
 def _crossed(one: Path, other: Path) -> tuple[EditSequence, EditSequence]:
-    """What both runs have found. Raises InputError when that is more than a crossing can mix."""
+    """The accepted edits of both runs. Raises InputError if they are more than a crossover allows."""
     lineages = lineage(one), lineage(other)
     edits = sum(map(len, lineages))
     if edits > MAX_EDITS:
-        what = f"the moves of the runs in {one} and {other} are {edits} edits, and a crossing mixes {MAX_EDITS} at most"
-        raise InputError(what, remedy="give runs of fewer moves, or of smaller ones")
+        what = f"the runs in {one} and {other} have {edits} edits, a crossover allows at most {MAX_EDITS}"
+        raise InputError(what, remedy="give runs with fewer or smaller moves")
     return lineages
 
 
@@ -240,7 +245,7 @@ def _config(arguments: argparse.Namespace, body: Body) -> DaemonConfig:
 
 @contextmanager
 def _listener(arguments: argparse.Namespace) -> Iterator[events.Listener]:
-    """What shows the run on stderr: a view on a capable terminal, else lines."""
+    """The display of the run on stderr: a live view on a capable terminal, otherwise lines."""
     if arguments.json or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         yield PlainLines(sys.stderr)
         return
@@ -260,12 +265,12 @@ def _dataset(given: str) -> Dataset:
 
 
 def _lasting(data: str) -> str:
-    """As `--data` takes it in any folder."""
+    """The value of `--data` as an absolute path, valid from any folder."""
     return data if data == DEBIAN else str(Path(data).absolute())
 
 
 def _name(arguments: argparse.Namespace) -> str:
-    """What a run is called by what it is of: the same settings go on with the same run."""
+    """The run's name, from its settings: the same settings resume the same run."""
     model = "model" if arguments.model is None else arguments.model.stem
     return "-".join(
         (model, Path(arguments.data or DEBIAN).stem, arguments.strategy, *_tiers(arguments), str(arguments.seed))
@@ -285,10 +290,10 @@ def _pairs(text: str) -> int:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """NAME=VALUE; a value that is no JSON is a word. Raises ArgumentTypeError."""
+    """NAME=VALUE; a value that is not JSON is taken as a string. Raises ArgumentTypeError."""
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A run drawn on a terminal: its fitness curve, and how search and body are doing."""
+"""A live view of a run on a terminal: the fitness curve, the search, and the body."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _LABEL = 12
 
 
 class LiveView:
-    """A listener that redraws the tally of a run, and leaves a line above it for each failure."""
+    """A listener that redraws the state of a run, and prints a permanent line for each failure."""
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._tally = Tally()
         self._clock = clock
         self._since = clock()
-        # The view is redrawn by a thread of its own, so that time passes in it during a long evaluation.
-        # Re-entrant, as a signal's handler may write while an event is counted.
+        # A separate thread redraws the view, so that its clock advances during long evaluations. The lock is re-entrant
+        # because a signal handler may write while an event is counted.
         self._lock = threading.RLock()
         self._console = Console(file=stream, force_terminal=True, highlight=False)
         self._live = Live(
@@ -98,11 +98,11 @@ def _search_rows(tally: Tally) -> Iterable[tuple[str, str]]:
     shown_rate = "" if rate is None else f", {rate:.1f}/s"
     yield "generation", f"{tally.generation}; {tally.evaluations} evaluations{shown_rate}"
     if tally.acceptance is not None:
-        share = f"{tally.moves_accepted} of {tally.generations} generations moved ({tally.acceptance:.0%})"
+        share = f"{tally.moves_accepted} of {tally.generations} generations accepted a move ({tally.acceptance:.0%})"
         yield "acceptance", f"{share}, {tally.moves_refused} refused, {tally.rolled_back} rolled back"
     if tally.share_outside_evaluation is not None:
         yield "overhead", f"{tally.share_outside_evaluation:.1%} of the time outside evaluation"
-    yield "steering", tally.steered
+    yield "adapted", tally.steered
 
 
 def _body_rows(tally: Tally) -> Iterable[tuple[str, str]]:
@@ -118,7 +118,7 @@ def _body_rows(tally: Tally) -> Iterable[tuple[str, str]]:
 
 
 def _small(values: Iterable[float]) -> str:
-    """The last values as a curve of one line."""
+    """The latest values as a curve of one line."""
     return braille_curve(list(values)[-2 * _SMALL_CURVE :], width=_SMALL_CURVE, height=1)[0]
 
 

@@ -1,4 +1,4 @@
-"""Bodies: what a run improves. A running machine behind a bridge or a socket, or a file."""
+"""Bodies: the live machine (behind a bridge or a socket) or the file whose weights a run improves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 
 CLIENT = "evolution-v7"
 _WEDGED_AFTER = 3
-"""Connections in a row without an answer: whatever holds the machine, waiting does not help."""
+"""Connections in a row without an answer, after which the machine is revived."""
 
 
 class MachineBody(Protocol):
@@ -21,7 +21,7 @@ class MachineBody(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """The name in messages."""
 
     def open(self, timeout: float) -> MachineClient:
         """A new connection.
@@ -30,32 +30,32 @@ class MachineBody(Protocol):
         """
 
     def close(self) -> None:
-        """Give it up. Closing twice is fine."""
+        """Release the body. Closing twice is allowed."""
 
 
 class BridgeBody:
-    """A machine in a child process of this program, as long as it lasts: its weights are gone with `close`."""
+    """A machine in a child process of this program; its weights are lost with `close`."""
 
     def __init__(self, model: Path, *, bridge: RustNeuralBridge | None = None) -> None:
-        """`bridge` is one that has loaded the model already (None: one is made when it is opened)."""
+        """`bridge` has loaded the model already (None: one is made and loads it when it is opened)."""
         self._model = model
         self._bridge = bridge or RustNeuralBridge()
         self._is_loaded = bridge is not None
 
     @property
     def name(self) -> str:
-        """The model in this process."""
+        """The model's file name."""
         return f"{self._model.name} in process"
 
     @property
     def pid(self) -> int | None:
-        """The process that holds the machine now, if one does."""
+        """The id of the process that holds the machine, if one does."""
         return self._bridge.pid
 
     def open(self, timeout: float) -> MachineClient:
-        """A new connection; the model is loaded for the first.
+        """A new connection; the first call loads the model.
 
-        A child that hangs is ended by it (BridgeTimeoutError).
+        A child that hangs is killed. Raises BridgeTimeoutError then.
         """
         if not self._is_loaded:
             self._bridge.initialize(self._model)
@@ -71,10 +71,10 @@ class BridgeBody:
 
 
 class SocketBody:
-    """A machine behind a Unix socket: a virtio-serial port of QEMU's, or `vector_boot --listen`.
+    """A machine behind a Unix socket: QEMU's virtio-serial port, or `vector_boot --listen`.
 
-    `revive` starts the machine anew once nobody listens there any more, or nobody has answered for three connections
-    in a row, and says where it listens then.
+    `revive` starts the machine again when nobody listens on the socket, or after three connections in a row without an
+    answer, and returns the new socket.
     """
 
     def __init__(self, path: Path, *, revive: Callable[[], Path] | None = None) -> None:
@@ -84,11 +84,11 @@ class SocketBody:
 
     @property
     def name(self) -> str:
-        """Where it listens."""
+        """The socket's path."""
         return str(self._path)
 
     def open(self, timeout: float) -> MachineClient:
-        """A new connection, to a revived machine if need be."""
+        """A new connection, to a revived machine if necessary."""
         try:
             machine = connect(self._path, timeout=timeout, client=CLIENT)
         except LinkLostError:
@@ -106,19 +106,19 @@ class SocketBody:
         return connect(self._path, timeout=timeout, client=CLIENT)
 
     def close(self) -> None:
-        """Nothing is held between connections."""
+        """Nothing to release: no connection is kept here."""
 
 
 @dataclass(frozen=True)
 class FileBody:
-    """No machine: each accepted move makes a new `output`, a GGUF file that is `model` with the run's moves."""
+    """No machine: each accepted move writes `output` anew, a plain GGUF of `model` with the run's accepted moves."""
 
     model: Path
     output: Path
 
     @property
     def name(self) -> str:
-        """The file."""
+        """The path of the output."""
         return str(self.output)
 
 

@@ -1,6 +1,6 @@
 """Charts as SVG text: panels above one another over one horizontal axis. Pure.
 
-Values that are not finite, or too large to be scaled, are left out: a line is broken there.
+Values that are not finite or too large to be scaled are left out; lines are interrupted there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Mark: TypeAlias = Literal["line", "steps", "dot", "cross"]
 
 WIDTH = 800
 POINTS_MOST = 2000
-"""Of a series, more than there are pixels; what is drawn of a longer one are its extremes."""
+"""The most points of a series, more than the chart has pixels; of longer ones the extremes are drawn."""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 34, 44
 _GAP = 26
@@ -28,7 +28,7 @@ _GREY, _PALE = "#555555", "#dddddd"
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) under a label, drawn in a colour of SVG's; lines join them in the order given."""
+    """Points (x, y) with a label and an SVG colour; lines join them in the order given."""
 
     label: str
     points: Sequence[Point]
@@ -38,9 +38,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """Series over one vertical axis, on which also the values of `shows` have their place.
+    """Series with one vertical axis; its range includes the values of `shows`.
 
-    A logarithmic one leaves out what is not above 0.
+    A logarithmic axis leaves out values that are not above 0.
     """
 
     y_label: str
@@ -101,7 +101,7 @@ def chart(title: str, x_label: str, panels: Sequence[Panel]) -> str:
 
 
 def value_range(values: Sequence[float]) -> tuple[float, float]:
-    """The least and the largest, widened where they are the same; 0 to 1 for none."""
+    """The least and the largest value, widened if they are equal; 0 to 1 if there are none."""
     if not values:
         return 0.0, 1.0
     low, high = min(values), max(values)
@@ -121,7 +121,7 @@ def ticks(low: float, high: float, count: int = _TICKS) -> list[float]:
 
 
 def thin(points: Sequence[Point], most: int = POINTS_MOST) -> list[Point]:
-    """At most so many of these points, in their order: the lowest and the highest of each stretch."""
+    """At most `most` of these points, in their order: the lowest and the highest of each section."""
     if len(points) <= most:
         return list(points)
     stretches = most // 2
@@ -226,7 +226,7 @@ def _y_ticks(up: Scale) -> list[tuple[float, str]]:
 
 
 def _texts(marks: Sequence[float]) -> list[str]:
-    """The shortest texts by which these, which are evenly spaced, can be told apart."""
+    """The shortest texts that distinguish these evenly spaced values."""
     step = marks[1] - marks[0] if len(marks) > 1 else abs(marks[0]) or 1.0
     if step >= 1e-6 and max(map(abs, marks)) < 1e7:
         decimals = max(0, -math.floor(math.log10(step) + 1e-9))
@@ -259,5 +259,5 @@ def _text_element(root: ElementTree.Element, tag: str, text: str) -> ElementTree
 
 
 def _allowed(text: Iterable[str]) -> str:
-    """What XML may hold: no control characters, no halves of characters."""
+    """The text with characters that XML does not allow (control characters, lone surrogates) replaced by `?`."""
     return "".join(char if char.isprintable() else "?" for char in text)

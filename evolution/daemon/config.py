@@ -1,4 +1,4 @@
-"""What a run is to do: the search, how moves are admitted, how the body is treated. Pure."""
+"""The settings of a run: the search, the admission of moves, the treatment of the body. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SEEDS = 1 << 53
 
 @dataclass(frozen=True)
 class StrategyPlan:
-    """A strategy by its name in the registry, and the tiers it searches, one after the other when one gives no more."""
+    """A strategy by its registry name, and its tiers, searched in turn when one yields no more moves."""
 
     name: str
     tiers: tuple[Tier, ...]
@@ -32,31 +32,31 @@ class StrategyPlan:
 
     def __post_init__(self) -> None:
         if not self.tiers:
-            raise InputError("the search has no tier", remedy="name one or more")
+            raise InputError("the search has no tier", remedy="give one or more")
 
     def begin(self, terrain: Sequence[TensorInfo], stage: int) -> Strategy:
-        """A new search in the tier of this stage, with a seed of its own. Raises InputError."""
+        """A new search in the tier of this stage, with the stage's own seed. Raises InputError."""
         seed = self.seed
         if stage:
             seed = int(hashlib.sha256(f"{seed}/{stage}".encode()).hexdigest(), 16) % _SEEDS
         return make(self.name, terrain, self.tier(stage), seed, **self.options)
 
     def tier(self, stage: int) -> Tier:
-        """The tier of a stage: after the last comes the first again."""
+        """The tier of a stage; after the last tier follows the first again."""
         return self.tiers[stage % len(self.tiers)]
 
     def restore(self, state: bytes, terrain: Sequence[TensorInfo]) -> Strategy:
-        """The search that a state is of. Raises InputError."""
+        """The search restored from a state. Raises InputError."""
         return restore(state, terrain)
 
 
 @dataclass(frozen=True)
 class Admission:
-    """Which moves are kept, beside what CTRM refuses.
+    """The conditions that a move must meet beyond CTRM, the checks of a candidate mutation (`evolution.ctrm`).
 
-    least_gain: the relative rise of the calibration score that a move must exceed; below 0, so much may be lost.
-    most_lost: how far below the run's best calibration score the parent may fall, relative: many small losses add up.
-    watch_lost: the relative fall of the score on the watch data that is put up with; few texts, so it is a coarse look.
+    least_gain: the relative rise of the calibration score that a move must exceed; negative values allow a loss.
+    most_lost: how far the score may fall below the run's best calibration score, relative: small losses would add up.
+    watch_lost: the allowed relative fall of the score on the watch data; it has few texts, so this is a coarse check.
     """
 
     least_gain: float = 0.0
@@ -67,18 +67,18 @@ class Admission:
 
 @dataclass(frozen=True)
 class DaemonConfig:
-    """All that a run can be told. Times in seconds unless they say otherwise.
+    """The options of a run. Times are in seconds unless their name says otherwise.
 
-    generations, max_evaluations, max_seconds: where it stops, at the boundary of a generation; None is no limit.
-    mode: `live` changes the body for good, `trial` under a lease of `lease_ms` first, `file` is for a FileBody.
-    barren_generations: so many without an accepted move, and the search goes on in the next tier.
-    kernel_every: every so many generations a kernel is searched for, for `kernel_generations`; 0 is never.
+    generations, max_evaluations, max_seconds: limits, checked between generations; None is no limit.
+    mode: `live` changes the body permanently, `trial` first under a lease of `lease_ms`, `file` is for a FileBody.
+    barren_generations: after this many generations without an accepted move the search continues in the next tier.
+    kernel_every: a kernel is searched for every this many generations, for `kernel_generations`; 0 is never.
     kernel_gain: the relative rise of the calibration score that a kernel must exceed.
-    snapshot_every: so many accepted moves at most are to be made again after an interruption.
-    watched_pairs: of the watch data, embedded by the body after each move and compared to the bit.
-    period_s: of the metabolism; every `pulse_cycles` cycles there is a substrate pulse.
-    connect_s: what connecting may take; after `fallback_after` failures in a row V6 takes over.
-    takeover: a body whose weights are none of the run's is brought to the run's instead of refused.
+    snapshot_every: at most this many accepted moves are applied again after an interruption.
+    watched_pairs: pairs of the watch data that the body embeds after each move; the result is compared to the bit.
+    period_s: length of a metabolism cycle; every `pulse_cycles` cycles a pulse runs a known program on the body.
+    connect_s: timeout for connecting; after `fallback_after` failures in a row EvolutionDaemonV6 takes over.
+    takeover: a body with weights that are not from this run is overwritten instead of refused.
     """
 
     generations: int | None = None
@@ -109,18 +109,21 @@ class DaemonConfig:
                 (self.max_seconds is None or self.max_seconds >= 0, "the time is below 0"),
                 (self.lease_ms >= 1000, "the lease is shorter than a second"),
                 (self.watched_pairs >= 2, "fewer than two pairs are watched"),
-                (self.period_s > 0 and self.pulse_cycles >= 1, "the metabolism has no period"),
+                (self.period_s > 0 and self.pulse_cycles >= 1, "period_s is not above 0 or pulse_cycles is below 1"),
                 (min(self.barren_generations, self.snapshot_every, self.kernel_generations) >= 1, "a count is below 1"),
-                (self.fallback_after >= 1 and self.connect_s > 0, "connecting has no attempts or no time"),
-                (self.kernel_every >= 0, "kernels are searched for every less than 0 generations"),
+                (
+                    self.fallback_after >= 1 and self.connect_s > 0,
+                    "fallback_after is below 1 or connect_s is not above 0",
+                ),
+                (self.kernel_every >= 0, "kernel_every is below 0"),
             )
             if not holds
         ]
         if wrong:
-            raise InputError(f"the daemon cannot run so: {wrong[0]}", remedy="correct its settings")
+            raise InputError(f"the daemon's settings are not valid: {wrong[0]}", remedy="correct them")
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that what is decided depends on: a run goes on with the same ones only."""
+        """The settings that decisions depend on: a run can only be resumed with the same ones."""
         names = ("admission", "barren_generations", "kernel_every", "kernel_generations", "kernel_gain")
         return {name: _plain(getattr(self, name)) for name in names}
 

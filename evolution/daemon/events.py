@@ -1,7 +1,7 @@
-"""What a daemon tells of itself: one frozen dataclass for each thing that happens. Pure.
+"""The events of a daemon: one frozen dataclass for each kind. Pure.
 
-A daemon hands each to its listeners in the order in which they happen: a log writes them as JSON lines, the command
-line draws them. Nothing else leaves a daemon, and no listener can change what it does.
+A daemon passes each event to its listeners in order: a log writes them as JSON lines, the command line displays them.
+Events are a daemon's only output, and listeners cannot change what it does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Started:
-    """The run begins, or goes on: in `generation`, with so many moves accepted before."""
+    """The run starts or resumes at `generation`, with `accepted` moves accepted before."""
 
     version: str
     run: str
@@ -27,7 +27,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Connected:
-    """A body answers: its executable's build, the generation of its weights, SHA-256 of the model (hex)."""
+    """The body answers: its executable's build, the generation of its weights, the SHA-256 of the model (hex)."""
 
     body: str
     build: str
@@ -37,7 +37,7 @@ class Connected:
 
 @dataclass(frozen=True)
 class ConnectionFailed:
-    """No body answers; the next try is in `retry_s` seconds."""
+    """The body does not answer; the next attempt is in `retry_s` seconds."""
 
     body: str
     why: str
@@ -47,7 +47,7 @@ class ConnectionFailed:
 
 @dataclass(frozen=True)
 class Metabolism:
-    """The counts of one metabolism cycle; `energy` None when the body tells none."""
+    """The counts of one metabolism cycle; `energy` is None if the body does not report it."""
 
     cycle: int
     pixels_processed: int
@@ -59,7 +59,7 @@ class Metabolism:
 
 @dataclass(frozen=True)
 class Pulse:
-    """A substrate pulse: the runtime ran a known program, as it should have."""
+    """A substrate pulse: the body ran a known program; `as_expected` says whether its result was right."""
 
     cycle: int
     steps: int
@@ -69,7 +69,7 @@ class Pulse:
 
 @dataclass(frozen=True)
 class Steered:
-    """Statistics changed how the daemon works: `what` is rate, tier or backoff."""
+    """The daemon adapted its behaviour: `what` is rate, tier or backoff."""
 
     what: str
     text: str
@@ -77,7 +77,7 @@ class Steered:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One proposal was scored; None when it could not be, and `reason` says why."""
+    """One proposal was evaluated; `score` is None if it has none, and then `reason` says why."""
 
     proposal: str
     score: float | None
@@ -88,7 +88,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Judged:
-    """CTRM's judgement of a move; `refusal` names the finding, None when there is none."""
+    """The judgement of a move by CTRM (the checks of a candidate mutation) and admission; `refusal` None: accepted."""
 
     move: str
     confidence: float
@@ -99,7 +99,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Applied:
-    """A move is live: the body's generation, the digest of its model, how long the body took."""
+    """A move was applied to the body: its new generation, the digest of its model, the duration."""
 
     move: str
     generation: int
@@ -110,7 +110,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """The body took the neural interrupt after an evolution event."""
+    """The body acknowledged the neural interrupt after an evolution event."""
 
     vector: int
     latency_us: int
@@ -118,7 +118,7 @@ class Acknowledged:
 
 @dataclass(frozen=True)
 class Promoted:
-    """A trial was watched and kept."""
+    """A trial passed its watch and was promoted."""
 
     move: str
     generation: int
@@ -126,7 +126,7 @@ class Promoted:
 
 @dataclass(frozen=True)
 class RolledBack:
-    """A trial was taken back, or ran out: why."""
+    """A trial was rolled back, or its lease expired; `why` gives the reason."""
 
     move: str
     generation: int
@@ -135,7 +135,7 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class KernelInjected:
-    """An evolved kernel went into a slot: its score before and after on the calibration data."""
+    """An evolved kernel was written to a slot; the score on the calibration data before and after."""
 
     slot: int
     before: float
@@ -145,7 +145,7 @@ class KernelInjected:
 
 @dataclass(frozen=True)
 class GenerationEnded:
-    """A generation of the search is over: what became of it, and the parent's score on the calibration data."""
+    """A generation of the search ended: whether its move was accepted, and the parent's calibration score."""
 
     generation: int
     accepted: bool
@@ -158,7 +158,7 @@ class GenerationEnded:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The body or the shadow is at the run's state again: what it took (`nothing`, `rollback`, `synchronised`)."""
+    """The body or the shadow has the run's weights; `how` is what that took: nothing, rollback, or synchronised."""
 
     what: str
     how: str
@@ -168,21 +168,21 @@ class Recovered:
 
 @dataclass(frozen=True)
 class FellBack:
-    """No runtime answers: V6 goes on with files in `folder`."""
+    """The body does not answer: EvolutionDaemonV6 continues with files in `folder`."""
 
     folder: str
 
 
 @dataclass(frozen=True)
 class Returned:
-    """A runtime answers again: V7 goes on."""
+    """The body answers again after the fallback."""
 
     after_s: float
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something keeps failing and a person should look."""
+    """Something keeps failing and needs attention."""
 
     what: str
     text: str
@@ -190,7 +190,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The run is over, or paused in order: why, and the digest of the weights it leaves."""
+    """The run stopped: the reason, and the digest of its weights."""
 
     why: str
     generation: int

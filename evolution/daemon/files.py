@@ -1,4 +1,4 @@
-"""Where the run goes on without a machine: a single GGUF file, or the files of V6 for a consumer that reloads them."""
+"""Files that follow a run without a machine: a single GGUF file, or V6's files for a consumer that reloads them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evolution.kernels.genome import EvolvedKernel
 
 
 class FileKeeper:
-    """Keeps the file of a FileBody at the end of the course. Raises InputError, ToolError."""
+    """Keeps the file of a FileBody up to date with the run. Raises InputError, ToolError."""
 
     def __init__(self, body: FileBody, tell: Callable[[DaemonEvent], None]) -> None:
         self._body = body
@@ -25,7 +25,7 @@ class FileKeeper:
         self._has_warned = False
 
     def connect(self) -> bool:
-        """A file is always there, or can be made."""
+        """Always connected."""
         return True
 
     def tick(self, course: Callable[[], Course]) -> None:
@@ -50,11 +50,11 @@ class FileKeeper:
         """A file has no counts."""
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing to release."""
 
 
 class FallbackFiles:
-    """The fallback while no machine answers: V6 publishes the model and the kernel for a consumer that reloads them."""
+    """The fallback while no machine answers: EvolutionDaemonV6 publishes the model and the kernel as files."""
 
     def __init__(self, model: Path, folder: Path) -> None:
         self._model = model
@@ -64,11 +64,11 @@ class FallbackFiles:
 
     @property
     def folder(self) -> str:
-        """Where the files are."""
+        """The folder of the files."""
         return str(self._folder)
 
     def publish(self, course: Course) -> None:
-        """Publish what stands at the end of the course, if it is not published yet. Raises InputError, ToolError."""
+        """Publish the run's current weights and kernel unless they are published. Raises InputError, ToolError."""
         if self._holds == course.reference.model and self._kernel == course.kernel:
             return
         with WgslRunner() as runner:

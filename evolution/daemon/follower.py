@@ -1,7 +1,8 @@
-"""Has a running machine follow the run: it gets each accepted move, is watched with it, and keeps it.
+"""Keeps a running machine, the body, at the run's weights: each accepted move is applied, watched, and promoted.
 
-The run's lineage is what counts. Whatever a body has been through (killed, rebooted, its lease run out), it is found
-out where in the lineage it stands, and brought to the end of it: move by move, or all at once when it is far behind.
+The run's lineage is authoritative. After anything that happened to the body (killed, rebooted, lease expired) its
+position in the lineage is determined, and it is brought to the end: move by move, or with all bytes when it is far
+behind.
 """
 
 from __future__ import annotations
@@ -45,19 +46,19 @@ from vboot.weights.edits import Edit
 
 INTERRUPT = 255
 _REPLAYED_MOVES = 16
-"""A body that is further behind than that gets the bytes instead."""
+"""A body that is further behind gets the bytes of the changed tensors instead."""
 _SYNCHRONISE_LEASE_MS = 600_000
 _TEXTS_AT_ONCE = 8
-"""Watched between two renewals of a lease."""
+"""Texts embedded between two renewals of a lease."""
 
 
 class BodyError(MachineError):
-    """The body does not do what the shadow did: going on with it would prove nothing."""
+    """The body's results differ from the shadow's, or it cannot be used: retrying does not help."""
 
 
 @dataclass(frozen=True)
 class AcceptedMove:
-    """An accepted move, counted from 1: its name, edits, confidence, and the digest that it leads to."""
+    """An accepted move: its number from 1, its id, edits, confidence, and the digest of the weights after it."""
 
     number: int
     id: str
@@ -69,10 +70,10 @@ class AcceptedMove:
 
 @dataclass(frozen=True)
 class Course:
-    """The run as a body is to follow it: digests after so many moves, the moves, the weights at the end.
+    """The run for a body that follows it: the digests after 0, 1, ... moves, the moves, and the current weights.
 
-    watched: texts, and their embeddings by the weights at the end. probes: programs that call the kernel which stands
-    at the end, and what each gives out.
+    watched: texts, and their embeddings by the current weights. probes: programs that call the current kernel, and the
+    expected outputs.
     """
 
     run: str
@@ -85,14 +86,14 @@ class Course:
 
     @property
     def moves(self) -> int:
-        """How many there are."""
+        """The number of moves."""
         return len(self.models) - 1
 
 
 class Follower:
-    """Leads one body.
+    """Makes one body follow the run.
 
-    Every method raises LinkLostError or MachineTimeoutError when it is gone: then `connect` again.
+    Every method raises LinkLostError or MachineTimeoutError when the connection is lost: call `connect` again.
     """
 
     def __init__(self, body: MachineBody, config: DaemonConfig, tell: Callable[[DaemonEvent], None]) -> None:
@@ -106,16 +107,16 @@ class Follower:
 
     @property
     def name(self) -> str:
-        """The body's."""
+        """The body's name."""
         return self._body.name
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection, as far as is known."""
+        """Whether there is a connection."""
         return self._machine is not None
 
     def connect(self) -> None:
-        """Connect, if there is no connection. Raises MachineError, InputError."""
+        """Connect unless connected. Raises MachineError, InputError."""
         if self._machine is not None:
             return
         self._machine = self._body.open(self._config.connect_s)
@@ -126,12 +127,14 @@ class Follower:
             raise BodyError(f"{self.name} is in emergency mode: {hello.emergency}", remedy="boot a sound image")
         if hello.signed:
             self.disconnect()
-            raise BodyError(f"{self.name} takes signed changes only", remedy="build it without a mutation key")
+            raise BodyError(
+                f"{self.name} accepts signed mutations only", remedy="build the image without a mutation key"
+            )
         model = self._machine.digest([]).model
         self._tell(Connected(self.name, hello.build, hello.generation, model))
 
     def disconnect(self) -> None:
-        """End the connection; the body runs on."""
+        """End the connection; the body keeps running."""
         if self._machine is not None:
             self._machine.close()
             self._machine = None
@@ -141,9 +144,9 @@ class Follower:
         return self._connected.stats()
 
     def was_disturbed(self, generation: int) -> bool:
-        """Whether something has happened to the body that was not our doing, now that it is at this generation.
+        """Whether the body, now at this generation, was changed by anything else than this daemon.
 
-        Its runtime may have been started anew under the same connection, or somebody else has changed its weights.
+        Its worker may have been restarted under the same connection, or another client has changed its weights.
         """
         if self._connected.greeted is not self._greeted:
             self._greeted = self._connected.greeted
@@ -152,21 +155,21 @@ class Follower:
         return self._seen is not None and generation != self._seen.generation
 
     def pulse(self, pixels: bytes) -> PixelRun:
-        """Have the body run a program."""
+        """Run a pixel program on the body."""
         return self._connected.execute_pixels(pixels)
 
     def follow(self, course: Course) -> None:
-        """Bring the body to the end of the course, promoted.
+        """Bring the body to the run's current weights, promoted.
 
-        Raises ForeignWeightsError when its weights are none of the run's (unless it may be taken over), BodyError
-        when it does other than the shadow did, RequestRefusedError, LinkLostError, MachineTimeoutError.
+        Raises ForeignWeightsError if its weights are not from this run (unless takeover is set), BodyError if its
+        results differ from the shadow's, RequestRefusedError, LinkLostError, MachineTimeoutError.
         """
         started = time.monotonic()
         place, how = self._find(course)
         self.was_disturbed(place.generation)
         if not self._is_new and self._seen is not None and place.moves < self._seen.moves:
             move = course.step(self._seen.moves).id
-            self._tell(RolledBack(move, place.generation, "the body went back, as when a lease runs out"))
+            self._tell(RolledBack(move, place.generation, "the machine rolled back, as when a lease expires"))
             self._interrupt()
             self._is_new = True
         if course.moves - place.moves > _REPLAYED_MOVES:
@@ -185,26 +188,25 @@ class Follower:
         self._seen = place
 
     def _find(self, course: Course) -> tuple[Standing, str]:
-        """Where the body stands, and what had to be done about it."""
+        """The body's position in the run, and what was done to get there."""
         machine = self._connected
         place = standing(machine, course.models)
         if place is not None:
             return place, "nothing"
         if (to := unfinished(machine)) is not None:
-            # We were interrupted while we sent the weights as they are.
+            # An earlier synchronisation was interrupted.
             place = roll_back(machine, to, course.models)
             if place is not None:
                 return place, "rollback"
         if not self._config.takeover:
             raise ForeignWeightsError(
-                f"the weights of {self.name} are none of this run's: somebody else changed them, or it runs another "
-                "model",
-                remedy="reboot it, name another machine, or take it over (--takeover)",
+                f"the weights of {self.name} are not from this run: another client changed them, or the model differs",
+                remedy="reboot it, name another machine, or overwrite its weights with --takeover",
             )
         if self._seen is not None:
             place = roll_back(machine, self._seen.generation, course.models)
             if place is not None:
-                self._tell(RolledBack("foreign", place.generation, "somebody else changed the weights"))
+                self._tell(RolledBack("foreign", place.generation, "another client changed the weights"))
                 return place, "rollback"
         return self._synchronise(course), "synchronised"
 
@@ -213,7 +215,7 @@ class Follower:
         return Standing(course.moves, generation)
 
     def _advance(self, course: Course, place: Standing) -> Standing:
-        """Apply the next move; on trial if the mode says so."""
+        """Apply the next move, as a trial in the mode `trial`."""
         machine = self._connected
         step = course.step(place.moves + 1)
         lease_ms = self._config.lease_ms if self._config.mode == "trial" else None
@@ -232,15 +234,15 @@ class Follower:
         if found.generation != made.generation:
             raise _changed_again(found.generation)
         if found.model != step.model:
-            self._take_back(step.id, place, "its weights are not the shadow's")
+            self._take_back(step.id, place, "its weights differ from the shadow's")
         self._tell(Applied(step.id, made.generation, found.model, milliseconds, made.changed.bytes))
         self._interrupt()
         return Standing(step.number, made.generation)
 
     def _watch(self, course: Course, before: Standing) -> None:
-        """The body embeds, and runs the kernel if there is a new one, as the shadow does, to the bit.
+        """Check that the body embeds, and runs a new kernel, as the shadow does, to the bit.
 
-        If it does not, it goes back to where it was before.
+        If it does not, roll it back to `before`.
         """
         move = course.step(course.moves)
         texts, expected = course.watched()
@@ -250,21 +252,21 @@ class Follower:
             if self._seen is not None and found.generation != self._seen.generation:
                 raise _changed_again(found.generation)
             if not np.array_equal(found.vectors, expected[start : start + _TEXTS_AT_ONCE]):
-                self._take_back(move.id, before, "it embeds otherwise than the shadow")
+                self._take_back(move.id, before, "its embeddings differ from the shadow's")
         if move.kind == "kernel":
             self._renew()
             for program, output in course.probes():
                 if self._connected.execute_pixels(program).output != output:
-                    self._take_back(move.id, before, "it computes the kernel otherwise than the reference")
+                    self._take_back(move.id, before, "its kernel's results differ from the reference")
 
     def _renew(self) -> None:
-        """A trial's time begins anew."""
+        """Renew the lease of a trial."""
         if self._config.mode == "trial":
             assert self._seen is not None, "applied before"
             self._connected.renew(self._seen.generation, self._config.lease_ms)
 
     def _settle(self, course: Course, place: Standing, *, watched: bool) -> None:
-        """Keep what is on trial; a daemon that was killed before this one may not have watched it."""
+        """Promote the trial; watch it first if an earlier daemon was killed before it did."""
         hello = self._connected.hello()
         if hello.generation != place.generation:
             raise _changed_again(hello.generation)
@@ -282,16 +284,18 @@ class Follower:
         generation = self._connected.rollback(to.generation, reason=why[:60]).generation
         self._tell(RolledBack(move, generation, why))
         self._interrupt()
-        raise BodyError(f"the move {move} was taken back from {self.name}: {why}", remedy="report this bug")
+        raise BodyError(f"the move {move} was rolled back on {self.name}: {why}", remedy="report this bug")
 
     def _interrupt(self) -> None:
-        """The neural interrupt after an evolution event; raised again if the runtime died of whatever meanwhile."""
+        """Raise the neural interrupt after an evolution event; once more if the worker died meanwhile."""
         try:
             taken = self._connected.interrupt(INTERRUPT)
         except LinkLostError:
             taken = self._connected.interrupt(INTERRUPT)
         if not taken.acknowledged:
-            raise BodyError(f"{self.name} does not take the neural interrupt", remedy="look at its console")
+            raise BodyError(
+                f"{self.name} does not acknowledge the neural interrupt", remedy="look at the machine's console"
+            )
         self._tell(Acknowledged(taken.vector, taken.latency_us))
 
     @property
@@ -301,10 +305,10 @@ class Follower:
 
 
 def change_id(run: str, number: int, base_generation: int) -> str:
-    """The id (32 hex) of a move's mutation: another one once the body has moved on, so a repeated one is no other's."""
+    """The id (32 hex) of a move's mutation; it depends on the base generation, so a repetition is recognised."""
     return hashlib.sha256(f"{run}/{number}/{base_generation}".encode()).hexdigest()[:32]
 
 
 def _changed_again(generation: int) -> RequestRefusedError:
-    """What a machine says of a change that comes too late; the caller looks anew where the body stands."""
+    """The error that a machine gives for a stale base generation; the caller determines the position again."""
     return RequestRefusedError(Code.STALE_GENERATION, "the weights have changed again", {"generation": generation})

@@ -1,7 +1,7 @@
-"""One generation of a search: proposals scored on the same data, and the move judged. All of it in the shadow.
+"""One generation of a search: proposals scored on the same data, and the move judged, all in the shadow.
 
-What is decided here follows from the parent's weights, the strategy and the data alone: neither the clock nor the body
-nor a crash can change it, so that a run which is interrupted anywhere ends as if it had not been.
+The decisions follow from the parent's weights, the strategy and the data alone, not from the clock, the body or
+crashes. So a run that is interrupted at any point ends as if it had not been.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOT_FINITE, _CHANGES_NOTHING = 1005, 1008
 
 @dataclass(frozen=True)
 class Parent:
-    """How some weights do on the calibration and the watch data."""
+    """The scores of some weights on the calibration and the watch data."""
 
     calibration: Measured
     watch: Evaluation
@@ -40,10 +40,10 @@ class Parent:
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a move in the shadow: admitted when `refusal` is None.
+    """The result of trying a move in the shadow: admitted if `refusal` is None.
 
-    after: the weights with the move, as far as they were looked at. outcome: CTRM's raw confidence, and whether the
-    move turned out not degraded on data that it was not judged by.
+    after: the scores with the move, as far as they were measured. outcome: CTRM's raw confidence, and whether the move
+    turned out not degraded on data that it was not judged by.
     """
 
     confidence: float
@@ -54,7 +54,7 @@ class Trial:
 
 
 def look_at(shadow: Shadow, fitness: Fitness) -> Parent:
-    """What the shadow's parent is like. Raises what `Fitness.evaluate` raises, and MachineError."""
+    """The scores of the shadow's parent. Raises what `Fitness.evaluate` raises, and MachineError."""
 
     def look() -> Parent:
         calibration = measure(shadow.machine, fitness)
@@ -64,7 +64,7 @@ def look_at(shadow: Shadow, fitness: Fitness) -> Parent:
 
 
 class Scoring:
-    """Scores proposals of one generation on its data; what was scored before is not scored again."""
+    """Scores the proposals of one generation on its data; equal proposals are scored once."""
 
     def __init__(self, shadow: Shadow, fitness: Fitness, pairs: Sequence[Pair]) -> None:
         self._shadow = shadow
@@ -73,7 +73,7 @@ class Scoring:
         self._known: dict[bytes, Verdict] = {}
 
     def score(self, edits: Sequence[Edit]) -> Verdict:
-        """How the parent does with these edits. Raises LinkLostError when the shadow does not come back."""
+        """The verdict on the parent with these edits. Raises LinkLostError when the shadow cannot be restarted."""
         key = _key(edits)
         if key not in self._known:
             self._known[key] = self._scored(edits)
@@ -87,7 +87,7 @@ class Scoring:
             return Verdict(self._shadow.try_out(edits, look) if edits else self._shadow.run(look))
         except RequestRefusedError as refusal:
             if refusal.code == _CHANGES_NOTHING:
-                return self.score(())  # rounding has left nothing of it: it is the parent
+                return self.score(())  # rounding removed the whole change: it is the parent
             return Verdict(None, refusal.message)
         except InputError as error:  # embeddings that no score can be made of
             return Verdict(None, error.what)
@@ -101,9 +101,9 @@ def evaluate(
     tick: Callable[[], None],
     tell: Callable[[Evaluated], None],
 ) -> int:
-    """Have every proposal of this generation scored and told; the number of evaluations of the run after it.
+    """Score every proposal of this generation and tell the strategy; returns the run's number of evaluations after it.
 
-    `evaluations` were made before. `tick` is called before each one, and may end it all by an exception.
+    `evaluations` is that number before. `tick` is called before each evaluation and may stop the run by an exception.
     """
     for proposal in strategy.ask():
         tick()
@@ -118,7 +118,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges moves against what is kept: the parent, the best calibration score so far, CTRM's curve."""
+    """Judges moves against the parent, the best calibration score so far, and CTRM's calibration curve."""
 
     shadow: Shadow
     fitness: Fitness
@@ -127,10 +127,9 @@ class Judge:
     best: float
 
     def judge(self, edits: Sequence[Edit], parent: Parent, *, fresh: Sequence[Pair]) -> Trial:
-        """Try a move. It stays in the shadow, to be kept or dropped, if `Trial.change` is not None.
+        """Try a move. If `Trial.change` is not None, it stays in the shadow, to be kept or dropped.
 
-        `fresh` is data that played no part in finding the move. Raises LinkLostError when the shadow does not come
-        back.
+        `fresh` is data that was not used to find the move. Raises LinkLostError when the shadow cannot be restarted.
         """
 
         def score() -> float:
@@ -151,7 +150,7 @@ class Judge:
     def _tried(
         self, edits: Sequence[Edit], change: WeightsChange, parent: Parent, fresh_fall: Callable[[], float]
     ) -> Trial:
-        """The checks that need no network first, then the rest."""
+        """Run the checks that need no forward pass first, then the others."""
         candidate = Candidate(tuple(edits), 0, change.before, change.after)
         facts = Facts(self.shadow.terrain, self.admission.limits)
         first = judge(candidate, facts)
@@ -167,7 +166,7 @@ class Judge:
         return Trial(judgement.confidence, self._refusal(judgement, parent, found), found, change, outcome)
 
     def _measure(self) -> Measured | None:
-        """How the shadow does on the calibration data; None when its embeddings are not finite."""
+        """The shadow's score on the calibration data; None if its embeddings are not finite."""
         try:
             return measure(self.shadow.machine, self.fitness)
         except (LinkLostError, MachineTimeoutError, ProtocolError):
@@ -180,7 +179,7 @@ class Judge:
             return None
 
     def _refusal(self, judgement: Judgement, parent: Parent, found: Parent) -> str | None:
-        """Why the move is not kept, in one sentence; None: it is."""
+        """The reason why the move is refused, in one sentence; None: it is accepted."""
         if not judgement.admitted:
             return judgement.reason
         rise = -relative_fall(parent.calibration.score, found.calibration.score)
@@ -205,7 +204,7 @@ def touched(edits: Sequence[Edit], terrain: Sequence[TensorInfo]) -> list[Tensor
 
 
 def relative_fall(before: float, after: float) -> float:
-    """How much lower a score is, relative to the size of what it was; below 0 for a higher one."""
+    """The fall of a score relative to the magnitude of the first; negative for a rise."""
     return (before - after) / (abs(before) or 1.0)
 
 

@@ -1,4 +1,4 @@
-"""What makes a run that run: with any of it changed, going on would be another run. Only reads the model."""
+"""The settings that identify a run: a run can only be resumed with the same ones. Only reads the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vboot.errors import InputError
 def settings(
     model: Path, fitness: Fitness, plan: StrategyPlan, config: DaemonConfig, *, version: str
 ) -> dict[str, Any]:
-    """The settings of a run, as JSON can hold them. Raises InputError when the model cannot be read."""
+    """The settings of a run as JSON values. Raises InputError when the model cannot be read."""
     return {
         "daemon": version,
         "model": _file_sha256(model),
@@ -30,15 +30,15 @@ def settings(
         "options": json.loads(json.dumps(dict(plan.options), default=repr, sort_keys=True)),
         "tiers": [asdict(tier) for tier in plan.tiers],
         **config.deciding(),
-        # Last: a difference that has a name of its own is told by it.
+        # Last, so that a difference with a more specific name is reported first.
         "fitness": fingerprint(fitness),
     }
 
 
 def fingerprint(fitness: Fitness) -> str:
-    """SHA-256 (hex) of the data a fitness is made for, and of what it makes of two batches for a stand-in model.
+    """SHA-256 (hex) of a fitness's data, and of its texts and scores on two batches with stand-in embeddings.
 
-    Its settings are its own affair, but they show in the texts that it has embedded and in the scores it gives.
+    So its private settings count too: they show in the texts that it embeds and in its scores.
     """
     digest = hashlib.sha256(type(fitness).__qualname__.encode())
 
@@ -54,7 +54,7 @@ def fingerprint(fitness: Fitness) -> str:
 
 
 def stand_in_embeddings(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Vectors f32 (n, 8) of length 1 that follow from each text alone, to try a fitness on without a model."""
+    """Vectors f32 (n, 8) of length 1 computed from each text's hash, to run a fitness without a model."""
     digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
     values = np.frombuffer(b"".join(digests), "<i4").reshape(-1, 8).astype(np.float64)
     unit: NDArray[np.float32] = (values / np.sqrt((values * values).sum(axis=1, keepdims=True))).astype(np.float32)
@@ -76,4 +76,4 @@ def _file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         what = f"the model {path} cannot be read ({error.strerror or error})"
-        raise InputError(what, remedy="name the model's GGUF file") from error
+        raise InputError(what, remedy="check the path of the model's GGUF file") from error

@@ -1,4 +1,4 @@
-"""Keeps hold of the body: comes back after every loss with growing patience, falls back to files, and returns."""
+"""Keeps the connection to the body: reconnects with growing delays, falls back to files, and returns."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from vboot.protocol.tables import Code
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 60.0
 _ALARM_AFTER = 3
 _PASSING = (Code.STALE_GENERATION, Code.UNKNOWN_GENERATION, Code.NO_ENERGY, Code.BUSY)
-"""Refusals that another look, or some time, may end."""
+"""Refusals that may disappear when the request is repeated later."""
 
 
 class Files(Protocol):
-    """Where the run goes on while no machine answers."""
+    """Files that the run continues with while no machine answers."""
 
     @property
     def folder(self) -> str:
-        """Where the files are."""
+        """The folder of the files."""
 
     def publish(self, course: Course) -> None:
-        """Write the weights at the end of the course. Raises VbootError."""
+        """Write the run's current weights. Raises VbootError."""
 
 
 def retry_after(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: doubling, the same on every machine."""
+    """Seconds to wait after this many failures in a row: doubling up to a maximum, without randomness."""
     return min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(failures - 1, 16))
 
 
 class Keeper:
-    """Holds a machine body through a follower, or does without it."""
+    """Keeps a machine at the run's weights through a follower, or continues with files."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Keeper:
         tell: Callable[[DaemonEvent], None],
         wait: Callable[[float], bool],
     ) -> None:
-        """`wait` pauses for so many seconds; False: the daemon is to stop."""
+        """`wait` pauses for some seconds and returns False if the daemon is to stop."""
         self._follower = follower
         self._config = config
         self._files = files
@@ -63,7 +63,7 @@ class Keeper:
         self._fell_back = False
 
     def connect(self) -> bool:
-        """One attempt to connect; a failure is told, never raised. Raises BodyError for what no retry mends."""
+        """One attempt to connect. Failures become events; raises BodyError for those that a retry cannot solve."""
         try:
             self._follower.connect()
         except BodyError:
@@ -74,7 +74,7 @@ class Keeper:
         return True
 
     def tick(self, course: Callable[[], Course]) -> None:
-        """Between two evaluations: a metabolism cycle, or a look whether a lost body is back."""
+        """Between two evaluations: run a metabolism cycle, or try to reconnect a lost body."""
         if self._follower.is_connected and not self._fell_back:
             try:
                 disturbed = self._cycles.tick()
@@ -91,9 +91,10 @@ class Keeper:
             self._try(course())
 
     def follow(self, course: Course) -> None:
-        """Bring the body to the end of the course, or the files if no body answers.
+        """Bring the body to the run's current weights, or the files if no body answers.
 
-        Raises BodyError and ForeignWeightsError for what no retry mends. Returns early when the daemon is to stop.
+        Raises BodyError and ForeignWeightsError for failures that a retry cannot solve. Returns early when the daemon
+        is to stop.
         """
         while not self._fell_back:
             if self._failures >= self._config.fallback_after:
@@ -110,7 +111,7 @@ class Keeper:
             self._tell(Alarm("files", str(error)))
 
     def stats(self) -> Stats | None:
-        """The body's counts; None when it does not answer."""
+        """The body's counters; None when it does not answer."""
         if not self._follower.is_connected:
             return None
         try:
@@ -120,11 +121,11 @@ class Keeper:
             return None
 
     def close(self) -> None:
-        """Disconnect; the body runs on."""
+        """Disconnect; the body keeps running."""
         self._follower.disconnect()
 
     def _try(self, course: Course) -> bool:
-        """Whether the body has followed."""
+        """Connect and follow; whether both succeeded."""
         if not self.connect():
             return False
         try:
@@ -133,7 +134,7 @@ class Keeper:
             raise
         except RequestRefusedError as refusal:
             if refusal.code not in _PASSING:
-                raise BodyError(f"{self._follower.name} takes no changes: {refusal.what}") from refusal
+                raise BodyError(f"{self._follower.name} refuses mutations: {refusal.what}") from refusal
             self._put_off(refusal)
             return False
         except MachineError as error:
@@ -143,7 +144,7 @@ class Keeper:
         return True
 
     def _put_off(self, refusal: RequestRefusedError) -> None:
-        """The body is there, but not yet, or not where it was thought to be."""
+        """Retry later: the body answers but is busy, or its generation has changed."""
         self._failures += 1
         delay = retry_after(self._failures)
         if refusal.retry_ms is not None:

@@ -1,7 +1,7 @@
-"""Evolved kernels: a search for what, put behind the model, makes its embeddings better; the find goes into a slot.
+"""Evolved kernels: a search for a program that improves the model's embeddings; the result is written to a slot.
 
-Like a generation of the search for weights it is decided in the shadow, from the run's history alone. Kernels are
-scored in numpy, on embeddings that the model makes once.
+Like a generation of the weight search it is decided in the shadow, from the run's history alone. Kernels are scored in
+numpy, on embeddings that the model computes once.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from vboot.errors import InputError
 from vboot.weights.edits import Program
 
 SLOT = 0
-"""One kernel stands behind the model; a better one takes its place."""
+"""There is one evolved kernel; a better one replaces it."""
 
 
 @dataclass(frozen=True)
 class KernelPlan:
-    """How kernels are searched for: generations of the search, the relative gain that is asked for, CTRM's limits."""
+    """The settings of a kernel search: its generations, the required relative gain, CTRM's limits and curve."""
 
     seed: str
     generations: int
@@ -45,7 +45,7 @@ class KernelPlan:
 
 @dataclass(frozen=True)
 class KernelTrial:
-    """The best kernel that was found, in the shadow's slot if `refusal` is None and else not."""
+    """The best kernel that was found; it is in the shadow's slot if `refusal` is None."""
 
     kernel: EvolvedKernel
     edit: Program
@@ -57,7 +57,7 @@ class KernelTrial:
 
 
 def require_kernels(shadow: Shadow) -> None:
-    """That kernels can be made for this model. Raises InputError."""
+    """Raises InputError if the model's embeddings do not allow kernels."""
     dim = shadow.run(lambda: shadow.embed(["a text"])).shape[1]
     genome.check(normalised(EvolvedKernel(dim, ())))
 
@@ -65,9 +65,9 @@ def require_kernels(shadow: Shadow) -> None:
 def find_kernel(
     shadow: Shadow, fitness: Fitness, plan: KernelPlan, *, pairs: Sequence[Pair], now: EvolvedKernel | None
 ) -> KernelTrial:
-    """Search on `pairs`, judge on the calibration data against the kernel that is there `now`, if one is.
+    """Search on `pairs`, and judge the result on the calibration data against the current kernel `now`, if any.
 
-    Raises InputError when the data cannot be scored, LinkLostError when the shadow does not come back.
+    Raises InputError when the data cannot be scored, LinkLostError when the shadow cannot be restarted.
     """
     embed = _embeddings(shadow, fitness, pairs)
     best = _search(embed.vectors, fitness, plan, embed.embed, pairs)
@@ -87,7 +87,7 @@ def find_kernel(
         return KernelTrial(best, edit, judgement.confidence, refusal, before.score, after.score, change.digest)
 
     if to_pixels.program(best) == _held(shadow):
-        why = "gain: it is the kernel that is there"
+        why = "gain: it is the current kernel"
         return KernelTrial(best, edit, 0.0, why, before.score, after.score, shadow.digest)
     trial = shadow.apply((edit,), touched((edit,), shadow.terrain), look)
     if trial.refusal is not None:
@@ -96,7 +96,7 @@ def find_kernel(
 
 
 def probes(kernel: EvolvedKernel, vectors: NDArray[np.float32]) -> Iterator[tuple[bytes, bytes]]:
-    """Programs that run the kernel in its slot on vectors f32 (n, dim), and what each must give out."""
+    """Programs that run the kernel in its slot on vectors f32 (n, dim), and the expected output of each."""
     for vector in vectors:
         row = vector[None]
         expected = reference.run(kernel, row).astype("<f4").tobytes()
@@ -104,17 +104,17 @@ def probes(kernel: EvolvedKernel, vectors: NDArray[np.float32]) -> Iterator[tupl
 
 
 def dump(kernel: EvolvedKernel) -> str:
-    """The kernel as text that `load` reads."""
+    """The kernel as text for `load`."""
     return json.dumps(genome.to_json(kernel))
 
 
 def load(text: str) -> EvolvedKernel:
-    """The kernel of `dump`. Raises InputError for any other text."""
+    """The kernel that `dump` wrote. Raises InputError for any other text."""
     try:
         return genome.from_json(json.loads(text))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        what = f"the run's state has no kernel where it should ({error!r:.60})"
-        raise InputError(what, remedy="take the run folder from a backup") from error
+        what = f"the kernel in the run's state is not valid ({error!r:.60})"
+        raise InputError(what, remedy="restore the run folder from a backup") from error
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Recorded:
 
 
 def _embeddings(shadow: Shadow, fitness: Fitness, pairs: Sequence[Pair]) -> _Recorded:
-    """The parent's embeddings of what the fitness shows of some pairs."""
+    """The parent's embeddings of the texts that the fitness embeds for some pairs."""
     texts: list[str] = []
     found: list[NDArray[np.float32]] = []
 
@@ -158,7 +158,7 @@ def _search(
 
 
 def _measured(fitness: Fitness, embed: Embed) -> Measured:
-    """How embeddings do on the calibration data. Of n unit vectors of sum s, the cosines add up to |s|^2 - n."""
+    """The score of embeddings on the calibration data. The cosines of n unit vectors of sum s add up to |s|^2 - n."""
     seen: list[NDArray[np.float64]] = []
 
     def watched(texts: Sequence[str]) -> NDArray[np.float32]:

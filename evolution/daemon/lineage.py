@@ -1,4 +1,4 @@
-"""The run's lineage: the accepted moves, kept in its folder, and the ways from them to the weights."""
+"""The run's lineage: the accepted moves, stored in its folder, and how to reconstruct the weights from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PROBES = 4
 
 
 class Lineage:
-    """The state of a run and the folder that it is kept in. `state` is what was saved last, or is to be saved next."""
+    """The state of a run and its folder. `state` is the last saved state; None before the run has begun."""
 
     def __init__(self, folder: EvolutionRunFolder, model: Path, state: RunState | None) -> None:
         self.folder = folder
@@ -32,7 +32,7 @@ class Lineage:
         self._model = model
 
     def ways(self) -> tuple[Weights, ...]:
-        """The ways to the parent's weights: from the newest snapshot, and from the model itself."""
+        """The ways to reconstruct the parent's weights: from the newest snapshot, and from the model itself."""
         if self.state is None:
             return (Weights(self._model, lambda: (), None),)
         way = Weights(self._model, lambda: self._edits(0), self.state.model)
@@ -44,17 +44,20 @@ class Lineage:
     def accept(
         self, state: RunState, move: str, kind: Kind, edits: Sequence[Edit], *, confidence: float, model: str
     ) -> RunState:
-        """`state` with one move more, to this digest; its edits are written down, the state is not yet."""
+        """`state` with one more move, which leads to this digest; the edits are saved, the state is not yet."""
         sha256 = self.folder.save_edits(len(state.lineage) + 1, edits)
         return replace(state, lineage=(*state.lineage, Move(move, kind, state.generation, confidence, sha256, model)))
 
     def save(self, state: RunState) -> None:
-        """Commit."""
+        """Save the state; this commits everything before."""
         self.folder.save(state)
         self.state = state
 
     def snapshot(self, shadow: Shadow) -> None:
-        """Write the parent's weights down, so that no move needs to be made again. Raises InputError, ToolError."""
+        """Save the parent's weights as a file, so that its moves need not be applied again.
+
+        Raises InputError, ToolError.
+        """
         state = self._state
         moves = len(state.lineage)
         if not moves or moves == state.snapshot:
@@ -69,7 +72,7 @@ class Lineage:
         return self.folder.snapshot(moves) if moves else self._model
 
     def course(self, run: str, shadow: Shadow, fitness: Fitness, *, watched_pairs: int) -> Course:
-        """What a body is to follow."""
+        """The run as a body is to follow it."""
         state = self._state
 
         def step(number: int) -> AcceptedMove:
@@ -100,12 +103,12 @@ class Lineage:
 
 
 def reference(shadow: Shadow) -> Reference:
-    """The parent's weights, for those who are to have the same."""
+    """The parent's weights as a reference for bodies and files."""
     return Reference(shadow.digest, shadow.terrain, shadow.digests, shadow.read)
 
 
 def _texts(fitness: Fitness, pairs: int) -> list[str]:
-    """The texts that the fitness embeds of so many pairs of the watch data, as it shows them to a model."""
+    """The texts that the fitness embeds for the first pairs of the watch data, in the form that models get."""
     seen: list[str] = []
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What happened, for people and for programs: each event as a line of text, and as a line of JSON in a file.
+"""The events of a run as lines of text for people, and as lines of JSON in a file:
 
 {"time": 1784000000.123, "event": "Applied", "move": "3.move", "generation": 12, ...}
 """
@@ -22,6 +22,12 @@ LOGGER = "vector_boot.evolution"
 _TYPES: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(e.DaemonEvent)}
 _LONGEST_LINE = 1 << 20
 _WARNINGS = (e.Alarm, e.ConnectionFailed, e.FellBack, e.RolledBack)
+_STEERED = {"tier": "next tier", "rate": "waiting for energy", "backoff": "slowing down"}
+_RECOVERED = {
+    "nothing": "has the run's weights",
+    "rollback": "was rolled back to the run's weights",
+    "synchronised": "was given the run's weights",
+}
 
 
 def text_of(event: e.DaemonEvent) -> str:
@@ -30,27 +36,28 @@ def text_of(event: e.DaemonEvent) -> str:
 
 
 def _text_of_search(event: e.DaemonEvent) -> str:  # noqa: PLR0911 -- one line for each kind
-    """The line of what is decided; "" for what happens to the body."""
+    """The line of an event of the search; "" for an event of the body."""
     match event:
         case e.Started():
-            how = "goes on" if event.resumed else "begins"
-            where = f"generation {event.generation}, {event.accepted} moves accepted"
-            return f"{event.version} {how}: {event.strategy} in tier {event.tier}, seed {event.seed}, {where}"
+            how = "resumes" if event.resumed else "starts"
+            where = f"generation {event.generation}, {event.accepted} moves accepted so far"
+            return f"{event.version} {how}: strategy {event.strategy}, tier {event.tier}, seed {event.seed}, {where}"
         case e.Evaluated():
-            score = event.reason if event.score is None else f"{event.score:.6f}"
-            return f"evaluated {event.proposal}: {score} ({event.seconds * 1000:.0f} ms)"
+            score = f"no score ({event.reason})" if event.score is None else f"score {event.score:.6f}"
+            return f"proposal {event.proposal}: {score}, evaluated in {event.seconds * 1000:.0f} ms"
         case e.Judged():
-            verdict = "admitted" if event.refusal is None else f"refused, {event.refusal}"
-            return f"judged {event.move}: {verdict} (confidence {event.confidence:.3f})"
+            verdict = "accepted" if event.refusal is None else f"refused ({event.refusal})"
+            return f"move {event.move} {verdict}, confidence {event.confidence:.3f}"
         case e.KernelInjected():
-            return f"kernel injected into slot {event.slot}: {event.before:.6f} before, {event.after:.6f} after"
+            change = f"calibration score {event.before:.6f} before, {event.after:.6f} after"
+            return f"evolved kernel written to slot {event.slot}: {change}"
         case e.GenerationEnded():
-            what = "accepted" if event.accepted else "no move"
-            return f"generation {event.generation} ended: {what}, fitness {event.fitness:.6f}"
+            what = "move accepted" if event.accepted else "no move accepted"
+            return f"generation {event.generation} ended: {what}, calibration score {event.fitness:.6f}"
         case e.Steered():
-            return f"steered {event.what}: {event.text}"
+            return f"{_STEERED.get(event.what, event.what)}: {event.text}"
         case e.Alarm():
-            return f"ALARM {event.what}: {event.text}"
+            return f"ALARM ({_named(event.what)}): {event.text}"
         case e.Stopped():
             what = f"generation {event.generation}, {event.accepted} moves accepted, {event.evaluations} evaluations"
             return f"stopped: {event.why}; {what}"
@@ -59,47 +66,52 @@ def _text_of_search(event: e.DaemonEvent) -> str:  # noqa: PLR0911 -- one line f
 
 
 def _text_of_body(event: e.DaemonEvent) -> str:  # noqa: PLR0911 -- one line for each kind
-    """The line of what happens to the body; "" for anything else."""
+    """The line of an event of the body; "" for any other event."""
     match event:
         case e.Connected():
-            return f"connected to {event.body}, build {event.build}, generation {event.generation}"
+            return f"connected to {event.body}: executable build {event.build}, generation {event.generation}"
         case e.ConnectionFailed():
             why = f"no connection to {event.body} (attempt {event.attempt}): {event.why}"
-            return f"{why}; next try in {event.retry_s:g} s"
+            return f"{why}; next attempt in {event.retry_s:g} s"
         case e.Metabolism():
             energy = "" if event.energy is None else f", energy {event.energy}"
             return f"Rust Pixels Processed: {event.pixels_processed} (cycle {event.cycle}{energy})"
         case e.Pulse():
-            how = "as expected" if event.as_expected else "NOT as expected"
+            how = "result as expected" if event.as_expected else "result NOT as expected"
             return f"substrate pulse: {event.steps} steps in {event.milliseconds:.1f} ms, {how}"
         case e.Applied():
-            what = f"{event.changed_bytes} bytes in {event.milliseconds:.1f} ms"
-            return f"applied {event.move}: generation {event.generation}, {what}"
+            what = f"{event.changed_bytes} bytes changed in {event.milliseconds:.1f} ms"
+            return f"applied move {event.move}: generation {event.generation}, {what}"
         case e.Acknowledged():
             return f"interrupt {event.vector} acknowledged in {event.latency_us} us"
         case e.Promoted():
-            return f"promoted {event.move}: generation {event.generation}"
+            return f"promoted move {event.move}: generation {event.generation}"
         case e.RolledBack():
-            return f"rolled back {event.move}: generation {event.generation}, {event.why}"
+            return f"rolled back move {event.move} to generation {event.generation}: {event.why}"
         case e.Recovered():
-            how = "found at weights of the run" if event.how == "nothing" else f"recovered ({event.how})"
-            return f"{event.what} {how} in {event.seconds:.2f} s, generation {event.generation}"
+            how = _RECOVERED.get(event.how, event.how)
+            where = f"generation {event.generation}, {event.seconds:.2f} s"
+            return f"{_named(event.what)} {how} ({where})"
         case e.FellBack():
-            return f"no runtime answers: V6 goes on with files in {event.folder}"
+            return f"no machine answers: EvolutionDaemonV6 continues with files in {event.folder}"
         case e.Returned():
-            return f"a runtime answers again after {event.after_s:.1f} s: V7 goes on"
+            return f"the machine answers again after {event.after_s:.1f} s: EvolutionDaemonV7 continues"
         case _:
             return ""
 
 
+def _named(what: str) -> str:
+    return "machine" if what == "body" else what
+
+
 def log_to_logging(event: e.DaemonEvent) -> None:
-    """A listener that hands the event's text to the logger `vector_boot.evolution`."""
+    """A listener that writes the event's text to the logger `vector_boot.evolution`."""
     level = logging.WARNING if isinstance(event, _WARNINGS) else logging.INFO
     logging.getLogger(LOGGER).log(logging.DEBUG if isinstance(event, e.Evaluated) else level, "%s", text_of(event))
 
 
 class EventFile:
-    """A listener that appends each event to a file as a line of JSON. A line that was left half-written is cut off."""
+    """A listener that appends each event to a file as a line of JSON. An incomplete last line is removed first."""
 
     def __init__(self, path: Path) -> None:
         """Raises InputError when the file cannot be written."""
@@ -114,14 +126,14 @@ class EventFile:
             raise InputError(what, remedy="choose another folder") from error
 
     def __call__(self, event: e.DaemonEvent) -> None:
-        """Append it. Raises InputError when that fails."""
+        """Append the event. Raises InputError when that fails."""
         record = {"time": round(time.time(), 3), "event": type(event).__name__, **dataclasses.asdict(event)}
         try:
             self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
             self._file.flush()
         except OSError as error:
             what = f"the log {self._path} cannot be written ({error.strerror or error})"
-            raise InputError(what, remedy="free some space: the run goes on where it was") from error
+            raise InputError(what, remedy="free some disk space; the same command resumes the run") from error
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
@@ -131,7 +143,7 @@ class EventFile:
 def read_events(path: Path) -> Iterator[tuple[float, e.DaemonEvent]]:
     """The events of a file that `EventFile` wrote, each with its time (seconds since 1970).
 
-    Lines that are none, such as a torn last one, and kinds that are unknown are passed over. Raises InputError when the
+    Lines that are not events, such as an incomplete last one, and unknown kinds are skipped. Raises InputError when the
     file cannot be read.
     """
     try:
@@ -169,7 +181,7 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _whole_lines(file: BinaryIO) -> int:
-    """How many bytes at the start of a file are whole lines, of which none is longer than what is looked at."""
+    """How many bytes at the start of a file are complete lines; only the last _LONGEST_LINE bytes are searched."""
     start = max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE)
     file.seek(start)
     return start + file.read().rfind(b"\n") + 1

@@ -1,4 +1,4 @@
-"""The body's metabolism: its counts once a cycle, a pulse through its substrate now and then, and what they ask for."""
+"""The body's metabolism: its counters once a cycle, a regular pulse, and the reactions to both."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 @dataclass(frozen=True)
 class Pace:
-    """How long to pause before each evaluation, in seconds, so that the body's heart keeps time; its last lateness."""
+    """The pause before each evaluation, in seconds, that keeps the body's heartbeat on time; its last lateness."""
 
     pause_s: float = 0.0
     late_us: int | None = None
 
     def after(self, stats: Stats) -> Pace:
-        """The pace once this was seen: slower when the heart's lateness rises beyond a tenth of its period."""
+        """The pace after these counters: slower if the heartbeat's lateness has risen above a tenth of its period."""
         late, period_us = stats.heartbeat_late_us.p99, stats.heartbeat_period_ms * 1000
         rises = self.late_us is not None and late > _RISE * self.late_us and late > _LATE_SHARE * period_us
         if rises:
@@ -42,7 +42,7 @@ class Pace:
 
 
 class Cycles:
-    """Runs a cycle when it is due. Raises what the follower raises."""
+    """Runs cycles when they are due. Raises what the follower raises."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Cycles:
         tell: Callable[[DaemonEvent], None],
         wait: Callable[[float], bool],
     ) -> None:
-        """`wait` pauses for so many seconds and tells whether to go on."""
+        """`wait` pauses for some seconds and returns False if the daemon is to stop."""
         self._follower = follower
         self._config = config
         self._tell = tell
@@ -62,7 +62,7 @@ class Cycles:
         self.pace = Pace()
 
     def tick(self) -> bool:
-        """One cycle, if it is due; whether the body was disturbed since the last one."""
+        """Run a cycle if it is due; whether another client or a restart has changed the body since the last one."""
         now = time.monotonic()
         if now < self._due:
             return False
@@ -73,7 +73,7 @@ class Cycles:
             self._pulse()
         pace = self.pace.after(stats)
         if pace.pause_s > self.pace.pause_s:
-            text = f"heartbeats are {pace.late_us} us late: a pause of {pace.pause_s:g} s before each evaluation"
+            text = f"heartbeats are {pace.late_us} us late, pausing {pace.pause_s:g} s before each evaluation"
             self._tell(Steered("backoff", text))
         self.pace = pace
         if stats.energy < LOW_ENERGY:
@@ -95,8 +95,8 @@ class Cycles:
         return stats
 
     def _rest(self, energy: int) -> None:
-        """Until there is energy enough for more than the next move."""
-        self._tell(Steered("rate", f"energy is {energy}: resting until it is {ENOUGH_ENERGY}"))
+        """Wait until the energy suffices for several moves."""
+        self._tell(Steered("rate", f"energy is {energy}, waiting until it is {ENOUGH_ENERGY}"))
         until = time.monotonic() + _LONGEST_REST_S
         while time.monotonic() < until and self._wait(self._config.period_s):
             self._cycle += 1
@@ -109,4 +109,6 @@ class Cycles:
         as_expected = run.output == _EXPECTED
         self._tell(Pulse(self._cycle, run.steps, (time.monotonic() - started) * 1000, as_expected))
         if not as_expected:
-            raise BodyError(f"{self._follower.name} computes a known program wrongly", remedy="look at the machine")
+            raise BodyError(
+                f"{self._follower.name} gives a wrong result for a known program", remedy="check the machine's hardware"
+            )

@@ -1,4 +1,4 @@
-"""What a run did, drawn: from its events to SVG text. Pure."""
+"""Plots of a run as SVG text, from its events. Pure."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from evolution.daemon.events import (
 )
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#999999"
-"""Colours that also those can tell apart who see red and green as one."""
+"""Colours that are distinguishable with colour vision deficiency."""
 
 FULL_ENERGY = 1000
-"""Of every machine."""
+"""The energy capacity of every machine."""
 
 _EVALUATIONS = "evaluations"
 
 
 def fitness_svg(events: Iterable[DaemonEvent]) -> str:
-    """The parent's score on the calibration data and what became of moves; below, the score of every proposal."""
+    """The parent's score on the calibration data and the moves; below, the score of every proposal."""
     kept = without_abandoned(events)
     parent, accepted, refused = _moves(kept)
     proposals = [
@@ -51,7 +51,7 @@ def fitness_svg(events: Iterable[DaemonEvent]) -> str:
 
 
 def latency_svg(events: Iterable[DaemonEvent]) -> str:
-    """How long the body took to make each move, and to take each interrupt; when moves were rolled back."""
+    """How long the body took to apply each move and to acknowledge each interrupt; rolled back moves are marked."""
     applied: list[Point] = []
     interrupts: list[Point] = []
     taken_back: list[Point] = []
@@ -98,7 +98,7 @@ def energy_svg(events: Iterable[DaemonEvent]) -> str:
 
 
 def without_abandoned(events: Iterable[DaemonEvent]) -> list[DaemonEvent]:
-    """The events less the scores and ends of generations that a stop cut short, as these were begun again."""
+    """The events without the scores and judgements of interrupted generations, as these were repeated."""
     kept: list[DaemonEvent] = []
     for event in events:
         if isinstance(event, Started):
@@ -108,7 +108,7 @@ def without_abandoned(events: Iterable[DaemonEvent]) -> list[DaemonEvent]:
 
 
 def _until(events: Sequence[DaemonEvent], generation: int) -> list[DaemonEvent]:
-    """The events less the scores, judgements and ends of this generation and later ones."""
+    """The events without the scores, judgements and ends of this generation and later ones."""
     current = 0
     kept: list[DaemonEvent] = []
     for event in events:

@@ -1,4 +1,4 @@
-"""Finding out which of the run's weights a body has, and giving it those that it should have."""
+"""Determines which of the run's weights a body has, and transfers weights to it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vboot.weights.edits import Dense
 ORIGIN = "evolution-v7"
 _DIGESTS_AT_ONCE = 256
 _BYTES_AT_ONCE = 64 << 20
-"""In one mutation: the machine holds it twice meanwhile."""
+"""The most bytes in one mutation, of which the machine needs two copies meanwhile."""
 _NO_SUCH_GENERATION = 1014
 
 
 class ForeignWeightsError(MachineError):
-    """The body's weights are none of the run's."""
+    """The body's weights are not from the run."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A body's weights: they are those of the run after `moves` moves, as the body's generation."""
+    """A body's position: it has the run's weights after `moves` moves, as its own generation `generation`."""
 
     moves: int
     generation: int
@@ -31,7 +31,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Reference:
-    """The weights that a body is to have: their digest, those of tensors by name, and their bytes."""
+    """The weights that a body must have: the model's digest, its tensors, and functions for their digests and bytes."""
 
     model: str
     terrain: Sequence[TensorInfo]
@@ -40,8 +40,8 @@ class Reference:
 
 
 def standing(machine: MachineClient, models: Sequence[str]) -> Standing | None:
-    """Where the body stands in `models`, the run's digests, oldest first; None: it is not of this run."""
-    machine.hello()  # a body that does not answer at all is noticed sooner so: hashing may take minutes
+    """The body's position in `models`, the run's digests from the oldest; None: its weights are not from the run."""
+    machine.hello()  # detects a dead body quickly: hashing may take minutes
     found = machine.digest([])
     for moves in range(len(models) - 1, -1, -1):
         if models[moves] == found.model:
@@ -50,7 +50,7 @@ def standing(machine: MachineClient, models: Sequence[str]) -> Standing | None:
 
 
 def unfinished(machine: MachineClient) -> int | None:
-    """The generation to go back to when the body's weights are a trial of ours that was not ended; else None."""
+    """The generation to roll back to if the body has an unfinished trial of this daemon; None otherwise."""
     hello = machine.hello()
     if hello.promoted == hello.generation:
         return None
@@ -59,7 +59,7 @@ def unfinished(machine: MachineClient) -> int | None:
 
 
 def roll_back(machine: MachineClient, to: int, models: Sequence[str]) -> Standing | None:
-    """The body at an earlier generation of its own; None when that is not kept any more, or none of the run's."""
+    """Roll the body back to a generation; None if that is no longer kept, or is not from the run."""
     try:
         machine.rollback(to, reason=ORIGIN)
     except RequestRefusedError as refusal:
@@ -70,10 +70,10 @@ def roll_back(machine: MachineClient, to: int, models: Sequence[str]) -> Standin
 
 
 def synchronise(machine: MachineClient, wanted: Reference, *, lease_ms: int) -> int:
-    """Give the body the bytes of every tensor in which it differs; its generation then.
+    """Send the body the bytes of every tensor that differs; returns its generation.
 
-    It is one trial until all is there, so that a body that loses us has its old weights again. Raises MachineError when
-    it has not the wanted digest in the end, or other tensors.
+    All mutations are one trial, so the body returns to its old weights if the daemon is lost meanwhile. Raises
+    MachineError if the body has another digest in the end, or other tensors.
     """
     _require_same_tensors(machine, wanted)
     names = [info.name for info in wanted.terrain if not info.protected]
@@ -90,7 +90,7 @@ def synchronise(machine: MachineClient, wanted: Reference, *, lease_ms: int) -> 
     found = machine.digest([])
     if found.model != wanted.model:
         raise MachineError(
-            f"the body's weights have the digest {found.model:.12} after all was sent, not {wanted.model:.12}",
+            f"expected the digest {wanted.model:.12} after the transfer, the body has {found.model:.12}",
             remedy="report this bug",
         )
     machine.promote(found.generation)
@@ -103,8 +103,8 @@ def _require_same_tensors(machine: MachineClient, wanted: Reference) -> None:
     if ours != theirs:
         name = sorted(ours ^ theirs)[0][0]
         raise ForeignWeightsError(
-            f"the body's model is another one: {name!r} is not the same tensor there",
-            remedy="name the machine that runs the model of this run",
+            f"the body runs another model: its tensor {name!r} is missing or has another type or shape",
+            remedy="name a machine that runs the model of this run",
         )
 
 
@@ -116,7 +116,7 @@ def _differing(machine: MachineClient, wanted: Reference, names: Sequence[str]) 
 
 
 def _parts(names: Sequence[str], sizes: dict[str, int]) -> Iterator[list[str]]:
-    """The names in groups of bounded size."""
+    """The names in groups of bounded total size."""
     part: list[str] = []
     for name in names:
         if (part and sum(sizes[each] for each in [*part, name]) > _BYTES_AT_ONCE) or len(part) == 256:

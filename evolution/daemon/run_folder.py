@@ -1,11 +1,11 @@
-"""The folder of a run: everything that it is, so that it goes on after any interruption as if there had been none.
+"""The folder of a run. It holds everything that is needed to resume the run after any interruption.
 
-run.json         what the run is: model, data, strategy, seed, settings that decide
-state.json       where it is; replaced at the end of each generation, the commit of all that happened in it
-moves/           the edits of accepted moves, `000001.move` and so on, written before the state that names them
-model-000016.gguf   the weights after so many of them
-events.jsonl     what happened
-lock             held by the daemon that works here
+run.json            identifies the run: model, data, strategy, seed, settings that decide
+state.json          the state; replaced at the end of each generation, which commits the generation
+moves/              the edits of accepted moves, `000001.move` and so on, written before the state names them
+model-000016.gguf   a snapshot of the weights after 16 moves
+events.jsonl        the log of events
+lock                locked by the daemon that uses the folder
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from vboot.weights.edits import Edit, LowRank, pack, unpack
 
 _FORMAT = "vector_boot.run"
 _VERSION = 1
-_OTHER_FOLDER = "give a folder of its own to another run, or the settings of this one"
+_OTHER_FOLDER = "use another folder for another run, or the settings of this one"
 
 
 class EvolutionRunFolder:
-    """A run's folder, locked for as long as it is open."""
+    """A run's folder, locked while it is open."""
 
     def __init__(self, path: Path) -> None:
-        """Make the folder if need be and lock it. Raises InputError when another daemon has it, or that fails."""
+        """Create the folder if necessary and lock it. Raises InputError if another daemon uses it, or that fails."""
         self.path = path
         try:
             (path / "moves").mkdir(parents=True, exist_ok=True)
@@ -54,34 +54,34 @@ class EvolutionRunFolder:
 
     @property
     def events(self) -> Path:
-        """Where events are logged."""
+        """The log of events."""
         return self.path / "events.jsonl"
 
     def snapshot(self, moves: int) -> Path:
-        """The weights after so many moves, if they were written down."""
+        """The file of the weights after this many moves; it may not exist."""
         return self.path / f"model-{moves:06}.gguf"
 
     def forget_snapshots(self, *, but: int) -> None:
-        """Remove all snapshots but one."""
+        """Remove all snapshots except one."""
         for path in self.path.glob("model-*.gguf"):
             if path != self.snapshot(but):
                 path.unlink(missing_ok=True)
 
     def identify(self, settings: Mapping[str, Any]) -> str:
-        """The run's id (16 hex): of a new run with these settings, or of the one that is here, if it has the same.
+        """The run's id (16 hex): that of a new run with these settings, or of the existing run if it has the same.
 
-        Raises InputError that names the first setting that differs, or for what is no run.
+        Raises InputError that names the first setting that differs, or if `run.json` is not valid.
         """
         path = self.path / "run.json"
         wanted = json.loads(json.dumps(settings))
-        if not path.exists() or not self._state.exists():  # a first start that failed has made nothing to go on with
+        if not path.exists() or not self._state.exists():  # a first start that failed leaves no state
             document = {"format": _FORMAT, "version": _VERSION, "run": secrets.token_hex(8), "settings": wanted}
             with atomic_write(path) as file:
                 file.write(json.dumps(document, indent=1).encode())
             return str(document["run"])
         document = _read_json(path)
         if document.get("format") != _FORMAT or document.get("version") != _VERSION:
-            raise InputError(f"{path} is not of a run that this version can go on with", remedy=_OTHER_FOLDER)
+            raise InputError(f"{path} has a format that this version does not support", remedy=_OTHER_FOLDER)
         recorded, run = document.get("settings"), document.get("run")
         if not isinstance(recorded, dict) or not isinstance(run, str):
             raise InputError(f"{path} does not say what run it is of", remedy=_OTHER_FOLDER)
@@ -90,18 +90,18 @@ class EvolutionRunFolder:
         return run
 
     def load(self) -> RunState | None:
-        """Where the run is; None: at its beginning. Raises InputError for a state that is none."""
+        """The saved state; None before the first one. Raises InputError if it is damaged."""
         try:
             data = self._state.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             what = f"{self._state} cannot be read ({error.strerror or error})"
-            raise InputError(what, remedy="give the folder of a run") from error
+            raise InputError(what, remedy="check the folder's permissions") from error
         return run_state.load(data)
 
     def save(self, state: RunState) -> None:
-        """Make this where the run is, for good."""
+        """Save the state durably."""
         with atomic_write(self._state) as file:
             file.write(run_state.dump(state))
 
@@ -115,7 +115,7 @@ class EvolutionRunFolder:
         return hashlib.sha256(data).hexdigest()
 
     def edits(self, number: int, move: Move) -> tuple[Edit, ...]:
-        """The edits of a move of the lineage, counted from 1. Raises InputError when they are not what was written."""
+        """The edits of the move of this number, from 1. Raises InputError if they are missing or were modified."""
         path = self._move(number)
         try:
             data = path.read_bytes()
@@ -123,13 +123,13 @@ class EvolutionRunFolder:
             what = f"the edits of move {number} cannot be read from {path} ({error.strerror or error})"
             raise InputError(what, remedy="take the run folder from a backup") from error
         if hashlib.sha256(data).hexdigest() != move.sha256:
-            raise InputError(f"{path} has been changed", remedy="take the run folder from a backup")
+            raise InputError(f"{path} has been changed", remedy="restore the run folder from a backup")
         line, _, blob = data.partition(b"\n")
         written = json.loads(line)
         return unpack(written["edits"], blob, shapes=written["shapes"])
 
     def close(self) -> None:
-        """Give the folder free. Closing twice is fine."""
+        """Unlock the folder. Closing twice is allowed."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -142,14 +142,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} does not say what run it is of ({error})", remedy=_OTHER_FOLDER) from error
+        raise InputError(f"{path} cannot be read ({error})", remedy=_OTHER_FOLDER) from error
     if not isinstance(document, dict):
         raise InputError(f"{path} does not say what run it is of", remedy=_OTHER_FOLDER)
     return document
 
 
 def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first setting that is another one, as a sentence's end."""
+    """The first setting that differs, as the end of a sentence."""
     for name in [*recorded, *(name for name in wanted if name not in recorded)]:
         ours, theirs = recorded.get(name), wanted.get(name)
         if ours != theirs:

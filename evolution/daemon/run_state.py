@@ -1,4 +1,4 @@
-"""What a run remembers from one generation to the next, as JSON that is checked when it is read. Pure."""
+"""The state of a run between two generations, as JSON that is checked when it is read. Pure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Kind: TypeAlias = Literal["weights", "kernel"]
 
 _VERSION = 1
 _HEX = re.compile(r"[0-9a-f]{64}")
-_REMEDY = "take the run folder from a backup, or start another run"
+_REMEDY = "restore the run folder from a backup, or start another run"
 
 
 @dataclass(frozen=True)
 class Move:
-    """An accepted move: its edits lie in `moves/` under its number, with this SHA-256; `model` is the digest after it.
+    """An accepted move. Its edits are in `moves/`, with this SHA-256; `model` is the digest of the weights after it.
 
-    `generation` is that of the search, `confidence` what the body is told.
+    `generation` is that of the search; `confidence` is sent to the body.
     """
 
     id: str
@@ -40,12 +40,12 @@ class Move:
 
 @dataclass(frozen=True)
 class RunState:
-    """The run between two generations.
+    """The state of a run between two generations.
 
-    base: digest of the model it began with. stage: which tier; `barren`: generations without a move in it.
-    snapshot: how many moves the snapshot has, 0 is the base itself. best: the parent's best calibration score so far.
-    strategy: what `evolution.strategies.restore` understands. kernel: that stands in its slot, as `kernel_stage.dump`
-    has it; None: there is none. kernel_at: the generation after which one was last searched for. curve: CTRM's.
+    base: digest of the model that it began with. stage: index of the tier. barren: generations without a move in it.
+    snapshot: number of moves in the snapshot, 0 is the base itself. best: the parent's best calibration score so far.
+    strategy: the state for `evolution.strategies.restore`. kernel: the current kernel as `kernel_stage.dump` writes it,
+    or None. kernel_at: the generation after which one was last searched for. curve: CTRM's calibration curve.
     """
 
     base: str
@@ -63,11 +63,11 @@ class RunState:
 
     @property
     def model(self) -> str:
-        """Digest of the parent: the weights as they are now."""
+        """Digest of the parent, the current weights."""
         return self.lineage[-1].model if self.lineage else self.base
 
     def models(self) -> tuple[str, ...]:
-        """Digests after so many moves: of the base, and after each."""
+        """The digests of the base and after each move."""
         return (self.base, *(move.model for move in self.lineage))
 
 
@@ -108,7 +108,7 @@ def dump(state: RunState) -> bytes:
 
 
 def load(data: bytes) -> RunState:
-    """What `dump` made these bytes of. Raises InputError for anything else."""
+    """The state that `dump` wrote. Raises InputError for anything else."""
     try:
         document = decode(_Document, json.loads(data), name="state")
         strategy = base64.b64decode(document.strategy, validate=True)
@@ -123,10 +123,10 @@ def load(data: bytes) -> RunState:
     if any(not 0 <= count < 1 << 53 for count in counts) or document.snapshot > len(document.lineage):
         raise _bad("a count is out of range")
     if document.best is not None and not math.isfinite(document.best):
-        raise _bad("its best score is none")
+        raise _bad("its best score is not finite")
     lineage = tuple(_move(row) for row in document.lineage)
     if not _HEX.fullmatch(document.base):
-        raise _bad("its base is no digest")
+        raise _bad("its base is not a digest")
     names = ("base", "generation", "stage", "barren", "evaluations", "snapshot", "best", "kernel", "kernel_at")
     return RunState(
         **{name: getattr(document, name) for name in names},
@@ -138,9 +138,9 @@ def load(data: bytes) -> RunState:
 
 def _move(row: _Row) -> Move:
     if row.kind not in ("weights", "kernel") or not 0 <= row.confidence <= 1 or not 0 <= row.generation < 1 << 53:
-        raise _bad(f"its move {row.id!r:.40} is none")
+        raise _bad(f"its move {row.id!r:.40} is not valid")
     if not (_HEX.fullmatch(row.sha256) and _HEX.fullmatch(row.model)):
-        raise _bad(f"a digest of its move {row.id!r:.40} is none")
+        raise _bad(f"its move {row.id!r:.40} has an invalid digest")
     kind: Kind = "kernel" if row.kind == "kernel" else "weights"
     return Move(row.id, kind, row.generation, row.confidence, row.sha256, row.model)
 

@@ -1,4 +1,4 @@
-"""The loop of a run: generation after generation decided in the shadow, committed, and followed by the body."""
+"""The main loop of a run: each generation is decided in the shadow, committed, and followed by the body."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from vboot.protocol.errors import LinkLostError
 
 
 class Follows(Protocol):
-    """What has a body, or files, follow the run."""
+    """Makes a body, or files, follow the run."""
 
     def connect(self) -> bool:
         """One attempt to connect."""
 
     def tick(self, course: Callable[[], Course]) -> None:
-        """What is to be done between two evaluations."""
+        """Called between two evaluations."""
 
     def follow(self, course: Course) -> None:
-        """Bring the body to the end of the course."""
+        """Bring the body to the run's current weights."""
 
 
 class SearchHaltedError(Exception):
-    """The run stops before its generation has ended: that is made again when the run goes on."""
+    """The run stops within a generation, which is repeated when the run is resumed."""
 
 
 class SearchRun:
-    """One run, from where its folder says that it is."""
+    """One run, resumed from the state in its folder."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class SearchRun:
         tell: Callable[[e.DaemonEvent], None],
         stop_reason: Callable[[], str | None],
     ) -> None:
-        """`stop_reason` says why to stop before a limit is reached, None while there is no reason."""
+        """`stop_reason` returns why to stop before a limit is reached, or None."""
         self._run = run
         self._version = version
         self._fitness = fitness
@@ -71,7 +71,7 @@ class SearchRun:
         self._evaluating = 0.0
 
     def until_stopped(self) -> e.Stopped:
-        """Go on until there is a reason to stop; everything is consistent then. Raises InputError, ToolError."""
+        """Run until a limit or a stop; the run's folder is consistent then. Raises InputError, ToolError."""
         resumed = self._lineage.state is not None
         state, strategy = self._begin()
         started = e.Started(
@@ -95,7 +95,7 @@ class SearchRun:
         return self._stopped(why)
 
     def _begin(self) -> tuple[RunState, Strategy]:
-        """Where the run is, and its strategy."""
+        """The run's state and strategy, restored or new."""
         terrain = self._shadow.terrain
         state = self._lineage.state
         if self._config.kernel_every:
@@ -108,7 +108,7 @@ class SearchRun:
         return state, strategy
 
     def _go_on(self, state: RunState, strategy: Strategy) -> str:
-        """Generation after generation; why it ends."""
+        """Run generations; returns why they end."""
         parent = look_at(self._shadow, self._fitness)
         if state.best is None:
             state = replace(state, best=parent.calibration.score)
@@ -155,7 +155,7 @@ class SearchRun:
         return self._saved, strategy, parent
 
     def _move(self, state: RunState, strategy: Strategy, parent: Parent) -> tuple[RunState, Parent, bool]:
-        """Have the strategy's move judged; whether it was accepted, and what it led to."""
+        """Judge the strategy's move: the new state and parent, and whether it was accepted."""
         move = strategy.move()
         if move is None:
             return state, parent, False
@@ -185,7 +185,7 @@ class SearchRun:
         return bool(every and state.generation and state.generation % every == 0 and state.kernel_at < state.generation)
 
     def _kernel(self, state: RunState) -> RunState:
-        """Search for a better kernel to stand behind the model, between two generations; a commit of its own."""
+        """Search for a better kernel between two generations; committed separately."""
         self._tick()
         config = self._config
         plan = kernel_stage.KernelPlan(
@@ -213,7 +213,7 @@ class SearchRun:
         return self._saved
 
     def _record(self, state: RunState, raw: float, good: bool) -> RunState:
-        """CTRM's curve with one outcome more."""
+        """The state with one more outcome in CTRM's calibration curve."""
         curve = state.curve.record(raw, good)
         alarm = curve.alarm()
         if alarm is not None and state.curve.alarm() is None:
@@ -221,14 +221,14 @@ class SearchRun:
         return replace(state, curve=curve)
 
     def _steer(self, state: RunState, strategy: Strategy) -> tuple[RunState, Strategy]:
-        """The next tier, if this one gives no more."""
+        """Switch to the next tier after too many generations without an accepted move."""
         stage = steering.next_stage(
             state, stages=len(self._plan.tiers), barren_generations=self._config.barren_generations
         )
         if stage is None:
             return state, strategy
         name = self._plan.tier(stage).name
-        self._tell(e.Steered("tier", f"{state.barren} generations without a move: on to the tier {name}"))
+        self._tell(e.Steered("tier", f"{state.barren} generations without an accepted move, continuing with {name}"))
         return replace(state, stage=stage, barren=0), self._plan.begin(self._shadow.terrain, stage)
 
     def _tick(self) -> None:
@@ -246,14 +246,14 @@ class SearchRun:
         self._tell(event)
 
     def _limit(self, state: RunState) -> str | None:
-        """The limit that is reached, if one is."""
+        """The limit that is reached, or None."""
         config = self._config
         if config.generations is not None and state.generation >= config.generations:
-            return f"{config.generations} generations are made"
+            return f"limit of {config.generations} generations reached"
         if config.max_evaluations is not None and state.evaluations >= config.max_evaluations:
-            return f"{config.max_evaluations} evaluations are made"
+            return f"limit of {config.max_evaluations} evaluations reached"
         if config.max_seconds is not None and time.monotonic() - self._started >= config.max_seconds:
-            return f"{config.max_seconds:g} seconds are over"
+            return f"limit of {config.max_seconds:g} seconds reached"
         return None
 
     def _snapshot_if_due(self, state: RunState) -> None:
@@ -261,7 +261,7 @@ class SearchRun:
             self._snapshot()
 
     def _snapshot(self) -> None:
-        """Write the weights down; without that, more is made again after an interruption."""
+        """Save a snapshot; if that fails, more moves must be applied again after an interruption."""
         try:
             self._lineage.snapshot(self._shadow)
         except VbootError as error:

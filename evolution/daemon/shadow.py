@@ -1,7 +1,7 @@
-"""The shadow: a machine of the daemon's own, in a child process, in which everything is tried before the body sees it.
+"""The shadow: a private machine in a child process, in which everything is tried before the body gets it.
 
-It holds the weights of the run's parent. A try applies edits, looks, and takes them back to the bit. When the child
-dies or hangs, what was under way is done again: the outcome is that of a shadow to which nothing happened.
+It holds the parent's weights. A trial applies edits, evaluates, and rolls back exactly. When the child dies or hangs,
+the current operation is repeated, so the result is the same as without the failure.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _ORIGIN = "shadow"
 _TRIES = 5
 _BACKOFF_S = 0.5
 _CALL_S = 600.0
-"""What a call may take: the runtime hashes and embeds at its own speed, but a child that hangs is to be noticed."""
+"""Timeout of a call: long enough for hashing and embedding, and a hanging child is still noticed."""
 _LOST = (LinkLostError, MachineTimeoutError, ProtocolError)
-_OF_THE_HOUR = frozenset({1007, 1009, 1011, 1012, 1014, 1015, 1016, 1017})
-"""Refusals that have their cause in this child, such as 1017 for want of memory: nothing may be decided by them."""
+_TRANSIENT = frozenset({1007, 1009, 1011, 1012, 1014, 1015, 1016, 1017})
+"""Refusals caused by the state of this child, such as 1017 for lack of memory: no decision may depend on them."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """How to come to some weights: a model file, the edits on it in order, the digest that this leads to."""
+    """A way to reconstruct some weights: a model file, edits to apply to it in order, the digest of the result."""
 
     model: Path
     edits: Callable[[], Sequence[Sequence[Edit]]]
@@ -47,7 +47,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class WeightsChange:
-    """Edits as they are in the shadow now: the tensors they touched before, new bytes of those changed, the digest."""
+    """The effect of edits in the shadow: the touched tensors before, new bytes of the changed ones, the new digest."""
 
     before: dict[str, TensorData]
     after: dict[str, bytes]
@@ -56,16 +56,16 @@ class WeightsChange:
 
 
 class WeightsMismatchError(MachineError):
-    """Files did not lead to the weights that they were to lead to."""
+    """The weights reconstructed from files have another digest than recorded."""
 
 
 class Shadow:
-    """Holds the parent's weights. `ways` lead to them, the best first, whenever the child's memory is not trusted."""
+    """Holds the parent's weights. `ways` reconstruct them, the best first, when the child's memory is not trusted."""
 
     def __init__(self, ways: Callable[[], Sequence[Weights]], *, tell: Callable[[Recovered], None]) -> None:
         """Load the parent.
 
-        Raises WeightsMismatchError, InputError, LinkLostError, MachineTimeoutError when no way leads to it.
+        Raises WeightsMismatchError, InputError, LinkLostError, MachineTimeoutError when no way works.
         """
         self._ways = ways
         self._tell = tell
@@ -74,7 +74,7 @@ class Shadow:
         self._generation = 0
         self._tried: tuple[int, str] | None = None
         self.digest = ""
-        """Of the parent."""
+        """The parent's digest (hex)."""
         self.terrain: tuple[TensorInfo, ...] = ()
         try:
             self._build()
@@ -84,29 +84,29 @@ class Shadow:
 
     @property
     def pid(self) -> int | None:
-        """The process that holds the shadow."""
+        """The id of the child process."""
         return self._bridge.pid
 
     @property
     def machine(self) -> MachineClient:
-        """Its client; only for what changes nothing."""
+        """The client, for requests that change nothing."""
         if self._machine is None:
             self._machine = self._bridge.client(timeout=_CALL_S)
         return self._machine
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings f32 (n, dim) by the weights as they are now."""
+        """Embeddings f32 (n, dim) by the current weights."""
         return self.machine.embed(texts).vectors
 
     def run(self, look: Callable[[], T]) -> T:
-        """What `look` finds of the parent; looked again if the shadow died meanwhile."""
-        return self._sure(look)
+        """The result of `look` on the parent; repeated if the shadow died meanwhile."""
+        return self._repeated(look)
 
     def try_out(self, edits: Sequence[Edit], look: Callable[[], T]) -> T:
-        """What `look` finds of the parent with edits, which are then taken back.
+        """The result of `look` on the parent with edits, which are rolled back afterwards.
 
-        Raises RequestRefusedError when the runtime refuses the edits, and what `look` raises; the shadow holds the
-        parent then too.
+        Raises RequestRefusedError when the runtime refuses the edits, and what `look` raises; the shadow is rolled back
+        then too.
         """
 
         def tried() -> T:
@@ -115,10 +115,10 @@ class Shadow:
             self._return()
             return found
 
-        return self._sure(tried)
+        return self._repeated(tried)
 
     def apply(self, edits: Sequence[Edit], touched: Sequence[TensorInfo], look: Callable[[WeightsChange], T]) -> T:
-        """As `try_out`, but the edits stay until `keep` or `drop`; `look` gets what they did to `touched` tensors."""
+        """As `try_out`, but the edits stay until `keep` or `drop`; `look` gets their effect on `touched` tensors."""
 
         def applied() -> T:
             before = {info.name: self._read(info) for info in touched}
@@ -132,23 +132,23 @@ class Shadow:
             self._tried = (generation, digest)
             return found
 
-        return self._sure(applied)
+        return self._repeated(applied)
 
     def keep(self) -> None:
-        """What was applied last is the parent now."""
+        """Make the edits applied last part of the parent."""
         assert self._tried is not None, "applied before"
         (self._generation, self.digest), self._tried = self._tried, None
 
     def drop(self) -> None:
-        """Take back what was applied last."""
-        self._sure(self._return)
+        """Roll back the edits applied last."""
+        self._repeated(self._return)
 
     def digests(self, names: Sequence[str]) -> Digest:
-        """The model's digest, and those of tensors by name (at most 256)."""
-        return self._sure(lambda: self.machine.digest(names))
+        """The digests of the model and of some tensors by name (at most 256)."""
+        return self._repeated(lambda: self.machine.digest(names))
 
     def read(self, name: str) -> bytes:
-        """The bytes of a tensor as it is now."""
+        """The current bytes of a tensor."""
         return self._bytes(name)
 
     def close(self) -> None:
@@ -168,8 +168,8 @@ class Shadow:
     def _generation_now(self) -> int:
         return self.machine.hello().generation
 
-    def _sure(self, work: Callable[[], T]) -> T:
-        """The outcome of work that began and ended in one and the same child, at the parent."""
+    def _repeated(self, work: Callable[[], T]) -> T:
+        """The result of `work` that ran in one child from start to end; repeated up to _TRIES times."""
         why: MachineError | None = None
         for attempt in range(_TRIES):
             if attempt:
@@ -182,7 +182,7 @@ class Shadow:
             except _LOST as error:
                 why = error
             except RequestRefusedError as refusal:
-                if refusal.code not in _OF_THE_HOUR:
+                if refusal.code not in _TRANSIENT:
                     self._put_back()
                     raise
                 why = refusal
@@ -191,11 +191,11 @@ class Shadow:
                 raise
         raise LinkLostError(
             f"the shadow failed {_TRIES} times in a row{f': {why.what}' if why else ''}",
-            remedy="look at the machine's memory, then run again: the run goes on where it was",
+            remedy="check the free memory of this host, then start the same command again to resume the run",
         ) from why
 
     def _put_back(self) -> None:
-        """The parent's weights after a look that ended early."""
+        """Restore the parent's weights after `work` ended early."""
         try:
             if self._generation_now() != self._generation:
                 self._return()
@@ -203,7 +203,7 @@ class Shadow:
             self._machine = None
 
     def _recover(self, attempt: int, *, trust: bool) -> None:
-        """A child at the parent's weights again: the same memory if its digest is right, else from the files."""
+        """Restore a child with the parent's weights: in its memory if the digest is right, otherwise from the files."""
         started = time.monotonic()
         time.sleep(_BACKOFF_S * 2 ** (attempt - 2) if attempt > 1 else 0.0)
         how = "nothing"
@@ -220,7 +220,7 @@ class Shadow:
         self._tell(Recovered("shadow", how, self._generation, time.monotonic() - started))
 
     def _build(self) -> None:
-        """Load the parent's weights from the files, the first of the ways that leads to them."""
+        """Load the parent's weights from files, by the first way that works."""
         ways = self._ways()
         for number, weights in enumerate(ways, 1):
             try:
@@ -228,7 +228,7 @@ class Shadow:
             except (InputError, RequestRefusedError, WeightsMismatchError):
                 if number == len(ways):
                     raise
-        raise AssertionError("there is no way to the parent")
+        raise AssertionError("the loop returns or raises")
 
     def _load(self, weights: Weights) -> None:
         if self._machine is not None:
@@ -242,8 +242,7 @@ class Shadow:
         found = self.machine.digest([]).model
         if weights.digest is not None and found != weights.digest:
             raise WeightsMismatchError(
-                f"the weights of {weights.model} and the run's moves on it do not come to the digest "
-                f"{weights.digest:.12}",
+                f"{weights.model} with the run's moves does not have the recorded digest {weights.digest:.12}",
                 remedy="give the model that the run began with",
             )
         self.digest = found

@@ -1,10 +1,10 @@
-"""EvolutionDaemonV7: improves the body that it holds, generation by generation, and survives whatever happens to it.
+"""EvolutionDaemonV7: improves a body generation by generation, and recovers from crashes of body, shadow and itself.
 
     daemon = EvolutionDaemonV7(BridgeBody(model), model, fitness, StrategyPlan("antithetic_es", (tier,)), folder)
     stopped = daemon.run()
 
-The decisions are made in a shadow (`generation`), committed to the run's folder (`lineage`), then followed by the body
-(`keeper`, `follower`). So a run that is killed at any moment goes on, and ends with the same weights.
+Decisions are made in a shadow (`generation`), committed to the run's folder (`lineage`), then followed by the body
+(`keeper`, `follower`). So a run that is killed at any moment can be resumed, and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from vboot.errors import InputError, VbootError
 from vboot.protocol.messages import Stats
 
 _ROLLBACKS, _ROLLBACK_SECONDS = 3, 600.0
-"""More rollbacks in so long, and the run pauses."""
+"""The run stops after more rollbacks than this within this time."""
 _SLICE_S = 0.1
 
 
 class EvolutionDaemonV7:
-    """Runs one search on one body. Not for two threads at once, but for `stop`."""
+    """Runs one search on one body. Not thread-safe, except for `stop`."""
 
     version = "EvolutionDaemonV7 (Rust-Native)"
 
@@ -51,10 +51,10 @@ class EvolutionDaemonV7:
         config: DaemonConfig | None = None,
         listeners: Sequence[e.Listener] = (),
     ) -> None:
-        """`model` is the GGUF file that the body began with. Raises InputError for settings that cannot be."""
+        """`model` is the GGUF file that the body began with. Raises InputError for invalid settings."""
         self._config = config or DaemonConfig()
         if isinstance(body, FileBody) != (self._config.mode == "file"):
-            raise InputError("the mode `file` is for a file, and a file for it", remedy="choose another mode or body")
+            raise InputError("the mode `file` requires a FileBody, and a FileBody the mode `file`")
         self._model = model
         self._fitness = fitness
         self._plan = strategy
@@ -68,10 +68,10 @@ class EvolutionDaemonV7:
         self._folder: EvolutionRunFolder | None = None
         self._events: EventFile | None = None
         self.result: Path = model
-        """The model as the run leaves it, once it has stopped: the file it began with while no move was accepted."""
+        """The model file after the run has stopped; the initial model while no move was accepted."""
 
     def connect(self) -> bool:
-        """Connect to the body; whether it answers. A failure is logged, never raised."""
+        """Connect to the body; whether it answers. A failure becomes an event and is not raised."""
         try:
             return self._keeper.connect()
         except VbootError as error:
@@ -79,15 +79,15 @@ class EvolutionDaemonV7:
             return False
 
     def get_stats(self) -> Stats | None:
-        """The body's counts; None when it has none, or does not answer."""
+        """The body's counters; None for a file, or when the body does not answer."""
         return self._keeper.stats()
 
     def stop(self) -> None:
-        """Have `run` end after the evaluation under way; from any thread, or a signal's handler."""
+        """Make `run` end after the current evaluation; from any thread or signal handler."""
         self._is_stopping = True
 
     def run(self) -> e.Stopped:
-        """Go on until a limit is reached, `stop` is called, or nothing can go on; then tell why.
+        """Run until a limit is reached, `stop` is called, or a failure cannot be recovered; returns why.
 
         Raises InputError when the folder, the model, the strategy or the data cannot be used.
         """
@@ -148,7 +148,7 @@ class EvolutionDaemonV7:
                 self._tell(e.Alarm("rollbacks", self._stop_reason))
 
     def _wait(self, seconds: float) -> bool:
-        """Pause; False: the daemon is to stop. In slices: an Event is not to be set by a signal's handler."""
+        """Pause; False if the daemon is to stop. In slices, as a signal handler must not set a threading.Event."""
         until = time.monotonic() + seconds
         while not self._is_stopping and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _SLICE_S))

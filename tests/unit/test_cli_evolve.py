@@ -72,7 +72,7 @@ def test_a_run_in_process_and_its_report(vboot: Vboot, words: tuple[str | Path, 
     for name in ("fitness", "latency", "energy"):
         ElementTree.parse(told["files"][name])
     assert json.loads(Path(told["files"]["report"]).read_text())["held_out"] == told["held_out"]
-    assert "evolve: EvolutionDaemonV7 (Rust-Native) begins: antithetic_es in tier output, seed 1" in vboot.err
+    assert "evolve: EvolutionDaemonV7 (Rust-Native) starts: strategy antithetic_es, tier output, seed 1" in vboot.err
     assert "Rust Pixels Processed: " in vboot.err
     events = [event for _, event in read_events(Path(told["files"]["events"]))]
     assert len(events) > 10
@@ -99,18 +99,18 @@ def test_the_report_for_people_names_its_files_last(
         bridge.initialize(Path(vboot.out.splitlines()[-1]))
         model = bridge.client().digest([]).model
     assert model == json.loads((tmp_path / "run" / "report.json").read_text())["model"]["after"]
-    assert "generations moved" in vboot.out
+    assert "generations accepted a move" in vboot.out
 
 
 def test_the_same_command_goes_on(vboot: Vboot, words: tuple[str | Path, ...]) -> None:
     first = vboot.json("evolve", "--in-process", "--no-report", *words, *ES)
     assert first["generations"] == 2
     more = vboot.json("evolve", "--in-process", "--no-report", *words, *ES, "--generations", "3")
-    assert "goes on" in vboot.err
+    assert "resumes" in vboot.err
     assert (more["generations"], more["folder"]) == (3, first["folder"])
     assert first["folder"] == "build/evolve/vectorland-pairs-antithetic_es-output-1"
     assert vboot("evolve", "--in-process", *words, *ES, "--batch", "5") == 1
-    assert "give a folder of its own to another run, or the settings of this one" in vboot.err
+    assert "use another folder for another run, or the settings of this one" in vboot.err
 
 
 def test_a_running_machine_ends_up_with_the_runs_weights(
@@ -130,7 +130,7 @@ def test_a_machine_with_other_weights_is_refused_unless_it_is_taken_over(
     assert vboot("mutate", machine, *change) == 0
     refused = vboot.json("evolve", machine, "--no-report", *words, code=1)
     assert refused["generations"] == 0
-    assert "are none of this run's" in refused["stopped"]
+    assert "are not from this run" in refused["stopped"]
     told = vboot.json("evolve", machine, "--no-report", *words, "--takeover")
     with connect(machine) as client:
         assert client.digest([]).model == told["model"]["after"]
@@ -148,8 +148,8 @@ def test_two_runs_are_crossed(vboot: Vboot, words: tuple[str | Path, ...]) -> No
     long = vboot.json("evolve", "--file", "m.gguf", "--folder", "1", "--no-report", *words, "--generations", "10")
     assert long["accepted"] >= 7
     assert vboot("evolve", "--in-process", *words, "--folder", "c", "--strategy", "crossover", "--cross", "1", "2") == 1
-    assert "the moves of the runs in 1 and 2 are " in vboot.last_error()
-    assert vboot.last_error().endswith("a crossing mixes 256 at most; give runs of fewer moves, or of smaller ones")
+    assert "the runs in 1 and 2 have " in vboot.last_error()
+    assert vboot.last_error().endswith("a crossover allows at most 256; give runs with fewer or smaller moves")
     assert not Path("c").exists()
 
 
@@ -172,9 +172,9 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_search(
     model = tmp_path / "mine.gguf"
     model.write_bytes(tiny_model().read_bytes())
     for out, told in (
-        (model, f"{model} is the model that the run begins with, and goes on from; give --file another name"),
-        (tmp_path, f"{tmp_path} is a folder; give --file the name of a file"),
-        ("gone/out.gguf", "the folder gone is not there; give --file a name in a folder that can be written to"),
+        (model, f"{model} is the initial model of the run, which is needed to resume it; give --file another path"),
+        (tmp_path, f"{tmp_path} is a folder; give --file the path of a file"),
+        ("gone/out.gguf", "the folder gone does not exist; give --file a path in a writable folder"),
     ):
         assert vboot("evolve", "--folder", "run", *words, "--model", model, "--file", out) == 1
         assert vboot.last_error() == f"vboot: error: {told}"
@@ -194,9 +194,9 @@ def test_the_report_tells_that_a_machine_was_left_behind(
         log(Alarm("body", "3 failures in a row"))
     assert vboot("evolve", "--report", "run", "--no-report") == 0
     (machine,) = [line for line in vboot.out.splitlines() if line.startswith("machine ")]
-    assert machine.endswith("behind the run, as it did not answer: no machine listens")
+    assert machine.endswith("does not have the latest weights, as it did not answer: no machine listens")
     (alarms,) = [line for line in vboot.out.splitlines() if line.startswith("alarms ")]
-    assert alarms.endswith("1; the last: body: 3 failures in a row")
+    assert alarms.endswith("1; the latest: body: 3 failures in a row")
 
 
 def test_a_signal_stops_it_in_order(words: tuple[str | Path, ...], tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_signal_stops_it_in_order(words: tuple[str | Path, ...], tmp_path: Pat
         out, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM, err
     error = json.loads(out)["error"]
-    message = f"terminated: the run in {folder} is whole, and the same command goes on with it"
+    message = f"terminated: the run in {folder} is complete up to here; the same command resumes it"
     assert error == {"type": "Terminated", "message": message, "folder": str(folder)}
     assert "evolve: stopped: " in err
 
@@ -224,7 +224,7 @@ def test_a_second_signal_does_not_wait(words: tuple[str | Path, ...], tmp_path: 
         process.send_signal(signal.SIGCONT)
         _, err = process.communicate(timeout=30)
     assert process.returncode in (130, 143)
-    assert "goes on with it" not in err
+    assert "resumes it" not in err
     assert "Traceback" not in err
 
 
@@ -259,12 +259,12 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         (("--minutes", "nan"), "expected a positive number of minutes, got 'nan'"),
         (("--strategy", "luck"), "invalid choice: 'luck'"),
         (("--tier", "all"), "invalid choice: 'all'"),
-        (("--option", "pairs"), "'pairs' is not NAME=VALUE"),
+        (("--option", "pairs"), "expected NAME=VALUE, got 'pairs'"),
         (("--mode", "file"), "invalid choice: 'file'"),
         (("--boot", "--in-process"), "not allowed with"),
-        (("--strategy", "crossover"), "--cross goes with --strategy crossover, which needs it"),
-        (("--cross", "a", "b"), "--cross goes with --strategy crossover, which needs it"),
-        (("m", "--in-process"), "give a running machine, or one of --boot, --in-process, --file and --report"),
+        (("--strategy", "crossover"), "--cross and --strategy crossover must be given together"),
+        (("--cross", "a", "b"), "--cross and --strategy crossover must be given together"),
+        (("m", "--in-process"), "give either a running machine or one of --boot, --in-process, --file and --report"),
     ],
 )
 def test_wrong_usage(vboot: Vboot, given: tuple[str, ...], told: str) -> None:
@@ -277,7 +277,7 @@ def test_what_is_not_there(vboot: Vboot, pairs: Path, tmp_path: Path) -> None:
     model = ("--model", tiny_model())
     for words, told in (
         ((*model, "--in-process", "--data", "gone.jsonl"), "cannot read gone.jsonl: No such file or directory"),
-        (("--in-process", *data), "there is no model build/vectorland.gguf; build the image with `vboot build`"),
+        (("--in-process", *data), "the model build/vectorland.gguf does not exist; run `vboot build`"),
         ((*model, *data), "no machine runs in build/run; boot one with `vboot boot`"),
         ((*model, *data, "gone"), "gone is not there; give the folder that boot printed, or an evolution socket"),
         ((*model, *data, "--report", tmp_path), f"{tmp_path} is not the folder of a run"),
@@ -300,7 +300,7 @@ def test_a_report_on_another_model_or_other_data_is_refused(
     lines = pairs.read_text().splitlines()
     pairs.write_text("\n".join(lines[:-40]))
     assert vboot("evolve", "--report", "run") == 1
-    assert vboot.last_error().endswith("began with; give these with --data, or --no-report")
+    assert vboot.last_error().endswith("began with; give the original pairs with --data, or use --no-report")
     Path("run/origin.json").write_text('{"model": 1}')
     assert vboot("evolve", "--report", "run") == 1
     assert vboot.last_error() == (

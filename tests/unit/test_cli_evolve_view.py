@@ -83,12 +83,12 @@ def test_the_view_tells_search_and_body() -> None:
     assert row(text, "connection") == "connected to bridge"
     assert row(text, "fitness") == "-0.80000, from -0.90000: +0.10000"
     assert row(text, "generation") == "2; 4 evaluations, 4.0/s"
-    assert row(text, "acceptance") == "1 of 2 generations moved (50%), 1 refused, 0 rolled back"
+    assert row(text, "acceptance") == "1 of 2 generations accepted a move (50%), 1 refused, 0 rolled back"
     assert row(text, "overhead") == "25.0% of the time outside evaluation"
     assert row(text, "apply").endswith(" 12.5 ms; interrupt 0.25 ms")
     assert row(text, "energy").endswith(" 640 of 1000")
     assert row(text, "body") == "generation 4; Rust Pixels Processed: 2000"
-    assert row(text, "last move") == "judged 1.move: refused, drift: norm (confidence 0.310)"
+    assert row(text, "last move") == "move 1.move refused (drift: norm), confidence 0.310"
 
 
 def test_the_view_shows_what_is_known_and_no_more() -> None:
@@ -101,11 +101,11 @@ def test_the_view_shows_what_is_known_and_no_more() -> None:
 @pytest.mark.parametrize(
     ("events", "label", "told"),
     [
-        ([ConnectionFailed("socket", "gone", 2, 1.0)], "connection", "try 3 in 1 s: gone"),
-        ([FellBack("v6")], "connection", "no runtime answers; writing files to v6"),
+        ([ConnectionFailed("socket", "gone", 2, 1.0)], "connection", "attempt 3 in 1 s: gone"),
+        ([FellBack("v6")], "connection", "no machine answers; writing files to v6"),
         ([FellBack("v6"), Returned(12.3)], "connection", "connected again after 12 s"),
         ([Alarm("shadow", "died"), Steered("tier", "now norms")], "alarm", "shadow: died"),
-        ([Steered("tier", "now norms")], "steering", "now norms"),
+        ([Steered("tier", "now norms")], "adapted", "now norms"),
         ([Recovered("body", "nothing", 0, 0), Recovered("body", "rollback", 2, 0.5)], "recovered", "1 times"),
         ([KernelInjected(0, 0.1, 0.2, 3), RUN[2]], "body", r"generation 3; .*; 1 kernels injected"),
         ([RolledBack("0.move", 5, "worse"), RUN[9]], "acceptance", r"1 of 1 .* 1 rolled back"),
@@ -125,7 +125,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 
 def test_what_machines_say_cannot_reach_the_terminal_raw() -> None:
     trouble = ConnectionFailed("s", "\x1b[2J[bold]gone[/bold]", 1, 1.0)
-    assert row(drawn(trouble), "connection") == r"try 2 in 1 s: \x1b[2J[bold]gone[/bold]"
+    assert row(drawn(trouble), "connection") == r"attempt 2 in 1 s: \x1b[2J[bold]gone[/bold]"
     stream = io.StringIO()
     PlainLines(stream)(trouble)
     assert "\x1b" not in stream.getvalue()
@@ -162,8 +162,8 @@ def test_the_live_view_redraws_and_leaves_its_last_state_and_each_failure() -> N
         view(Alarm("shadow", "it died"))
         time.sleep(0.2)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
-    assert "ALARM shadow: it died\n" in text
-    assert text.rindex("judged 1.move") > text.index("ALARM")
+    assert "ALARM (shadow): it died\n" in text
+    assert text.rindex("move 1.move refused") > text.index("ALARM")
 
 
 def test_lines_tell_each_event_that_matters_and_no_evaluation() -> None:
@@ -174,7 +174,7 @@ def test_lines_tell_each_event_that_matters_and_no_evaluation() -> None:
     told = stream.getvalue().splitlines()
     assert all(one.startswith("evolve: ") for one in told)
     assert [one for one in told if "Rust Pixels Processed: " in one] == [told[2]]
-    assert "evaluated 0.1: not finite" in told[3]
+    assert "proposal 0.1: no score (not finite)" in told[3]
     assert len(told) == len(RUN) - 5, "three scores, an interrupt and the second metabolism go without saying"
 
 

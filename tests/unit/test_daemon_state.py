@@ -213,7 +213,7 @@ def test_ids_of_changes_are_of_the_protocol_and_differ() -> None:
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="the daemon cannot run so"):
+    with pytest.raises(InputError, match="the daemon's settings are not valid"):
         DaemonConfig(**wrong)
 
 
