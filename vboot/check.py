@@ -1,4 +1,4 @@
-"""Asking the Rust reader (`vector_boot check`) to judge a file, before any Python parser trusts it."""
+"""Checks a file with the Rust reader (`vector_boot check`) before any Python parser reads it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from vboot.errors import InputError, ToolError
 from vboot.programs import Completed, capture, ending
 
-# Hashing runs at 50 MB/s and better; the constant covers a slow start.
+# Hashing runs at 50 MB/s or faster.
 START_TIMEOUT_S = 60.0
 SLOWEST_BYTES_PER_S = 20e6
 
@@ -20,7 +20,8 @@ SLOWEST_BYTES_PER_S = 20e6
 class CheckError(InputError):
     """The Rust reader refuses a file.
 
-    Attributes: rule ("R1" to "R24" or "RTS"), field, offset (byte); None where the file could not be read at all.
+    Attributes: `rule` ("R1" to "R24" for GGUF, or "RTS"), `field`, `offset` (in bytes); None if the file could not be
+    read at all.
     """
 
     def __init__(self, report: Mapping[str, Any], *, file: Path) -> None:
@@ -33,10 +34,12 @@ class CheckError(InputError):
 
 
 def check_file(executable: Path, file: Path, *, public_key: bytes | None = None) -> dict[str, Any]:
-    """Judge a GGUF or RTS file and return the report of `vector_boot check --json`.
+    """Check a GGUF or RTS file (RTS: the bootable image of executable and model).
+
+    Returns the report of `vector_boot check --json`.
 
     `public_key` (32 raw bytes, Ed25519) also verifies the signature of an RTS file. Raises CheckError if the file is
-    refused, ToolError if the executable itself fails, InputError if there is no such file.
+    refused, ToolError if the executable itself fails, InputError if the file does not exist.
     """
     size = file_size(file)
     with _key_file(public_key) as key:
@@ -51,7 +54,7 @@ def check_file(executable: Path, file: Path, *, public_key: bytes | None = None)
 
 
 def file_size(file: Path) -> int:
-    """Its size in bytes. Raises InputError if there is no such file."""
+    """Size of a file in bytes. Raises InputError if it does not exist."""
     try:
         return file.stat().st_size
     except OSError as error:
@@ -64,7 +67,7 @@ def _report(command: list[str], completed: Completed) -> dict[str, Any]:
         if isinstance(report, dict) and report["ok"] is (completed.returncode == 0):
             return report
     except (ValueError, KeyError):
-        pass  # told below: what it printed is no report
+        pass  # the output is not a report; the error is raised below
     raise ToolError(
         f"vector_boot check ended with {ending(completed.returncode)} and no report",
         command=command, returncode=completed.returncode, stderr=completed.stderr,
@@ -74,7 +77,7 @@ def _report(command: list[str], completed: Completed) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _key_file(public_key: bytes | None) -> Iterator[list[str]]:
-    """The option that hands over a key; the executable reads keys from files only."""
+    """The command-line option for a key; the executable reads keys only from files."""
     if public_key is None:
         yield []
         return

@@ -1,4 +1,4 @@
-"""The one exception tree. Every error a user can cause is a VbootError; the command line alone prints it."""
+"""The exceptions that all others derive from. Only the command line prints them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 class VbootError(Exception):
-    """A failure the user can act on: one sentence of what and where, and a remedy."""
+    """An error that the user can act on.
+
+    Attributes: `what`, one sentence that says what failed and where; `remedy`, what to do about it, or None.
+    """
 
     def __init__(self, what: str, *, remedy: str | None = None) -> None:
         super().__init__(f"{what}; {remedy}" if remedy else what)
@@ -15,13 +18,13 @@ class VbootError(Exception):
 
 
 class InputError(VbootError):
-    """A file, an option or a setting from the user is wrong. Nothing was written."""
+    """A file, an argument or a setting is wrong. Nothing was written."""
 
 
 class ToolError(VbootError):
     """An external program is missing or failed.
 
-    Attributes: command (argv), returncode (None if it never started), stderr (its last lines).
+    Attributes: `command` (its arguments), `returncode` (None if it could not be started), `stderr` (its last lines).
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class ToolError(VbootError):
 
 
 class BootError(VbootError):
-    """A machine did not reach a phase in time, or died. `artefacts` is the run folder that tells why."""
+    """A machine did not reach the phase `phase` in time, or ended. `artefacts`: its run folder, or None."""
 
     def __init__(self, what: str, *, phase: str, artefacts: Path | None = None, remedy: str | None = None) -> None:
         super().__init__(what, remedy=remedy)

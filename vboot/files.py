@@ -1,4 +1,4 @@
-"""Writing a file so that it appears whole or not at all."""
+"""Writes files so that they appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from vboot.errors import InputError
 
-# EFBIG is a file size limit (ulimit -f, FAT's 4 GiB): like a full disk, the remedy is another place.
+# EFBIG: a limit of the file size (ulimit -f, or 4 GiB on FAT); the remedy is the same as for a full disk.
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -25,8 +25,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     folder is flushed too. On any exception, KeyboardInterrupt included, the temporary file is removed and `path` stays
     as it was. A symbolic link at `path` is followed, so the link survives. The mode is 0666 less the umask.
 
-    Raises InputError when `path` is a folder or a special file, its folder is missing or not writable, or the disk is
-    full. Other errors of the block pass through.
+    Raises InputError if `path` is a folder or a special file, its folder is missing or not writable, or the disk is
+    full. Other exceptions of the block are not changed.
     """
     target = Path(os.path.realpath(path))
     _refuse_special(target, shown=path)
@@ -50,7 +50,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def _refuse_special(target: Path, *, shown: Path) -> None:
-    """Renaming over a device node would replace the node, so only regular files may be in the way."""
+    """Refuse to replace anything but a regular file: a rename over a device node would remove the node."""
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def _refuse_special(target: Path, *, shown: Path) -> None:
 
 
 def _publish(temporary: Path, target: Path, *, shown: Path) -> None:
-    """Rename, then flush the folder: without that a power cut may forget the rename."""
+    """Rename, then flush the folder: otherwise a power cut may undo the rename."""
     try:
         temporary.replace(target)
     except OSError as error:

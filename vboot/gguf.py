@@ -1,8 +1,8 @@
-"""The GGUF format: its numbers, and where the entries and tensors of a file lie, to be copied to the byte.
+"""The GGUF format: its constants, and a reader that finds the metadata and tensors of a file without decoding them.
 
-Nothing is decoded. The gguf package's reader makes several objects for every token of a vocabulary (seconds and
-hundreds of megabytes for a large one) and may hang on a malformed file; this one skips over arrays and ends on any
-input. It is not the judge of a file: that is `vector_boot check`.
+The reader of the gguf package makes several objects for every token of a vocabulary (seconds, and hundreds of megabytes
+for a large one) and may hang on a malformed file. This reader skips over arrays and ends on any input. It does not
+decide whether a file is valid: `vector_boot check` does.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class ValueType(IntEnum):
     F64 = 12
 
 
-# Elements and bytes per block of every type. The gguf package has Q8_1 (9) wrong, as two f32 in place of two f16, and
-# does not know Q2_0 (42); both by ggml-common.h.
+# Elements and bytes per block of every type. The gguf package is wrong about Q8_1 (9), which has two f16 and not two
+# f32, and does not know Q2_0 (42); both are as in ggml-common.h.
 _BLOCKS: dict[int, tuple[int, int]] = {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()} | {
     9: (32, 36),
     42: (64, 18),
@@ -72,7 +72,7 @@ _U64 = struct.Struct("<Q")
 
 @dataclass(frozen=True)
 class Metadata:
-    """One entry: `value` is the u32 value type and the packed value, as they stand in the file."""
+    """One metadata entry. `value`: the u32 value type and the packed value, as in the file."""
 
     key: str
     value: bytes
@@ -80,9 +80,11 @@ class Metadata:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies: `offset` from the start of the file, `size` in bytes without padding.
+    """Where a tensor lies in a file.
 
-    `type_at` is where the header says its type, u32, and behind it its offset in the data section, u64.
+    `dims`: fastest dimension first. `type`: the number of its ggml type. `offset`: in bytes from the start of the file.
+    `size`: in bytes, without padding. `type_at`: where the header holds its type (u32), followed by its offset in the
+    data section (u64).
     """
 
     name: str
@@ -95,7 +97,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Layout:
-    """The entries and tensors of a file, in its order; `data_offset` is where the header and its padding end."""
+    """The metadata and tensors of a file, in its order. `data_offset`: where the padded header ends, in bytes."""
 
     metadata: tuple[Metadata, ...]
     tensors: tuple[TensorEntry, ...]
@@ -117,7 +119,7 @@ def tensor_bytes(kind: int, dims: tuple[int, ...]) -> int:
 
 
 def type_name(kind: int) -> str:
-    """What ggml calls the type of this number. Raises KeyError for an unknown one."""
+    """The ggml name of the type with this number. Raises KeyError for an unknown one."""
     return _TYPE_NAMES[kind]
 
 
@@ -127,9 +129,9 @@ def pad_to(size: int, alignment: int) -> int:
 
 
 def read_layout(data: memoryview, *, name: str) -> Layout:
-    """Read the layout of the GGUF file (version 2 or 3, little-endian) that is all of `data`.
+    """Read the layout of a GGUF file (version 2 or 3, little-endian) from its bytes `data`.
 
-    Raises InputError, naming the file by `name`, when it is not one or a part of it leaves the file.
+    Raises InputError, which calls the file `name`, if it is not a GGUF file or a part of it lies outside the file.
     """
     try:
         return _read_layout(data)
@@ -137,11 +139,11 @@ def read_layout(data: memoryview, *, name: str) -> Layout:
         why = "it ends inside its header"
     except ValueError as error:
         why = str(error)
-    raise InputError(f"{name} is not a usable GGUF file: {why}", remedy="see what `vector_boot check` says of it")
+    raise InputError(f"{name} is not a usable GGUF file: {why}", remedy="run `vector_boot check` on it")
 
 
 def scalar(metadata: Iterable[Metadata], key: str) -> int | float | bool | str | None:
-    """The value of the entry `key` if it is a number, a boolean or a string; None if absent or an array."""
+    """The value of the entry `key`: a number, a boolean or a string; None if it is absent or an array."""
     for entry in metadata:
         if entry.key == key:
             kind = ValueType(_U32.unpack_from(entry.value)[0])
@@ -206,7 +208,7 @@ def _value_end(data: memoryview, at: int, kind: ValueType) -> int:
 
 
 def _tensor_info(data: memoryview, at: int) -> tuple[TensorEntry, int]:
-    """The info as stored: its offset is still relative to the data section."""
+    """The entry as stored: its offset is relative to the data section."""
     name, at = _string(data, at)
     count = _U32.unpack_from(data, at)[0]
     if not 1 <= count <= 4:

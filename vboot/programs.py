@@ -1,4 +1,4 @@
-"""The one door to external programs: every run has a deadline, names its phase and leaves no child behind."""
+"""Runs external programs. Every run has a deadline, a name for errors, and leaves no child process behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ERROR_LINES = 20
 
 @dataclass(frozen=True)
 class Completed:
-    """How a program ended: exit status (negative: the signal that killed it) and its output as text."""
+    """How a program ended: exit status (negative: the number of the signal that killed it) and output as text."""
 
     returncode: int
     stdout: str
@@ -27,7 +27,7 @@ class Completed:
 
 
 def capture(command: Sequence[str], *, phase: str, timeout_s: float, remedy: str | None = None) -> Completed:
-    """Run a program to its end and return its output; any exit status is returned, not judged.
+    """Run a program to its end and return its exit status, whatever it is, and its output. `phase` names it in errors.
 
     Raises ToolError if it cannot be started or is still running after `timeout_s` seconds (then it is killed).
     """
@@ -59,12 +59,12 @@ def run_logged(
     on_line: Callable[[str], None],
     remedy: str | None = None,
 ) -> None:
-    """Run a long program in `folder` with all its output in the file `log`; `on_line` sees each line as it comes.
+    """Run a long program in `folder` with all its output in the file `log`; `on_line` is called with each line.
 
     Raises ToolError, with the last lines of the log, if it cannot be started, fails, or is still running after
     `timeout_s` seconds (then it and its children are killed).
     """
-    # The program writes to the file itself: nothing is lost if this process dies, and no pipe can fill up.
+    # The program itself writes to the file: nothing is lost if this process ends, and no pipe can fill up.
     with log.open("wb") as sink, log.open(encoding="utf-8", errors="replace") as lines:
         try:
             child = subprocess.Popen(
@@ -110,14 +110,14 @@ def _still_runs(child: subprocess.Popen[bytes]) -> bool:
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    """Kill the program and all it started; it leads a session of its own, so nothing else is hit."""
+    """Kill the program and all that it started: it leads a session of its own, so no other process is affected."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
 
 
 def _last_lines(log: Path) -> str:
-    """The errors at the end of a log: from the last line that begins with "error", else simply the last lines."""
+    """The end of a log: from the first line that begins with "error", else the last lines."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]
     first = next((number for number, line in enumerate(lines) if line.startswith("error")), len(lines) - ERROR_LINES)
     return "\n".join(lines[max(first, 0) :][:ERROR_LINES])

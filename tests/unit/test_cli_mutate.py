@@ -89,7 +89,7 @@ def test_what_was_done_is_verified(vboot: Vboot, machine: Path, monkeypatch: pyt
 
     monkeypatch.setattr("vboot.client.machine.decode", misread)
     assert vboot("mutate", machine, *NOISE, "--verify") == 1
-    assert "not what was predicted; roll back to generation 2 and report this bug" in vboot.err
+    assert "differ from the prediction; roll back to generation 2 and report this bug" in vboot.err
 
 
 def test_a_trial(vboot: Vboot, machine: Path) -> None:

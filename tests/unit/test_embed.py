@@ -28,7 +28,7 @@ from tests.support.local_machine import LocalMachine, local_machine, tiny_model
 from tests.support.vboot import write_gguf
 from vboot.client.link import SocketLink
 from vboot.client.machine import MachineClient, connect
-from vboot.protocol.errors import RequestRefusedError
+from vboot.protocol.errors import RequestRefusedError, TextTooLongError
 from vboot.protocol.framing import Message, Reader, encode
 from vboot.weights.edits import Seeded, Sparse, pack
 from vboot.weights.pixels import assemble
@@ -144,6 +144,16 @@ def test_texts_that_differ_beyond_the_limit_are_marked(machine: MachineClient) -
     assert made.truncated == (False, True, True, False)
     assert made.vectors[0].tobytes() == made.vectors[1].tobytes() == made.vectors[2].tobytes()
     assert made.tokens == (128, 128, 128, 2)
+
+
+def test_a_text_that_is_too_long_is_refused_if_that_is_wanted(machine: MachineClient) -> None:
+    words = "a " * 126
+    assert machine.embed([words], truncate="refuse").tokens == (128,)
+    for long in (words + "a", "the machine " * 10_000):
+        with pytest.raises(TextTooLongError, match="text 70 ") as caught:
+            machine.embed([*["a"] * 70, long, "a"], truncate="refuse")
+        assert (caught.value.code, caught.value.text) == (1004, 70)
+        assert machine.embed([*["a"] * 70, long, "a"]).truncated == (*[False] * 70, True, False)
 
 
 def test_only_the_length_is_normalised(machine: MachineClient) -> None:

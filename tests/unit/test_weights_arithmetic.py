@@ -324,11 +324,11 @@ def test_the_first_check_that_fails_answers(edits: list[Edit], code: int) -> Non
 @pytest.mark.parametrize(
     ("edit", "text"),
     [
-        (Program("evolved.x", bytes(3)), "'evolved.x' is no slot for a program"),
-        (Program("evolved.0", bytes(4)), "4 bytes are no whole pixels"),
+        (Program("evolved.x", bytes(3)), "'evolved.x' is not a slot for a program"),
+        (Program("evolved.0", bytes(4)), "expected whole pixels of 3 bytes, got 4 bytes"),
         (Program("evolved.0", bytes(3 * 1365)), "1365 pixels are more than the 1364 that a slot holds"),
-        (Program("w", bytes(3)), "there is no program"),
-        (Seeded("w", SEED, "step", 0.5, 1), "there is no seeded edit of form step"),
+        (Program("w", bytes(3)), "which does not support a program"),
+        (Seeded("w", SEED, "step", 0.5, 1), "which does not support a seeded edit of form step"),
         (Program("none", b""), "; list the tensors with `tensors`"),
     ],
 )

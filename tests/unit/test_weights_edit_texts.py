@@ -29,15 +29,15 @@ def test_names_may_hold_brackets() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a=1", "a=1 does not set an element; write TENSOR"),
-        ("a[-1]=1", "does not set"),
-        ("a[]=1", "does not set"),
-        ("a[0]=", "does not set"),
-        ("a[0]=nan", "does not set"),
-        ("a[0]=1.2.3", "does not set"),
-        ("[0]=1", "does not set"),
+        ("a=1", r"expected TENSOR\[INDEX\]=VALUE, got a=1; write TENSOR"),
+        ("a[-1]=1", r"expected TENSOR\[INDEX\]=VALUE, got"),
+        ("a[]=1", r"expected TENSOR\[INDEX\]=VALUE, got"),
+        ("a[0]=", r"expected TENSOR\[INDEX\]=VALUE, got"),
+        ("a[0]=nan", r"expected TENSOR\[INDEX\]=VALUE, got"),
+        ("a[0]=1.2.3", r"expected TENSOR\[INDEX\]=VALUE, got"),
+        ("[0]=1", r"expected TENSOR\[INDEX\]=VALUE, got"),
         ("\x1b[0]=x", r"\\x1b"),
-        ("a[0]=1e39", "1e39 is beyond what f32 holds"),
+        ("a[0]=1e39", "1e39 is too large for f32"),
     ],
 )
 def test_what_is_no_element(text: str, message: str) -> None:

@@ -65,7 +65,7 @@ def test_what_differs_is_named(machine: MachineClient) -> None:
     made = machine.mutate(EDITS["dense"], confidence=0.9, digest=True)
     for otherwise in ({"token_embd.weight": "00" * 32}, {}):
         with pytest.raises(
-            MachineError, match=r"'token_embd.weight'.*not what was predicted; roll back to generation 0"
+            MachineError, match=r"'token_embd.weight'.*differ from the prediction; roll back to generation 0"
         ):
             verify(machine, made, replace(prediction, sha256=otherwise))
     with pytest.raises(MachineError, match=f"{prediction.changed_bytes} bytes changed, not 1 and 5"):

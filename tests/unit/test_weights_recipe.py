@@ -143,15 +143,15 @@ _DENSE: dict[str, Any] = {"kind": "dense", "tensor": "f32"}
         ({**_DENSE, "value": 1, "count": 65}, "make it at most 64"),
         ({**_DENSE, "value": True}, "value is True; make it a number"),
         ({**_DENSE, "offset": -4, "hex": ""}, "offset is -4"),
-        ({**_DENSE, "values": [1, "2"]}, "values cannot be taken as float32: not all are numbers;"),
-        ({**_DENSE, "values": [1, [2]]}, "values cannot be taken as float32: its rows differ in length;"),
+        ({**_DENSE, "values": [1, "2"]}, "values cannot be converted to float32: not all are numbers;"),
+        ({**_DENSE, "values": [1, [2]]}, "values cannot be converted to float32: its rows differ in length;"),
         ({**_DENSE, "values": [1e39]}, "not all are finite"),
-        ({**_DENSE, "values": [10**400]}, "values cannot be taken as float32: an integer is too large;"),
+        ({**_DENSE, "values": [10**400]}, "values cannot be converted to float32: an integer is too large;"),
         ({**_DENSE, "value": 10**400}, "value is 1000"),
         ({**_SEEDED, "scale": 10**400}, "scale is 1000"),
         ({**_SEEDED, "density": 10**400}, "density is 1000"),
         ({**_DENSE, "tensor": "i8", "values": [128]}, "must be -128 to 127"),
-        ({**_DENSE, "tensor": "i8", "values": [1.5]}, "values cannot be taken as int8: not all are whole numbers;"),
+        ({**_DENSE, "tensor": "i8", "values": [1.5]}, "values cannot be converted to int8: not all are whole numbers;"),
         ({**_DENSE, "tensor": "q4", "values": [1.5]}, "values cannot become Q4_0; give the bytes"),
         ({**_DENSE, "tensor": "q8", "values": [1.5]}, "give whole blocks of 32"),
         ({**_DENSE, "tensor": "none", "value": 1}, "tensor: there is no tensor 'none'; see `tensors`"),
@@ -201,7 +201,7 @@ def test_mistakes_are_told_with_their_place_and_a_remedy(tmp_path: Path, edit: d
         ('{"edits": [', "; correct it"),
         (
             '{"edits": [], "confidence": 0.9, "confidence": 0.1}',
-            "'confidence' stands twice in one object;",
+            "'confidence' appears twice in one object;",
         ),
     ],
 )
@@ -225,7 +225,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 def test_a_number_that_python_does_not_write_is_refused_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "huge.toml").write_text(f"edits = []\nconfidence = 0x{'f' * 9000}")
-    with pytest.raises(InputError, match="confidence is beyond what a number can be; make it a number"):
+    with pytest.raises(InputError, match="confidence is a number of too many digits; make it a number"):
         load(tmp_path / "huge.toml", lookup)
 
 

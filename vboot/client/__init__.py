@@ -1,1 +1,1 @@
-"""The client of a running machine; `vboot.client.machine.connect` is the way in."""
+"""The client of a running machine (`vboot.client.machine.connect`) and the bridge (`vboot.client.bridge`)."""

@@ -1,4 +1,4 @@
-"""What a mutation would do to a running machine, computed here from its weights, and whether it did just that."""
+"""Predicts the effect of a mutation on a running machine from its weights, and checks it afterwards."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CONFIDENCE_THRESHOLD = 0.8
 _GENERATIONS_TRIED = 3
 
 Progress = Callable[[str, int, int], None]
-"""Told what is done, bytes so far and bytes in all."""
+"""Called with the name of the step, the bytes done and the bytes in all."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The outcome of edits applied to `base_generation`: SHA-256 (hex) of each changed tensor, bytes that differ."""
+    """The effect of edits on `base_generation`: SHA-256 (hex digits) by changed tensor, and how many bytes differ."""
 
     base_generation: int
     sha256: Mapping[str, str]
@@ -40,10 +40,10 @@ def predict(
     base_generation: int | None = None,
     progress: Progress = lambda _phase, _done, _total: None,
 ) -> Prediction:
-    """Compute what `MachineClient.mutate` would do, changing nothing; the tensors that the edits touch are read for it.
+    """Compute what `MachineClient.mutate` would do, without changing anything. It reads the tensors of the edits.
 
-    Raises EditError with the code that the machine would answer, as far as it can be known beforehand (not whether
-    there is energy enough, or the journal works); MachineError when the weights change while they are read.
+    Raises EditError with the code that the machine would send, as far as that can be known (not whether it has enough
+    energy, or whether its journal works); MachineError if the weights change while they are read.
     """
     infos = {info.name: info for info in machine.tensors()}
     touched = _touched(edits, infos)
@@ -67,18 +67,18 @@ def predict(
 
 
 def verify(machine: MachineClient, mutation: Mutation, prediction: Prediction) -> None:
-    """That a mutation, the newest of its machine, did what was predicted. Raises MachineError for what differs."""
+    """Check that the newest mutation of a machine had the predicted effect. Raises MachineError if it had not."""
     remedy = f"roll back to generation {prediction.base_generation} and report this bug"
     found = dict(mutation.sha256 or {})
     left = [name for name in prediction.sha256 if name not in found]
     for start in range(0, len(left), NAMES_LIMIT):
         digest = machine.digest(left[start : start + NAMES_LIMIT])
         if digest.generation != mutation.generation:
-            raise MachineError("the weights have changed again before they were checked", remedy="see its history")
+            raise MachineError("the weights changed again before they were checked", remedy="see `history`")
         found |= digest.sha256
     wrong = [name for name in found if found[name] != prediction.sha256.get(name)]
     if wrong:
-        raise MachineError(f"{wrong[0]!r} and {len(wrong) - 1} more are not what was predicted", remedy=remedy)
+        raise MachineError(f"{wrong[0]!r} and {len(wrong) - 1} more tensors differ from the prediction", remedy=remedy)
     counted, expected = mutation.changed, (len(prediction.sha256), prediction.changed_bytes)
     if (counted.tensors, counted.bytes) != expected:
         what = f"{counted.tensors} tensors and {counted.bytes} bytes changed, not {expected[0]} and {expected[1]}"
@@ -86,7 +86,7 @@ def verify(machine: MachineClient, mutation: Mutation, prediction: Prediction) -
 
 
 def _check_gate(hello: Hello, edits: Sequence[Edit], confidence: float, base_generation: int | None) -> None:
-    """What is refused before any edit is looked at."""
+    """Raise EditError for what the machine refuses before it looks at any edit."""
     if hello.emergency is not None:
         raise EditError(Code.EMERGENCY, f"the machine is in emergency mode: {hello.emergency}")
     if hello.signed:
@@ -100,7 +100,7 @@ def _check_gate(hello: Hello, edits: Sequence[Edit], confidence: float, base_gen
 
 
 def _touched(edits: Sequence[Edit], infos: Mapping[str, TensorInfo]) -> list[TensorInfo]:
-    """The tensors that the edits name, protected ones also if they are named and not just matched."""
+    """The tensors of the edits; protected ones only if an edit has their exact name."""
     names: dict[str, None] = {}
     for edit in edits:
         pattern = edit.tensors if isinstance(edit, Seeded) else edit.tensor
@@ -115,7 +115,7 @@ def _touched(edits: Sequence[Edit], infos: Mapping[str, TensorInfo]) -> list[Ten
 def _read(
     machine: MachineClient, infos: Sequence[TensorInfo], generation: int, progress: Progress
 ) -> dict[str, TensorData] | None:
-    """These tensors as of a generation (those that are protected without bytes); None if it passes meanwhile."""
+    """These tensors at a generation, protected ones without their bytes; None if the generation changes meanwhile."""
     total = sum(info.bytes for info in infos)
     done = 0
     tensors = {}

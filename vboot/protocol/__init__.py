@@ -1,1 +1,1 @@
-"""The evolution protocol, seen from the client: framing, messages, errors."""
+"""The evolution protocol, for a client: framing, messages, errors, and the tables of its specification."""

@@ -1,1 +1,1 @@
-"""Edits of weights and their exact effect: edits, recipes, the numpy twin, noise, storage types, pixel programs."""
+"""Edits of weights and their exact effect: recipes, arithmetic in numpy, noise, storage types, pixel programs."""

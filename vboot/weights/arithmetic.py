@@ -1,9 +1,9 @@
-"""What a machine does with edits, predicted to the bit: its checks in its order, then its arithmetic. Pure.
+"""The effect of edits as the machine computes it, equal to the bit: its checks in the same order, and its arithmetic.
 
     new_bytes = apply(edits, tensors, protected={"hw.mmio"})
 
 Everything is computed in f32, multiply and add rounded separately, and rounded to the storage type after each edit. The
-contract is the section "Edits" of the evolution protocol.
+specification is the section "Edits" of the evolution protocol.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from vboot.weights.storage_types import (
 )
 
 _CHUNK = 1 << 16
-"""Elements handled at a time: their words and values stay in the second-level cache."""
+"""Elements computed at a time, so that their words and values stay in the second-level cache."""
 _SLOT_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class TensorData:
-    """A tensor as a machine holds it: ggml type, shape (ne0, the fastest, first), bytes in its storage type."""
+    """A tensor: ggml type, shape (fastest dimension first), and its bytes in that type."""
 
     name: str
     type: str
@@ -49,7 +49,7 @@ class TensorData:
 
 
 class EditError(InputError):
-    """The machine would refuse these edits. Attributes: `code` of the protocol's table, `text` for a person."""
+    """The machine would refuse these edits. Attributes: `code`, the error code of the protocol; `text`, the reason."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{text} (code {int(code)})", remedy=REMEDIES.get(code))
@@ -58,10 +58,9 @@ class EditError(InputError):
 
 
 def apply(edits: Sequence[Edit], tensors: Mapping[str, TensorData], protected: Collection[str]) -> dict[str, bytes]:
-    """The new bytes of every tensor that the edits, applied in order, change.
+    """Apply the edits in order; returns the new bytes of every tensor that they change, by name.
 
-    `tensors` need hold no others than those that `targets` names. Raises EditError with the code that the machine
-    would answer.
+    `tensors`: by name, at least those that `targets` names. Raises EditError with the code that the machine would send.
     """
     changed = dict(each_change(edits, tensors, protected))
     if not changed:
@@ -72,9 +71,9 @@ def apply(edits: Sequence[Edit], tensors: Mapping[str, TensorData], protected: C
 def each_change(
     edits: Sequence[Edit], tensors: Mapping[str, TensorData], protected: Collection[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """What `apply` gives, one tensor after the other, for changes that need not fit in memory together.
+    """Name and new bytes of each changed tensor, like `apply`, but one at a time, so that they need not fit in memory.
 
-    What can be refused without the values of tensors is refused at once; no changes are not.
+    Raises EditError at once for all that does not depend on values; it is no error if the edits change nothing.
     """
     for number, edit in enumerate(edits):
         _check_params(number, edit)
@@ -87,7 +86,7 @@ def each_change(
 
 
 def targets(edit: Edit, names: Collection[str], protected: Collection[str]) -> list[str]:
-    """Which tensors an edit means: the one of that exact name, protected or not, or all unprotected ones of a glob."""
+    """The tensors of an edit: the one with that name, protected or not, or all unprotected ones that a glob matches."""
     pattern = edit.tensors if isinstance(edit, Seeded) else edit.tensor
     if pattern in names:
         return [pattern]
@@ -99,7 +98,7 @@ def targets(edit: Edit, names: Collection[str], protected: Collection[str]) -> l
 def _apply_all(edits: Sequence[tuple[int, Edit]], tensor: TensorData) -> bytes:
     data = np.frombuffer(tensor.data, np.uint8).copy()
     for number, edit in edits:
-        with np.errstate(all="ignore"):  # what is not finite is found in what is stored
+        with np.errstate(all="ignore"):  # values that are not finite are found in the stored bytes
             finite = _apply_one(edit, tensor, data)
         if not finite:
             raise EditError(Code.NOT_FINITE, f"edit {number}: a value of {tensor.name!r} would not be finite")
@@ -107,7 +106,7 @@ def _apply_all(edits: Sequence[tuple[int, Edit]], tensor: TensorData) -> bytes:
 
 
 def _check_params(number: int, edit: Edit) -> None:
-    """What the machine refuses before it looks at any tensor."""
+    """Raise EditError for what the machine refuses before it looks at any tensor."""
     match edit:
         case Dense():
             wrong = "the offset is negative" if edit.offset < 0 else None
@@ -129,7 +128,7 @@ def _check_params(number: int, edit: Edit) -> None:
 
 
 def _judge(number: int, edit: Edit, tensors: Mapping[str, TensorData], protected: Collection[str]) -> Iterator[str]:
-    """The names of the tensors an edit touches, each once it has passed."""
+    """The names of the tensors of an edit, each after its checks. Raises EditError."""
 
     def refuse(code: int, text: str) -> EditError:
         return EditError(code, f"edit {number}: {text}")
@@ -146,7 +145,7 @@ def _judge(number: int, edit: Edit, tensors: Mapping[str, TensorData], protected
             raise refuse(Code.MISMATCH, misfit)
         if not _supports(edit, tensor.type):
             raise refuse(
-                Code.UNSUPPORTED_EDIT, f"{name!r} is of type {tensor.type}, on which there is no {_kind(edit)}"
+                Code.UNSUPPORTED_EDIT, f"{name!r} has type {tensor.type}, which does not support a {_kind(edit)}"
             )
         if outside := _outside(edit, tensor):
             raise refuse(Code.OUT_OF_BOUNDS, outside)
@@ -154,7 +153,7 @@ def _judge(number: int, edit: Edit, tensors: Mapping[str, TensorData], protected
 
 
 def _misfit(edit: Edit, tensor: TensorData) -> str | None:
-    """What is wrong with lengths and shapes."""
+    """What is wrong with lengths and shapes; None if nothing is."""
     match edit:
         case Dense():
             size = block_of(tensor.type).bytes
@@ -166,7 +165,7 @@ def _misfit(edit: Edit, tensor: TensorData) -> str | None:
         case LowRank():
             rank = edit.a.shape[1]
             if len(tensor.shape) != 2:
-                return f"{tensor.name!r} has not two dimensions"
+                return f"{tensor.name!r} has {len(tensor.shape)} dimensions, expected 2"
             if (edit.b.shape, edit.a.shape) != ((tensor.shape[0], rank), (tensor.shape[1], rank)):
                 return (
                     f"factors of {edit.a.shape} and {edit.b.shape} do not fit {tensor.name!r} of shape {tensor.shape}"
@@ -178,16 +177,16 @@ def _misfit(edit: Edit, tensor: TensorData) -> str | None:
 
 def _slot_misfit(pixels: bytes, tensor: TensorData) -> str | None:
     if not tensor.name.startswith("evolved.") or len(tensor.data) != _SLOT_BYTES:
-        return f"{tensor.name!r} is no slot for a program: those are evolved.0 to evolved.7"
+        return f"{tensor.name!r} is not a slot for a program: the slots are evolved.0 to evolved.7"
     if len(pixels) % 3:
-        return f"{len(pixels)} bytes are no whole pixels, which have 3 bytes each"
+        return f"expected whole pixels of 3 bytes, got {len(pixels)} bytes"
     if len(pixels) > 3 * PROGRAM_PIXELS_LIMIT:
         return f"{len(pixels) // 3} pixels are more than the {PROGRAM_PIXELS_LIMIT} that a slot holds"
     return None
 
 
 def _kind(edit: Edit) -> str:
-    """What a machine calls such an edit."""
+    """The kind of an edit, for errors."""
     match edit:
         case Dense():
             return "dense edit"
@@ -214,17 +213,18 @@ def _supports(edit: Edit, kind: str) -> bool:
 
 
 def _outside(edit: Edit, tensor: TensorData) -> str | None:
-    """What the edit would touch beyond the end of the tensor."""
+    """What of the edit lies outside the tensor; None if nothing does."""
     match edit:
         case Dense() if edit.offset + len(edit.data) > len(tensor.data):
-            return f"bytes {edit.offset} to {edit.offset + len(edit.data)} leave {tensor.name!r} of {len(tensor.data)}"
+            end = edit.offset + len(edit.data)
+            return f"bytes {edit.offset} to {end} lie outside {tensor.name!r} of {len(tensor.data)} bytes"
         case Sparse() if len(edit.indices) and int(edit.indices[-1]) >= math.prod(tensor.shape):
-            return f"element {edit.indices[-1]} leaves {tensor.name!r} of {math.prod(tensor.shape)}"
+            return f"element {edit.indices[-1]} lies outside {tensor.name!r} of {math.prod(tensor.shape)} elements"
     return None
 
 
 def _apply_one(edit: Edit, tensor: TensorData, data: Bytes) -> bool:
-    """Change `data`, all bytes of the tensor, in place. Whether all that was stored is finite."""
+    """Change `data`, all bytes of the tensor, in place; whether all values stored are finite."""
     match edit:
         case Dense():
             new = np.frombuffer(edit.data, np.uint8)
@@ -255,7 +255,7 @@ def _apply_sparse(edit: Sparse, kind: str, data: Bytes) -> bool:
 
 
 def _apply_low_rank(edit: LowRank, kind: str, data: Bytes) -> bool:
-    """A few rows at a time, so that the sums stay in the cache."""
+    """Computed a few rows at a time, so that the sums stay in the cache."""
     columns, rank = edit.b.shape
     b = np.ascontiguousarray(edit.b.T)
     rows_data = data.reshape(len(edit.a), -1)
@@ -297,7 +297,7 @@ def _apply_seeded(edit: Seeded, tensor: TensorData, data: Bytes) -> bool:
 
 
 def _add_noise(scale: float, kind: str, blocks: Bytes, words: NDArray[np.uint64], selected: NDArray[np.bool_]) -> bool:
-    """x += scale * z for what is selected; of Q8_0, blocks with nothing selected keep their bytes."""
+    """x += scale * z for selected elements; Q8_0 blocks without selected elements keep their bytes."""
     factor = np.float32(scale)
     if kind == "Q8_0":
         chosen = selected.reshape(len(blocks), -1)
@@ -316,7 +316,7 @@ def _add_noise(scale: float, kind: str, blocks: Bytes, words: NDArray[np.uint64]
 
 
 def _step_codes(kind: str, blocks: Bytes, words: NDArray[np.uint64], selected: NDArray[np.bool_]) -> bool:
-    """Codes +1 where the highest bit of the word is set, else -1, as far as their range goes."""
+    """Selected codes change by +1 if the highest bit of the word is set, else by -1, within their range."""
     up = (words >> np.uint64(63)).astype(np.int16)
     moves = np.where(selected, 2 * up - 1, 0).reshape(len(blocks), -1)
     moved = np.clip(codes(kind, blocks) + moves, *CODE_RANGES[kind])

@@ -1,9 +1,11 @@
-"""The edits a mutation is made of, and how they travel: JSON members, and one blob with all their bytes. Pure.
+"""The edits of a mutation, and their encoding: JSON members, and one blob with all their bytes; and edits as text.
 
     members, blob = pack([Seeded("blk.*.weight", seed="00c0ffee00c0ffee", form="normal", density=0.01, scale=1e-3)])
 
-Every number in the blob is little-endian; an edit names its part of it as `"blob": [offset, length]`. Edits with arrays
-are equal only when they are the same object; what `pack` makes of them compares by content.
+Numbers in the blob are little-endian; an edit names its part of the blob as `"blob": [offset, length]`. Edits with
+arrays are equal only if they are the same object; compare the results of `pack` to compare their contents.
+
+As text, an edit is `TENSOR[INDEX]=VALUE` or `TENSOR@OFFSET=HEX`: an index counts elements from 0, an offset bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _BYTES = re.compile(r"(?P<tensor>[^@]+)@(?P<offset>[0-9]{1,15})=(?P<data>.+)", r
 
 @dataclass(frozen=True)
 class Dense:
-    """New bytes for a range of a tensor: whole blocks in its storage type, from byte `offset`, a block's start."""
+    """New bytes for a range of a tensor: whole blocks in its storage type, from byte `offset` (start of a block)."""
 
     tensor: str
     offset: int
@@ -45,7 +47,7 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class Sparse:
-    """Single elements set or added to: `indices` u64 (n,) strictly increasing, `values` f32 (n,)."""
+    """Sets single elements or adds to them: `indices` u64 (n,) strictly increasing, `values` f32 (n,)."""
 
     tensor: str
     op: SparseOp
@@ -65,10 +67,10 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Seeded:
-    """Noise from `seed` (16 hex) on a share `density` of the elements of every tensor that the glob `tensors` names.
+    """Noise from `seed` (16 hex digits) on the share `density` of the elements of all tensors that `tensors` matches.
 
-    `normal` adds `scale` * z; `step` moves quantised codes by one (`scale` is 1 then); `scale` multiplies the scale
-    of quantised blocks by 1 + `scale` * z. z has mean 0 and about the variance 1/2.
+    `tensors`: a name or a glob. `form` "normal" adds `scale` * z; "step" changes quantised codes by one (then `scale`
+    is 1); "scale" multiplies the scale of quantised blocks by 1 + `scale` * z. z has mean 0 and variance 1/2.
     """
 
     tensors: str
@@ -80,7 +82,7 @@ class Seeded:
 
 @dataclass(frozen=True)
 class Program:
-    """The pixels (3 bytes each, at most 1364) of an `evolved.*` slot; what it held before is gone."""
+    """A pixel program (3 bytes a pixel, at most 1364) that replaces the contents of a slot, `evolved.0` to `.7`."""
 
     tensor: str
     pixels: bytes
@@ -90,10 +92,7 @@ Edit: TypeAlias = Dense | Sparse | LowRank | Seeded | Program
 
 
 def pack(edits: Sequence[Edit]) -> tuple[list[dict[str, Any]], bytes]:
-    """The wire members of each edit, and the blob that their parts lie in, one behind the other.
-
-    The blob is empty when no edit has bytes.
-    """
+    """The JSON members of each edit, and the blob with their parts in this order; it is empty if no edit has bytes."""
     members: list[dict[str, Any]] = []
     blob = bytearray()
     for edit in edits:
@@ -108,10 +107,10 @@ def pack(edits: Sequence[Edit]) -> tuple[list[dict[str, Any]], bytes]:
 def unpack(
     members: Sequence[Mapping[str, Any]], blob: bytes, *, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> tuple[Edit, ...]:
-    """The edits that `pack` made these from.
+    """The edits from the results of `pack`.
 
-    `shapes` (ne0 first) by tensor is needed for low_rank edits alone: the wire does not say where A ends and B starts.
-    Raises InputError for members or parts that no edit has.
+    `shapes` (by tensor, fastest dimension first) is needed only for low_rank edits, which do not say where A ends and B
+    begins. Raises InputError for members or parts that are not valid.
     """
     edits = []
     spans = []
@@ -121,7 +120,7 @@ def unpack(
             edits.append(_parse(described, blob[start:end], shapes or {}))
             spans.append((start, end))
         except ValueError as error:
-            raise InputError(f"edit {number} is not one of the protocol's: {error}") from error
+            raise InputError(f"edit {number} is not valid: {error}") from error
     spans = sorted(span for span in spans if span[0] < span[1])
     if any(before[1] > after[0] for before, after in pairwise(spans)):
         raise InputError("parts of two edits overlap in the blob")
@@ -129,9 +128,9 @@ def unpack(
 
 
 def parse_elements(texts: Sequence[str]) -> tuple[Sparse, ...]:
-    """One edit for each tensor, in the order they are first named, of texts such as `blk.0.ffn_up.bias[7]=0.5`.
+    """The edits from texts such as `blk.0.ffn_up.bias[7]=0.5`: one for each tensor, in the order of their first use.
 
-    Raises InputError for a text that is none, a value that f32 cannot hold, and an element that is set twice.
+    Raises InputError for a text of another form, a value too large for f32, and an element that is set twice.
     """
     by_tensor: dict[str, dict[int, np.float32]] = {}
     for text in texts:
@@ -152,25 +151,27 @@ def parse_elements(texts: Sequence[str]) -> tuple[Sparse, ...]:
 
 
 def parse_bytes(text: str, *, read: Callable[[str], bytes]) -> Dense:
-    """The edit of a text such as `blk.0.ffn_up.bias@0=0038`, or `...@0=@FILE`, which `read` gives the bytes of.
+    """The edit from a text such as `blk.0.ffn_up.bias@0=0038`, or `...@0=@FILE`; `read` returns the bytes of a file.
 
-    Raises InputError for a text that is none, and what `read` raises.
+    Raises InputError for a text of another form, and what `read` raises.
     """
     match = _BYTES.fullmatch(text)
     if match is None:
-        raise InputError(f"{printable(text)} does not say what to write", remedy="write TENSOR@OFFSET=HEX or =@FILE")
+        raise InputError(
+            f"expected TENSOR@OFFSET=HEX, got {printable(text)}", remedy="write TENSOR@OFFSET=HEX or =@FILE"
+        )
     data = match["data"]
     if data.startswith("@"):
         return Dense(match["tensor"], int(match["offset"]), read(data[1:]))
     try:
         return Dense(match["tensor"], int(match["offset"]), bytes.fromhex(data))
     except ValueError as error:
-        what = f"{printable(data[:40])} is not hex digits, two for each byte"
+        what = f"expected two hex digits for each byte, got {printable(data[:40])}"
         raise InputError(what, remedy="write TENSOR@OFFSET=HEX, or =@FILE for a file's bytes") from error
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON or TOML is a number that f64 holds; an integer there may have any size."""
+    """Whether a value from JSON or TOML is a number within the range of f64; integers there may have any size."""
     return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
 
 
@@ -181,16 +182,16 @@ def _parse_element(text: str) -> tuple[str, int, np.float32]:
     except ValueError:
         number = None
     if match is None or number is None:
-        raise InputError(f"{printable(text)} does not set an element", remedy="write TENSOR[INDEX]=VALUE")
+        raise InputError(f"expected TENSOR[INDEX]=VALUE, got {printable(text)}", remedy="write TENSOR[INDEX]=VALUE")
     with np.errstate(over="ignore"):
         value = np.float32(number)
     if not np.isfinite(value):
-        raise InputError(f"{printable(match['value'])} is beyond what f32 holds", remedy="set a smaller value")
+        raise InputError(f"{printable(match['value'])} is too large for f32", remedy="set a smaller value")
     return match["tensor"], int(match["index"]), value
 
 
 def _describe(edit: Edit) -> tuple[dict[str, Any], bytes | None]:
-    """Wire members without `blob`, and the part (None: this kind has none)."""
+    """The JSON members without `blob`, and the part of the blob (None: this kind has none)."""
     match edit:
         case Dense():
             return {"kind": "dense", "tensor": edit.tensor, "offset": edit.offset}, edit.data
@@ -209,7 +210,7 @@ def _describe(edit: Edit) -> tuple[dict[str, Any], bytes | None]:
 
 
 def _span(described: Mapping[str, Any], size: int) -> tuple[int, int]:
-    """Start and end of an edit's part in a blob of `size` bytes; an empty one where it has none."""
+    """Start and end of the part of an edit in a blob of `size` bytes; both 0 if it has none."""
     if "blob" not in described:
         return 0, 0
     part = described["blob"]
@@ -236,7 +237,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "seed": lambda value: isinstance(value, str) and SEED.fullmatch(value) is not None,
     "form": SEEDED_FORMS.__contains__,
     "density": lambda value: is_number(value) and 0 <= value <= 1,
-    "blob": lambda _: True,  # `_span` has looked
+    "blob": lambda _: True,  # checked by `_span`
 }
 
 _MEMBERS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {

@@ -1,6 +1,6 @@
 """Pixel programs as text: the assembler and the disassembler.
 
-One line is one instruction or one piece of data; `;` starts a comment, empty lines mean nothing.
+Each line is one instruction or one piece of data; `;` starts a comment, and empty lines are ignored.
 
     text "Hello"       data: the UTF-8 of a JSON string
     bytes 01 02 ff     data: bytes in hexadecimal
@@ -13,7 +13,7 @@ One line is one instruction or one piece of data; `;` starts a comment, empty li
     LIT fa 01 02       a LIT and its data pixel, as written
     pixel 250 77 0     any pixel, as written
 
-Data lines that follow each other are one run of bytes, packed three to a pixel. The run is padded with zero bytes to
+Consecutive data lines form one run of bytes, packed three to a pixel. The run is padded with zero bytes to
 whole pixels, and to whole pixels of whole floats (12 bytes) if its last line is `f32`: so the buffer's length is always
 a multiple of 3, and a vector of floats has a multiple of 3 elements, the last ones 0 where the line gives fewer.
 TENSOR and NEURAL_EXEC ignore zero bytes at the end of the buffer, INPUT pushes them like any others. The assembler puts
@@ -45,7 +45,7 @@ _SLOT = re.compile(r"(kernel|evolved)\.([0-7])")
 
 
 def assemble(source: str) -> bytes:
-    """The program of a text, three bytes a pixel. Raises InputError that names the line."""
+    """The program for a text, three bytes a pixel. Raises InputError that names the line."""
     out, run, floats = bytearray(), bytearray(), False
     for number, line in enumerate(source.split("\n"), 1):
         try:
@@ -67,14 +67,14 @@ def assemble(source: str) -> bytes:
 def disassemble(program: bytes) -> str:
     """The text of a program, three bytes a pixel, that assembles to the same pixels.
 
-    What is no program is shown all the same, with a comment that says what is wrong with it: malformed pixels as
-    `pixel` lines, and bytes behind the last whole pixel in a comment alone.
+    Invalid programs are shown too, with comments that say what is wrong: malformed pixels as `pixel` lines, and bytes
+    after the last whole pixel only in a comment.
     """
     whole = len(program) - len(program) % PIXEL_BYTES
     pixels = [program[at : at + PIXEL_BYTES] for at in range(0, whole, PIXEL_BYTES)]
     lines = list(_lines(pixels))
     if whole < len(program):
-        lines.append(f"; malformed: {program[whole:].hex(' ')} is no whole pixel")
+        lines.append(f"; malformed: {program[whole:].hex(' ')} is not a whole pixel")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -91,7 +91,7 @@ def _lines(pixels: list[bytes]) -> Iterator[str]:
             if following[0] == INSTRUCTION:
                 run += following
             else:
-                # The assembler would leave this LIT out.
+                # The assembler would not write this LIT.
                 yield from _data_lines(bytes(run))
                 yield f"LIT {following.hex(' ')}"
                 run.clear()
@@ -157,7 +157,7 @@ def _immediate(opcode: Opcode, operand: str) -> int:
             raise ValueError(f"{opcode.name} takes one of {' '.join(opcode.immediates)}")
         return opcode.immediates.index(operand)
     if operand:
-        raise ValueError(f"{opcode.name} takes nothing")
+        raise ValueError(f"{opcode.name} takes no operand")
     return 0
 
 
@@ -193,12 +193,12 @@ def _instruction_line(pixel: bytes) -> str:
 
 
 def _data_lines(run: bytes, *, floats: bool = False) -> Iterator[str]:
-    """Lines for whole pixels of data, in the first form that gives the same bytes."""
+    """Lines for whole pixels of data: the first of f32, text and bytes that gives the same bytes."""
     if not run:
         return
     if floats and len(run) % _FLOATS_PIXELS_BYTES == 0:
         values = np.frombuffer(run, dtype="<f4")
-        # Numbers that are no normal ones come from other data; they read better as bytes.
+        # Very large and very small numbers are probably other data, which is easier to read as bytes.
         if all(math.isfinite(x) and (x == 0 or 1e-12 < abs(x) < 1e12) for x in values.tolist()):
             for at in range(0, len(values), _FLOATS_PER_LINE):
                 yield "f32 " + " ".join(str(x) for x in values[at : at + _FLOATS_PER_LINE])
@@ -212,7 +212,7 @@ def _data_lines(run: bytes, *, floats: bool = False) -> Iterator[str]:
 
 
 def _readable(run: bytes) -> str | None:
-    """The text of a run without its padding, if it is one that a person can read."""
+    """The text of a run without its padding; None if it is not printable text."""
     bare = run.rstrip(b"\0")
     try:
         text = bare.decode()

@@ -1,10 +1,10 @@
-"""Recipes: a mutation as a person writes it, in a JSON or TOML file. Only reads the files it names.
+"""Recipes: mutations in JSON or TOML files, written by people. It reads only the recipe and the files that it names.
 
-    confidence = 0.9               # how sure you are; the machine wants more than 0.8
-    origin = "spelling fix"        # optional: who or what asks
-    lease_ms = 60000               # optional: a trial, undone after so long unless it is promoted
+    confidence = 0.9               # how sure you are; the machine accepts more than 0.8, up to 1
+    origin = "spelling fix"        # optional: who makes the change, for the journal
+    lease_ms = 60000               # optional: a trial, rolled back after this time unless it is promoted
 
-    [[edits]]                      # bytes or numbers in place of what is there
+    [[edits]]                      # new bytes or numbers
     kind = "dense"
     tensor = "blk.0.attn_q.bias"
     offset = 0                     # optional: in bytes, the start of a block
@@ -37,7 +37,8 @@
     tensor = "evolved.0"
     hex = "fa0200ff0000"           # or file = "program.bin"
 
-Files lie beside the recipe. Numbers become the tensor's type, which may be F32 F16 BF16 Q8_0 F64 I8 I16 I32 I64.
+File names are relative to the recipe. Numbers are converted to the type of the tensor, which may be F32 F16 BF16 Q8_0
+F64 I8 I16 I32 I64.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ from vboot.weights.storage_types import FLOAT_STORAGE, block_of, element_dtype, 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe asks for; None for what it leaves open. `lease_ms` in milliseconds."""
+    """The contents of a recipe; None for members that it does not have. `lease_ms`: in milliseconds."""
 
     edits: tuple[Edit, ...]
     confidence: float | None
@@ -74,9 +75,9 @@ class Recipe:
 
 
 def load(path: Path, lookup: Callable[[str], TensorInfo]) -> Recipe:
-    """The recipe in a .json or .toml file. `lookup` describes a tensor, for edits given in numbers.
+    """Read a recipe from a .json or .toml file. `lookup` returns the description of a tensor by its name.
 
-    Raises InputError that names the file, the edit and the field.
+    Raises InputError that names the file, the edit and the member.
     """
     top = _read_document(path)
     if not isinstance(top, dict):
@@ -92,14 +93,14 @@ def load(path: Path, lookup: Callable[[str], TensorInfo]) -> Recipe:
 
 
 def _read_document(path: Path) -> Any:
-    """The JSON or TOML value of a file, by the end of its name. Raises InputError, also for a repeated name."""
+    """The JSON or TOML value of a file, depending on its extension. Raises InputError, also for a repeated member."""
     is_toml = path.suffix == ".toml"
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) < len(pairs):
             ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-            raise InputError(f"{path}: {twice!r:.40} stands twice in one object", remedy="give it once")
+            raise InputError(f"{path}: {twice!r:.40} appears twice in one object", remedy="give it once")
         return members
 
     try:
@@ -116,7 +117,7 @@ def _shown(value: Any) -> str:
     try:
         return f"{value!r:.40}"
     except ValueError:  # Python writes no number of more than some thousand digits
-        return "beyond what a number can be"
+        return "a number of too many digits"
 
 
 def _is_text(value: Any) -> bool:
@@ -143,7 +144,7 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "base64": (_is_text, "a string of base64, padded with ="),
     "file": (_is_text, "the name of a file"),
     "value": (is_number, "a number"),
-    "count": (_is_count, "how many times the value is meant"),
+    "count": (_is_count, "a number of elements"),
     "values": (lambda value: _is_list(value) or _is_text(value), "a list of numbers or a .npy file"),
     "op": (lambda value: value in SPARSE_OPS, "set or add"),
     "indices": (lambda value: _is_list(value) or _is_text(value), "a list of element numbers or a .npy file"),
@@ -155,12 +156,12 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "density": (lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "scale": (is_number, "a number"),
 }
-"""What each member must be, and how to say so."""
+"""By member: whether a value is valid, and what is expected, for errors."""
 
 
 @dataclass(frozen=True)
 class _Members:
-    """The members of a table of the recipe, and where it stands."""
+    """The members of one table of the recipe, and its place in the file."""
 
     path: Path
     place: str
@@ -170,7 +171,7 @@ class _Members:
         return InputError(f"{self.path}: {self.place}: {what}", remedy=remedy)
 
     def check(self, *, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
-        """That these members, and no others, are there and are what they must be."""
+        """Raise InputError unless the table has these members and no others, with valid values."""
         for name, value in self.values.items():
             if name not in required + optional:
                 raise self.refuse(f"{name!r:.40} is unknown here", f"use {', '.join(required + optional)}")
@@ -182,7 +183,7 @@ class _Members:
                 raise self.refuse(f"{name} is missing", f"give {_FIELDS[name][1]}")
 
     def one_of(self, *names: str) -> str:
-        """Which of these members is there; exactly one must be."""
+        """The one of these members that the table has. Raises InputError unless it has exactly one."""
         given = [name for name in names if name in self.values]
         if len(given) != 1:
             raise self.refuse(f"{' and '.join(given) or 'nothing'} is given", f"give one of {', '.join(names)}")
@@ -196,7 +197,7 @@ class _Members:
             raise self.refuse(f"{file!r} cannot be read ({error})", "name a file beside the recipe") from error
 
     def array(self, name: str, dtype: np.dtype[Any], dimensions: int) -> NDArray[Any]:
-        """Numbers from a list or a .npy file, as `dtype`."""
+        """Numbers from a list or a .npy file as an array of `dtype`. Raises InputError."""
         value = self.values[name]
         source = self.load_npy(value) if isinstance(value, str) else value
         numbers = self.convert(name, source, dtype)
@@ -206,8 +207,8 @@ class _Members:
         return numbers
 
     def convert(self, name: str, source: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Numbers as `dtype`, refused if it cannot hold them."""
-        wrong = f"{name} cannot be taken as {dtype.name}"
+        """Numbers as an array of `dtype`. Raises InputError if it cannot hold them."""
+        wrong = f"{name} cannot be converted to {dtype.name}"
         try:
             numbers = np.asarray(source)
         except ValueError as error:
@@ -218,7 +219,7 @@ class _Members:
             raise self.refuse(f"{wrong}: {error}", "give numbers that fit") from error
 
     def target(self, lookup: Callable[[str], TensorInfo]) -> TensorInfo:
-        """What `lookup` says of the tensor."""
+        """The description of the tensor. Raises InputError."""
         try:
             return lookup(self.values["tensor"])
         except InputError as error:
@@ -236,7 +237,7 @@ class _Members:
 
 
 def _converted(numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Raises TypeError for what is not numbers, OverflowError for what `dtype` cannot hold."""
+    """Raises TypeError for values that are not numbers, OverflowError for numbers that `dtype` cannot hold."""
     if numbers.dtype.kind not in ("iu" if dtype.kind in "iu" and numbers.size else "iuf"):
         if numbers.dtype.kind == "O" and all(type(number) in (int, float) for number in numbers.flat):
             raise OverflowError("an integer is too large")
@@ -293,7 +294,7 @@ def _dense(members: _Members, lookup: Callable[[str], TensorInfo]) -> Dense:
 
 
 def _stored(members: _Members, name: str, source: Any, info: TensorInfo) -> bytes:
-    """Numbers in the tensor's type."""
+    """Numbers as bytes in the type of the tensor."""
     if info.type in FLOAT_STORAGE:
         numbers = members.convert(name, source, np.dtype(np.float32)).reshape(-1)
         if len(numbers) % (block := block_of(info.type).elements):

@@ -1,7 +1,7 @@
-"""How ggml's types store numbers: block sizes, f32 to and from F32, F16, BF16 and Q8_0, codes of blocks. Pure.
+"""How ggml types store numbers: block sizes, conversion between f32 and F32, F16, BF16, Q8_0, codes of blocks.
 
-Bytes are NDArray[uint8] of whole blocks. The layouts are those of ggml-common.h, Q8_0's arithmetic that of ggml's
-reference quantiser; the machine's own (vector_boot/src/element) agrees to the bit.
+Bytes are uint8 arrays of whole blocks. The layouts are those of ggml-common.h, the arithmetic of Q8_0 is that of ggml's
+reference quantiser. The machine's code (vector_boot/src/element) gives the same bits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Bytes: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]
 
 FLOAT_STORAGE = frozenset({"F32", "F16", "BF16", "Q8_0"})
-"""Types whose elements can be given as f32: what `decode` and `encode` know."""
+"""Types that `decode` and `encode` convert from and to f32."""
 
 _BLOCK = 32
 """Elements in a block of the types in CODE_RANGES."""
@@ -32,12 +32,12 @@ CODE_RANGES: Mapping[str, tuple[int, int]] = {
     "Q5_0": (0, 31),
     "Q5_1": (0, 31),
 }
-"""Types of blocks with an f16 scale d in front and one integer code an element: its least and greatest value."""
+"""Block types that begin with an f16 scale d and have one integer code per element: its smallest and largest value."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """The smallest piece of a type that stands alone: so many elements in so many bytes."""
+    """A block, the smallest unit of a type: number of elements and of bytes."""
 
     elements: int
     bytes: int
@@ -45,7 +45,7 @@ class Block:
 
 _BLOCKS: Mapping[str, Block] = {
     **{kind.name: Block(*sizes) for kind, sizes in GGML_QUANT_SIZES.items()},
-    # The gguf package takes Q8_1's two f16 for f32, and has no Q2_0 yet.
+    # The gguf package is wrong about Q8_1 (its two f16 are not f32) and does not have Q2_0.
     "Q8_1": Block(32, 36),
     "Q2_0": Block(64, 18),
 }
@@ -56,7 +56,7 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 
 _NOT_FINITE = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F64": ("<u8", 0x7FF << 52)}
-"""By element type: an integer of its width, and the exponent bits that are all set when it is infinite or NaN."""
+"""By element type: an integer type of its width, and its exponent bits, which are all set if it is infinite or NaN."""
 
 _SCALES: Mapping[str, tuple[str, tuple[int, ...]]] = {
     **dict.fromkeys(("Q4_1", "Q5_1", "Q8_1", "Q4_K", "Q5_K"), ("F16", (0, 2))),  # d, and a minimum or sum
@@ -69,11 +69,11 @@ _SCALES: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "TQ1_0": ("F16", (52,)),
     "TQ2_0": ("F16", (64,)),
 }
-"""By block type: what its scales are, and at which bytes of the block."""
+"""By block type: the type of its scales, and their offsets in the block in bytes."""
 
 
 def block_of(kind: str) -> Block:
-    """The block of a ggml type, by its name. Raises InputError for a type that is not known."""
+    """The block of a ggml type, by its name. Raises InputError for an unknown type."""
     if kind not in _BLOCKS:
         raise InputError(f"{kind!r} is not a tensor type", remedy=f"use one of {', '.join(sorted(_BLOCKS))}")
     return _BLOCKS[kind]
@@ -85,8 +85,8 @@ def element_dtype(kind: str) -> np.dtype[Any] | None:
 
 
 def decode(kind: str, data: Bytes) -> Floats:
-    """The f32 of all elements, in order; a type of FLOAT_STORAGE."""
-    with np.errstate(all="ignore"):  # what is not finite stays so
+    """All elements as f32 (n,), in order. `kind`: a type in FLOAT_STORAGE."""
+    with np.errstate(all="ignore"):  # infinite values and NaN are kept
         if kind == "Q8_0":
             blocks = data.reshape(-1, _BLOCKS[kind].bytes)
             decoded: Floats = codes(kind, blocks) * block_scales(blocks)[:, None]
@@ -97,9 +97,9 @@ def decode(kind: str, data: Bytes) -> Floats:
 
 
 def encode(kind: str, values: Floats) -> Bytes:
-    """The bytes of f32 values (n,), rounded to nearest even; a type of FLOAT_STORAGE, whole blocks.
+    """The bytes of f32 values (n,), rounded to nearest even. `kind`: a type in FLOAT_STORAGE; n: whole blocks.
 
-    What the type cannot hold becomes infinite: see `all_finite`.
+    A value too large for the type becomes infinite: see `all_finite`.
     """
     with np.errstate(all="ignore"):
         if kind == "Q8_0":
@@ -110,7 +110,7 @@ def encode(kind: str, values: Floats) -> Bytes:
 
 
 def all_finite(kind: str, data: Bytes) -> bool:
-    """Whether all elements of whole blocks, or the scales stored in them, are finite. Integers are."""
+    """Whether all elements, or all scales of blocks, are finite. Always true for integer types."""
     if kind in _NOT_FINITE:
         return _are_finite(kind, data)
     blocks = data.reshape(-1, _BLOCKS[kind].bytes)
@@ -118,7 +118,7 @@ def all_finite(kind: str, data: Bytes) -> bool:
         scale_kind, places = _SCALES[kind]
         width = _BLOCKS[scale_kind].bytes
         return all(_are_finite(scale_kind, blocks[:, at : at + width].copy()) for at in places)
-    if kind == "IQ1_M":  # an f16 in the top nibbles of the last four u16
+    if kind == "IQ1_M":  # its f16 scale is in the highest four bits of each of the last four u16
         nibbles = blocks[:, -8:].copy().view("<u2") >> 12 << np.array([0, 4, 8, 12], np.uint16)
         return _are_finite("F16", np.bitwise_or.reduce(nibbles, axis=1).astype("<u2"))
     if kind == "MXFP4":  # E8M0, whose last code is NaN (OCP Microscaling Formats 1.0)
@@ -140,7 +140,7 @@ def codes(kind: str, blocks: Bytes) -> NDArray[np.int8]:
 
 
 def store_codes(kind: str, blocks: Bytes, codes: NDArray[np.int8]) -> None:
-    """Put codes (n, 32), each within the type's range, into blocks (n, bytes)."""
+    """Store codes (n, 32), each within the range of the type, in blocks (n, bytes)."""
     unsigned = codes.view(np.uint8)
     if kind == "Q8_0":
         blocks[:, 2:] = unsigned
@@ -157,22 +157,22 @@ def block_scales(blocks: Bytes) -> Floats:
 
 
 def _fifth_bits(kind: str) -> slice | None:
-    """Where the blocks keep the fifth bits of all codes, for types that have them."""
+    """The bytes of a block with the fifth bits of all codes; None for types without them."""
     return {"Q5_0": slice(2, 6), "Q5_1": slice(4, 8)}.get(kind)
 
 
 def _encode_bf16(values: Floats) -> Bytes:
     bits = values.view(np.uint32)
     rounded = bits + (np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)))
-    # Rounding would carry a NaN's payload into the exponent.
+    # Rounding could carry from the payload of a NaN into its exponent.
     rounded = np.where(np.isnan(values), bits | np.uint32(0x400000), rounded)
     return (rounded >> np.uint32(16)).astype("<u2").view(np.uint8)
 
 
 def _encode_q8_0(values: Floats) -> Bytes:
-    """Blocks of d = max|x| / 127 as f16, and x / d rounded half away from zero with the d before its rounding."""
+    """Blocks of d = max|x| / 127 as f16, and codes x / d, with the f32 d, rounded half away from zero."""
     d = np.abs(values).max(axis=1, initial=0) / np.float32(127)
-    # Not ggml's product with the rounded 1 / d, which gives another code beside one tie in a hundred thousand.
+    # ggml multiplies by the rounded 1 / d, which gives another code for one in 100,000 values near a tie.
     scaled = values / np.where(d == 0, np.float32(np.inf), d)[:, None]
     magnitude = np.abs(scaled)
     floor = np.floor(magnitude)
