@@ -18,9 +18,9 @@ from evolution.ctrm.contract import Measured, ShadowResult
 from evolution.fitness.contract import Embed, Fitness, Pair
 from vboot.client.machine import MachineClient
 from vboot.protocol.errors import MachineError, RequestRefusedError
+from vboot.protocol.tables import Code
 from vboot.weights.edits import Edit
 
-_NOT_FINITE = 1005
 _ORIGIN = "shadow"
 _LENGTH_TOLERANCE = 1e-3
 
@@ -42,7 +42,7 @@ def measure_finite(shadow: MachineClient, fitness: Fitness, pairs: Sequence[Pair
     except _NotFiniteError:
         return None
     except RequestRefusedError as refusal:
-        if refusal.code != _NOT_FINITE:
+        if refusal.code != Code.NOT_FINITE:
             raise
         return None
 

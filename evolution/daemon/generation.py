@@ -24,10 +24,9 @@ from evolution.strategies.contract import Strategy, Verdict
 from vboot.errors import InputError
 from vboot.protocol.errors import LinkLostError, MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.messages import TensorInfo
+from vboot.protocol.tables import Code
 from vboot.weights.arithmetic import targets
 from vboot.weights.edits import Edit, pack
-
-_NOT_FINITE, _CHANGES_NOTHING = 1005, 1008
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Scoring:
         try:
             return Verdict(self._shadow.try_out(edits, look) if edits else self._shadow.run(look))
         except RequestRefusedError as refusal:
-            if refusal.code == _CHANGES_NOTHING:
+            if refusal.code == Code.NO_CHANGE:
                 return self.score(())  # rounding removed the whole change: it is the parent
             return Verdict(None, refusal.message)
         except InputError as error:  # embeddings that no score can be made of
@@ -172,7 +171,7 @@ class Judge:
         except (LinkLostError, MachineTimeoutError, ProtocolError):
             raise
         except RequestRefusedError as refusal:
-            if refusal.code != _NOT_FINITE:
+            if refusal.code != Code.NOT_FINITE:
                 raise
             return None
         except MachineError:

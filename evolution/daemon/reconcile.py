@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from vboot.client.machine import MachineClient
 from vboot.protocol.errors import MachineError, RequestRefusedError
 from vboot.protocol.messages import Digest, TensorInfo
+from vboot.protocol.tables import Code
 from vboot.weights.edits import Dense
 
 ORIGIN = "evolution-v7"
 _DIGESTS_AT_ONCE = 256
 _BYTES_AT_ONCE = 64 << 20
 """The most bytes in one mutation, of which the machine needs two copies meanwhile."""
-_NO_SUCH_GENERATION = 1014
 
 
 class ForeignWeightsError(MachineError):
@@ -63,7 +63,7 @@ def roll_back(machine: MachineClient, to: int, models: Sequence[str]) -> Standin
     try:
         machine.rollback(to, reason=ORIGIN)
     except RequestRefusedError as refusal:
-        if refusal.code != _NO_SUCH_GENERATION:
+        if refusal.code != Code.UNKNOWN_GENERATION:
             raise
         return None
     return standing(machine, models)

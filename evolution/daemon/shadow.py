@@ -21,6 +21,7 @@ from vboot.client.machine import MachineClient
 from vboot.errors import InputError
 from vboot.protocol.errors import LinkLostError, MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.messages import Digest, TensorInfo
+from vboot.protocol.tables import Code
 from vboot.weights.arithmetic import TensorData
 from vboot.weights.edits import Edit
 
@@ -32,7 +33,18 @@ _BACKOFF_S = 0.5
 _CALL_S = 600.0
 """Timeout of a call: long enough for hashing and embedding, and a hanging child is still noticed."""
 _LOST = (LinkLostError, MachineTimeoutError, ProtocolError)
-_TRANSIENT = frozenset({1007, 1009, 1011, 1012, 1014, 1015, 1016, 1017})
+_TRANSIENT = frozenset(
+    {
+        Code.STALE_GENERATION,
+        Code.NO_ENERGY,
+        Code.DAMAGED_BLOB,
+        Code.UNUSABLE_BLOB,
+        Code.UNKNOWN_GENERATION,
+        Code.JOURNAL_FAILED,
+        Code.EMERGENCY,
+        Code.BUSY,
+    }
+)
 """Refusals caused by the state of this child, such as 1017 for lack of memory: no decision may depend on them."""
 
 
