@@ -1,4 +1,4 @@
-"""The command line `vboot`: finds the verb, runs it, prints its answer or its error. Nothing below it prints or exits.
+"""The command line `vboot`: find the verb, run it, print its answer or its error.
 
 Exit codes: 0, 1 for a failure (one line on stderr), 2 for wrong usage, 128 and a signal's number when one ended it.
 """
@@ -24,24 +24,24 @@ from vboot.text import json_text, printable
 VERBS: Mapping[str, str] = {
     "build": "build the image: executable, model, container, manifest",
     "boot": "boot the image in QEMU and open a prompt on it",
-    "demo": "boot the image, mutate it while it runs, roll it back",
+    "demo": "boot the image, change its weights, roll them back",
     "shell": "open a prompt on a running machine",
     "embed": "turn texts into embeddings, and compare them",
     "mutate": "change the weights of a running machine",
     "rollback": "go back to an older generation of the weights",
-    "promote": "keep a generation of the weights for good",
-    "history": "show what was done to a machine's weights",
+    "promote": "make a generation of the weights permanent",
+    "history": "show the changes of a machine's weights",
     "evolve": "improve the weights of a running machine",
-    "stop": "end a running machine in order",
+    "stop": "shut down a running machine",
     "compose": "make vectorland.gguf: a model plus the tensors of the machine",
-    "inspect": "show what an RTS or GGUF file holds",
+    "inspect": "show the contents of an RTS or GGUF file",
     "verify": "check an RTS or GGUF file with both readers",
     "extract": "copy the executable or the tensors out of an RTS file",
     "repack": "copy an RTS file with one half replaced",
     "surgeon": "edit, merge and compare the weights in GGUF files",
-    "bench": "measure us beside our peers",
+    "bench": "run the benchmarks, with other programs for comparison",
     "completion": "print a script that completes the command line in a shell",
-    "doctor": "look for what the build, the boot and the tests need",
+    "doctor": "check this host for what build, boot and tests need",
 }
 """Every verb and its help. Each is the module `cli.VERB` with `configure(parser)` and `run(arguments)`."""
 
@@ -49,7 +49,7 @@ BROKEN_PIPE = 141
 
 
 class UsageError(Exception):
-    """The command line itself is wrong: `usage` says how it is written."""
+    """The command line is wrong. `usage` is the correct form."""
 
     def __init__(self, message: str, usage: str) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class UsageError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises instead of exiting, so that errors are printed in one place, and takes no abbreviations."""
+    """Raises UsageError instead of exiting, so that errors are printed in one place. Takes no abbreviations."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
@@ -74,10 +74,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _VerbParser(_Parser):
-    """Refuses what it does not know itself, as argparse would show the usage of the whole program for it."""
+    """Reports unknown arguments with the usage of the verb; argparse would show that of the whole program."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        # argparse ends a list of words at the first option behind one of them.
+        # argparse ends a list of words at the first option after it.
         found, extras = super().parse_known_args(args, namespace)
         words = getattr(found, "words", None)
         if isinstance(words, list) and not any(word.startswith("-") for word in extras):

@@ -39,16 +39,16 @@ RTS_SERIAL, STATE_SERIAL = "vb-rts", "vb-state"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("--detach", action="store_true", help="return once the machine answers; it runs on")
+    parser.add_argument("--detach", action="store_true", help="return when the machine answers, and leave it running")
     parser.add_argument(
         "--image",
         type=path,
         metavar="DIR|DISK",
-        help="boot this image as it is (default: build what has changed first)",
+        help="boot this image without building (default: build what has changed first)",
     )
     parser.add_argument("--run", type=path, metavar="DIR", help="run folder (default: a new one in build/run)")
     parser.add_argument(
-        "--state", type=path, metavar="FILE", help="disk to attach as vb-state; the machine does not use it yet"
+        "--state", type=path, metavar="FILE", help="disk to attach as vb-state (not used by the machine yet)"
     )
     parser.add_argument(
         "--timeout",
@@ -60,9 +60,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Boot, and wait for hello. Then --detach returns, --json holds the machine, else a prompt opens on it.
+    """Boot, and wait for the reply to hello. Then --detach returns, --json waits, otherwise a prompt opens.
 
-    The machine ends in order when the prompt is left, or what holds it ends.
+    The machine is shut down when the prompt is left, or when --json ends.
     """
     config = read_config(arguments)
     disks = _state_disks(arguments.state)
@@ -95,7 +95,9 @@ def booted(
         require_cpu_model(config.machine.cpu)
     accel = _accelerator(config.machine.accel)
     memory_mib = config.machine.memory_mib or image.need.mib
-    _say(f"memory {image.need.explain()}" if memory_mib == image.need.mib else _unlike(memory_mib, image.need.mib))
+    _say(
+        f"memory {image.need.explain()}" if memory_mib == image.need.mib else _other_memory(memory_mib, image.need.mib)
+    )
     spec = MachineSpec(
         kernel=image.vmlinuz,
         initramfs=image.initramfs,
@@ -115,7 +117,7 @@ def booted(
 
 def _prompt(machine: VirtualMachine, client: MachineClient) -> Answer:
     """A prompt; when it is left, the machine is shut down."""
-    _say("leaving the prompt shuts the machine down; with --detach it runs on")
+    _say("leaving the prompt shuts the machine down; use --detach to keep it running")
     shell = Shell(client, as_json=False, explain=machine.check)
     try:
         shell.run()
@@ -136,7 +138,7 @@ def _detached(machine: VirtualMachine) -> Answer:
 
 
 def _held(machine: VirtualMachine) -> Answer:
-    """Tell how to reach the machine, then keep it until stdin closes, SIGINT comes, or it ends."""
+    """Print how to reach the machine, then wait until stdin closes, SIGINT arrives, or the machine ends."""
     machine.release()  # its control socket is the caller's too
     _print_description(machine)
     try:
@@ -157,7 +159,7 @@ def _print_description(machine: VirtualMachine) -> None:
 
 
 def _wait_for_end(pid: int) -> None:
-    """Wait until this process has ended, or there is no more stdin."""
+    """Wait until the process `pid` has ended, or stdin has."""
     pidfd = os.pidfd_open(pid)
     try:
         poller = select.poll()
@@ -205,19 +207,19 @@ def _refuse_emergency(machine: VirtualMachine, client: MachineClient, *, detach:
 
 def _accelerator(wanted: str) -> Accel:
     if wanted != "tcg":
-        _say("looking for an accelerator")
+        _say("testing the accelerator")
     accel = select_accel(wanted)
     _say(f"accelerator {accel.name}: {accel.reason}")
     return accel
 
 
-def _unlike(memory_mib: int, need_mib: int) -> str:
-    return f"memory {memory_mib} MiB, as asked; the image needs {need_mib} MiB"
+def _other_memory(memory_mib: int, need_mib: int) -> str:
+    return f"memory {memory_mib} MiB, as requested; the image needs {need_mib} MiB"
 
 
 @contextmanager
 def _reported() -> Iterator[Reporter]:
-    """Shows one wait; its end, good or bad, always leaves a line."""
+    """Report the progress of one wait, and its end in any case."""
     reporter = stderr_reporter()
     started = time.monotonic()
     try:

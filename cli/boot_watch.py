@@ -1,4 +1,4 @@
-"""Waiting for a machine to come up: its phases shown as they come, its failure told with its cause."""
+"""Wait for a machine to boot, show its phases, and explain a failure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qemu.console_file import ConsoleFile
 from qemu.machine import VirtualMachine
 from vboot.client.machine import TIMEOUT_S, MachineClient, connect
 from vboot.errors import BootError
-from vboot.protocol.errors import MachineError, MachineTimeoutError
+from vboot.protocol.errors import LinkLostError, MachineError, MachineTimeoutError
 
 STEP = "boot"
 _HELLO_S = 20.0
@@ -35,7 +35,8 @@ def await_hello(
         try:
             client = connect(machine.evolution, timeout=seconds, check=watch.check)
         except MachineError as error:
-            # QEMU's end closes the socket a moment before it is seen.
+            if isinstance(error, LinkLostError):
+                machine.check_after_loss()
             machine.check()
             late = isinstance(error, MachineTimeoutError)
             what = f"the machine did not answer hello within {seconds:g} s" if late else error.what
@@ -48,7 +49,7 @@ def await_hello(
 
 
 class BootWatch:
-    """Looks at a booting machine whenever something else waits for it."""
+    """Checks a booting machine while something else waits for it."""
 
     def __init__(self, machine: VirtualMachine, reporter: Reporter) -> None:
         self._machine = machine
@@ -65,7 +66,7 @@ class BootWatch:
             self._follow()
 
     def finish(self) -> None:
-        """The machine is up: show the phases that it has reached, and from now on only look whether it lives."""
+        """The machine has booted: show the phases that it has reached; from now on only check that it is alive."""
         self._follow()
         self._up = True
 
@@ -85,7 +86,7 @@ class BootWatch:
 
 
 def explained(error: BootError, machine: VirtualMachine, *, memory_mib: int, need_mib: int) -> BootError:
-    """The error with what is known of its cause: the machine's last words, and too little memory."""
+    """The error with its known causes: the last message of the machine, and too little memory."""
     what = error.what
     why = last_words(machine.console)
     if why is not None and why not in what:

@@ -32,9 +32,9 @@ OUTPUT = "image.output"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--dry-run", action="store_true", help="say what would be done and why, and do nothing")
+    only.add_argument("--dry-run", action="store_true", help="print what would be done and why; write nothing")
     only.add_argument(
-        "--check-reproducible", action="store_true", help="build once more, from nothing and elsewhere, and compare"
+        "--check-reproducible", action="store_true", help="build a second time in another folder and compare the files"
     )
     add_settings(parser, verb=VERB)
 

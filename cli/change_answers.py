@@ -1,4 +1,4 @@
-"""How changes of a machine are told: what each did, and how it is taken back."""
+"""The answers that show changes of the weights of a machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from cli.answer import Answer, columns, human_bytes
-from cli.proposal import Proposal
+from cli.proposal import MutationProposal
 from vboot.client.prediction import Prediction
 from vboot.protocol.messages import Checkpoint, JournalRecord, Mutation, Promotion, Rollback
 from vboot.text import printable
@@ -14,12 +14,12 @@ from vboot.text import printable
 _NAMES_SHOWN = 16
 
 
-def mutation_answer(made: Mutation, proposal: Proposal, *, verified: bool | None = None) -> Answer:
-    """An accepted mutation; `verified`: whether it was compared with its prediction (None: that was not asked for)."""
+def mutation_answer(made: Mutation, proposal: MutationProposal, *, verified: bool | None = None) -> Answer:
+    """An accepted mutation. `verified`: whether its result equals the prediction (None: not compared)."""
     changed = _changed(made.changed.tensors, made.changed.bytes)
     text = f"generation {made.generation}: {changed}, {'' if made.durable else 'not '}durable"
     if made.replayed:
-        text += "; it had been made before, by this id"
+        text += "; it had already been made with this id"
     if proposal.lease_ms is not None:
         text += f"\non trial for {proposal.lease_ms / 1000:g} s: promote generation {made.generation} to keep it"
     if verified:
@@ -29,8 +29,8 @@ def mutation_answer(made: Mutation, proposal: Proposal, *, verified: bool | None
     return Answer(data, f"{text}{_seed_line(proposal)}{_digests(made.sha256 or {})}")
 
 
-def prediction_answer(prediction: Prediction, proposal: Proposal) -> Answer:
-    """A mutation that was not made."""
+def prediction_answer(prediction: Prediction, proposal: MutationProposal) -> Answer:
+    """The prediction of a mutation that was not made."""
     changed = _changed(len(prediction.sha256), prediction.changed_bytes)
     text = f"would change generation {prediction.base_generation}: {changed}; nothing was changed"
     data = {"dry_run": True} | asdict(prediction) | _seed(proposal)
@@ -40,7 +40,7 @@ def prediction_answer(prediction: Prediction, proposal: Proposal) -> Answer:
 def rollback_answer(done: Rollback) -> Answer:
     """A rollback."""
     text = f"generation {done.generation}: the weights are those of generation {done.restored} again"
-    return Answer(asdict(done), f"{text}; it had been done before, by this id" if done.replayed else text)
+    return Answer(asdict(done), f"{text}; it had already been made with this id" if done.replayed else text)
 
 
 def promotion_answer(done: Promotion) -> Answer:
@@ -51,12 +51,12 @@ def promotion_answer(done: Promotion) -> Answer:
 def checkpoint_answer(done: Checkpoint) -> Answer:
     """A checkpoint."""
     return Answer(
-        asdict(done), f"generation {done.generation} is written down, {'' if done.durable else 'not '}durable"
+        asdict(done), f"generation {done.generation} is stored as a full copy, {'' if done.durable else 'not '}durable"
     )
 
 
 def history_answer(records: Sequence[JournalRecord], *, left_out: int = 0) -> Answer:
-    """Records of the journal, oldest first; `left_out` says how many older ones there are."""
+    """Records of the journal, oldest first. `left_out`: how many older ones are not among them."""
     rows = [("generation", "what", "verdict", "edits", "changed", "confidence", "origin", "id", "uptime")]
     rows += [
         (
@@ -72,7 +72,7 @@ def history_answer(records: Sequence[JournalRecord], *, left_out: int = 0) -> An
         )
         for each in records
     ]
-    text = columns(rows) if records else "nothing has been done to the weights"
+    text = columns(rows) if records else "the weights have not been changed"
     more = f"\n{left_out} older ones are not shown" if left_out else ""
     return Answer({"records": [asdict(record) for record in records], "left_out": left_out}, text + more)
 
@@ -81,11 +81,11 @@ def _changed(tensors: int, size: int) -> str:
     return f"{human_bytes(size)} in {tensors} tensor{'' if tensors == 1 else 's'}"
 
 
-def _seed(proposal: Proposal) -> dict[str, str]:
+def _seed(proposal: MutationProposal) -> dict[str, str]:
     return {"seed": proposal.seed} if proposal.seed else {}
 
 
-def _seed_line(proposal: Proposal) -> str:
+def _seed_line(proposal: MutationProposal) -> str:
     return f"\nseed {proposal.seed}" if proposal.seed else ""
 
 

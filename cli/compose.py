@@ -13,8 +13,8 @@ from cli.settings_flags import add_settings, read_config
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("-o", type=path, dest="to", metavar="FILE", help=f"where to (default: build/{TENSORS_NAME})")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and why, and do nothing")
+    parser.add_argument("-o", type=path, dest="to", metavar="FILE", help=f"output file (default: build/{TENSORS_NAME})")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done and why; write nothing")
     add_settings(parser, verb="compose")
 
 

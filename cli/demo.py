@@ -1,4 +1,4 @@
-"""`vboot demo`: the main job on the real model, from boot to power-off, told as it happens."""
+"""`vboot demo`: boot a machine, change its weights, restore them and power off, with a line for each step."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ SENTENCES = (
     "A kitten is napping on the couch.",
     "The central bank raised interest rates.",
 )
-"""Two alike and one not."""
+"""Two similar sentences and a different one."""
 LEAST_WEIGHTS = 1024
-"""What is smaller than that is a bias or a norm, to which noise does more harm."""
+"""Bytes; smaller tensors are biases and norms, which noise damages more."""
 _FLOAT_TYPES = ("F16", "F32", "BF16", "Q8_0")
 _RESTART_S = 30.0
 _NO_NETWORK = 1018
@@ -49,13 +49,16 @@ _NO_NETWORK = 1018
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     parser.add_argument(
-        "--image", type=path, metavar="DIR", help="use this image as it is (default: build what has changed first)"
+        "--image",
+        type=path,
+        metavar="DIR",
+        help="boot this image without building (default: build what has changed first)",
     )
     add_settings(parser, verb="boot")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Boot, change, refuse, crash, take back, power off; exit code 1 as soon as anything is not as it must be."""
+    """Boot, mutate, be refused, crash the worker, roll back, power off. Exit code 1 at the first unexpected result."""
     config = read_config(arguments)
     image = open_or_build(arguments.image, config)
     started = time.monotonic()
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 class _Demo:
-    """One machine's day. `facts` collects what was seen, for --json."""
+    """The steps on one machine. `facts` collects the results for --json."""
 
     def __init__(self, client: MachineClient, machine: VirtualMachine, *, seconds_to_hello: float) -> None:
         self.facts: dict[str, Any] = {}
@@ -78,7 +81,7 @@ class _Demo:
         """Of the sentences, before anything was changed; None for a model without a network."""
 
     def run(self) -> None:
-        self._tell_start()
+        self._report_start()
         self._embed_first()
         self._mutate_dense()
         self._mutate_all()
@@ -89,7 +92,7 @@ class _Demo:
         self._embed_restored()
         self._power_off()
 
-    def _tell_start(self) -> None:
+    def _report_start(self) -> None:
         hello, tensors = self._client.greeted, self._client.tensors()
         size = human_bytes(sum(tensor.bytes for tensor in tensors))
         _say(
@@ -108,13 +111,13 @@ class _Demo:
             return  # a model of weights alone shows all the rest
         for number, sentence in enumerate(SENTENCES, start=1):
             _say("embed" if number == 1 else "", f"{number} {sentence}")
-        self._tell_similarities("before", self._embedded)
+        self._report_similarities("before", self._embedded)
 
     def _embed_changed(self) -> None:
         if self._embedded is None:
             return
         vectors = self._client.embed(SENTENCES).vectors
-        self._tell_similarities("noisy", vectors)
+        self._report_similarities("noisy", vectors)
         if vectors.tobytes() == self._embedded.tobytes():
             raise MachineError("the embeddings are those of before the noise", remedy="report this bug")
         _say("", f"the noise of {NOISE:g} on every weight is large enough to be seen")
@@ -123,12 +126,12 @@ class _Demo:
         if self._embedded is None:
             return
         vectors = self._client.embed(SENTENCES).vectors
-        self._tell_similarities("restored", vectors)
+        self._report_similarities("restored", vectors)
         if vectors.tobytes() != self._embedded.tobytes():
             raise MachineError("the embeddings are not those of generation 0", remedy="report this bug")
         _say("", "the same embeddings as before, to the bit")
 
-    def _tell_similarities(self, name: str, vectors: NDArray[np.float32]) -> None:
+    def _report_similarities(self, name: str, vectors: NDArray[np.float32]) -> None:
         similarities = cosine_similarities(vectors)
         _say(name, f"cosine similarity {pairs(similarities)}")
         self.facts.setdefault("similarities", {})[name] = similarities.tolist()

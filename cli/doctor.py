@@ -1,4 +1,4 @@
-"""`vboot doctor`: what the host has and lacks."""
+"""`vboot doctor`: check which of the needed programs and features this host has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     """Examine the host; exit code 1 if the build lacks something."""
     diagnoses = examine_host(read_config(arguments).image.output)
     ok = can_build(diagnoses)
-    verdict = "everything the build needs is there" if ok else "the build needs what is missing above"
+    verdict = "everything that the build needs is installed" if ok else "the build needs the missing items above"
     return Answer(
         {"ok": ok, "checks": [asdict(diagnosis) for diagnosis in diagnoses]},
         columns(map(_row, diagnoses)) + f"\n{verdict}",

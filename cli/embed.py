@@ -1,4 +1,4 @@
-"""`vboot embed`: texts to embeddings, by the network of a running machine."""
+"""`vboot embed`: compute embeddings of texts in a running machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EPILOG = """examples:
   vboot embed 'A cat sleeps.' 'A kitten naps.' 'Rates rose.'
   vboot embed build/run/NAME --npy embeddings.npy < texts.txt"""
 
-_NO_MACHINE = "give the folder that boot printed, or an evolution socket (a text like a path goes behind it)"
+_NO_MACHINE = "give the folder that boot printed, or an evolution socket (a text that looks like a path must follow it)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: the lines of stdin)",
     )  # fmt: skip
     parser.add_argument(
-        "--npy", type=path, metavar="FILE", help="write the embeddings there, float32 [texts, numbers], for numpy.load"
+        "--npy", type=path, metavar="FILE", help="write the embeddings to FILE as float32 [texts, dim], for numpy.load"
     )
-    parser.add_argument("--no-normalize", action="store_true", help="as the network gives them, not of length 1")
+    parser.add_argument("--no-normalize", action="store_true", help="do not scale the embeddings to length 1")
     parser.add_argument(
         "--truncate", choices=("end", "refuse"), default="end",
         help="a text of more tokens than the model reads: ignore its end and warn, or refuse it (default: %(default)s)",
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Embed, and tell or write the embeddings."""
+    """Embed the texts, and print or write the embeddings."""
     arguments.machine, given = split_machine(arguments.words)
     if arguments.machine is not None:
         require_machine(arguments.machine, remedy=_NO_MACHINE)
@@ -85,9 +85,9 @@ def _written(texts: Sequence[str], made: Embeddings, path: Path) -> Answer:
 
 def _lines() -> tuple[str, ...]:
     """The lines of stdin: an empty one is a text too, so that rows are lines. Raises InputError."""
-    # A closed stdin is none.
+    # stdin may be closed.
     if sys.stdin is not None and sys.stdin.isatty():
-        sys.stderr.write("texts, one a line; Ctrl-D ends them\n")
+        sys.stderr.write("enter texts, one per line; end with Ctrl-D\n")
     # Bytes, as what the locale makes of them need not be UTF-8.
     lines = () if sys.stdin is None else sys.stdin.buffer
     texts = tuple(_line(number, line) for number, line in enumerate(lines, start=1))

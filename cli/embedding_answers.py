@@ -1,4 +1,4 @@
-"""How embeddings of texts are told."""
+"""The answers that show embeddings of texts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vboot.text import printable
 _NUMBERS_SHOWN = 4
 _TEXT_WIDTH = 48
 _COMPARED_MOST = 16
-"""Of more texts the matrix of similarities fits no terminal."""
+"""The matrix of similarities of more texts does not fit a terminal."""
 
 
 def embeddings_answer(texts: Sequence[str], made: Embeddings, *, with_vectors: bool = True) -> Answer:
-    """Each text with its number of tokens and its first numbers; of 2 to 16 texts also how alike they are.
+    """Each text with its number of tokens and its first numbers; for 2 to 16 texts also their cosine similarities.
 
     `with_vectors`: whether the data for --json holds the embeddings.
     """
@@ -55,7 +55,7 @@ def warn_of_truncation(made: Embeddings) -> None:
 
 
 def similarity_answer(text: str, other: str, made: Embeddings) -> Answer:
-    """How alike two texts are."""
+    """The cosine similarity of two texts."""
     similarity = float(cosine_similarities(made.vectors)[0, 1])
     data = {"generation": made.generation, "texts": [text, other], "similarity": similarity}
     return Answer(data, f"{similarity:.4f} (generation {made.generation})")

@@ -1,4 +1,4 @@
-"""`vboot extract`: the halves of an RTS file, each as it was before packing."""
+"""`vboot extract`: copy the executable or the GGUF out of an RTS file, as they were before packing."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vboot.text import path_text
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     parser.add_argument("file", type=path, metavar="FILE", help="an RTS file")
-    parser.add_argument("--binary", type=path, metavar="OUT", help="write the executable here")
-    parser.add_argument("--tensors", type=path, metavar="OUT", help="write the GGUF here")
+    parser.add_argument("--binary", type=path, metavar="OUT", help="write the executable to OUT")
+    parser.add_argument("--tensors", type=path, metavar="OUT", help="write the GGUF to OUT")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Write what was asked for, after checking its digest."""
+    """Write the requested parts, after checking their digests."""
     outputs = {name: path for name in ("binary", "tensors") if (path := getattr(arguments, name))}
     if not outputs:
-        raise InputError("nothing to extract was named", remedy="give --binary OUT, --tensors OUT or both")
+        raise InputError("there is nothing to extract", remedy="give --binary OUT, --tensors OUT or both")
     extract(arguments.file, **outputs)
     sizes = {name: path.stat().st_size for name, path in outputs.items()}
     return Answer(

@@ -1,4 +1,4 @@
-"""`vboot history`: what was done to the weights of a running machine."""
+"""`vboot history`: the changes of the weights of a running machine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cli.machines import add_machine, connected
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     add_machine(parser)
-    parser.add_argument("--from", dest="start", type=int, default=0, metavar="N", help="the first record (default 0)")
+    parser.add_argument("--from", dest="start", type=int, default=0, metavar="N", help="start at record N (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Tell the journal's records, oldest first."""
+    """List the records of the journal, oldest first."""
     with connected(arguments) as machine:
         return replace(history_answer(list(machine.history(arguments.start))), report_only=True)

@@ -1,4 +1,4 @@
-"""Finding the machine that a verb is about, and reaching it."""
+"""Find the machine that a verb works on, and connect to it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from vboot.errors import InputError, VbootError
 from vboot.text import parse_path, path_text
 
 RUNS = Path("build/run")
-"""Where `vboot boot` keeps its run folders."""
+"""The default folder of run folders."""
 RUN_FILE = "machine.json"
-"""What a run folder is known by."""
+"""The file that identifies a run folder."""
 
 TIMEOUT_S = 10.0
 
@@ -25,7 +25,7 @@ _NEWEST_LOOKED_AT = 100
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name a machine, and how long it may take."""
+    """Add the argument that names a machine, and the option for its time limit."""
     parser.add_argument(
         "machine", nargs="?", type=path, metavar="RUN|SOCKET",
         help="run folder or evolution socket (default: the newest machine that runs)",
@@ -34,19 +34,19 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 
 
 def add_timeout(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says how long a machine may take."""
+    """Add the option for the time limit of short replies."""
     parser.add_argument(
         "--timeout", type=positive_seconds, default=TIMEOUT_S, metavar="S",
-        help=f"seconds for each short answer (default {TIMEOUT_S:g}); changes, digests, pixel programs and embeddings "
-        "have longer limits of their own",
+        help=f"seconds to wait for each short reply (default {TIMEOUT_S:g}); mutations, digests, pixel programs and "
+        "embeddings have longer limits",
     )  # fmt: skip
 
 
 def split_machine(words: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
-    """The machine that the first of these words names, if it does, and the others, which are texts.
+    """Split words into the machine, if the first word names one, and the texts.
 
-    It does if it is a socket or a run folder, or looks like a path: a mistyped one must not be taken for a text, and
-    reach the newest machine.
+    The first word names a machine if it is a socket or a run folder, or looks like a path: a mistyped path must not be
+    sent as a text to the newest machine.
     """
     if not words:
         return None, ()

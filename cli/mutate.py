@@ -1,4 +1,4 @@
-"""`vboot mutate`: changes the weights of a running machine, or tells beforehand what a change would do."""
+"""`vboot mutate`: change the weights of a running machine, or predict the effect of a change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cli.errors import Terminated, VerbStopped
 from cli.machines import add_machine, connected
 from cli.option_types import finite
 from cli.progress import reported
-from cli.proposal import Proposal, misuse, propose
+from cli.proposal import MutationProposal, misuse, propose
 from vboot.client.machine import MachineClient
 from vboot.client.prediction import Prediction, predict, verify
 from vboot.text import path_text
@@ -37,16 +37,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument(
         "--confidence", type=finite, metavar="C",
-        help="how sure you are that it is good; above 0.8 is necessary, never sufficient",
+        help="probability that the change is good; the machine refuses 0.8 and below",
     )  # fmt: skip
-    how.add_argument("--origin", metavar="NAME", help="who or what asks")
-    how.add_argument("--lease", type=finite, metavar="S", help="a trial: undone after so long unless it is promoted")
-    how.add_argument("--base", type=int, metavar="G", help="refuse if another generation is the current one")
-    how.add_argument("--wait", action="store_true", help="wait for energy if it is spent")
-    how.add_argument("--digest", action="store_true", help="tell the changed tensors' SHA-256")
+    how.add_argument("--origin", metavar="NAME", help="who or what proposes the change, for the history")
+    how.add_argument(
+        "--lease", type=finite, metavar="S", help="make it a trial: undone after S seconds unless it is promoted"
+    )
+    how.add_argument("--base", type=int, metavar="G", help="refuse the change if the current generation is not G")
+    how.add_argument("--wait", action="store_true", help="wait until the machine has enough energy")
+    how.add_argument("--digest", action="store_true", help="print the SHA-256 of the changed tensors")
     check = parser.add_mutually_exclusive_group()
-    check.add_argument("--dry-run", action="store_true", help="tell what it would do or why not; change nothing")
-    check.add_argument("--verify", action="store_true", help="compare what it did with what it should have done")
+    check.add_argument("--dry-run", action="store_true", help="predict the effect, or the refusal; change nothing")
+    check.add_argument("--verify", action="store_true", help="compare the result with the prediction")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
@@ -80,7 +82,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 @contextmanager
 def _in_doubt(ident: str, seed: str | None, machine: Path | None) -> Iterator[None]:
-    """Has whoever stops the change know by which id to look for it, and which seed was made up for it."""
+    """On an interruption, report the id of the change and the seed that was chosen for it."""
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
@@ -90,6 +92,6 @@ def _in_doubt(ident: str, seed: str | None, machine: Path | None) -> Iterator[No
         raise VerbStopped(stop, doubt, id=ident, **({"seed": seed} if seed else {})) from stop
 
 
-def _predict(machine: MachineClient, proposal: Proposal, base: int | None) -> Prediction:
+def _predict(machine: MachineClient, proposal: MutationProposal, base: int | None) -> Prediction:
     with reported("predict") as progress:
         return predict(machine, proposal.edits, confidence=proposal.confidence, base_generation=base, progress=progress)

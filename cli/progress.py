@@ -1,4 +1,4 @@
-"""Progress of a command: it goes to stderr, so that stdout holds the answer alone."""
+"""Progress of a command, on stderr: stdout holds only the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from builder.cache import Progress
 from builder.progress import Reporter, make_reporter
 
-# Work that ends sooner needs no report.
+# Seconds; shorter work is not reported.
 PATIENCE_S = 1.0
 
 

@@ -1,4 +1,4 @@
-"""`vboot promote`: keeps a generation of a running machine for good."""
+"""`vboot promote`: make a generation of a running machine permanent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from cli.machines import add_machine, connected
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     add_machine(parser)
-    parser.add_argument("--generation", type=int, metavar="G", help="which one (default: the current one)")
+    parser.add_argument(
+        "--generation", type=int, metavar="G", help="the generation to promote (default: the current one)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Answer:

@@ -1,4 +1,4 @@
-"""A mutation as `vboot mutate` and the shell's `mutate` are given it: a recipe, or the options of one edit."""
+"""The edits of a mutation from the command line: a recipe file, or the options of one edit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _OF_SEEDED = ("form", "density", "scale", "seed")
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """Edits, and what goes with them. `seed` (16 hex) is the one that was made up, if none was given."""
+class MutationProposal:
+    """Edits and their properties. `seed` (16 hex digits) is the random one that was chosen if none was given."""
 
     edits: tuple[Edit, ...]
     confidence: float
@@ -29,27 +29,27 @@ class Proposal:
 
 
 def misuse(given: Mapping[str, Any]) -> str | None:
-    """What is wrong with the options themselves, if anything is."""
+    """The error in the combination of options, or None."""
     kinds = [kind for kind in _KINDS if given.get(kind)]
     if len(kinds) != 1:
         options = ", ".join(f"--{kind}" for kind in _KINDS)
         return f"give {'only ' if kinds else ''}one of {options}"
     stray = [name for name in _OF_SEEDED if given.get(name) is not None]
     if stray and kinds != ["seeded"]:
-        return f"--{stray[0]} goes with --seeded"
+        return f"--{stray[0]} can only be used with --seeded"
     needed = ("density",) if given.get("form") == "step" else ("density", "scale")
     missing = [name for name in needed if given.get(name) is None]
     if kinds == ["seeded"] and missing:
         return f"--seeded needs --{missing[0]}"
     if given.get("form") == "step" and given.get("scale") not in (None, 1):
-        return "--scale is not for --form step, which moves codes by one"
+        return "--scale cannot be used with --form step, which moves codes by one"
     if kinds != ["recipe"] and given.get("confidence") is None:
         return _no_confidence("")
     return None
 
 
-def propose(given: Mapping[str, Any], lookup: Callable[[str], TensorInfo]) -> Proposal:
-    """The mutation that these options (by name, None or absent if not given) ask for; options overrule a recipe.
+def propose(given: Mapping[str, Any], lookup: Callable[[str], TensorInfo]) -> MutationProposal:
+    """The mutation of these options (by name; None or absent if not given). Options override the recipe.
 
     Raises InputError.
     """
@@ -58,27 +58,27 @@ def propose(given: Mapping[str, Any], lookup: Callable[[str], TensorInfo]) -> Pr
     lease = given.get("lease")
     lease_ms = None if lease is None else round(lease * 1000)
     if lease_ms is not None and lease_ms < 1:
-        raise InputError(f"a lease of {lease:g} s is none", remedy="give --lease more than 0.001 seconds")
+        raise InputError(f"expected a lease of at least 0.001 s, got {lease:g} s", remedy="give a longer --lease")
     if given.get("recipe"):
         recipe = load(Path(given["recipe"]), lookup)
         confidence = given["confidence"] if given.get("confidence") is not None else recipe.confidence
         if confidence is None:
             raise InputError(_no_confidence(f"{given['recipe']} has none: "))
         origin = given.get("origin") or recipe.origin or ""
-        return Proposal(recipe.edits, confidence, origin, recipe.lease_ms if lease_ms is None else lease_ms)
+        return MutationProposal(recipe.edits, confidence, origin, recipe.lease_ms if lease_ms is None else lease_ms)
     edits, seed = _edits(given)
-    return Proposal(edits, given["confidence"], given.get("origin") or "", lease_ms, seed)
+    return MutationProposal(edits, given["confidence"], given.get("origin") or "", lease_ms, seed)
 
 
 def _edits(given: Mapping[str, Any]) -> tuple[tuple[Edit, ...], str | None]:
-    """The edits of options, and the seed if it was made up."""
+    """The edits of options, and the seed if it was chosen here."""
     if given.get("set"):
         return parse_elements(given["set"]), None
     if given.get("dense"):
         return tuple(parse_bytes(text, read=_read_file) for text in given["dense"]), None
     form = given.get("form") or "normal"
     if form not in SEEDED_FORMS:
-        raise InputError(f"there is no form {form}", remedy=f"give --form {', '.join(SEEDED_FORMS)}")
+        raise InputError(f"expected --form {', '.join(SEEDED_FORMS)}, got {form}")
     made_up = None if given.get("seed") else secrets.token_hex(8)
     scale = 1.0 if form == "step" else given["scale"]
     seed = given.get("seed") or made_up or ""
@@ -94,6 +94,6 @@ def _read_file(path: str) -> bytes:
 
 def _no_confidence(where: str) -> str:
     return (
-        f"{where}give --confidence, how sure you are that the change is good, from 0 to 1"
-        " (above 0.8 is necessary, never sufficient)"
+        f"{where}give --confidence, the probability that the change is good, from 0 to 1"
+        " (the machine refuses 0.8 and below)"
     )

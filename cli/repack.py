@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Write the copy; a new GGUF must pass the Rust reader first."""
+    """Write the copy. A new GGUF must pass the Rust reader first."""
     given = [path for path in (arguments.binary, arguments.tensors) if path]
     reader = rust_reader(arguments.file, *given)
     with reported("repack") as progress:

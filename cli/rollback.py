@@ -1,4 +1,4 @@
-"""`vboot rollback`: makes the weights of a running machine those of an older generation again, to the bit."""
+"""`vboot rollback`: restore the weights of an older generation of a running machine, exactly."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from cli.machines import add_machine, connected
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     add_machine(parser)
-    parser.add_argument("--to", type=int, required=True, metavar="G", help="the generation, see `vboot history`")
-    parser.add_argument("--reason", default="", metavar="TEXT", help="why, for the history")
+    parser.add_argument(
+        "--to", type=int, required=True, metavar="G", help="the generation to restore, see `vboot history`"
+    )
+    parser.add_argument("--reason", default="", metavar="TEXT", help="reason to record in the history")
 
 
 def run(arguments: argparse.Namespace) -> Answer:

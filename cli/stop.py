@@ -1,4 +1,4 @@
-"""`vboot stop`: ends a machine in order, or by whatever it takes."""
+"""`vboot stop`: shut a machine down, or end it by force if that fails."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from vboot.protocol.errors import MachineError
 from vboot.text import path_text
 
 _ASK_S = 5.0
-"""A port that another client holds is silent, and the power button is an orderly way too."""
+"""A port that another client uses does not answer; the power button is tried next."""
 _PATIENCE_S = 10.0
-"""For each way to end, under KVM; emulated machines take longer."""
+"""Seconds for each way to end, under KVM; emulated machines take longer."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("run", type=path, metavar="RUN", help="run folder that boot printed")
+    parser.add_argument("run", type=path, metavar="RUN", help="run folder printed by boot")
     parser.add_argument(
         "--timeout",
         type=positive_seconds,
         metavar="S",
-        help="seconds for each way to end it (default: 10, emulated 60)",
+        help="seconds to wait for each way to end it (default: 10, under emulation 60)",
     )
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Stop the machine; one that has ended already is fine."""
+    """Stop the machine. It is no error if it has already ended."""
     try:
         machine = attach(arguments.run)
     except BootError:
@@ -70,7 +70,7 @@ def end_in_order(machine: VirtualMachine, client: MachineClient | None = None, *
 
 
 def _ask(machine: VirtualMachine, client: MachineClient | None, seconds: float) -> str | None:
-    """Have the machine shut itself down; None if it will, else why it cannot be asked."""
+    """Ask the machine to shut itself down. None if it accepts, else why it could not be asked."""
     try:
         if client is not None:
             client.shutdown()
@@ -83,7 +83,7 @@ def _ask(machine: VirtualMachine, client: MachineClient | None, seconds: float) 
 
 
 def _has_ended(machine: VirtualMachine, seconds: float) -> bool:
-    """Wait until QEMU has ended. Without judging how: a machine that hangs is what we are here for."""
+    """Wait at most `seconds` until QEMU has ended, in whatever way."""
     try:
         pidfd = os.pidfd_open(machine.pid)
     except ProcessLookupError:

@@ -15,7 +15,7 @@ from cli.answer import Answer
 from cli.edit_options import add_edit_options
 from cli.option_types import finite, path
 from cli.progress import reported
-from cli.proposal import Proposal, misuse, propose
+from cli.proposal import MutationProposal, misuse, propose
 from cli.rust_reader import rust_reader
 from cli.surgeon_answers import difference_answer, export_answer, operation_answer, verification_answer
 from evolution.surgeon import GGUFSurgeon
@@ -187,7 +187,7 @@ def _refuse_misuse(arguments: argparse.Namespace) -> None:
         arguments.misused(wrong)
 
 
-def _proposal(arguments: argparse.Namespace, surgeon: GGUFSurgeon) -> Proposal:
+def _proposal(arguments: argparse.Namespace, surgeon: GGUFSurgeon) -> MutationProposal:
     return propose(_edit_options(arguments), surgeon.tensor)
 
 

@@ -159,7 +159,7 @@ def _remembered(cache: Path, key: str) -> str | None:
 
 
 def _run_guest(qemu: str, seconds: float) -> str:
-    """Run the ROM under KVM; "" when it ran, else why KVM is of no use, in words."""
+    """Run the ROM under KVM; "" when it ran, else why KVM cannot be used."""
     with tempfile.TemporaryDirectory(prefix="vboot-probe-") as folder:
         rom, log = Path(folder, "probe.rom"), Path(folder, "qemu.log")
         rom.write_bytes(debug_exit_rom(_PROOF))

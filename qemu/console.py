@@ -1,7 +1,7 @@
 """What the serial console says: boot phases, panics, emergencies. Pure: raw console bytes in, facts out.
 
 The console is evidence for people; it may be cut anywhere, hold firmware escapes, and kernel lines may share a line
-with the appliance's. So every function takes any bytes at all and finds only what is surely there.
+with the appliance's. So every function accepts any bytes and reports only what is certain.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A running machine, watched in every wait and never left behind. `qemu.launch` makes one.
+"""A running machine, checked during every wait and never left running by accident. `qemu.launch` makes one.
 
 Every wait has a deadline, looks at the QEMU process and at the console while it waits, and ends with a BootError that
 names the phase the machine was in and the run folder that tells the rest. Deadlines given by the caller are taken as
@@ -22,17 +22,19 @@ from qemu.console_file import ConsoleFile, ConsoleMatch, ConsoleState
 from qemu.monitor import Monitor
 from qemu.process import Process
 from qemu.run_folder import RunFolder
-from qemu.verdict import Outcome, Verdict
+from qemu.verdict import RunOutcome, RunVerdict
 from vboot.errors import BootError, InputError
 from vboot.text import path_text
 
 _DEADLINES = {"spawn": 5.0, "console": 20.0, "qmp": 5.0, "exit": 10.0, "quit": 2.0, "terminate": 2.0, "kill": 5.0}
 """Seconds under KVM for each wait."""
 _FLOOD = 64 << 20
-"""More console than this within one wait would sooner fill the disk than tell anything."""
+"""The most bytes on the console within one wait; more would fill the disk without being useful."""
 _POLL = 0.02
+_ENDING_S = 2.0
+"""Seconds that QEMU may take to end after it has closed its sockets."""
 _LAST_WORDS = 0.25
-"""Seconds a dying machine gets to end its trace, so that console and exit status are whole when we look."""
+"""Seconds that a dying machine gets to complete its stack trace and exit status."""
 
 
 class VirtualMachine:
@@ -105,7 +107,12 @@ class VirtualMachine:
             raise self.failure(f"QEMU ended {self._how_it_ended()}", outcome="died")
         self._phase = max(self._phase, phase, key=BOOT_PHASES.index)
 
-    def failure(self, what: str, *, outcome: Outcome = "failed") -> BootError:
+    def check_after_loss(self) -> None:
+        """Like `check`, for a user whose connection broke: a dying QEMU closes its sockets a moment before it ends."""
+        self._process.wait(_ENDING_S)
+        self.check()
+
+    def failure(self, what: str, *, outcome: RunOutcome = "failed") -> BootError:
         """Write the verdict of a failure, and make its error: phase, accelerator, last console lines, run folder."""
         error = BootError(
             f"{what} in phase {self.phase} under {self.accel.name}",
@@ -144,7 +151,7 @@ class VirtualMachine:
         file = ConsoleFile(self.console, start)
         expression = re.compile(pattern.encode(), re.MULTILINE)
         while True:
-            # Looked at before the console is read: what a dying machine printed last still counts.
+            # Checked before the console is read: the last output of a dying machine still counts.
             doomed = self._is_doomed()
             match = file.search(expression, until=until)
             if match is not None:
@@ -216,7 +223,7 @@ class VirtualMachine:
         self._close("stopped", "killed")
 
     def release(self) -> None:
-        """Let go of a detached machine: it runs on, its control socket free for others."""
+        """Stop watching a detached machine. It keeps running, and its control socket is free for others."""
         if not self._closed:
             self._close("detached", "it runs on")
 
@@ -239,7 +246,7 @@ class VirtualMachine:
     def abandon(self, error: BaseException) -> None:
         """Kill the machine because its user failed, and record that, unless its own failure is recorded."""
         self._kill()
-        outcome: Outcome = "failed" if isinstance(error, Exception) else "interrupted"
+        outcome: RunOutcome = "failed" if isinstance(error, Exception) else "interrupted"
         self._close(outcome, str(error) or type(error).__name__)
 
     def _kill(self) -> None:
@@ -296,8 +303,8 @@ class VirtualMachine:
             return ""
         return f" ({last})" if last else ""
 
-    def _write_verdict(self, outcome: Outcome, why: str) -> None:
-        verdict = Verdict(
+    def _write_verdict(self, outcome: RunOutcome, why: str) -> None:
+        verdict = RunVerdict(
             outcome=outcome,
             phase=self.phase,
             why=why,
@@ -316,7 +323,7 @@ class VirtualMachine:
         with contextlib.suppress(OSError, InputError):
             self.folder.write_json(self.folder.verdict, verdict.to_json())
 
-    def _close(self, outcome: Outcome, why: str) -> None:
+    def _close(self, outcome: RunOutcome, why: str) -> None:
         if self._closed:
             return
         self._closed = True

@@ -1,4 +1,4 @@
-"""The run folder: everything one machine leaves behind, so that a failure can be understood after the fact.
+"""The run folder: the files of one machine, from which a failure can be explained later.
 
 `console.log` (from its first byte), `qemu.log`, `channel.jsonl` (the evolution port, both directions), `command.txt`
 (can be run again), `machine.json` (how to reach the machine) and `verdict.json` (how it ended).

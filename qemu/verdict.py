@@ -12,17 +12,17 @@ from qemu.accel import Accel
 from qemu.console import BootPhase
 from vboot.text import path_json
 
-Outcome: TypeAlias = Literal["stopped", "ended", "detached", "died", "panic", "timeout", "failed", "interrupted"]
+RunOutcome: TypeAlias = Literal["stopped", "ended", "detached", "died", "panic", "timeout", "failed", "interrupted"]
 """`stopped` by the host, `ended` by itself (the guest powered off), `detached` and running on; the rest failed."""
 
 _HASH_LIMIT = 32 << 20
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RunVerdict:
     """How a run ended, and what one needs to judge it. Times in seconds, `phases_us` in microseconds."""
 
-    outcome: Outcome
+    outcome: RunOutcome
     phase: BootPhase
     why: str
     accel: Accel

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +25,7 @@ from evolution.daemon.shadow import Shadow, Weights
 from evolution.fitness.contract import Dataset
 from evolution.fitness.report import CONFIDENCE, Comparison, Interval, Report, compare, retrieval_report
 from vboot.files import atomic_write
+from vboot.text import json_text, path_text
 
 PLOTS: Mapping[str, Callable[[Iterable[DaemonEvent]], str]] = {
     "fitness": fitness_svg,
@@ -53,12 +53,12 @@ def run_answer(path: Path, *, model: Path, dataset: Dataset | None) -> Answer:
     for name, plot in PLOTS.items():
         _write(files[name], plot(events))
     data = _described(path, tally, state, held_out, dataset)
-    _write(path / REPORT_FILE, json.dumps(data, indent=2) + "\n")
+    _write(path / REPORT_FILE, json_text(data, indent=2) + "\n")
     files |= {"report": path / REPORT_FILE, "events": folder.events}
     snapshot = None if state is None else folder.snapshot(len(state.lineage))
     if snapshot is not None and snapshot.is_file():
         files["model"] = snapshot
-    data["files"] = {name: str(file) for name, file in files.items()}
+    data["files"] = dict(files)
     return Answer(data, _told(tally, held_out, dataset, files.values()))
 
 
@@ -92,7 +92,7 @@ def _described(
     held_out: Mapping[str, Comparison] | None,
     dataset: Dataset | None,
 ) -> dict[str, Any]:
-    data: dict[str, Any] = {"folder": str(path), **tally.describe()}
+    data: dict[str, Any] = {"folder": path, **tally.describe()}
     data["stopped"] = None if tally.stopped is None else tally.stopped.why
     data["fitness"] = {"first": tally.fitness[0], "last": tally.fitness[-1]} if tally.fitness else None
     data["model"] = None if state is None else {"before": state.base, "after": state.model}
@@ -111,7 +111,7 @@ def _told(
         title = f"{len(dataset.held_out)} held-out pairs of {dataset.source}, with {CONFIDENCE:.0%} intervals"
         rows = [("", "before", "after", "change"), *(_row(metric, compared) for metric, compared in held_out.items())]
         parts.append(f"{title}\n{columns(rows)}")
-    parts.append("\n".join(map(str, files)))
+    parts.append("\n".join(map(path_text, files)))
     return "\n\n".join(parts)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from evolution.daemon.run_folder import EvolutionRunFolder
 from vboot.errors import InputError
 from vboot.files import atomic_write
+from vboot.text import path_text
 from vboot.weights.edits import Edit
 
 _ORIGIN_FILE = "origin.json"
@@ -67,4 +68,4 @@ def lineage(path: Path) -> tuple[Edit, ...]:
 def _require_run(path: Path) -> None:
     # EvolutionRunFolder would create the folder.
     if not (path / "run.json").is_file():
-        raise InputError(f"{path} is not the folder of a run", remedy="give the folder that evolve printed")
+        raise InputError(f"{path_text(path)} is not the folder of a run", remedy="give the folder that evolve printed")

@@ -105,24 +105,24 @@ _MUTATE_OPTIONS = (
 
 VERBS: tuple[Verb, ...] = (
     Verb("help", "list the commands, or explain one", (Argument("command", "verb"),)),
-    Verb("hello", "who the machine is"),
-    Verb("stats", "how the machine is"),
-    Verb("tensors", "list the tensors, or those whose names start alike", (Argument("prefix", "tensor"),)),
+    Verb("hello", "version, build and generation of the machine"),
+    Verb("stats", "state, counters and memory of the machine"),
+    Verb("tensors", "list the tensors, or those whose names begin with a prefix", (Argument("prefix", "tensor"),)),
     Verb(
         "read",
-        "show elements of a tensor (bytes of one whose type is made of blocks), 16 from the first one on unless told",
+        "show elements of a tensor (bytes if its type has blocks), by default the first 16",
         (Argument("tensor", "tensor", required=True), Argument("offset", "integer"), Argument("count", "integer")),
     ),
     Verb("digest", "SHA-256 of the model, and of the tensors named", (Argument("name", "tensor", many=True),)),
     Verb("interrupt", "raise a neural interrupt: a vector from 0 to 255 (255)", (Argument("vector", "integer"),)),
     Verb(
         "embed",
-        "the embeddings of texts, and how alike they are",
+        "compute embeddings of texts, and their cosine similarities",
         (Argument("text", "text", required=True, many=True),),
     ),
     Verb(
         "similarity",
-        "how alike two texts are to the model, from -1 to 1",
+        "cosine similarity of two texts, from -1 to 1",
         (Argument("text", "text", required=True), Argument("other", "text", required=True)),
     ),
     Verb(
@@ -132,24 +132,26 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "renew",
-        "let the trial of a generation (the current one) last for so long from now on",
+        "set the remaining time of the trial of a generation (default: the current one)",
         (Argument("seconds", "seconds", required=True), Argument("generation", "integer")),
     ),
-    Verb("promote", "keep a generation (the current one) for good", (Argument("generation", "integer"),)),
+    Verb("promote", "make a generation (default: the current one) permanent", (Argument("generation", "integer"),)),
     Verb(
         "rollback",
-        "make the weights those of an older generation again, to the bit",
+        "restore the weights of an older generation exactly",
         (Argument("generation", "integer", required=True), Argument("reason", "text")),
     ),
-    Verb("checkpoint", "write the weights down whole, so that less is to be replayed", (Argument("label", "text"),)),
+    Verb(
+        "checkpoint", "store a full copy of the weights, so that less has to be replayed", (Argument("label", "text"),)
+    ),
     Verb(
         "history",
-        "what was done to the weights: the newest records, or all from one on",
+        "list the changes of the weights: the newest records, or all from a number on",
         (Argument("from", "integer"),),
     ),
     Verb(
         "watch",
-        "show heartbeats (or mutations and alerts) as they come, until Ctrl-C or for so long",
+        "show heartbeats (or mutations and alerts) as they happen, until Ctrl-C or for some seconds",
         (Argument("what", "watched"), Argument("seconds", "seconds")),
     ),
     Verb(

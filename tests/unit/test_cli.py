@@ -126,7 +126,7 @@ def test_doctor(vboot: Vboot) -> None:
     assert answer["ok"] is True
     assert {"python", "cargo", "rustc", "gcc", "make", "accelerator"} <= {check["name"] for check in answer["checks"]}
     assert vboot("doctor") == 0
-    assert vboot.out.endswith("everything the build needs is there\n")
+    assert vboot.out.endswith("everything that the build needs is installed\n")
 
 
 def test_doctor_on_a_host_that_lacks_a_compiler(vboot: Vboot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ def test_build_with_nothing_to_do(vboot: Vboot, image: Path) -> None:
     arguments = ["build", "--model", "tiny", "--output", str(image), "--security-version", "7"]
     answer = vboot.json(*arguments, "--signing-key", image.parent / "key.pem")
     assert [(step["name"], step["ran"]) for step in answer["steps"]] == [(name, False) for name in STEPS]
-    assert answer["seconds"] < 1
     assert "rts: skipped, up to date" in vboot.err
 
 

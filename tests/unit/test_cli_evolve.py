@@ -205,7 +205,7 @@ def test_a_signal_stops_it_in_order(words: tuple[str | Path, ...], tmp_path: Pat
     with _started(command, tmp_path) as process:
         _wait_for(folder / "state.json", process)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM, err
     error = json.loads(out)["error"]
     message = f"terminated: the run in {folder} is complete up to here; the same command resumes it"
@@ -222,7 +222,7 @@ def test_a_second_signal_does_not_wait(words: tuple[str | Path, ...], tmp_path: 
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGCONT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=600)
     assert process.returncode in (130, 143)
     assert "resumes it" not in err
     assert "Traceback" not in err

@@ -102,7 +102,7 @@ def test_a_trial(vboot: Vboot, machine: Path) -> None:
     assert vboot("promote", machine, "--generation", "1") == 0
     assert vboot.out == "generation 1 is promoted\n"
     assert vboot("mutate", machine, *SET, "--lease", "0") == 1
-    assert "a lease of 0 s is none" in vboot.err
+    assert "expected a lease of at least 0.001 s, got 0 s" in vboot.err
 
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Terminated")])
@@ -145,13 +145,13 @@ def test_refusals(vboot: Vboot, machine: Path, words: tuple[str, ...], code: int
     [
         ((), "give one of --recipe, --seeded, --set, --dense"),
         ((*SET, *NOISE[:2]), "give only one of --recipe, --seeded, --set, --dense"),
-        (SET[:2], "give --confidence, how sure you are that the change is good, from 0 to 1 (above 0.8 is necessary"),
-        ((*SET, "--density", "1"), "--density goes with --seeded"),
-        (("--recipe", "r.toml", "--seed", "00"), "--seed goes with --seeded"),
+        (SET[:2], "give --confidence, the probability that the change is good, from 0 to 1 (the machine refuses 0.8"),
+        ((*SET, "--density", "1"), "--density can only be used with --seeded"),
+        (("--recipe", "r.toml", "--seed", "00"), "--seed can only be used with --seeded"),
         (NOISE[:2], "--seeded needs --density"),
         (NOISE[:4], "--seeded needs --scale"),
         (("--seeded", "a", "--form", "step"), "--seeded needs --density"),
-        ((*NOISE, "--form", "step"), "--scale is not for --form step"),
+        ((*NOISE, "--form", "step"), "--scale cannot be used with --form step"),
         ((*NOISE, "--form", "loud"), "invalid choice: 'loud'"),
         ((*SET, "--dry-run", "--verify"), "not allowed with"),
         ((*SET, "--base", "x"), "invalid int value"),

@@ -64,7 +64,7 @@ def test_a_run_folder(vboot: Vboot, odd: Path, name: str) -> None:
         assert again.pid == told["pid"]
         assert again.describe() == told
     # What was printed is what the next verb is given.
-    answer = vboot.json("stop", told["run"], "--timeout", "0.5")
+    answer = vboot.json("stop", told["run"], "--timeout", "60")
     assert same_file(answer["run"], run)
     assert answer["how"].startswith("by its power button (")
     with pytest.raises(BootError):

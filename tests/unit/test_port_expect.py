@@ -33,7 +33,7 @@ def machine(tmp_path: Path) -> Iterator[VirtualMachine]:
 @pytest.fixture
 def port(machine: VirtualMachine) -> Iterator[EvolutionPort]:
     with machine_port(machine) as connected:
-        connected.greet(timeout=5)
+        connected.greet(timeout=120)
         yield connected
 
 
@@ -43,13 +43,13 @@ def transcript(machine: VirtualMachine) -> list[dict[str, Any]]:
 
 def test_greeting_hello_and_requests(machine: VirtualMachine) -> None:
     with machine_port(machine) as port:
-        assert port.greet(timeout=5)["protocol"] == 1
+        assert port.greet(timeout=120)["protocol"] == 1
         seen = [machine.phase]
-        assert port.resync(timeout=5)["generation"] == 0
-        reply = port.request("echo", {"text": "grüß Gott"}, timeout=5)
+        assert port.resync(timeout=120)["generation"] == 0
+        reply = port.request("echo", {"text": "grüß Gott"}, timeout=120)
         assert (reply.result, reply.error, reply.blob) == ({"text": "grüß Gott"}, None, None)
         assert port.events[-1]["params"] == {"kind": "heartbeat"}
-        refused = port.request("refuse", timeout=5)
+        refused = port.request("refuse", timeout=120)
         assert refused.error == {"code": 1006, "message": "no confidence"}
         assert [*seen, machine.phase] == ["ready", "command"]
 
@@ -61,15 +61,15 @@ def test_a_blob_goes_there_and_back(port: EvolutionPort) -> None:
 
 def test_replies_are_matched_by_id(port: EvolutionPort) -> None:
     idents = [port.send("echo", {"number": number}) for number in range(3)]
-    assert port.reply(idents[2], timeout=5).result == {"number": 2}
-    assert [port.reply(ident, timeout=5).result for ident in idents[:2]] == [{"number": 0}, {"number": 1}]
+    assert port.reply(idents[2], timeout=120).result == {"number": 2}
+    assert [port.reply(ident, timeout=120).result for ident in idents[:2]] == [{"number": 0}, {"number": 1}]
     assert [event["method"] for event in port.events] == ["event"] * 3
 
 
 def test_the_transcript_holds_both_directions_with_times(machine: VirtualMachine) -> None:
     with machine_port(machine) as port:
-        port.greet(timeout=5)
-        port.request("echo", {"a": 1}, blob=b"\x00\xff", timeout=5)
+        port.greet(timeout=120)
+        port.request("echo", {"a": 1}, blob=b"\x00\xff", timeout=120)
         port.send("half-line")
         with pytest.raises(BootError):
             port.reply("nobody", timeout=0.1)
@@ -93,13 +93,13 @@ def test_the_transcript_holds_both_directions_with_times(machine: VirtualMachine
 def test_a_greeting_that_was_missed_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.support.evolution_port.expect._RESYNC_SECONDS", 0.1)
     with begin(tmp_path, "late-greeting") as machine, machine_port(machine) as port:
-        assert port.greet(timeout=5)["protocol"] == 1
+        assert port.greet(timeout=120)["protocol"] == 1
 
 
 @pytest.mark.parametrize("what", ["greet", "resync"])
 def test_an_appliance_that_says_nothing_ends_the_wait(tmp_path: Path, what: str) -> None:
     with begin(tmp_path, "no-greeting") as machine, machine_port(machine) as port:
-        machine.wait_for_console("heartbeat", timeout=5)
+        machine.wait_for_console("heartbeat", timeout=120)
         with pytest.raises(BootError, match=r"within 0\.1 s") as caught:
             getattr(port, what)(timeout=0.1)
     assert caught.value.phase == "ready"
@@ -115,8 +115,8 @@ def test_a_machine_stuck_in_its_kernel_is_not_said_to_be_ready(tmp_path: Path) -
 
 def test_resync_brings_order_into_any_line(port: EvolutionPort) -> None:
     port.send("stale")
-    assert port.resync(timeout=5)["protocol"] == 1
-    assert port.request("echo", {"a": 1}, timeout=5).result == {"a": 1}
+    assert port.resync(timeout=120)["protocol"] == 1
+    assert port.request("echo", {"a": 1}, timeout=120).result == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_a_guest_that_stops_reading_does_not_hold_the_sender(port: EvolutionPort
 
 
 def test_shutdown_says_bye_and_the_machine_ends(machine: VirtualMachine, port: EvolutionPort) -> None:
-    port.shutdown(timeout=5)
-    assert machine.wait_exit(timeout=5) == 0
+    port.shutdown(timeout=120)
+    assert machine.wait_exit(timeout=120) == 0
     assert machine.phase == "bye"
 
 
@@ -164,7 +164,7 @@ def test_a_port_with_no_machine_behind_it(tmp_path: Path) -> None:
             peer = listener.accept()[0]
             # The end of a line that was too long is not a line.
             peer.sendall(b"x" * 65536 + b'{"vector_boot": {"protocol": 9}}\n{"vector_boot": {"protocol": 1}}\n')
-            assert port.greet(timeout=5) == {"protocol": 1}
+            assert port.greet(timeout=120) == {"protocol": 1}
             peer.close()
             with pytest.raises(BootError, match="was closed"):
-                port.greet(timeout=5)
+                port.greet(timeout=120)

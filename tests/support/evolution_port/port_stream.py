@@ -17,7 +17,7 @@ import pexpect
 from pexpect.fdpexpect import fdspawn
 
 from qemu.console import BootPhase
-from qemu.verdict import Outcome
+from qemu.verdict import RunOutcome
 from tests.support.evolution_port.frames import LINE_LIMIT
 from tests.support.evolution_port.transcript import Direction, Transcript
 from vboot.errors import BootError
@@ -36,7 +36,7 @@ class Watch(Protocol):
     """
 
     def check(self, phase: BootPhase = "spawn") -> None: ...
-    def failure(self, what: str, *, outcome: Outcome = "failed") -> BootError: ...
+    def failure(self, what: str, *, outcome: RunOutcome = "failed") -> BootError: ...
 
 
 class Unwatched:
@@ -45,7 +45,7 @@ class Unwatched:
     def check(self, phase: BootPhase = "spawn") -> None:
         """Nothing to look at."""
 
-    def failure(self, what: str, *, outcome: Outcome = "failed") -> BootError:
+    def failure(self, what: str, *, outcome: RunOutcome = "failed") -> BootError:
         """The bare error."""
         return BootError(what, phase="command")
 
