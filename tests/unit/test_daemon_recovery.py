@@ -213,7 +213,9 @@ def test_a_body_that_hangs_is_ended_and_comes_back(tmp_path: Path, model: str) -
             bridge.inject_fault("hang")
 
     seen = Events(hang)
-    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, connect_s=0.3, period_s=60)
+    # However slow the host is, the daemon must not fall back to files: that would end the wait for the body.
+    settings = {"connect_s": 2.0, "fallback_after": 10**6, "period_s": 60}
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, **settings)
     assert stopped.model == model == body_digest(body)
 
 
