@@ -141,8 +141,7 @@ def test_composing_and_building(vboot: Vboot, tmp_path: Path) -> None:
 
 
 def test_evolving(vboot: Vboot, tmp_path: Path) -> None:
-    # The runtime's C interface takes UTF-8.
-    folder = tmp_path / "".join(char for char in ODDEST_NAME if char < "\udc80")
+    folder = tmp_path / ODDEST_NAME
     folder.mkdir()
     model = folder / "model.gguf"
     model.write_bytes(tiny_model().read_bytes())

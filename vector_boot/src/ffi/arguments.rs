@@ -1,7 +1,9 @@
 //! Arguments from C, and results to C: every pointer is checked before it is used.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_char, CStr};
+use std::ffi::{c_char, CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 /// Longest path or name, in bytes without the terminator.
 const TEXT_LIMIT: usize = 4095;
@@ -47,14 +49,36 @@ pub unsafe fn bytes(pointer: *const u8, count: usize, limit: usize, what: &str) 
 /// # Errors
 /// If it is null, too long or not UTF-8.
 pub unsafe fn text(pointer: *const c_char, what: &str) -> Result<String, String> {
+    // SAFETY: the caller keeps the promise about the pointer.
+    let text = unsafe { c_string(pointer, what) }?;
+    text.to_str().map(ToString::to_string).map_err(|_| format!("{what} is not UTF-8"))
+}
+
+/// The caller's file name, copied; it may hold any byte but NUL.
+///
+/// # Safety
+/// A pointer that is not null must lead to a NUL, or be readable for 4096 bytes.
+///
+/// # Errors
+/// If it is null or too long.
+pub unsafe fn path(pointer: *const c_char, what: &str) -> Result<PathBuf, String> {
+    // SAFETY: the caller keeps the promise about the pointer.
+    let text = unsafe { c_string(pointer, what) }?;
+    Ok(PathBuf::from(OsStr::from_bytes(text.to_bytes())))
+}
+
+/// The caller's bytes up to the NUL.
+///
+/// # Safety
+/// A pointer that is not null must lead to a NUL, or be readable for 4096 bytes, while the result is in use.
+unsafe fn c_string<'a>(pointer: *const c_char, what: &str) -> Result<&'a CStr, String> {
     let start = place(pointer.cast_mut(), what)?;
     // SAFETY: reads up to the NUL or the limit, both of which are readable as demanded above.
     if unsafe { libc::strnlen(start, TEXT_LIMIT + 1) } > TEXT_LIMIT {
         return Err(format!("{what} is longer than {TEXT_LIMIT} bytes"));
     }
     // SAFETY: a NUL was just found.
-    let text = unsafe { CStr::from_ptr(start) };
-    text.to_str().map(ToString::to_string).map_err(|_| format!("{what} is not UTF-8"))
+    Ok(unsafe { CStr::from_ptr(start) })
 }
 
 /// Copies bytes to new memory for the caller, to be freed by [`take_back`]; not null even without bytes.

@@ -70,7 +70,7 @@ pub extern "C" fn neural_init() -> i32 {
 pub unsafe extern "C" fn neural_load(path: *const c_char) -> i32 {
     enter(0, || {
         // SAFETY: as this function's safety section demands.
-        let path = unsafe { arguments::text(path, "path") }?;
+        let path = unsafe { arguments::path(path, "path") }?;
         instance::replace(|| start::alone(start::open(Some(&path))?))?;
         Ok(1)
     })
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn neural_load_shared(
         let path = match path.is_null() {
             true => None,
             // SAFETY: as this function's safety section demands.
-            false => Some(unsafe { arguments::text(path, "path") }?),
+            false => Some(unsafe { arguments::path(path, "path") }?),
         };
         let files = start::Files::duplicate(weights_fd, journal_fd, words_fd)?;
         instance::replace(|| start::shared(start::open(path.as_deref())?, files))?;

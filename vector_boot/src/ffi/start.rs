@@ -49,10 +49,10 @@ impl Files {
 ///
 /// # Errors
 /// One sentence that says why it cannot be served.
-pub fn open(path: Option<&str>) -> Result<LoadedModel, String> {
+pub fn open(path: Option<&Path>) -> Result<LoadedModel, String> {
     let Some(path) = path else { return model_file::from_memory(tiny::gguf()) };
-    let file = ContainerFile::open(Path::new(path)).map_err(|error| format!("{path} cannot be opened: {error}"))?;
-    model_file::of_container(file).map_err(|why| format!("{path}: {why}"))
+    let file = ContainerFile::open(path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
+    model_file::of_container(file).map_err(|why| format!("{}: {why}", path.display()))
 }
 
 /// A machine in memory of this process alone.
