@@ -10,11 +10,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from vboot.weights.arithmetic import TensorData
-from vboot.weights.storage_types import CODE_RANGES, FLOAT_STORAGE, Floats, block_of, block_scales, codes, decode
+from vboot.weights.storage_types import CODE_RANGES, Floats, block_of, block_scales, codes, decode_any
 
 _SAMPLE = 1 << 16
 """Elements, evenly spaced, that the usual size of an element is estimated from."""
@@ -64,8 +63,8 @@ def drift(before: TensorData, after: bytes) -> Drift | None:
     old_bytes, new_bytes = np.frombuffer(before.data, np.uint8), np.frombuffer(after, np.uint8)
     if not old_bytes.size:
         return None
-    old, new = _values(before.type, old_bytes), _values(before.type, new_bytes)
-    if old is None or new is None:
+    old, new = decode_any(before.type, old_bytes), decode_any(before.type, new_bytes)
+    if old is None or new is None or old.dtype != np.float32:
         return None
     with np.errstate(all="ignore"):  # a change beyond f32 is infinite, and above every limit
         return Drift(
@@ -92,20 +91,6 @@ def together(drifts: Collection[Drift]) -> Drift:
         saturation=max(each.saturation for each in drifts),
         block_scale_ratio=max(each.block_scale_ratio for each in drifts),
     )
-
-
-def _values(kind: str, data: NDArray[np.uint8]) -> Floats | None:
-    """All elements as f32 (n,); None for integers, and for types that nothing here can decode."""
-    if kind in FLOAT_STORAGE:
-        return decode(kind, data)
-    if block_of(kind).elements == 1:
-        return None
-    try:
-        with np.errstate(all="ignore"):  # what is not finite stays so
-            values: Floats = quants.dequantize(data.reshape(-1, block_of(kind).bytes), GGMLQuantizationType[kind])
-    except (KeyError, NotImplementedError):
-        return None
-    return values.reshape(-1)
 
 
 def _norm(values: Floats) -> float:

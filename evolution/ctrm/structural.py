@@ -5,18 +5,14 @@ The machine makes them again and believes nobody; here they cost no mutation of 
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-
 import numpy as np
 
 from evolution.ctrm.contract import Candidate, Check, CtrmFinding, Facts, at_most
 from vboot.protocol.messages import TensorInfo
+from vboot.protocol.tables import PROTECTED_TENSORS
 from vboot.weights.arithmetic import targets
 from vboot.weights.edits import pack
 from vboot.weights.storage_types import all_finite
-
-_MACHINE_TENSORS = ("hw.mmio", "cortex_journal", "kernel.*")
-"""Never to be touched, whatever a list of tensors may say."""
 
 
 def number_of_edits(candidate: Candidate, facts: Facts) -> CtrmFinding:
@@ -98,11 +94,8 @@ CHECKS: tuple[Check, ...] = (
 
 
 def _protected(facts: Facts) -> set[str]:
-    return {
-        info.name
-        for info in facts.terrain
-        if info.protected or any(fnmatchcase(info.name, own) for own in _MACHINE_TENSORS)
-    }
+    """The machine's own tensors are protected even if the list of tensors does not say so."""
+    return {info.name for info in facts.terrain if info.protected or info.name in PROTECTED_TENSORS}
 
 
 def _fits(info: TensorInfo, kind: str, shape: tuple[int, ...], data: bytes) -> bool:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from evolution.ctrm.calibration import CalibrationCurve
@@ -69,6 +69,19 @@ class RunState:
     def models(self) -> tuple[str, ...]:
         """The digests of the base and after each move."""
         return (self.base, *(move.model for move in self.lineage))
+
+    def after_generation(self, *, accepted: bool) -> RunState:
+        """The state after one more generation, in which a move was accepted or not."""
+        return replace(self, generation=self.generation + 1, barren=0 if accepted else self.barren + 1)
+
+    def next_stage(self, *, stages: int, barren_generations: int) -> int | None:
+        """The stage to go on with after `barren_generations` without an accepted move; None: stay in this one.
+
+        Stages cycle through the tiers. A new cycle draws other noise, as each stage has its own seed.
+        """
+        if stages < 2 or self.barren < barren_generations:
+            return None
+        return self.stage + 1
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from evolution.daemon import events as e
-from evolution.daemon import kernel_stage, steering
+from evolution.daemon import kernel_stage
 from evolution.daemon.config import DaemonConfig, StrategyPlan
 from evolution.daemon.follower import BodyError, Course
 from evolution.daemon.generation import Judge, Parent, Scoring, evaluate, look_at
@@ -135,7 +135,7 @@ class SearchRun:
         )
         state, parent, accepted = self._move(replace(state, evaluations=evaluations), strategy, parent)
         strategy.settle(accepted)
-        state = steering.after_generation(state, accepted=accepted)
+        state = state.after_generation(accepted=accepted)
         state, strategy = self._steer(state, strategy)
         self._lineage.save(replace(state, strategy=strategy.state()))
         self._keeper.follow(self._course())
@@ -222,9 +222,7 @@ class SearchRun:
 
     def _steer(self, state: RunState, strategy: Strategy) -> tuple[RunState, Strategy]:
         """Switch to the next tier after too many generations without an accepted move."""
-        stage = steering.next_stage(
-            state, stages=len(self._plan.tiers), barren_generations=self._config.barren_generations
-        )
+        stage = state.next_stage(stages=len(self._plan.tiers), barren_generations=self._config.barren_generations)
         if stage is None:
             return state, strategy
         name = self._plan.tier(stage).name

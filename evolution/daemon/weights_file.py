@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from evolution.daemon.reconcile import Reference
@@ -29,29 +29,30 @@ def changes(model: Path, weights: Reference) -> list[Dense]:
 
 
 def write_weights(model: Path, weights: Reference, output: Path) -> SurgeryReport:
-    """Write these weights as `output`, with the tensors and keys of `model`. The file appears whole and checked.
+    """Write these weights as `output`, with the tensors and keys of `model`.
 
-    Raises InputError, ToolError, and what `weights` raises.
+    The file appears whole and checked; otherwise a file of that name stays as it was. Raises InputError, ToolError, and
+    what `weights` raises.
     """
-    report = GGUFSurgeon(model).apply(changes(model, weights), output=output)
-    _require_digest(report.model, weights.model, model, output)
-    return report
+    _require_tensors(GGUFFile(model, runtime_check), _digests(weights))
+    return GGUFSurgeon(model).apply(changes(model, weights), output=output, expected_model=weights.model)
 
 
 def write_plain_model(model: Path, weights: Reference, output: Path) -> tuple[ExportReport, tuple[str, ...]]:
-    """Write these weights as a plain model, without a machine's tensors and keys; the slots that held a kernel.
+    """Write these weights as a plain model, without a machine's tensors and keys.
 
-    The file appears whole and checked. Raises InputError, ToolError, and what `weights` raises.
+    Returns the report, and the names of the slots whose evolved kernel is not in the file. The file appears whole and
+    checked; otherwise a file of that name stays as it was. Raises InputError, ToolError, and what `weights` raises.
     """
     file = GGUFFile(model, runtime_check)
     digests = _digests(weights)
     kernels = tuple(name for name in sorted(SLOTS & digests.keys()) if digests[name] != EMPTY_SLOT_SHA256)
     own = {name: digest for name, digest in digests.items() if name not in SLOTS}
+    _require_tensors(file, own)
     contents: dict[str, Callable[[], bytes]] = {
         name: functools.partial(weights.read, name) for name, digest in own.items() if _differs(file, name, digest)
     }
-    report = GGUFSurgeon(model).export(output, contents)
-    _require_digest(report.model, model_sha256(own), model, output)
+    report = GGUFSurgeon(model).export(output, contents, expected_model=model_sha256(own))
     return report, kernels
 
 
@@ -68,10 +69,11 @@ def _differs(file: GGUFFile, name: str, digest: str) -> bool:
     return name in file.tensors and file.sha256(name) != digest
 
 
-def _require_digest(found: str, expected: str, model: Path, output: Path) -> None:
-    if found != expected:
-        output.unlink(missing_ok=True)
-        raise InputError(
-            f"{model} has no tensor for some of the weights that have changed",
-            remedy="use a model that `vboot compose` made",
-        )
+def _require_tensors(file: GGUFFile, digests: Mapping[str, str]) -> None:
+    """Raises InputError if the file has no place for some of the weights. An empty slot needs none."""
+    for name, digest in digests.items():
+        if name not in file.tensors and not (name in SLOTS and digest == EMPTY_SLOT_SHA256):
+            remedy = (
+                "use a model that `vboot compose` made" if name in SLOTS else "use the model that the run began with"
+            )
+            raise InputError(f"{file.path} has no tensor {name!r}, which the weights have", remedy=remedy)

@@ -9,10 +9,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from evolution.surgeon.machine_tensors import PROTECTED
-from evolution.surgeon.operation import UNSUPPORTED_TYPE, Change
+from evolution.surgeon.operation import Change
 from evolution.surgeon.requantise import convert
 from evolution.surgeon.values import stored
 from vboot.errors import InputError
+from vboot.protocol.tables import Code
 from vboot.weights import noise
 from vboot.weights.arithmetic import EditError, TensorData
 from vboot.weights.edits import SEED
@@ -38,7 +39,9 @@ def crossover(
     for name in names:
         kinds = {first[name].type, other[name].type}
         if len(kinds) > 1 and not kinds <= FLOAT_STORAGE:
-            raise EditError(UNSUPPORTED_TYPE, f"{name!r} is {' in one file and '.join(sorted(kinds))} in the other")
+            raise EditError(
+                Code.UNSUPPORTED_EDIT, f"{name!r} is {' in one file and '.join(sorted(kinds))} in the other"
+            )
     return (Change(name, _cross(first[name], other[name], seed, unit, share)) for name in names)
 
 

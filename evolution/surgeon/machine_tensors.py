@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-PROTECTED = frozenset({"hw.mmio", "cortex_journal", *(f"kernel.{number}" for number in range(8))})
-"""What no operation may change: the machine's own state and its built-in programs."""
+from vboot.protocol import tables
 
-SLOTS = frozenset(f"evolved.{number}" for number in range(8))
-"""Slots for evolved programs; a machine whose file lacks them starts with empty ones."""
+MACHINE_TENSORS = frozenset(tensor.name for tensor in tables.MACHINE_TENSORS)
+"""The tensors that a composed file has beside those of its model."""
 
-MACHINE_TENSORS = PROTECTED | SLOTS
-"""What a composed file has beyond its model."""
+PROTECTED = tables.PROTECTED_TENSORS
+"""The tensors that no operation may change: the machine's own state and its built-in programs."""
+
+SLOTS = MACHINE_TENSORS - PROTECTED
+"""Slots for evolved programs. A machine whose file lacks them starts with empty ones."""
 
 EMPTY_SLOT_SHA256 = hashlib.sha256(bytes(4096)).hexdigest()
 

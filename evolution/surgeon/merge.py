@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from evolution.surgeon.machine_tensors import PROTECTED, SLOTS
-from evolution.surgeon.operation import UNSUPPORTED_TYPE, Change
+from evolution.surgeon.operation import Change
 from evolution.surgeon.values import pieces, stored
 from vboot.errors import InputError
+from vboot.protocol.tables import Code
 from vboot.weights.arithmetic import EditError, TensorData
 from vboot.weights.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, encode
 
@@ -33,7 +34,7 @@ def merge(files: Sequence[Mapping[str, TensorData]], factors: Sequence[float]) -
     names = [name for name in first if name not in PROTECTED | SLOTS and any(_differ(first, f, name) for f in files)]
     for name in names:
         if unfit := [file[name].type for file in files if file[name].type not in FLOAT_STORAGE]:
-            raise EditError(UNSUPPORTED_TYPE, f"{name!r} is of type {unfit[0]}, in which nothing is merged")
+            raise EditError(Code.UNSUPPORTED_EDIT, f"{name!r} is of type {unfit[0]}, in which nothing is merged")
     return (Change(name, _sum([file[name] for file in files], factors)) for name in names)
 
 

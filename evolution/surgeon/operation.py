@@ -7,11 +7,6 @@ from dataclasses import dataclass, field
 
 from vboot.weights.storage_types import Bytes
 
-NO_SUCH_TENSOR, PROTECTED_TENSOR, DOES_NOT_FIT, NOT_FINITE, CHANGES_NOTHING, UNSUPPORTED_TYPE = (
-    1001, 1002, 1004, 1005, 1008, 1019,
-)  # fmt: skip
-"""Why an operation is refused, by the protocol's table."""
-
 
 @dataclass(frozen=True)
 class Change:

@@ -8,16 +8,10 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from evolution.surgeon.machine_tensors import PROTECTED
-from evolution.surgeon.operation import (
-    DOES_NOT_FIT,
-    NO_SUCH_TENSOR,
-    PROTECTED_TENSOR,
-    UNSUPPORTED_TYPE,
-    Change,
-    Operation,
-)
+from evolution.surgeon.operation import Change, Operation
 from evolution.surgeon.values import pieces, stored
 from vboot.errors import InputError
+from vboot.protocol.tables import Code
 from vboot.weights.arithmetic import EditError, TensorData
 from vboot.weights.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, encode
 
@@ -51,19 +45,19 @@ def _changes(tensors: Mapping[str, TensorData], types: Mapping[str, str]) -> Ite
 
 def _meant(pattern: str, tensors: Mapping[str, TensorData]) -> list[str]:
     if pattern in PROTECTED:
-        raise EditError(PROTECTED_TENSOR, f"{pattern!r} is protected")
+        raise EditError(Code.PROTECTED_TENSOR, f"{pattern!r} is protected")
     if pattern in tensors:
         return [pattern]
     matrices = (name for name, tensor in tensors.items() if len(tensor.shape) > 1 and name not in PROTECTED)
     found = [name for name in matrices if fnmatchcase(name, pattern)]
     if not found:
-        raise EditError(NO_SUCH_TENSOR, f"there is no matrix {pattern!r}")
+        raise EditError(Code.UNKNOWN_TENSOR, f"there is no matrix {pattern!r}")
     return found
 
 
 def _check(tensor: TensorData, kind: str) -> None:
     if tensor.type not in FLOAT_STORAGE:
-        raise EditError(UNSUPPORTED_TYPE, f"{tensor.name!r} is of type {tensor.type}, which is not converted")
+        raise EditError(Code.UNSUPPORTED_EDIT, f"{tensor.name!r} is of type {tensor.type}, which is not converted")
     if tensor.shape[0] % (block := block_of(kind).elements):
         text = f"rows of {tensor.shape[0]} of {tensor.name!r} are not whole blocks of {block}, which {kind} has"
-        raise EditError(DOES_NOT_FIT, text)
+        raise EditError(Code.MISMATCH, text)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from gguf import GGMLQuantizationType
@@ -11,17 +13,11 @@ from gguf import GGMLQuantizationType
 from evolution.surgeon.difference import count_changed
 from evolution.surgeon.gguf_file import GGUFFile
 from evolution.surgeon.machine_tensors import PROTECTED
-from evolution.surgeon.operation import (
-    CHANGES_NOTHING,
-    NOT_FINITE,
-    PROTECTED_TENSOR,
-    Change,
-    Operation,
-)
-from evolution.surgeon.relayout import relayout
+from evolution.surgeon.operation import Change, Operation
 from evolution.surgeon.reports import SurgeryReport, TensorChange
 from evolution.surgeon.values import stored
-from vboot.gguf import TensorEntry, pad_to
+from vboot.gguf import Layout, TensorEntry, pad_to, tensor_bytes
+from vboot.protocol.tables import Code
 from vboot.weights.arithmetic import EditError, TensorData
 from vboot.weights.storage_types import all_finite, block_of
 
@@ -32,6 +28,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """Told what is done, bytes so far and bytes in all (0: not known)."""
 
 _CHUNK = 1 << 22
+_TYPE_AND_OFFSET = struct.Struct("<IQ")
 
 
 def rewrite(base: GGUFFile, operation: Operation, sink: Sink | None, progress: Progress) -> SurgeryReport:
@@ -41,7 +38,7 @@ def rewrite(base: GGUFFile, operation: Operation, sink: Sink | None, progress: P
     make a value that is not finite; the sink may have been given something by then.
     """
     numbers = {name: int(GGMLQuantizationType[kind]) for name, kind in operation.types.items()}
-    header, places = relayout(bytes(base.data[: base.layout.data_offset]), base.layout, numbers)
+    header, places = _relaid(bytes(base.data[: base.layout.data_offset]), base.layout, numbers)
     at = {info.name: info.offset for info in places}
     changed: dict[str, TensorChange] = {}
     done = 0
@@ -54,7 +51,7 @@ def rewrite(base: GGUFFile, operation: Operation, sink: Sink | None, progress: P
             if sink is not None:
                 sink(at[change.name], change.data.data)
     if not changed:
-        raise EditError(CHANGES_NOTHING, "the operation changes nothing")
+        raise EditError(Code.NO_CHANGE, "the operation changes nothing")
     size = places[-1].offset + places[-1].size + len(_padding(base, len(places) - 1, places))
     if sink is not None:
         sink(0, memoryview(header))
@@ -76,11 +73,28 @@ def rewrite(base: GGUFFile, operation: Operation, sink: Sink | None, progress: P
     )
 
 
+def _relaid(header: bytes, layout: Layout, types: Mapping[str, int]) -> tuple[bytes, tuple[TensorEntry, ...]]:
+    """The header (all bytes before the data) and the places of the tensors, some with new `types` (ggml's numbers).
+
+    Metadata, names, shapes and order keep every byte. Only types and offsets in the table of tensors change.
+    """
+    patched = bytearray(header)
+    offset = layout.data_offset
+    infos = []
+    for info in layout.tensors:
+        kind = types.get(info.name, info.type)
+        size = tensor_bytes(kind, info.dims)
+        infos.append(replace(info, type=kind, offset=offset, size=size))
+        _TYPE_AND_OFFSET.pack_into(patched, info.type_at, kind, offset - layout.data_offset)
+        offset += size + pad_to(size, layout.alignment)
+    return bytes(patched), tuple(infos)
+
+
 def _judge(before: TensorData, change: Change, new_type: str | None) -> TensorChange | None:
     """What a change does; None for nothing."""
     kind = new_type or before.type
     if before.name in PROTECTED:
-        raise EditError(PROTECTED_TENSOR, f"{before.name!r} is protected")
+        raise EditError(Code.PROTECTED_TENSOR, f"{before.name!r} is protected")
     size = len(change.data)
     blocks = size // block_of(kind).bytes
     counts = (size, blocks)
@@ -89,7 +103,7 @@ def _judge(before: TensorData, change: Change, new_type: str | None) -> TensorCh
         if counts == (0, 0):
             return None
     if not all_finite(kind, change.data):
-        raise EditError(NOT_FINITE, f"a value of {before.name!r} would not be finite")
+        raise EditError(Code.NOT_FINITE, f"a value of {before.name!r} would not be finite")
     digest = hashlib.sha256(change.data.data).hexdigest()
     return TensorChange(before.name, before.type, kind, size, counts[0], blocks, counts[1], digest)
 

@@ -83,12 +83,20 @@ class GGUFSurgeon:
         """The model's digest (hex), as a machine that runs it would give it."""
         return self._base.model_sha256()
 
-    def apply(self, edits: Sequence[Edit], *, output: Path | None = None, in_place: bool = False) -> SurgeryReport:
-        """The edits of a mutation, with the results of a machine that makes it, to the bit.
+    def apply(
+        self,
+        edits: Sequence[Edit],
+        *,
+        output: Path | None = None,
+        in_place: bool = False,
+        expected_model: str | None = None,
+    ) -> SurgeryReport:
+        """Apply the edits of a mutation. The result is that of a machine, bit for bit.
 
-        Unlike a machine, it refuses to change a tensor that holds something that is not finite, unless that goes.
+        Unlike a machine, it refuses to change a tensor in which values that are not finite would remain. Raises
+        InputError if the digest of the result is not `expected_model` (hex).
         """
-        return self._operate(self._edited(edits), output, in_place)
+        return self._operate(self._edited(edits), output, in_place, expected_model=expected_model)
 
     def requantise(
         self, types: Mapping[str, str], *, output: Path | None = None, in_place: bool = False
@@ -137,14 +145,18 @@ class GGUFSurgeon:
         kept = self._kept(files, PROTECTED)
         return self._operate(Operation(changes, kept=kept, distances=distances), output, in_place, [other])
 
-    def export(self, output: Path, contents: NewContents | None = None) -> ExportReport:
+    def export(
+        self, output: Path, contents: NewContents | None = None, *, expected_model: str | None = None
+    ) -> ExportReport:
         """Write the plain model, without the tensors and keys of a machine, as other programs read it.
 
         `contents` gives new bytes for some tensors. A file that is a plain model is copied as it is, apart from these.
+        Raises InputError if the digest of the result is not `expected_model` (hex).
         """
         _refuse_same(output, self.path)
         with atomic_write(output) as file:
             report = export(self._base, contents or {}, _writer(file), self._progress)
+            _require_model(report.model, expected_model, output)
             file.flush()
             self._judge_written(Path(file.name), output, report.model)
         return replace(report, output=str(output))
@@ -199,10 +211,18 @@ class GGUFSurgeon:
         return tuple(name for name in ours if name in differs)
 
     def _operate(
-        self, operation: Operation, output: Path | None, in_place: bool, sources: Sequence[Path] = ()
+        self,
+        operation: Operation,
+        output: Path | None,
+        in_place: bool,
+        sources: Sequence[Path] = (),
+        *,
+        expected_model: str | None = None,
     ) -> SurgeryReport:
         if output is None and not in_place:
-            return rewrite(self._base, operation, None, self._progress)
+            report = rewrite(self._base, operation, None, self._progress)
+            _require_model(report.model, expected_model, self.path)
+            return report
         if output is not None and in_place:
             raise InputError(f"{output} is named although the change is in place", remedy="give one of both")
         target = self.path if output is None else output
@@ -212,6 +232,7 @@ class GGUFSurgeon:
             if in_place:  # a private model stays private
                 os.fchmod(file.fileno(), stat.S_IMODE(self._base.status.st_mode))
             report = rewrite(self._base, operation, _writer(file), self._progress)
+            _require_model(report.model, expected_model, target)
             file.flush()
             self._judge_written(Path(file.name), target, report.model)
             if in_place and self._base.is_replaced():
@@ -238,6 +259,12 @@ def _writer(file: BinaryIO) -> Sink:
         file.write(part)
 
     return write
+
+
+def _require_model(found: str, expected: str | None, target: Path) -> None:
+    if expected is not None and found != expected:
+        what = f"{target} was not written: its model would have the digest {found}, expected {expected}"
+        raise InputError(what, remedy="check that the edits and the file belong together")
 
 
 def _refuse_same(target: Path, source: Path) -> None:

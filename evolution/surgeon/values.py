@@ -6,11 +6,10 @@ import functools
 from collections.abc import Iterator
 
 import numpy as np
-from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from vboot.weights.arithmetic import TensorData
-from vboot.weights.storage_types import FLOAT_STORAGE, Bytes, block_of, decode, element_dtype
+from vboot.weights.storage_types import Bytes, block_of, decode_any
 
 _PIECE = 1 << 18
 """Elements handled at a time: whole blocks of every type, and little memory."""
@@ -30,24 +29,16 @@ def pieces(kind: str, data: Bytes) -> Iterator[Bytes]:
 
 def values(tensor: TensorData) -> Iterator[NDArray[np.float64]]:
     """All elements of a tensor of a type that `is_readable`, in pieces of as many elements for every type."""
-    return (_read(tensor.type, piece) for piece in pieces(tensor.type, stored(tensor)))
+    return (_decoded(tensor.type, piece) for piece in pieces(tensor.type, stored(tensor)))
 
 
 @functools.cache
 def is_readable(kind: str) -> bool:
-    """Whether there is a rule here for the numbers that a ggml type stores."""
-    try:
-        _read(kind, np.zeros(block_of(kind).bytes, np.uint8))
-    except (KeyError, NotImplementedError):
-        return False
-    return True
+    """Whether `values` can decode tensors of a ggml type."""
+    return decode_any(kind, np.zeros(block_of(kind).bytes, np.uint8)) is not None
 
 
-def _read(kind: str, data: Bytes) -> NDArray[np.float64]:
-    if kind in FLOAT_STORAGE:
-        return decode(kind, data).astype(np.float64)
-    if (dtype := element_dtype(kind)) is not None:
-        return data.view(dtype).astype(np.float64)
-    with np.errstate(all="ignore"):  # what is not finite stays so
-        read: NDArray[np.float32] = quants.dequantize(data, GGMLQuantizationType[kind])
-    return read.astype(np.float64)
+def _decoded(kind: str, data: Bytes) -> NDArray[np.float64]:
+    decoded = decode_any(kind, data)
+    assert decoded is not None, "the caller has asked `is_readable`"
+    return decoded.astype(np.float64)

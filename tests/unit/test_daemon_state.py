@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from evolution.ctrm.calibration import CalibrationCurve
 from evolution.daemon import events as e
-from evolution.daemon import identity, run_state, steering
+from evolution.daemon import identity, run_state
 from evolution.daemon.config import DaemonConfig, StrategyPlan
 from evolution.daemon.follower import change_id
 from evolution.daemon.log import EventFile, read_events, text_of
@@ -140,12 +140,12 @@ def test_a_log_that_cannot_be_written_or_read_is_refused(tmp_path: Path) -> None
 def test_barren_generations_lead_to_the_next_stage() -> None:
     state = RunState(_DIGEST, b"")
     for _ in range(3):
-        state = steering.after_generation(state, accepted=False)
+        state = state.after_generation(accepted=False)
     assert (state.generation, state.barren) == (3, 3)
-    assert steering.next_stage(state, stages=2, barren_generations=3) == 1
-    assert steering.next_stage(state, stages=2, barren_generations=4) is None
-    assert steering.next_stage(state, stages=1, barren_generations=3) is None
-    assert steering.after_generation(state, accepted=True).barren == 0
+    assert state.next_stage(stages=2, barren_generations=3) == 1
+    assert state.next_stage(stages=2, barren_generations=4) is None
+    assert state.next_stage(stages=1, barren_generations=3) is None
+    assert state.after_generation(accepted=True).barren == 0
 
 
 def _stats(late_us: int) -> Stats:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from vboot.errors import InputError
@@ -94,6 +94,23 @@ def decode(kind: str, data: Bytes) -> Floats:
         if kind == "BF16":
             return (data.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
         return data.view("<f4" if kind == "F32" else "<f2").astype(np.float32)
+
+
+def decode_any(kind: str, data: Bytes) -> NDArray[Any] | None:
+    """All elements (n,), in order, of a tensor of any type; None for a type that nothing here can decode.
+
+    f32 for types of FLOAT_STORAGE and block types, else the type's own `element_dtype`.
+    """
+    if kind in FLOAT_STORAGE:
+        return decode(kind, data)
+    if (dtype := element_dtype(kind)) is not None:
+        return data.view(dtype)
+    try:
+        with np.errstate(all="ignore"):  # infinite values and NaN are kept
+            values: Floats = quants.dequantize(data.reshape(-1, block_of(kind).bytes), GGMLQuantizationType[kind])
+    except (KeyError, NotImplementedError):
+        return None
+    return values.reshape(-1)
 
 
 def encode(kind: str, values: Floats) -> Bytes:
