@@ -23,7 +23,7 @@ from tests.conformance.client import connected
 from tests.conformance.model import write_model
 from tests.conformance.registry import Check, checks
 
-PATIENCE_S = 30
+PATIENCE_S = 300
 WORKER_REST_S = 1.5
 AWAY_S = 0.1
 CHECKS = checks(checks_framing, checks_gate, checks_edits, checks_uploads, checks_state, checks_trials, checks_journal)

@@ -24,7 +24,7 @@ def test_embeddings_are_those_of_this_host(request: pytest.FixtureRequest, tmp_p
     image: Image = request.getfixturevalue(model)
     with (
         start(image.spec()) as virtual,
-        connect(virtual.evolution, timeout=60, check=virtual.check) as booted,
+        connect(virtual.evolution, timeout=300, check=virtual.check) as booted,
         local_machine(tmp_path, model=image.folder / "vectorland.gguf") as local,
         connect(local.socket) as native,
     ):

@@ -44,7 +44,7 @@ def evolve(
 
     fitness = RetrievalFitness(DATA, seed=1, batch_size=8)
     # All 32 short texts of the watch data are embedded by the body after each move.
-    config = DaemonConfig(generations=GENERATIONS, watched_pairs=16, connect_s=30.0)
+    config = DaemonConfig(generations=GENERATIONS, watched_pairs=16, connect_s=300.0)
     stopped = EvolutionDaemonV7(body, model, fitness, PLAN, folder, config=config, listeners=[keep]).run()
     return ended, stopped
 
@@ -70,7 +70,7 @@ def test_ten_generations_on_a_booted_machine_are_those_in_process(tiny: Image, t
         assert booted == native
         assert len(machines) == 2, "the machine was killed, and another booted"
         assert (stopped.generation, stopped.model) == (GENERATIONS, native[-1][1])
-        with connect(machines[1].evolution, timeout=30) as machine:
+        with connect(machines[1].evolution, timeout=300) as machine:
             assert machine.digest([]).model == stopped.model, "which was brought to the weights of the run"
             hello = machine.hello()
             assert hello.promoted == hello.generation > 0

@@ -89,9 +89,20 @@ def crash(client: Client, what: str = "segv") -> None:
     pid = client.result("stats")["worker"]["pid"]
     with suppress(DisconnectedError, BrokenPipeError, ConnectionResetError):
         client.ask("fault", {"what": what})
-    client.again()
-    client.resync()
-    assert client.result("stats")["worker"]["pid"] != pid
+    await_successor(client, pid)
+
+
+def await_successor(client: Client, pid: int) -> None:
+    """Connect again until another worker than `pid` answers."""
+    until = time.monotonic() + client.patience
+    while True:
+        client.again()
+        with suppress(DisconnectedError, BrokenPipeError, ConnectionResetError):
+            client.resync()
+            if client.result("stats")["worker"]["pid"] != pid:
+                return
+        assert time.monotonic() < until, f"worker {pid} was not replaced"
+        time.sleep(0.01)
 
 
 def differing(old: bytes, new: bytes) -> int:

@@ -202,38 +202,50 @@ def check_a_blob_of_one_mebibyte(client: Client) -> None:
 
 
 def check_a_blob_too_large_is_discarded_until_silence(client: Client) -> None:
+    """On a busy host a pause may last longer than the silence of 250 ms that ends it: then it is tried again."""
     with unchanged(client):
-        client.send(message("big", "mutate", _valid(0), announced={"bytes": BLOB_LIMIT + 1, "crc32c": "00000000"}))
-        client.send(message("hidden", "hello", HELLO) * 50)
-        got = client.reply()
-        assert (got.body["id"], got.code) == ("big", 1012)
-        for _ in range(2):
-            time.sleep(0.1)
-            client.send(message("hidden", "hello", HELLO))
-        assert client.silent(0.4)
+        for _ in range(10):
+            client.send(message("big", "mutate", _valid(0), announced={"bytes": BLOB_LIMIT + 1, "crc32c": "00000000"}))
+            client.send(message("hidden", "hello", HELLO) * 50)
+            got = client.reply()
+            assert (got.body["id"], got.code) == ("big", 1012)
+            for _ in range(2):
+                time.sleep(0.1)
+                client.send(message("hidden", "hello", HELLO))
+            discarded = client.silent(0.4)
+            client.resync()
+            if discarded:
+                break
+        assert discarded, "requests within the discarded input were answered"
         assert client.ask("hello", HELLO).code == 0
 
 
 def check_a_blob_that_stalls_is_dropped(client: Client) -> None:
     before = state(client)
     raw = message("stalled", "mutate", _valid(before[0]), blob=b"abcd")
-    client.send(raw[:-1])
     begun = time.monotonic()
-    got = client.receive(patience=4)
+    client.send(raw[:-1])
+    got = client.receive()
     assert (got.body["id"], got.code) == ("stalled", 1011)
-    assert 1.8 < time.monotonic() - begun < 3
+    assert time.monotonic() - begun > 1.9
     assert state(client) == before
 
 
 def check_a_slow_blob_is_no_stalled_one(client: Client) -> None:
+    """2.7 s in all, with pauses of 0.9 s. On a busy host a pause may get too long: then it is tried again."""
     before = state(client)
     raw = message("slow", "mutate", _valid(before[0]), blob=b"abcd")
-    client.send(raw[:-3])
-    for at in (-3, -2, -1):
-        time.sleep(0.9)
-        client.send(raw[at : at + 1 or None])
-    got = client.reply()
-    assert (got.body["id"], got.code) == ("slow", 0)
+    for _ in range(10):
+        client.send(raw[:-3])
+        for at in (-3, -2, -1):
+            time.sleep(0.9)
+            client.send(raw[at : at + 1 or None])
+        got = client.reply()
+        assert got.body["id"] == "slow"
+        if got.code != 1011:
+            break
+        client.resync()
+    assert got.code == 0
     rollback(client, before[0])
     assert state(client)[1] == before[1]
 

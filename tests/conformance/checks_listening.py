@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from tests.conformance.acts import crash, generation, mutate, proposal, rollback, state
 from tests.conformance.client import Client, DisconnectedError, message
@@ -31,9 +32,9 @@ def check_energy_is_spent_and_comes_back(client: Client) -> None:
     spent = time.monotonic()
     before = state(client)
     assert mutate(client, dense("big", 0, mutable()["big"].data[4 : 1 + (1 << 20) - 1])).code == 0
-    assert 990 <= client.result("stats")["energy"] <= 999
+    assert 990 <= client.result("stats")["energy"] <= 1000  # refilled since, more or less
     current, refused = before[0] + 1, None
-    while refused is None and time.monotonic() - spent < 20:
+    while refused is None and time.monotonic() - spent < client.patience:
         requests = [proposal(client, _SMALL, base_generation=current + step) for step in range(64)]
         client.send(b"".join(message(step, "mutate", params) for step, params in enumerate(requests)))
         answers = [client.reply() for _ in requests]
@@ -53,7 +54,7 @@ def check_energy_is_spent_and_comes_back(client: Client) -> None:
 def check_what_changes_nothing_is_told_before_what_costs(client: Client) -> None:
     same = [{"kind": "seeded", "tensors": "v.F32", "seed": "00" * 8, "form": "normal", "density": 0, "scale": 1}]
     current, code = generation(client), 0
-    until = time.monotonic() + 20
+    until = time.monotonic() + client.patience
     while code != 1009 and time.monotonic() < until:
         requests = [proposal(client, _SMALL, base_generation=current + step) for step in range(64)]
         empty = proposal(client, same, base_generation=current)
@@ -81,10 +82,6 @@ def check_bye_ends_a_machine_that_was_told_to(client: Client) -> None:
     assert mutate(client, sparse("w.F32", "set", [0], [0.5])).code == 0
     assert client.result("shutdown") == {}
     client.send(b'{"jsonrpc": "2.0", "method": "bye"}\n')
-    begun = time.monotonic()
-    try:
-        while time.monotonic() - begun < 5:
+    with suppress(DisconnectedError):
+        while True:  # `receive` fails when its patience ends
             client.receive()
-    except DisconnectedError:
-        return
-    raise AssertionError("the machine is still there")

@@ -224,7 +224,8 @@ class Client:
 
     def resync(self) -> None:
         """From any state of the line to a known one, as the protocol tells a client to."""
-        for _ in range(3):
+        deadline = time.monotonic() + self.patience
+        while time.monotonic() < deadline:
             ident = new_id()
             self._pending.clear()
             self.send(b"\xff" + message(ident, "hello", {"protocol": 1, "client": "conformance"}))

@@ -118,8 +118,8 @@ def body_digest(body: BridgeBody) -> str:
         return machine.digest([]).model
 
 
-def run_alone(folder: Path, generations: int) -> None:
+def run_alone(folder: Path, generations: int, **settings: Any) -> None:
     """A run with a body of its own, for a process of its own."""
     body = BridgeBody(small_model())
-    evolve(folder, body, generations=generations)
+    evolve(folder, body, generations=generations, **settings)
     body.close()

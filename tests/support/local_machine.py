@@ -14,7 +14,8 @@ from builder.executable import executable_path
 from image.compose import compose
 from qemu.process import Process, spawn
 
-_UP_S = 10.0
+_UP_S = 120.0
+"""Seconds after which a machine that does not listen fails a test, on a busy host too."""
 
 
 @dataclass(frozen=True)

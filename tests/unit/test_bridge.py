@@ -246,8 +246,9 @@ def test_faults_are_for_those_who_allow_them(library: Path) -> None:
 
 def test_a_trial_ends_although_nobody_calls(bridge: RustNeuralBridge, machine: MachineClient) -> None:
     view, before = bridge.tensor(QUERY), bridge.tensor(QUERY).copy()
-    mutate(machine, lease_ms=1000)
+    mutate(machine, lease_ms=3_600_000)
     assert (view != before).any()
+    machine.renew(1, 500)
     deadline = time.monotonic() + 60
     while (view != before).any():
         assert time.monotonic() < deadline

@@ -154,14 +154,22 @@ def test_a_body_that_does_not_answer_is_told_until_it_does() -> None:
     assert tally(*lost, RUN[0]).unreached is None
 
 
+def plain(stream: io.StringIO) -> str:
+    """The text without escape sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+
+
 def test_the_live_view_redraws_and_leaves_its_last_state_and_each_failure() -> None:
     stream = io.StringIO()
     with LiveView(stream) as view:
         for event in RUN:
             view(event)
         view(Alarm("shadow", "it died"))
-        time.sleep(0.2)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+        until = time.monotonic() + 120
+        while "move 1.move refused" not in plain(stream).partition("ALARM")[2]:
+            assert time.monotonic() < until, "not redrawn"
+            time.sleep(0.01)
+    text = plain(stream)
     assert "ALARM (shadow): it died\n" in text
     assert text.rindex("move 1.move refused") > text.index("ALARM")
 

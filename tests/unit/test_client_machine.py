@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def test_stats(machine: MachineClient) -> None:
     while after.heartbeats < before.heartbeats + 3:
         after = machine.stats()
     assert (before.state, before.heartbeat_period_ms) == ("beating", 20)
-    # The first of the three may have been due at once.
-    assert after.uptime_us - before.uptime_us > 30_000
+    # Beats that are late are made up for, so only their number since the first one is bounded.
+    assert after.uptime_us - after.phases["heartbeat"] >= (after.heartbeats - 1) * 20_000
     assert set(before.phases) == {"start", "mounts", "runtime", "tensors", "evolution", "heartbeat"}
 
 
@@ -183,11 +184,14 @@ def test_events_as_they_come(machine: MachineClient) -> None:
     beats = [event.beats for event in events if isinstance(event, HeartbeatEvent)]
     assert beats == list(range(beats[0], beats[0] + 5))
     machine.subscribe([])
-    assert not [event for event in machine.events(timeout=0.1) if event not in events][5:]
+    list(machine.events(timeout=0.1))  # those that came before the reply
+    assert list(machine.events(timeout=0.1)) == []
     seen: list[Event] = []
     machine.subscribe(["heartbeat", "mutation", "alert"], on_event=seen.append)
-    assert list(machine.events(timeout=0.1)) == []
-    assert seen
+    until = time.monotonic() + 60
+    while not seen:
+        assert list(machine.events(timeout=0.1)) == []
+        assert time.monotonic() < until, "no event reached the callback"
     with pytest.raises(RequestRefusedError, match="no event"):
         machine.subscribe(["weather"])
 
@@ -209,7 +213,7 @@ def test_any_request(machine: MachineClient) -> None:
 def test_one_client_at_a_time_the_next_one_waits(local: LocalMachine) -> None:
     with connect(local.socket):
         with pytest.raises(RequestRefusedError) as caught:
-            connect(local.socket, timeout=0.5)
+            connect(local.socket, timeout=2)
         assert caught.value.code == 1017
     for _ in range(5):  # at once after another has left, which may not have been noticed
         with connect(local.socket) as machine:
@@ -249,15 +253,15 @@ def test_shutdown(tmp_path: Path) -> None:
     with local_machine(tmp_path) as local, connect(local.socket) as machine:
         assert not machine.wait_until_gone(timeout=0.1)
         machine.shutdown()
-        assert machine.wait_until_gone(timeout=5)
-        assert local.process.wait(5)
+        assert machine.wait_until_gone(timeout=120)
+        assert local.process.wait(120)
         assert local.process.status == 0
 
 
 def test_a_machine_that_is_killed(tmp_path: Path) -> None:
     with local_machine(tmp_path) as local, connect(local.socket) as machine:
         local.process.kill()
-        assert machine.wait_until_gone(timeout=5)
+        assert machine.wait_until_gone(timeout=120)
         with pytest.raises(LinkLostError, match="no machine listens"):
             machine.stats()
 
@@ -271,6 +275,6 @@ def test_connections_are_closed(local: LocalMachine) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(3):
         connect(local.socket).close()
-    with pytest.raises(RequestRefusedError), connect(local.socket), connect(local.socket, timeout=0.3):
+    with pytest.raises(RequestRefusedError), connect(local.socket), connect(local.socket, timeout=2):
         pass
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208

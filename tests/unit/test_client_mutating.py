@@ -45,7 +45,7 @@ class Model:
         )
 
     def machine(self) -> MachineClient:
-        return MachineClient(self.host.open, timeout=2)
+        return MachineClient(self.host.open, timeout=60)
 
     def upset(self, method: str, *upsets: Answer | None) -> None:
         """What to do instead of replying, one after the other (None: reply)."""
@@ -232,7 +232,7 @@ UPSETS: dict[str, Answer] = {
 def test_a_reply_lost_after_the_change_was_made_comes_once_more(upset: Answer) -> None:
     model = Model()
     model.upset("mutate", upset, upset)
-    made = model.machine().mutate([NOISE], confidence=0.9, timeout=0.6)
+    made = model.machine().mutate([NOISE], confidence=0.9, timeout=2)
     assert (made.generation, made.replayed, model.generation) == (3, True, 3)
     first, *repeats = model.params("mutate")
     assert repeats == [first, first]
@@ -240,7 +240,7 @@ def test_a_reply_lost_after_the_change_was_made_comes_once_more(upset: Answer) -
 
 @pytest.mark.parametrize("upset", UPSETS.values(), ids=UPSETS)
 def test_so_do_those_of_rollback(upset: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vboot.client.machine._CHANGE_SECONDS", 0.4)
+    monkeypatch.setattr("vboot.client.machine._CHANGE_SECONDS", 2.0)
     model = Model()
     model.upset("rollback", upset)
     assert model.machine().rollback(1).replayed
@@ -251,7 +251,7 @@ def test_what_stays_in_doubt_is_told_with_its_id() -> None:
     model = Model()
     model.upset("mutate", *[silence] * 9)
     with pytest.raises(MachineTimeoutError, match="may or may not have been done; repeat it with the id") as caught:
-        model.machine().mutate([NOISE], confidence=0.9, timeout=0.3)
+        model.machine().mutate([NOISE], confidence=0.9, timeout=1.5)
     assert model.params("mutate")[0]["id"] in str(caught.value)
     assert len(model.params("mutate")) == 3
 
@@ -387,7 +387,7 @@ def test_uploads_are_not_repeated_for_ever() -> None:
 def test_a_piece_whose_reply_is_lost_is_repeated(upset: Answer) -> None:
     model = Model()
     model.upset("upload", None, upset)
-    made = model.machine().mutate([LARGE], confidence=0.9, timeout=0.6)
+    made = model.machine().mutate([LARGE], confidence=0.9, timeout=2)
     assert (made.generation, pieces(model)) == (3, WHOLE[:2] + WHOLE[1:])
     assert len({params["upload"] for params in model.params("upload")}) == 1
     assert [blob for _, blob, _ in model.made.values()] == [LARGE.data]
@@ -397,7 +397,7 @@ def test_a_machine_that_takes_no_piece() -> None:
     model = Model()
     model.upset("upload", *[silence] * 9)
     with pytest.raises(MachineTimeoutError, match="did not answer upload in time: it may or may not have been done"):
-        model.machine().mutate([LARGE], confidence=0.9, timeout=0.3)
+        model.machine().mutate([LARGE], confidence=0.9, timeout=1.5)
     assert pieces(model) == WHOLE[:1] * 3
 
 

@@ -24,7 +24,7 @@ from tests.conformance.model import write_model
 from tests.conformance.registry import Check, checks
 from tests.support.local_machine import LocalMachine, local_machine
 
-PATIENCE_S = 5
+PATIENCE_S = 120
 SHARED = checks(checks_framing, checks_gate, checks_edits)
 WITH_CRASHES = checks(checks_state, checks_trials, checks_uploads, checks_journal)
 AT_A_SOCKET = checks(checks_listening)

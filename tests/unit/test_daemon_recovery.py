@@ -188,18 +188,21 @@ def test_a_body_far_behind_gets_the_bytes(tmp_path: Path, model: str, monkeypatc
 
 def test_a_lease_that_runs_out_is_taken_again(tmp_path: Path, model: str) -> None:
     body = fresh_body()
-    waited: list[str] = []
+    expired: list[str] = []
 
-    def dawdle(event: e.DaemonEvent) -> None:
-        if isinstance(event, e.Applied) and not waited:
-            waited.append(event.move)
-            time.sleep(1.3)
+    def expire(event: e.DaemonEvent) -> None:
+        if isinstance(event, e.Applied) and not expired:
+            expired.append(event.move)
+            with body.open(60) as other:
+                other.renew(event.generation, 1)
+                while other.hello().generation == event.generation:
+                    pass
 
-    seen = Events(dawdle)
-    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, lease_ms=1000)
+    seen = Events(expire)
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, mode="trial", lease_ms=600_000)
     assert stopped.model == model == body_digest(body)
-    assert [event.move for event in seen.of(e.RolledBack)] == waited
-    assert [event.move for event in seen.of(e.Applied)][:2] == waited * 2
+    assert [event.move for event in seen.of(e.RolledBack)] == expired
+    assert [event.move for event in seen.of(e.Applied)][:2] == expired * 2
 
 
 def test_a_body_that_hangs_is_ended_and_comes_back(tmp_path: Path, model: str) -> None:

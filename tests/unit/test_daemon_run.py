@@ -9,7 +9,6 @@ import multiprocessing.context
 import os
 import random
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -122,27 +121,33 @@ def test_a_run_that_is_killed_at_random_ends_the_same(tmp_path: Path) -> None:
     killed = 0
     for _ in range(6):
         # A fork: importing everything anew would take longer than the run.
-        process = multiprocessing.get_context("fork").Process(target=run_alone, args=(folder, generations))
+        place = rng.randrange(2, 30), rng.uniform(0.0001, 0.02)
+        process = multiprocessing.get_context("fork").Process(
+            target=_run_until_killed, args=(folder, generations, *place)
+        )
         process.start()
-        _wait_for_events(folder / "events.jsonl", rng.randrange(2, 30), process)
-        time.sleep(rng.uniform(0, 0.02))
-        if not process.is_alive():
-            break
-        process.kill()
         process.join()
-        killed += 1
-    assert killed >= 3, "it was hardly disturbed"
+        assert process.exitcode in (0, -signal.SIGPROF)
+        killed += process.exitcode != 0
+    assert killed >= 3, "the run was interrupted too few times"
     assert evolve(folder, generations=generations) == evolve(tmp_path / "straight", generations=generations)
 
 
-def _wait_for_events(log: Path, lines: int, process: multiprocessing.context.ForkProcess) -> None:
-    """So many more events than there were, or the end of the process."""
-    before = log.read_bytes().count(b"\n") if log.exists() else 0
-    until = time.monotonic() + 20
-    while process.is_alive() and time.monotonic() < until:
-        if log.exists() and log.read_bytes().count(b"\n") >= before + lines:
-            return
-        time.sleep(0.005)
+def _run_until_killed(folder: Path, generations: int, events: int, cpu_s: float) -> None:
+    """A run that the kernel ends when it has used `cpu_s` seconds of processor time after so many events.
+
+    Processor time does not depend on the load of the host, and SIGPROF can end the process at any instruction.
+    """
+    left = events
+
+    def count(_event: e.DaemonEvent) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_PROF, cpu_s)
+
+    run_alone(folder, generations, listener=count)
 
 
 def test_a_body_that_is_killed_again_and_again_changes_nothing(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -128,10 +127,8 @@ def test_a_process_that_hangs_is_replaced(runner: WgslRunner) -> None:
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     runner.timeout, patience = 0.2, runner.timeout
-    start = time.monotonic()
     with pytest.raises(ToolError, match="hung while running a shader"):
         runner.run(KERNEL, many)
-    assert time.monotonic() - start < 2
     runner.timeout = patience
     assert runner.pid is None
     assert np.array_equal(runner.run(KERNEL, VECTORS), expected)

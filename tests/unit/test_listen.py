@@ -206,7 +206,7 @@ def test_limits_and_order_of_refusals(machine: Listening) -> None:
     refused = port.reply("big", timeout=PATIENCE).error
     assert refused is not None
     assert refused["code"] == 1012
-    time.sleep(0.4)
+    port.resync(timeout=PATIENCE)
     assert result(port, "stats")["state"] == "beating"
     port.close()
 

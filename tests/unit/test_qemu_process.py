@@ -40,7 +40,7 @@ def gone(pid: int, *, seconds: float = 60.0) -> bool:
 
 def test_output_goes_to_the_log_and_the_status_comes_back(tmp_path: Path) -> None:
     process = spawn(["sh", "-c", "cat; echo out; echo err >&2; exit 7"], log=tmp_path / "log")
-    assert process.wait(5)
+    assert process.wait(120)
     assert process.status == 7
     assert (tmp_path / "log").read_text() == "out\nerr\n"
     assert process.wait(0)
@@ -67,7 +67,7 @@ def test_kill_takes_everything_the_process_started(tmp_path: Path) -> None:
 
 def test_what_an_ended_process_left_in_its_session_is_taken_too(tmp_path: Path) -> None:
     process = spawn(["sh", "-c", "sleep 60 & echo $!"], log=tmp_path / "log")
-    assert process.wait(5)
+    assert process.wait(120)
     assert process.status == 0
     assert gone(int((tmp_path / "log").read_text()))
 
@@ -75,7 +75,7 @@ def test_what_an_ended_process_left_in_its_session_is_taken_too(tmp_path: Path) 
 def test_a_signal_reaches_the_process_and_none_that_has_ended(tmp_path: Path) -> None:
     process = sleeper(tmp_path)
     process.signal(signal.SIGTERM)
-    assert process.wait(5)
+    assert process.wait(120)
     assert process.status == -signal.SIGTERM
     process.signal(signal.SIGTERM)
     assert process.kill()
@@ -114,7 +114,7 @@ def test_reopening_finds_that_very_process_and_no_other(tmp_path: Path) -> None:
     assert again is not None
     assert again.kill()
     assert again.status == -signal.SIGKILL
-    assert process.wait(5)
+    assert process.wait(120)
     assert process.status is None
     assert reopen(process.pid, started=started, boot=boot) is None
     assert start_ticks(process.pid) is None

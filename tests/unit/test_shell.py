@@ -262,7 +262,7 @@ def test_shutdown_ends_the_script(shell: Scripted, tmp_path: Path) -> None:
     with local_machine(tmp_path) as local:
         assert shell(local.socket, "shutdown", "stats") == ["the machine powers off"]
         assert (shell.code, shell.err) == (0, "")
-        assert local.process.wait(5)
+        assert local.process.wait(120)
         assert shell(local.socket, "stats") == []
         assert (shell.code, shell.err.count("\n")) == (1, 1)
         assert "is not there" in shell.err
@@ -296,7 +296,7 @@ def test_a_machine_that_dies_is_told_in_one_sentence(tmp_path: Path) -> None:
             assert process.stdout.readline().startswith(b"vector 255")
             local.process.kill()
             # Nothing more is typed: the end is noticed while waiting.
-            assert process.wait(10) == 1
+            assert process.wait(120) == 1
             assert process.stderr is not None
             assert process.stderr.read() == b"vboot: error: the machine has ended; see its console for why\n"
         finally:
@@ -390,10 +390,11 @@ def test_what_happens_meanwhile_is_told_between_commands(tmp_path: Path) -> None
     with local_machine(tmp_path) as local, Terminal(local.socket, tmp_path) as terminal:
         made = terminal.type("mutate --set token_embd.weight[0]=1 --confidence 0.9 --lease 0.3")
         assert "on trial for 0.3 s" in made
-        time.sleep(0.6)
-        told = terminal.type("interrupt")
-        assert "generation 2: lease_expired" in told
-        assert ": mutate" not in made + told + terminal.type("interrupt")
+        until, shown = time.monotonic() + 120, ""
+        while "generation 2: lease_expired" not in shown:
+            assert time.monotonic() < until, shown
+            shown += terminal.type("interrupt")
+        assert ": mutate" not in made + shown + terminal.type("interrupt")
         assert terminal.leave() == 0
 
 

@@ -16,7 +16,7 @@ from tests.support.local_machine import local_machine, tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "spec" / "protocol.md").read_text("utf-8")
-_WAIT_S = 30.0
+_WAIT_S = 120.0
 
 
 def section(title: str) -> str:

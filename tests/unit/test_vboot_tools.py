@@ -18,7 +18,7 @@ def shell(script: str) -> list[str]:
     return ["sh", "-c", script]
 
 
-def logged(script: str, log: Path, *, lines: list[str] | None = None, timeout_s: float = 20.0) -> None:
+def logged(script: str, log: Path, *, lines: list[str] | None = None, timeout_s: float = 120.0) -> None:
     run_logged(
         shell(script),
         phase="compiling",
@@ -63,21 +63,21 @@ def all_end(seconds: str) -> bool:
 
 
 def test_output_and_status_are_returned() -> None:
-    completed = capture(shell("echo out; echo err >&2; exit 3"), phase="asking", timeout_s=20)
+    completed = capture(shell("echo out; echo err >&2; exit 3"), phase="asking", timeout_s=120)
     assert (completed.returncode, completed.stdout, completed.stderr) == (3, "out\n", "err\n")
 
 
 def test_standard_input_is_empty() -> None:
-    assert capture(["cat"], phase="reading", timeout_s=20).stdout == ""
+    assert capture(["cat"], phase="reading", timeout_s=120).stdout == ""
 
 
 def test_output_that_is_not_text_is_no_error() -> None:
-    assert capture(shell(r"printf '\377'"), phase="asking", timeout_s=20).stdout == "�"
+    assert capture(shell(r"printf '\377'"), phase="asking", timeout_s=120).stdout == "�"
 
 
 def test_missing_program() -> None:
     with pytest.raises(ToolError, match=r"no-such-program cannot be run: No such file .*; install it"):
-        capture(["no-such-program"], phase="asking", timeout_s=20, remedy="install it")
+        capture(["no-such-program"], phase="asking", timeout_s=120, remedy="install it")
 
 
 def test_slow_program_is_killed_with_its_children() -> None:
