@@ -49,7 +49,7 @@ class Image:
 
 
 class SharedMachine:
-    """A machine that several tests use. If it dies, the test it dies in fails, and the next one gets a new machine.
+    """A machine that several tests use. If it ends, the running test fails, and the next one gets a new machine.
 
     A fixture of module scope makes it; the tests' own fixtures call `machine` and `port`.
     """
@@ -75,7 +75,7 @@ class SharedMachine:
         return self._port
 
     def explain_failure(self) -> None:
-        """Called when a test has failed: raise BootError if the machine has died, and forget it."""
+        """Called when a test has failed: raise BootError if the machine has ended, and drop it."""
         for _ in range(_LOOKS):
             if self._machine is None:
                 return
@@ -103,7 +103,7 @@ class SharedMachine:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Function) -> Generator[None]:
-    """Say of a test that failed because its machine died that the machine died."""
+    """When a test fails because its machine ended, report the end of the machine."""
     try:
         yield
     except Exception:

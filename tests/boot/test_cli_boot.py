@@ -63,18 +63,18 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_detached_then_reached_then_stopped(tiny: Image, run: Path) -> None:
-    with detached(tiny.folder, run, "--fault", "1") as told:
-        assert list(told) == ["run", "pid", "evolution", "qmp", "console", "accel", "command"]
-        assert told["run"] == str(run)
-        assert "Entering Heartbeat Loop" in Path(told["console"]).read_text(errors="replace")
+def test_detached_boot_connect_and_stop(tiny: Image, run: Path) -> None:
+    with detached(tiny.folder, run, "--fault", "1") as described:
+        assert list(described) == ["run", "pid", "evolution", "qmp", "console", "accel", "command"]
+        assert described["run"] == str(run)
+        assert "Entering Heartbeat Loop" in Path(described["console"]).read_text(errors="replace")
 
-        with connect(Path(told["evolution"])) as machine:
+        with connect(Path(described["evolution"])) as machine:
             machine.subscribe(["heartbeat"])
             first = next(machine.events(timeout=120))
             ring = machine.read("cortex_journal")
             assert len(ring.data) == 1 << 20
-            # On a virtio-serial port the connection outlives the worker: it greets in the middle of things.
+            # On a virtio-serial port the connection outlives the worker, so a new greeting comes within it.
             for restarts, fault in enumerate(("segv", "abort", "hang"), start=1):
                 machine.fault(fault)
                 assert machine.stats().worker.restarts == restarts
@@ -82,7 +82,7 @@ def test_detached_then_reached_then_stopped(tiny: Image, run: Path) -> None:
             assert isinstance(first, HeartbeatEvent)
             assert isinstance(last, HeartbeatEvent)
             assert last.beats > first.beats + 50
-            # The ring outlives the workers, and tells of them.
+            # The ring outlives the workers, and records their restarts.
             later = machine.read("cortex_journal")
             assert later.data[64:128] == ring.data[64:128]
             assert later.data[64 * 5 :] == ring.data[64 * 5 :]
@@ -112,24 +112,24 @@ def test_odd_names_and_a_plain_processor(tiny: Image, tmp_path: Path) -> None:
     with RustNeuralBridge() as bridge:
         bridge.initialize(tiny.folder / "vectorland.gguf")
         expected = bridge.client().embed(texts).vectors
-    with detached(odd, run, "--cpu", "qemu64", "--state", str(state)) as told:
-        assert parse_path(told["run"]) == run
-        assert "-cpu qemu64 " in told["command"]
-        for path in (run, parse_path(told["evolution"]), parse_path(told["qmp"])):
+    with detached(odd, run, "--cpu", "qemu64", "--state", str(state)) as described:
+        assert parse_path(described["run"]) == run
+        assert "-cpu qemu64 " in described["command"]
+        for path in (run, parse_path(described["evolution"]), parse_path(described["qmp"])):
             assert path.stat().st_mode & 0o077 == 0
-        with connect(parse_path(told["evolution"])) as machine:
+        with connect(parse_path(described["evolution"])) as machine:
             assert not set(machine.stats().cpu_features) & {"avx", "avx2", "fma", "f16c"}
             assert machine.embed(texts).vectors.tobytes() == expected.tobytes()
-        script = vboot("shell", told["run"], script="hello --json\n")
+        script = vboot("shell", described["run"], script="hello --json\n")
         assert json.loads(script.stdout)["generation"] == 0
         assert json.loads(vboot("history", run, "--json").stdout)["records"]
-        stopped = json.loads(vboot("stop", told["run"], "--json").stdout)
-        assert stopped == {"run": told["run"], "how": "shut down in order"}
+        stopped = json.loads(vboot("stop", described["run"], "--json").stdout)
+        assert stopped == {"run": described["run"], "how": "shut down in order"}
     assert not is_running(run)
 
 
 def test_a_port_that_another_client_holds_does_not_keep_stop(tiny: Image, run: Path) -> None:
-    with detached(tiny.folder, run) as told, connect(Path(told["evolution"])) as other:
+    with detached(tiny.folder, run) as described, connect(Path(described["evolution"])) as other:
         stopped = vboot("stop", run)
         assert "has ended: by its power button (" in stopped.stdout
         assert other.wait_until_gone(timeout=120)
@@ -171,7 +171,7 @@ def test_a_script_on_stdin_then_its_own_shutdown(tiny: Image, run: Path) -> None
 
 @contextmanager
 def held(image: Path, run: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """`vboot boot --json` with a machine in its hands, and what it told."""
+    """A running `vboot boot --json` and the description that it printed."""
     command = [*VBOOT, "boot", "--json", "--image", str(image), "--run", str(run)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -183,7 +183,7 @@ def held(image: Path, run: Path) -> Iterator[tuple[subprocess.Popen[str], dict[s
             process.kill()
 
 
-def end_by(how: str, process: subprocess.Popen[str], told: dict[str, Any]) -> None:
+def end_by(how: str, process: subprocess.Popen[str], described: dict[str, Any]) -> None:
     if how == "stdin":
         stdin: IO[str] | None = process.stdin
         assert stdin is not None
@@ -191,18 +191,18 @@ def end_by(how: str, process: subprocess.Popen[str], told: dict[str, Any]) -> No
     elif how == "sigint":
         process.send_signal(signal.SIGINT)
     else:
-        with connect(Path(told["evolution"])) as machine:
+        with connect(Path(described["evolution"])) as machine:
             machine.shutdown()
 
 
 @pytest.mark.parametrize("how", ["stdin", "sigint", "itself"])
-def test_held_for_a_script_until_told(tiny: Image, run: Path, how: str) -> None:
-    with held(tiny.folder, run) as (process, told):
+def test_json_mode_runs_until_the_script_ends_it(tiny: Image, run: Path, how: str) -> None:
+    with held(tiny.folder, run) as (process, described):
         with attach(run) as machine:  # both sockets are the script's
             assert machine.qmp("query-status")["status"] == "running"
-        with connect(Path(told["evolution"])) as client:
+        with connect(Path(described["evolution"])) as client:
             assert client.stats().state == "beating"
-        end_by(how, process, told)
+        end_by(how, process, described)
         assert process.wait(60) == 0
         assert process.stdout is not None
         assert process.stdout.read() == ""
@@ -210,7 +210,7 @@ def test_held_for_a_script_until_told(tiny: Image, run: Path, how: str) -> None:
         assert not is_running(run)
 
 
-def test_an_emergency_is_an_error_in_its_own_words(tiny: Image, run: Path, tmp_path: Path) -> None:
+def test_emergency_mode_is_reported_as_an_error(tiny: Image, run: Path, tmp_path: Path) -> None:
     image = tmp_path / "image"
     shutil.copytree(tiny.folder, image)
     with (image / "vector_boot.rts").open("r+b") as file:
@@ -224,8 +224,8 @@ def test_an_emergency_is_an_error_in_its_own_words(tiny: Image, run: Path, tmp_p
     assert done.stderr.endswith(f"; see {run}\n")
     assert verdict(run) == "ended"
 
-    with detached(image, run) as told:
-        assert why in told["error"]["message"]
+    with detached(image, run) as described:
+        assert why in described["error"]["message"]
         script = vboot("shell", run, script="stats --json\ntensors\n")
         assert json.loads(script.stdout)["state"] == "emergency"
         assert "code 1016" in script.stderr
@@ -233,9 +233,7 @@ def test_an_emergency_is_an_error_in_its_own_words(tiny: Image, run: Path, tmp_p
 
 
 @pytest.mark.parametrize("onfail", ["poweroff", "hold"])
-def test_a_machine_that_cannot_start_is_told_in_its_own_words(
-    tiny: Image, run: Path, tmp_path: Path, onfail: str
-) -> None:
+def test_a_machine_that_cannot_start_reports_its_reason(tiny: Image, run: Path, tmp_path: Path, onfail: str) -> None:
     image = tmp_path / "image"
     shutil.copytree(tiny.folder, image)
     os.truncate(image / "initramfs.cpio", (image / "initramfs.cpio").stat().st_size - 100_000)

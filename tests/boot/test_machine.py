@@ -56,7 +56,7 @@ def port(shared: SharedMachine) -> EvolutionPort:
     return shared.port()
 
 
-def test_it_comes_up_in_the_phases_of_the_design(machine: VirtualMachine, port: EvolutionPort) -> None:
+def test_boot_phases_come_in_the_documented_order(machine: VirtualMachine, port: EvolutionPort) -> None:
     machine.wait_for_console(r"phase=heartbeat t_us=[0-9]+\s")
     seen = machine.console.read_bytes()
     assert list(console.phases(seen)) == PHASES
@@ -67,7 +67,7 @@ def test_it_comes_up_in_the_phases_of_the_design(machine: VirtualMachine, port: 
     assert stats["phases"] == console.phases(seen)
 
 
-def test_hello_and_stats_tell_the_truth(port: EvolutionPort, minilm: Image) -> None:
+def test_hello_and_stats_match_the_image(port: EvolutionPort, minilm: Image) -> None:
     hello = result(port, "hello", protocol=1, client="test")
     rts = minilm.rts.read_bytes()
     size = int.from_bytes(rts[16:24], "big")
@@ -80,7 +80,7 @@ def test_hello_and_stats_tell_the_truth(port: EvolutionPort, minilm: Image) -> N
     assert 0 < stats["supervisor"]["anon_bytes"] + stats["worker"]["anon_bytes"] < 5 << 20
 
 
-def test_registers_move(port: EvolutionPort) -> None:
+def test_device_page_registers_are_updated(port: EvolutionPort) -> None:
     before = mmio(port)
     assert before[:2] == (0x56424F54, 1)
     assert before[4] == 100
@@ -119,7 +119,7 @@ def test_the_tensors_are_those_of_the_file(port: EvolutionPort, minilm: Image) -
     assert part == contents[name][1000:1500]
 
 
-def test_interrupts_wake_it_at_once(port: EvolutionPort) -> None:
+def test_an_interrupt_does_not_wait_for_the_next_beat(port: EvolutionPort) -> None:
     """If they waited for the next beat, there would be a beat for each."""
     before = result(port, "stats")["heartbeats"]
     for vector in range(200):
@@ -127,7 +127,7 @@ def test_interrupts_wake_it_at_once(port: EvolutionPort) -> None:
     assert result(port, "stats")["heartbeats"] - before < 100
 
 
-def test_what_is_wrong_is_refused_by_its_code(port: EvolutionPort) -> None:
+def test_invalid_requests_get_their_error_codes(port: EvolutionPort) -> None:
     assert error(port, "read", tensor="nonesuch", bytes=1) == 1001
     assert error(port, "read", tensor="hw.mmio", offset=4096, bytes=1) == 1003
     assert error(port, "read", tensor="hw.mmio", bytes=(1 << 20) + 1) == 1012
@@ -139,7 +139,7 @@ def test_what_is_wrong_is_refused_by_its_code(port: EvolutionPort) -> None:
     assert reply.error["code"] == -32700
 
 
-def test_it_beats_on_time_and_tells(port: EvolutionPort) -> None:
+def test_heartbeat_events_are_consecutive(port: EvolutionPort) -> None:
     port.events.clear()
     result(port, "subscribe", events=["heartbeat"])
     while len(port.events) < 8:
@@ -152,7 +152,7 @@ def test_it_beats_on_time_and_tells(port: EvolutionPort) -> None:
     assert late["p50"] <= late["p99"] <= late["p999"] <= late["max"]
 
 
-def test_it_powers_off_in_order(machine: VirtualMachine, port: EvolutionPort) -> None:
+def test_shutdown_powers_off_without_a_panic(machine: VirtualMachine, port: EvolutionPort) -> None:
     port.shutdown()
     assert machine.wait_exit() == 0
     said = machine.console.read_bytes()
@@ -160,6 +160,6 @@ def test_it_powers_off_in_order(machine: VirtualMachine, port: EvolutionPort) ->
     assert b"Kernel panic" not in said
 
 
-def test_the_run_folder_holds_what_happened(machine: VirtualMachine) -> None:
+def test_the_run_folder_holds_all_logs(machine: VirtualMachine) -> None:
     names = {path.name for path in Path(machine.run).iterdir()}
     assert {"console.log", "qemu.log", "channel.jsonl", "command.txt", "machine.json"} <= names

@@ -57,7 +57,7 @@ def wait_for_beats(port: EvolutionPort, count: int) -> None:
 
 
 def no_beat_is_lost(machine: VirtualMachine, port: EvolutionPort) -> bool:
-    """Whether beats made and beats skipped add up to the periods that have passed.
+    """Whether the counts of beats made and skipped add up to the elapsed periods.
 
     After a stall of more than ten periods the machine skips beats and says on the console how many; after a shorter
     one it catches up. So the counts are compared again until it has, each time a beat later.
@@ -87,7 +87,7 @@ def test_the_worker_may_die_of_anything(tiny: Image) -> None:
             worker = result(port, "stats")["worker"]
             assert worker["restarts"] == number
         assert result(port, "digest")["model"] == model
-        # A machine that did not reap would have no process number left for a worker after these.
+        # Without reaping, no process id would be left for a new worker after these.
         for _ in range(5):
             result(port, "fault", what="orphans", count=1000)
             wait_for_beats(port, 10)
@@ -179,6 +179,6 @@ def test_another_executable_is_an_emergency(tiny: Image, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("memory_mib", [48, 72])
-def test_too_little_memory_is_told_and_nothing_hangs(tiny: Image, memory_mib: int) -> None:
+def test_too_little_memory_is_reported_without_a_hang(tiny: Image, memory_mib: int) -> None:
     with pytest.raises(BootError, match=r"the guest died|QEMU ended"), running(tiny.spec(memory_mib=memory_mib)):
         pass

@@ -1,1 +1,1 @@
-"""A second, independent client of the evolution protocol, and what it demands of every machine."""
+"""A second, independent client of the evolution protocol, and the checks that every machine must pass."""

@@ -1,4 +1,4 @@
-"""What checks do again and again: look at the whole state, change it, demand that it did not change."""
+"""Helpers of the checks: read the whole state, change it, assert that it is unchanged."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def state(client: Client) -> tuple[int, str]:
 
 @contextmanager
 def unchanged(client: Client) -> Iterator[None]:
-    """Demands that generation and digest are the same behind the block as before it; puts back what was not."""
+    """Asserts that the block changes neither generation nor digest. A change is rolled back before the failure."""
     before = state(client)
     try:
         yield
@@ -84,7 +84,7 @@ def promote(client: Client) -> None:
 
 
 def crash(client: Client, what: str = "segv") -> None:
-    """Let the worker die, and find its successor."""
+    """Crash the worker and connect to the next one."""
     time.sleep(client.rest)
     pid = client.result("stats")["worker"]["pid"]
     with suppress(DisconnectedError, BrokenPipeError, ConnectionResetError):

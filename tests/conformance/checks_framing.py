@@ -19,7 +19,7 @@ HELLO = {"protocol": 1, "client": "conformance"}
 
 
 def _answer(client: Client, raw: bytes) -> tuple[Any, int]:
-    """Id and code of the answer to these bytes; the line must be usable behind it."""
+    """Id and code of the reply to these bytes; the connection must be usable afterwards."""
     client.send(raw)
     got = client.reply()
     assert client.ask("hello", HELLO).code == 0

@@ -1,4 +1,4 @@
-"""What is told about the past: `history`, the ring in `cortex_journal`, the device page."""
+"""Records of past changes: `history`, the ring in `cortex_journal`, the device page."""
 
 from __future__ import annotations
 

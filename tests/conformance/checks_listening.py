@@ -1,4 +1,4 @@
-"""What only holds at a socket of our own: one client at a time, energy, the end of the process."""
+"""Checks that need a machine of their own: one client at a time, energy, the end of the process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_one_connection_at_a_time(client: Client) -> None:
 
 
 def check_energy_is_spent_and_comes_back(client: Client) -> None:
-    """A thousand small mutations outrun the refill; the refused one changes nothing and says when to come back."""
+    """Small mutations use more energy than is refilled; the refused one changes nothing and has `retry_ms`."""
     assert client.result("stats")["energy"] == 1000
     spent = time.monotonic()
     before = state(client)
@@ -70,7 +70,7 @@ def check_what_changes_nothing_is_told_before_what_costs(client: Client) -> None
 
 
 def check_no_number_of_crashes_loses_the_state(client: Client) -> None:
-    """Each worker serves and mutates before it dies: this is no worker that cannot start."""
+    """Each worker serves and mutates before its crash, so the machine must not count it as unable to start."""
     for turn in range(7):
         assert mutate(client, sparse("w.F32", "set", [0], [turn + 0.5])).code == 0, f"behind crash {turn}"
         held = state(client)

@@ -29,7 +29,7 @@ from tests.conformance.reference import FLOATS, model_digest
 
 
 def _random_edit(random: np.random.Generator) -> Edit:
-    """An edit of a random kind that surely is in order, whatever was there."""
+    """A random edit that is valid for any contents."""
     seed = f"{int(random.integers(0, 2**63)):016x}"
     density = float(random.uniform(0.05, 1))
     match int(random.integers(0, 5)):
@@ -152,7 +152,7 @@ def check_every_way_to_die_keeps_the_state(client: Client) -> None:
 
 
 def check_a_crash_between_queued_mutations(client: Client) -> None:
-    """What stood before the crash is there; what stood behind it wholly or not at all."""
+    """A mutation sent before the crash is applied; one sent after it wholly or not at all."""
     base, held, pid = state(client), contents(client), client.result("stats")["worker"]["pid"]
     first, second = sparse("w.F32", "add", [1], [1.0]), sparse("w.Q8_0", "add", [40], [0.25])
     queue = []
@@ -172,7 +172,7 @@ def check_a_crash_between_queued_mutations(client: Client) -> None:
 
 
 def check_a_shorter_program_replaces_a_longer(client: Client) -> None:
-    """The slot says how many pixels count; what stands behind them is nobody's."""
+    """The slot holds its number of pixels; bytes after them are unspecified."""
     base = state(client)
     assert mutate(client, program("evolved.4", bytes(range(90)))).code == 0
     assert mutate(client, program("evolved.4", b"\x07\x08\x09")).code == 0
@@ -182,7 +182,7 @@ def check_a_shorter_program_replaces_a_longer(client: Client) -> None:
 
 
 def check_the_worker_lives_through_mutations_of_all_sizes(client: Client) -> None:
-    """Memory that is taken and given back must not need what the worker may not do."""
+    """Allocating and freeing memory must need no system call that the worker is denied."""
     pid = client.result("stats")["worker"]["pid"]
     base = state(client)
     big = mutable()["big"].data

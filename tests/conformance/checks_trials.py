@@ -1,4 +1,4 @@
-"""Leases, promotion, checkpoints, and the events that tell of them."""
+"""Leases, promotion, checkpoints, and their events."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def check_promote_names_the_generation_it_means(client: Client) -> None:
 
 
 def check_a_crash_does_not_lengthen_a_trial(client: Client) -> None:
-    """Kept or ended at once by the crash: behind the lease the promoted contents are back, and nothing else."""
+    """The crash may keep or end the trial; after the lease the promoted contents are back."""
     base = state(client)
     trial = mutate(client, _EDIT, lease_ms=700).result["generation"]
     held = state(client)

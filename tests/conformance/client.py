@@ -138,7 +138,7 @@ class Client:
         self._stream.close()
 
     def send(self, data: bytes) -> None:
-        """Give these bytes to the machine, whatever they are."""
+        """Send raw bytes, valid or not."""
         self._stream.settimeout(self.patience)
         self._stream.sendall(data)
 
@@ -178,7 +178,7 @@ class Client:
         return Message(body, blob)
 
     def reply(self) -> Message:
-        """The next message that is no event; events on the way are kept in `events`."""
+        """The next message that is not an event; events before it are appended to `events`."""
         while True:
             got = self.receive()
             if got.body.get("method") != "event":
@@ -234,7 +234,7 @@ class Client:
         raise AssertionError("no answer to hello after 0xFF")
 
     def _answered(self, ident: str, until: float) -> bool:
-        """Whether the reply to `ident` came; all before it is dropped. What is no JSON is the rest of an old blob."""
+        """Whether the reply to `ident` came; everything before it is dropped, also the rest of an old blob."""
         while time.monotonic() < until:
             end = self._pending.find(b"\n")
             if end < 0:

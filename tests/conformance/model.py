@@ -76,7 +76,7 @@ def mutable() -> dict[str, Tensor]:
 
 
 def write_model(path: Path) -> Path:
-    """Write the GGUF; its architecture is nobody's, so it boots and mutates but embeds nothing."""
+    """Write the GGUF. Its architecture is unknown, so it boots and accepts mutations but cannot embed."""
     writer = GGUFWriter(path, "conformance", use_temp_file=False)
     for tensor in tensors():
         kind = GGMLQuantizationType[tensor.kind]

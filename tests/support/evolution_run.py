@@ -82,7 +82,7 @@ def fresh_body() -> BridgeBody:
 
 
 class Events(list[DaemonEvent]):
-    """A listener that keeps all, and may act at each."""
+    """A listener that records all events, and may call a function for each."""
 
     def __init__(self, act: Callable[[DaemonEvent], None] = lambda _event: None) -> None:
         super().__init__()

@@ -210,7 +210,7 @@ class Fake:
             while True:
                 port.sendall(b'{"jsonrpc":"2.0","method":"event","params":{}}\n' * 1000)
         elif method == "stale":
-            # What a connection that broke off may have left on the line before its next reply.
+            # The rest of a line that an earlier connection may have left before its next reply.
             port.sendall(b"x" * 70000 + b"\n\xfe\xfd half a blob\n" + json.dumps(GREETING).encode() + b'\n{"id": 5')
 
 

@@ -48,7 +48,7 @@ GOLDEN_TEXTS = (
     'fn main() { println!("{:?}", x.iter().map(|v| v * 2)); }',
     "soft\u00adhyphen zero\u200bwidth joi\u200dner word\u2060joiner tab\tnew\nline vertical\x0btab next\x85line",
     "null\x00inside control\x1bcharacters\x08 private\ue000use un\u0378assigned",
-    # What the vocabulary must not be talked into.
+    # Literal special tokens in a text.
     "[CLS] [SEP] [MASK] [PAD] [UNK] [unused0]",
     "ignore this[SEP]and[CLS]that",
     "##ing ##s # #ing \u2581the x\u2581the \u2581",

@@ -1,4 +1,4 @@
-"""Small kernels and kernel modules for tests: the real formats with next to nothing in them."""
+"""Minimal kernels and kernel modules in the real formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine's end of a conversation, in this process: it does with each request what a test says."""
+"""A scripted machine in this process: a test chooses the answer to each request."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Peer:
                 self.reply(message)
 
     def _read(self, data: bytes) -> Iterable[Incoming]:
-        # That a blob is an upload only clients say, so the client's reader does not know it.
+        # Only clients announce uploads, so the reader of the client does not accept them.
         return [Message(json.loads(data))] if b'"blob":{"upload":' in data[:65536] else self._reader.feed(data)
 
     def receive(self, deadline: float) -> bytes:
@@ -91,7 +91,7 @@ class Peer:
 
 
 class Host:
-    """Where connections are made: `peers` keeps all of them; `gone` says that nobody listens any more."""
+    """Accepts connections: `peers` holds all of them; with `gone` set, connecting fails."""
 
     SOON: ClassVar[float] = 60.0
 

@@ -22,7 +22,7 @@ def serial_rom(text: bytes, *, exit_value: int | None) -> bytes:
             *(0xEB, 0xE9),  # jmp next
         ]
     )
-    # QEMU exits in the middle of whatever it is doing, so first it gets the time to answer what it was asked:
+    # QEMU exits at once, so the guest waits first until pending QMP commands have been answered:
     # mov ecx, 20,000,000; loop to itself; mov al, value; out 0xf4, al.
     wait = b"\x66\xb9" + (20_000_000).to_bytes(4, "little") + b"\x67\xe2\xfd"
     end = b"" if exit_value is None else wait + bytes([0xB0, exit_value, 0xE6, 0xF4])

@@ -1,4 +1,4 @@
-"""`vboot` in this process, and the files its tests feed it."""
+"""`vboot` in this process, and input files for its tests."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_a_paired_ratio_lies_between_the_ratios(pairs: list[tuple[float, float]]
 
 
 @pytest.mark.parametrize(("numerators", "denominators"), [([1.0], [0.0]), ([1.0, 2.0], [1.0]), ([], [])])
-def test_a_ratio_that_means_nothing_is_refused(numerators: list[float], denominators: list[float]) -> None:
+def test_a_ratio_of_invalid_samples_is_refused(numerators: list[float], denominators: list[float]) -> None:
     with pytest.raises(ValueError, match=r"denominators|argument|median"):
         paired_ratio(numerators, denominators)
 
@@ -115,7 +115,7 @@ def test_the_page_shows_host_goals_and_every_contender() -> None:
     assert "- growth: n^2\n" in page
 
 
-def test_a_terminal_is_told_the_same() -> None:
+def test_the_terminal_output_has_the_same_values() -> None:
     lines = render_plain(result()).splitlines()
     assert lines[0] == "Opening"
     assert "  open | close | peer | 4 ms | 2 ms | 30 ms | 3 | 4" in lines
@@ -138,7 +138,7 @@ def test_a_timed_child_answers_again_and_again() -> None:
         assert [child.ask(Path("abc")), child.ask(Path("abcde"))] == [(0.002, 3), (0.002, 5)]
 
 
-def test_a_timed_child_that_ends_is_told_with_its_last_words() -> None:
+def test_a_timed_child_that_ends_is_reported_with_its_error_output() -> None:
     with (
         TimedChild([sys.executable, "-c", "import sys; input(); sys.exit('no such thing')"]) as child,
         pytest.raises(ToolError, match="no such thing"),
@@ -146,7 +146,7 @@ def test_a_timed_child_that_ends_is_told_with_its_last_words() -> None:
         child.ask(Path("abc"))
 
 
-def test_a_program_that_is_not_there_is_told() -> None:
+def test_a_missing_program_is_reported() -> None:
     with pytest.raises(ToolError, match="no-such-program cannot be run"):
         TimedChild(["no-such-program"])
 
@@ -177,7 +177,7 @@ paths = st.text("abc.-/_0123", min_size=1, max_size=20).map(lambda text: Path("/
 
 @given(st.lists(st.tuples(st.from_regex(r"[a-z0-9.]+", fullmatch=True), paths, st.integers(0, 2**47)), max_size=5))
 @settings(derandomize=True, deadline=None)
-def test_ldd_is_understood(libraries: list[tuple[str, Path, int]]) -> None:
+def test_output_of_ldd_is_parsed(libraries: list[tuple[str, Path, int]]) -> None:
     text = "\tlinux-vdso.so.1 (0x00007fff0)\n"
     text += "".join(f"\t{name} => {path} ({address:#x})\n" for name, path, address in libraries)
     text += "\t/lib64/ld-linux-x86-64.so.2 (0x7f00)\n"
@@ -186,5 +186,5 @@ def test_ldd_is_understood(libraries: list[tuple[str, Path, int]]) -> None:
 
 @given(st.text())
 @settings(derandomize=True, deadline=None)
-def test_ldd_of_anything_is_no_error(text: str) -> None:
+def test_any_output_of_ldd_is_parsed_without_error(text: str) -> None:
     assert all(path.is_absolute() for path in parse_ldd(text))

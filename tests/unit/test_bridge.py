@@ -136,7 +136,7 @@ def test_programs_run_and_leave_a_result(bridge: RustNeuralBridge) -> None:
         bridge.get_result()
 
 
-def test_what_is_no_program_is_refused_here(bridge: RustNeuralBridge) -> None:
+def test_an_invalid_program_is_refused_by_the_bridge(bridge: RustNeuralBridge) -> None:
     with pytest.raises(InputError, match="whole pixels"):
         bridge.execute_pixels(b"\1\2")
     with pytest.raises(MachineError, match="more than the limit of 349525"):
@@ -162,9 +162,7 @@ def test_stats_count(bridge: RustNeuralBridge, machine: MachineClient) -> None:
 
 
 @pytest.mark.parametrize("fault", ["segv-before", "segv-after"])
-def test_a_crash_costs_nothing_that_was_acknowledged(
-    bridge: RustNeuralBridge, machine: MachineClient, fault: Fault
-) -> None:
+def test_acknowledged_changes_survive_a_crash(bridge: RustNeuralBridge, machine: MachineClient, fault: Fault) -> None:
     mutate(machine, seed=1)
     digest, view = machine.digest().model, bridge.tensor(QUERY)
     first, restarts = bridge.pid, machine.stats().worker.restarts
@@ -237,14 +235,14 @@ def test_a_process_that_hangs_in_a_request_is_killed_when_its_client_has_given_u
         assert bridge.pid != hung
 
 
-def test_faults_are_for_those_who_allow_them(library: Path) -> None:
+def test_faults_are_refused_unless_enabled(library: Path) -> None:
     with RustNeuralBridge(library=library) as bridge:
         bridge.initialize()
         with pytest.raises(MachineError, match="switched off"):
             bridge.inject_fault("segv-before")
 
 
-def test_a_trial_ends_although_nobody_calls(bridge: RustNeuralBridge, machine: MachineClient) -> None:
+def test_a_lease_expires_without_any_request(bridge: RustNeuralBridge, machine: MachineClient) -> None:
     view, before = bridge.tensor(QUERY), bridge.tensor(QUERY).copy()
     mutate(machine, lease_ms=3_600_000)
     assert (view != before).any()
@@ -256,9 +254,7 @@ def test_a_trial_ends_although_nobody_calls(bridge: RustNeuralBridge, machine: M
     assert machine.hello().generation == 2
 
 
-def test_another_model_takes_the_place_of_the_first_only_if_it_is_good(
-    bridge: RustNeuralBridge, model: Path, tmp_path: Path
-) -> None:
+def test_a_bad_model_does_not_replace_the_loaded_one(bridge: RustNeuralBridge, model: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(model.read_bytes()[:5000])
     for path in (bad, tmp_path / "missing.gguf", tmp_path):
@@ -303,7 +299,7 @@ input()
         time.sleep(0.01)
 
 
-def test_closing_gives_everything_back(library: Path) -> None:
+def test_close_releases_all_resources(library: Path) -> None:
     before = set(Path("/proc/self/fd").iterdir())
     for _ in range(3):
         with RustNeuralBridge(library=library) as bridge:
@@ -320,7 +316,7 @@ def test_closing_gives_everything_back(library: Path) -> None:
     st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**64 - 1), st.binary(max_size=40))),
     st.integers(1, 30),
 )
-def test_packets_arrive_whole_however_they_are_cut(sent: list[tuple[Kind, int, bytes]], step: int) -> None:
+def test_packets_are_read_whole_from_any_pieces(sent: list[tuple[Kind, int, bytes]], step: int) -> None:
     packets = [Packet(*packet) for packet in sent]
     stream, buffer, found = b"".join(map(encode, packets)), bytearray(), []
     for start in range(0, len(stream), step):
@@ -333,7 +329,7 @@ def test_packets_arrive_whole_however_they_are_cut(sent: list[tuple[Kind, int, b
 
 @settings(derandomize=True, deadline=None)
 @given(st.binary(max_size=64))
-def test_nonsense_is_no_packet(data: bytes) -> None:
+def test_invalid_packets_are_refused(data: bytes) -> None:
     buffer = bytearray(data)
     with suppress(ValueError):
         while (packet := cut(buffer)) is not None:

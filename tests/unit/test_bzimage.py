@@ -40,7 +40,7 @@ def test_the_header_is_read() -> None:
     )
 
 
-def test_a_kernel_without_efi_stub_is_told_from_one_with() -> None:
+def test_the_efi_stub_is_detected() -> None:
     assert not bzimage.parse(kernel_files.bzimage().replace(b"PE\0\0", b"PX\0\0")).efi_stub
     assert not bzimage.parse(b"ZM" + kernel_files.bzimage()[2:]).efi_stub
 
@@ -67,7 +67,7 @@ def edited(offset: int, data: bytes) -> bytes:
         (edited(0x300, b"\xff\xfe"), "no kernel version"),
     ],
 )
-def test_what_is_no_bzimage_is_refused_with_the_place(data: bytes, why: str) -> None:
+def test_an_invalid_bzimage_is_refused_with_the_offset(data: bytes, why: str) -> None:
     with pytest.raises(InputError, match=why):
         bzimage.parse(data)
 

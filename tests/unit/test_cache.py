@@ -125,7 +125,7 @@ def test_record_is_kept_when_the_build_fails(tmp_path: Path) -> None:
     assert str(file) in (tmp_path / "out" / RECORD_NAME).read_text()
 
 
-def test_looking_writes_nothing(tmp_path: Path) -> None:
+def test_reading_the_record_writes_nothing(tmp_path: Path) -> None:
     with open_cache(tmp_path / "out", writing=False) as cache:
         assert cache.steps == {}
     assert not (tmp_path / "out").exists()

@@ -115,7 +115,7 @@ def test_interrupt(vboot: Vboot, failing: Failing) -> None:
     assert vboot.json("doctor", code=130) == {"error": {"type": "Interrupted", "message": "interrupted"}}
 
 
-def test_sigterm_is_told(vboot: Vboot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_is_reported(vboot: Vboot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cli.doctor.run", lambda _: os.kill(os.getpid(), signal.SIGTERM))
     assert vboot.json("doctor", code=143) == {"error": {"type": "Terminated", "message": "terminated"}}
     assert vboot.err == "vboot: error: terminated\n"
@@ -186,7 +186,7 @@ def test_signals_end_the_programs_that_were_started(tmp_path: Path, number: sign
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what comes sooner or later; a test that waits in vain is ended by whoever runs the tests."""
+    """Wait until a condition holds."""
     while not condition():
         time.sleep(0.02)
 

@@ -54,7 +54,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def install_qemu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Lets the fake be found as QEMU, in the scenario given."""
+    """Puts the fake on the PATH as QEMU, with a scenario."""
 
     def install(scenario: str) -> None:
         folder = tmp_path / "bin"
@@ -78,7 +78,7 @@ def test_the_command_line_and_its_order() -> None:
 def test_the_memory_is_computed_from_the_files(image: Path) -> None:
     need = open_image(image).need
     assert need == MemoryNeed(kernel_bytes=30 * MIB, initramfs_bytes=2 * MIB, weights_bytes=MIB)
-    # What is wrong with the container is for the machine to say.
+    # Errors of the container are reported by the machine, not here.
     (image / "vector_boot.rts").write_bytes(b"nonsense" * 100)
     assert open_image(image).need.weights_bytes == 800
 
@@ -125,7 +125,7 @@ def test_wrong_usage(vboot: Vboot) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "told"),
+    ("scenario", "expected"),
     [
         ("die", "QEMU ended with status 3 (qemu: something broke) in phase kernel under tcg"),
         (
@@ -137,7 +137,7 @@ def test_wrong_usage(vboot: Vboot) -> None:
     ],
 )
 def test_a_machine_that_does_not_come_up(
-    vboot: Vboot, install_qemu: Callable[[str], None], image: Path, scenario: str, told: str
+    vboot: Vboot, install_qemu: Callable[[str], None], image: Path, scenario: str, expected: str
 ) -> None:
     install_qemu(scenario)
     # Only a machine that says nothing is waited for until the end.
@@ -145,15 +145,17 @@ def test_a_machine_that_does_not_come_up(
     words = ["boot", "--image", str(image), "--accel", "tcg", "--run", "run", "--timeout", seconds]
     error = vboot.json(*words, code=1)["error"]
     assert error["type"] == "BootError"
-    assert error["message"] == f"{told}; see {Path('run').absolute()}"
-    assert f"in phase {error['phase']} under" in told
+    assert error["message"] == f"{expected}; see {Path('run').absolute()}"
+    assert f"in phase {error['phase']} under" in expected
     assert error["message"] in vboot.last_error()
     assert error["artefacts"] == str(Path("run").absolute())
     assert json.loads(Path("run/verdict.json").read_text())["outcome"] in ("died", "panic", "timeout", "failed")
     assert not is_running(Path("run"))
 
 
-def test_too_little_memory_is_part_of_the_story(vboot: Vboot, install_qemu: Callable[[str], None], image: Path) -> None:
+def test_too_little_memory_is_named_in_the_error(
+    vboot: Vboot, install_qemu: Callable[[str], None], image: Path
+) -> None:
     install_qemu("die")
     assert vboot("boot", "--image", str(image), "--accel", "tcg", "--run", "run", "--memory", "32") == 1
     assert "it has 32 MiB of memory and needs 192; see" in vboot.last_error()
@@ -225,7 +227,7 @@ def started(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VirtualM
     [("well", "by its power button", 60), ("hang", "by ending QEMU", 3), ("no-quit", "by killing QEMU", 0.5)],
     indirect=["started"],
 )
-def test_what_it_takes_to_end_a_machine_is_said(started: VirtualMachine, how: str, seconds: float) -> None:
+def test_stop_reports_which_way_ended_the_machine(started: VirtualMachine, how: str, seconds: float) -> None:
     # The fake's hello is not ours, so the protocol never ends it.
     said = end_in_order(started, seconds=seconds)
     assert said.startswith(f"{how} (")

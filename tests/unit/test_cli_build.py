@@ -109,7 +109,7 @@ def test_compose_a_model_of_the_user(vboot: Vboot, tmp_path: Path) -> None:
     assert "0 of 2 steps ran" in vboot.out
 
 
-def test_compose_lets_the_rust_reader_judge_first(vboot: Vboot, tmp_path: Path) -> None:
+def test_compose_runs_the_rust_check_first(vboot: Vboot, tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF\x01\0\0\0" + bytes(16))
     assert vboot("compose", "--model", "bad.gguf", "-o", "out.gguf") == 1
     assert "bad.gguf: R2: version: offset 4" in vboot.last_error()

@@ -30,7 +30,7 @@ def type_in(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", stdin)
 
 
-def test_texts_are_told_and_compared(vboot: Vboot, machine: Path) -> None:
+def test_texts_are_listed_with_similarities(vboot: Vboot, machine: Path) -> None:
     assert vboot("embed", machine, *TEXTS) == 0
     lines = vboot.out.splitlines()
     assert lines[0].split()[:5] == ["tokens", "first", "of", "64", "numbers,"]
@@ -45,15 +45,15 @@ def test_json_holds_every_bit(vboot: Vboot, machine: Path) -> None:
     with connect(machine) as connected:
         expected = connected.embed(TEXTS)
         raw = connected.embed(TEXTS, normalize=False)
-    told = vboot.json("embed", machine, *TEXTS)
-    assert [told["generation"], told["dim"]] == [0, 64]
-    assert [each["text"] for each in told["texts"]] == list(TEXTS)
-    assert tuple(each["tokens"] for each in told["texts"]) == expected.tokens
-    vectors = np.array([each["embedding"] for each in told["texts"]], np.float32)
+    embedded = vboot.json("embed", machine, *TEXTS)
+    assert [embedded["generation"], embedded["dim"]] == [0, 64]
+    assert [each["text"] for each in embedded["texts"]] == list(TEXTS)
+    assert tuple(each["tokens"] for each in embedded["texts"]) == expected.tokens
+    vectors = np.array([each["embedding"] for each in embedded["texts"]], np.float32)
     assert vectors.tobytes() == expected.vectors.tobytes()
-    assert np.allclose(told["similarities"], expected.vectors @ expected.vectors.T, atol=1e-6)
-    told = vboot.json("embed", machine, TEXTS[0], "--no-normalize", *TEXTS[1:])
-    vectors = np.array([each["embedding"] for each in told["texts"]], np.float32)
+    assert np.allclose(embedded["similarities"], expected.vectors @ expected.vectors.T, atol=1e-6)
+    embedded = vboot.json("embed", machine, TEXTS[0], "--no-normalize", *TEXTS[1:])
+    vectors = np.array([each["embedding"] for each in embedded["texts"]], np.float32)
     assert vectors.tobytes() == raw.vectors.tobytes()
     assert vboot("embed", machine, "one", "--nonsense", "two") == 2
     assert vboot.json("embed", machine, "one")["similarities"] is None
@@ -69,9 +69,9 @@ def test_lines_of_stdin_become_rows_of_a_file(
     written = np.load(tmp_path / "vectors.npy")
     with connect(machine) as connected:
         assert written.tobytes() == connected.embed(["the machine", "", "Zoë"]).vectors.tobytes()
-    told = vboot.json("embed", machine, "x", "--npy", tmp_path / "vectors.npy")
-    assert told["npy"] == str(tmp_path / "vectors.npy")
-    assert told["texts"][0].keys() == {"text", "tokens", "truncated"}
+    embedded = vboot.json("embed", machine, "x", "--npy", tmp_path / "vectors.npy")
+    assert embedded["npy"] == str(tmp_path / "vectors.npy")
+    assert embedded["texts"][0].keys() == {"text", "tokens", "truncated"}
     assert vboot("embed", machine, "x", "--npy", "missing/vectors.npy") == 1
     assert "cannot write missing/vectors.npy" in vboot.last_error()
 
@@ -144,12 +144,12 @@ def test_the_first_word_is_a_machine_if_it_names_one(vboot: Vboot, machine: Path
     assert "no machine runs" in vboot.last_error()
 
 
-def test_texts_that_are_too_long_are_told_in_one_line(vboot: Vboot, machine: Path) -> None:
+def test_truncated_texts_are_reported_in_one_line(vboot: Vboot, machine: Path) -> None:
     long = "word " * 3000
-    told = vboot.json("embed", machine, "short", long, f"{long} end")
-    assert [text["truncated"] for text in told["texts"]] == [False, True, True]
-    limit = told["texts"][1]["tokens"]
-    assert told["texts"][1]["embedding"] == told["texts"][2]["embedding"]
+    embedded = vboot.json("embed", machine, "short", long, f"{long} end")
+    assert [text["truncated"] for text in embedded["texts"]] == [False, True, True]
+    limit = embedded["texts"][1]["tokens"]
+    assert embedded["texts"][1]["embedding"] == embedded["texts"][2]["embedding"]
     warning = f"{limit} tokens, the model's limit: the tokens after it were ignored"
     assert vboot.err == f"vboot: warning: 2 of 3 texts had more than {warning}\n"
     assert vboot("embed", machine, long) == 0

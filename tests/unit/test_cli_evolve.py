@@ -1,4 +1,4 @@
-"""`vboot evolve` on the real runtime: in process, behind a socket, on a file; stopped, gone on with, reported on."""
+"""`vboot evolve` on the real runtime: in process, behind a socket, on a file; stopped, resumed, reported."""
 
 from __future__ import annotations
 
@@ -54,32 +54,32 @@ def machine(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_run_in_process_and_its_report(vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path) -> None:
-    told = vboot.json("evolve", "--in-process", "--folder", tmp_path / "run", *words, *ES)
-    assert told["generations"] == 2
-    assert told["evaluations"] >= 8
-    assert told["evaluations_per_second"] > 0
-    assert 0 <= told["share_outside_evaluation"] <= 1
-    assert told["held_out"]["pairs"] >= 2
-    assert set(told["held_out"]["metrics"]) >= {"mrr@10", "loss"}
-    for compared in told["held_out"]["metrics"].values():
+    outcome = vboot.json("evolve", "--in-process", "--folder", tmp_path / "run", *words, *ES)
+    assert outcome["generations"] == 2
+    assert outcome["evaluations"] >= 8
+    assert outcome["evaluations_per_second"] > 0
+    assert 0 <= outcome["share_outside_evaluation"] <= 1
+    assert outcome["held_out"]["pairs"] >= 2
+    assert set(outcome["held_out"]["metrics"]) >= {"mrr@10", "loss"}
+    for compared in outcome["held_out"]["metrics"].values():
         for interval in compared.values():
             assert interval["low"] <= interval["value"] <= interval["high"]
         assert compared["difference"]["value"] == pytest.approx(
             compared["after"]["value"] - compared["before"]["value"]
         )
-    assert told["accepted"] > 0
-    assert told["held_out"]["metrics"]["loss"]["difference"]["value"] != 0
+    assert outcome["accepted"] > 0
+    assert outcome["held_out"]["metrics"]["loss"]["difference"]["value"] != 0
     for name in ("fitness", "latency", "energy"):
-        ElementTree.parse(told["files"][name])
-    assert json.loads(Path(told["files"]["report"]).read_text())["held_out"] == told["held_out"]
+        ElementTree.parse(outcome["files"][name])
+    assert json.loads(Path(outcome["files"]["report"]).read_text())["held_out"] == outcome["held_out"]
     assert "evolve: EvolutionDaemonV7 (Rust-Native) starts: strategy antithetic_es, tier output, seed 1" in vboot.err
     assert "Rust Pixels Processed: " in vboot.err
-    events = [event for _, event in read_events(Path(told["files"]["events"]))]
+    events = [event for _, event in read_events(Path(outcome["files"]["events"]))]
     assert len(events) > 10
 
     again = vboot.json("evolve", "--report", tmp_path / "run")
-    del told["files"], again["files"]
-    assert again == told
+    del outcome["files"], again["files"]
+    assert again == outcome
 
 
 def test_the_report_for_people_names_its_files_last(
@@ -116,11 +116,11 @@ def test_the_same_command_goes_on(vboot: Vboot, words: tuple[str | Path, ...]) -
 def test_a_running_machine_ends_up_with_the_runs_weights(
     vboot: Vboot, words: tuple[str | Path, ...], machine: Path
 ) -> None:
-    told = vboot.json("evolve", machine, "--no-report", *words, "--strategy", "random_search")
+    outcome = vboot.json("evolve", machine, "--no-report", *words, "--strategy", "random_search")
     with connect(machine) as client:
-        assert client.digest([]).model == told["model"]["after"]
+        assert client.digest([]).model == outcome["model"]["after"]
         history = client.request("history").result["records"]
-    assert sum(record["kind"] == "mutate" for record in history) == told["applied"]
+    assert sum(record["kind"] == "mutate" for record in history) == outcome["applied"]
 
 
 def test_a_machine_with_other_weights_is_refused_unless_it_is_taken_over(
@@ -131,17 +131,19 @@ def test_a_machine_with_other_weights_is_refused_unless_it_is_taken_over(
     refused = vboot.json("evolve", machine, "--no-report", *words, code=1)
     assert refused["generations"] == 0
     assert "are not from this run" in refused["stopped"]
-    told = vboot.json("evolve", machine, "--no-report", *words, "--takeover")
+    outcome = vboot.json("evolve", machine, "--no-report", *words, "--takeover")
     with connect(machine) as client:
-        assert client.digest([]).model == told["model"]["after"]
+        assert client.digest([]).model == outcome["model"]["after"]
 
 
 def test_two_runs_are_crossed(vboot: Vboot, words: tuple[str | Path, ...]) -> None:
     for seed in ("1", "2"):
         assert vboot("evolve", "--file", "m.gguf", "--folder", seed, "--no-report", *words, "--seed", seed) == 0
-    told = vboot.json("evolve", "--in-process", "--no-report", *words, "--strategy", "crossover", "--cross", "1", "2")
-    assert told["evaluations"] > 0
-    assert told["folder"].endswith("crossover-output-1")
+    outcome = vboot.json(
+        "evolve", "--in-process", "--no-report", *words, "--strategy", "crossover", "--cross", "1", "2"
+    )
+    assert outcome["evaluations"] > 0
+    assert outcome["folder"].endswith("crossover-output-1")
     assert vboot("evolve", "--in-process", *words, "--strategy", "crossover", "--cross", "1", "3") == 1
     assert vboot.last_error() == "vboot: error: 3 is not the folder of a run; give the folder that evolve printed"
     assert not Path("3").exists()
@@ -155,12 +157,12 @@ def test_two_runs_are_crossed(vboot: Vboot, words: tuple[str | Path, ...]) -> No
 
 def test_a_file(vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
-    told = vboot.json("evolve", "--file", out, "--no-report", *words)
-    assert told["accepted"] == told["applied"] > 0
-    assert told["files"]["model"] == str(out)
+    outcome = vboot.json("evolve", "--file", out, "--no-report", *words)
+    assert outcome["accepted"] == outcome["applied"] > 0
+    assert outcome["files"]["model"] == str(out)
     with RustNeuralBridge() as bridge:
         bridge.initialize(out)
-        assert bridge.client().digest([]).model == told["model"]["after"] != told["model"]["before"]
+        assert bridge.client().digest([]).model == outcome["model"]["after"] != outcome["model"]["before"]
     assert vboot("evolve", "--file", "none.gguf", "--folder", "other", "--no-report", *words, "--generations", "0") == 0
     assert vboot.out.splitlines()[-1] == "none.gguf was not written, as no move was accepted"
     assert not Path("none.gguf").exists()
@@ -171,18 +173,18 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_search(
 ) -> None:
     model = tmp_path / "mine.gguf"
     model.write_bytes(tiny_model().read_bytes())
-    for out, told in (
+    for out, outcome in (
         (model, f"{model} is the initial model of the run, which is needed to resume it; give --file another path"),
         (tmp_path, f"{tmp_path} is a folder; give --file the path of a file"),
         ("gone/out.gguf", "the folder gone does not exist; give --file a path in a writable folder"),
     ):
         assert vboot("evolve", "--folder", "run", *words, "--model", model, "--file", out) == 1
-        assert vboot.last_error() == f"vboot: error: {told}"
+        assert vboot.last_error() == f"vboot: error: {outcome}"
         assert not Path("run").exists()
     assert model.read_bytes() == tiny_model().read_bytes()
 
 
-def test_the_report_tells_that_a_machine_was_left_behind(
+def test_the_report_says_that_a_machine_was_not_updated(
     vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path
 ) -> None:
     with local_machine(tmp_path) as local:
@@ -250,7 +252,7 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "outcome"),
     [
         (("--generations", "-1"), "expected a whole number of at least 0, got '-1'"),
         (("--batch", "1"), "expected at least 2 pairs, got '1'"),
@@ -267,15 +269,15 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         (("m", "--in-process"), "give either a running machine or one of --boot, --in-process, --file and --report"),
     ],
 )
-def test_wrong_usage(vboot: Vboot, given: tuple[str, ...], told: str) -> None:
+def test_wrong_usage(vboot: Vboot, given: tuple[str, ...], outcome: str) -> None:
     assert vboot("evolve", *given) == 2
-    assert told in vboot.last_error()
+    assert outcome in vboot.last_error()
 
 
 def test_what_is_not_there(vboot: Vboot, pairs: Path, tmp_path: Path) -> None:
     data = ("--data", pairs)
     model = ("--model", tiny_model())
-    for words, told in (
+    for words, outcome in (
         ((*model, "--in-process", "--data", "gone.jsonl"), "cannot read gone.jsonl: No such file or directory"),
         (("--in-process", *data), "the model build/vectorland.gguf does not exist; run `vboot build`"),
         ((*model, *data), "no machine runs in build/run; boot one with `vboot boot`"),
@@ -284,7 +286,7 @@ def test_what_is_not_there(vboot: Vboot, pairs: Path, tmp_path: Path) -> None:
         ((*model, *data, "--in-process", "--option", "steps=3"), "has no option 'steps'"),
     ):
         assert vboot("evolve", *words) == 1
-        assert told in vboot.last_error()
+        assert outcome in vboot.last_error()
 
 
 def test_a_report_on_another_model_or_other_data_is_refused(

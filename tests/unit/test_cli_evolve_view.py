@@ -1,4 +1,4 @@
-"""How `vboot evolve` tells a run: its view on a terminal, its lines elsewhere, and its curves."""
+"""How `vboot evolve` shows a run: the live view on a terminal, plain lines elsewhere, and curves."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def row(text: str, label: str) -> str:
     return str(found)
 
 
-def test_the_view_tells_search_and_body() -> None:
+def test_the_view_shows_search_and_body() -> None:
     text = drawn(*RUN, seconds=3723)
     assert text.startswith("evolve 1:02:03  antithetic_es, tier output, seed 7")
     assert row(text, "connection") == "connected to bridge"
@@ -91,7 +91,7 @@ def test_the_view_tells_search_and_body() -> None:
     assert row(text, "last move") == "move 1.move refused (drift: norm), confidence 0.310"
 
 
-def test_the_view_shows_what_is_known_and_no_more() -> None:
+def test_the_view_omits_unknown_values() -> None:
     text = drawn()
     assert row(text, "connection") == "not connected yet"
     assert row(text, "fitness") == "no generation has ended yet"
@@ -99,7 +99,7 @@ def test_the_view_shows_what_is_known_and_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "label", "told"),
+    ("events", "label", "printed"),
     [
         ([ConnectionFailed("socket", "gone", 2, 1.0)], "connection", "attempt 3 in 1 s: gone"),
         ([FellBack("v6")], "connection", "no machine answers; writing files to v6"),
@@ -112,8 +112,8 @@ def test_the_view_shows_what_is_known_and_no_more() -> None:
         ([Stopped("enough", 3, 1, 96, MODEL)], "stopped", "enough"),
     ],
 )
-def test_the_view_tells_trouble_and_its_end(events: list[DaemonEvent], label: str, told: str) -> None:
-    assert re.fullmatch(told, row(drawn(*events), label))
+def test_the_view_shows_a_problem_until_it_ends(events: list[DaemonEvent], label: str, printed: str) -> None:
+    assert re.fullmatch(printed, row(drawn(*events), label))
 
 
 @pytest.mark.parametrize("width", [20, 40, 200])
@@ -123,7 +123,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert len(lines) == len(drawn(*RUN, Alarm("x", "y")).splitlines())
 
 
-def test_what_machines_say_cannot_reach_the_terminal_raw() -> None:
+def test_texts_of_machines_are_escaped_on_the_terminal() -> None:
     trouble = ConnectionFailed("s", "\x1b[2J[bold]gone[/bold]", 1, 1.0)
     assert row(drawn(trouble), "connection") == r"attempt 2 in 1 s: \x1b[2J[bold]gone[/bold]"
     stream = io.StringIO()
@@ -147,7 +147,7 @@ def test_rates_leave_out_what_a_body_lacked_at_its_start() -> None:
     assert counted.applied_per_second == pytest.approx(1 / 4)
 
 
-def test_a_body_that_does_not_answer_is_told_until_it_does() -> None:
+def test_an_unreachable_body_is_shown_until_it_answers() -> None:
     lost = [*RUN, ConnectionFailed("bridge", "it hung up", 1, 0.5)]
     assert tally(*lost).describe()["unreached"] == "it hung up"
     assert tally(*lost, RUN[1]).unreached is None
@@ -174,19 +174,19 @@ def test_the_live_view_redraws_and_leaves_its_last_state_and_each_failure() -> N
     assert text.rindex("move 1.move refused") > text.index("ALARM")
 
 
-def test_lines_tell_each_event_that_matters_and_no_evaluation() -> None:
+def test_plain_lines_show_important_events_but_no_evaluations() -> None:
     stream = io.StringIO()
     lines = PlainLines(stream, clock=lambda: 0.0)
     for event in RUN:
         lines(event)
-    told = stream.getvalue().splitlines()
-    assert all(one.startswith("evolve: ") for one in told)
-    assert [one for one in told if "Rust Pixels Processed: " in one] == [told[2]]
-    assert "proposal 0.1: no score (not finite)" in told[3]
-    assert len(told) == len(RUN) - 5, "three scores, an interrupt and the second metabolism go without saying"
+    printed = stream.getvalue().splitlines()
+    assert all(one.startswith("evolve: ") for one in printed)
+    assert [one for one in printed if "Rust Pixels Processed: " in one] == [printed[2]]
+    assert "proposal 0.1: no score (not finite)" in printed[3]
+    assert len(printed) == len(RUN) - 5, "three scores, an interrupt and the second metabolism event have no line"
 
 
-def test_pixels_processed_are_told_at_a_bounded_rate() -> None:
+def test_pixels_processed_are_shown_at_a_bounded_rate() -> None:
     now = 0.0
     stream = io.StringIO()
     lines = PlainLines(stream, clock=lambda: now)
@@ -197,7 +197,7 @@ def test_pixels_processed_are_told_at_a_bounded_rate() -> None:
     assert counts == [str(count) for count in range(0, 100, int(METABOLISM_EVERY_S))]
 
 
-def test_a_pulse_that_went_wrong_outlasts_the_view() -> None:
+def test_a_failed_pulse_stays_on_the_terminal() -> None:
     stream = io.StringIO()
     with LiveView(stream) as view:
         view(Pulse(60, 3, 1.0, True))

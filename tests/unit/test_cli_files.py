@@ -68,7 +68,7 @@ def test_verify_a_sound_image(vboot: Vboot, image: Path) -> None:
     assert "sound GGUF file, manifest agrees" in vboot.out
 
 
-def test_verify_without_a_key_does_not_vouch_for_the_signature(vboot: Vboot, image: Path) -> None:
+def test_verify_without_a_key_does_not_check_the_signature(vboot: Vboot, image: Path) -> None:
     assert vboot.json("verify", image / "vector_boot.rts")["signature"] == "not checked (give --key)"
 
 
@@ -79,7 +79,7 @@ def test_verify_finds_a_flipped_bit_anywhere(vboot: Vboot, image: Path, tmp_path
     assert vboot.last_error().startswith("vboot: error: bad.rts: RTS: ")
 
 
-def test_verify_believes_neither_reader_alone(
+def test_verify_needs_both_readers_to_accept(
     vboot: Vboot, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flipped(image / "vector_boot.rts", tmp_path / "bad.rts", -1)

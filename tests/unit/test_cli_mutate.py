@@ -58,7 +58,7 @@ def test_bytes_of_a_file(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
     assert vboot.err == "vboot: error: gone.bin cannot be read: No such file or directory; check the path\n"
 
 
-def test_a_seed_that_was_made_up_makes_the_same_again(vboot: Vboot, machine: Path) -> None:
+def test_a_generated_seed_reproduces_the_change(vboot: Vboot, machine: Path) -> None:
     first = vboot.json("mutate", machine, *NOISE, "--digest")
     assert vboot("rollback", machine, "--to", "0") == 0
     assert vboot("mutate", machine, *NOISE, "--seed", first["seed"], "--digest") == 0
@@ -66,11 +66,15 @@ def test_a_seed_that_was_made_up_makes_the_same_again(vboot: Vboot, machine: Pat
     assert "seed" not in vboot.json("mutate", machine, *NOISE, "--seed", first["seed"])
 
 
-def test_a_dry_run_tells_and_changes_nothing(vboot: Vboot, machine: Path) -> None:
-    told = vboot.json("mutate", machine, *NOISE, "--seed", "00" * 8, "--dry-run")
-    assert (told["dry_run"], told["base_generation"]) == (True, 0)
+def test_a_dry_run_predicts_and_changes_nothing(vboot: Vboot, machine: Path) -> None:
+    planned = vboot.json("mutate", machine, *NOISE, "--seed", "00" * 8, "--dry-run")
+    assert (planned["dry_run"], planned["base_generation"]) == (True, 0)
     made = vboot.json("mutate", machine, *NOISE, "--seed", "00" * 8, "--digest")
-    assert (made["generation"], made["sha256"], made["changed"]["bytes"]) == (1, told["sha256"], told["changed_bytes"])
+    assert (made["generation"], made["sha256"], made["changed"]["bytes"]) == (
+        1,
+        planned["sha256"],
+        planned["changed_bytes"],
+    )
     assert vboot("mutate", machine, *SET, "--dry-run") == 0
     assert vboot.out.startswith("would change generation 1: 1 B in 1 tensor; nothing was changed\n")
     error = vboot.json("mutate", machine, "--dense", "hw.mmio@0=00000000", "--confidence", "1", "--dry-run", code=1)
@@ -78,7 +82,7 @@ def test_a_dry_run_tells_and_changes_nothing(vboot: Vboot, machine: Path) -> Non
     assert [record["kind"] for record in vboot.json("history", machine)["records"]] == ["boot", "mutate"]
 
 
-def test_what_was_done_is_verified(vboot: Vboot, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutate_verifies_the_machines_result(vboot: Vboot, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vboot.json("mutate", machine, *NOISE, "--verify")["verified"] is True
     assert vboot("mutate", machine, *SET, "--verify") == 0
     assert "verified: the machine's digests are those predicted" in vboot.out
@@ -106,7 +110,7 @@ def test_a_trial(vboot: Vboot, machine: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Terminated")])
-def test_who_stops_a_change_learns_by_which_id_to_look_for_it(
+def test_an_interrupted_change_is_reported_with_its_id(
     vboot: Vboot, machine: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, kind: str
 ) -> None:
     def stop(wanted: type[Any], value: Any, *, name: str) -> Any:
@@ -116,14 +120,14 @@ def test_who_stops_a_change_learns_by_which_id_to_look_for_it(
 
     monkeypatch.setattr("vboot.client.machine.decode", stop)
     error = vboot.json("mutate", machine, *NOISE, code=128 + number)["error"]
-    told = f"the change {error['id']} with seed {error['seed']} may have been made; see `vboot history {machine}`"
-    assert (error["type"], error["message"]) == (kind, f"{kind.lower()}: {told}")
+    expected = f"the change {error['id']} with seed {error['seed']} may have been made; see `vboot history {machine}`"
+    assert (error["type"], error["message"]) == (kind, f"{kind.lower()}: {expected}")
     assert vboot.err == f"vboot: error: {error['message']}\n"
     assert vboot.json("history", machine)["records"][-1]["id"] == error["id"]
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "expected"),
     [
         ((*SET, "--base", "7"), 1007, "generation"),
         ((*SET[:3], "0.8"), 1006, "0.8"),
@@ -131,17 +135,17 @@ def test_who_stops_a_change_learns_by_which_id_to_look_for_it(
         (("--seeded", "none.*", "--density", "1", "--scale", "1", "--confidence", "1"), 1001, "none.*"),
     ],
 )
-def test_refusals(vboot: Vboot, machine: Path, words: tuple[str, ...], code: int, told: str) -> None:
+def test_refusals(vboot: Vboot, machine: Path, words: tuple[str, ...], code: int, expected: str) -> None:
     error = vboot.json("mutate", machine, *words, code=1)["error"]
     assert (error["type"], error["code"]) == ("RequestRefusedError", code)
-    assert told in error["message"]
+    assert expected in error["message"]
     assert vboot("mutate", machine, *words) == 1
     assert vboot.err == f"vboot: error: {error['message']}\n"
     assert error["message"].startswith("the machine refuses: ")
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         ((), "give one of --recipe, --seeded, --set, --dense"),
         ((*SET, *NOISE[:2]), "give only one of --recipe, --seeded, --set, --dense"),
@@ -162,10 +166,10 @@ def test_refusals(vboot: Vboot, machine: Path, words: tuple[str, ...], code: int
         ((*NOISE, "--scale", "1e999"), "argument --scale: expected a finite number, got '1e999'"),
     ],
 )
-def test_wrong_usage(vboot: Vboot, words: tuple[str, ...], told: str) -> None:
+def test_wrong_usage(vboot: Vboot, words: tuple[str, ...], expected: str) -> None:
     assert vboot("mutate", "no machine is needed for that", *words) == 2
     assert vboot.err.startswith("usage: vboot mutate")
-    assert told in vboot.last_error()
+    assert expected in vboot.last_error()
 
 
 def test_a_recipe(vboot: Vboot, machine: Path, tmp_path: Path) -> None:

@@ -39,10 +39,10 @@ def odd(tmp_path: Path, name: str) -> Path:
     return folder
 
 
-def same_file(told: Any, path: Path) -> bool:
+def same_file(described: Any, path: Path) -> bool:
     """Whether what an answer holds is UTF-8, and a path option would take it as this path."""
-    told.encode()
-    return parse_path(told).absolute() == path.absolute()
+    described.encode()
+    return parse_path(described).absolute() == path.absolute()
 
 
 @odd_name
@@ -53,18 +53,18 @@ def test_a_run_folder(vboot: Vboot, odd: Path, name: str) -> None:
     run = odd / name
     spec = MachineSpec(kernel=odd / "kernel", disks=(Disk(odd / "disk", "vb-rts", read_only=True),))
     with start(spec, accel=FAST, run=run, qemu=program, detach=True) as machine:
-        told = json.loads(json.dumps(machine.describe()))
-        assert same_file(told["run"], run)
-        assert same_file(told["console"], run / "console.log")
-        assert parse_path(told["evolution"]).is_socket()
-        assert parse_path(told["qmp"]).is_socket()
+        described = json.loads(json.dumps(machine.describe()))
+        assert same_file(described["run"], run)
+        assert same_file(described["console"], run / "console.log")
+        assert parse_path(described["evolution"]).is_socket()
+        assert parse_path(described["qmp"]).is_socket()
         machine.release()
     json.loads((run / "machine.json").read_text("utf-8"))
     with attach(run) as again:
-        assert again.pid == told["pid"]
-        assert again.describe() == told
+        assert again.pid == described["pid"]
+        assert again.describe() == described
     # What was printed is what the next verb is given.
-    answer = vboot.json("stop", told["run"], "--timeout", "60")
+    answer = vboot.json("stop", described["run"], "--timeout", "60")
     assert same_file(answer["run"], run)
     assert answer["how"].startswith("by its power button (")
     with pytest.raises(BootError):
@@ -149,9 +149,9 @@ def test_evolving(vboot: Vboot, tmp_path: Path) -> None:
     data = folder / "pairs.jsonl"
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = ("--model", model, "--data", data, "--tier", "output", "--batch", "4", "--generations", "1")
-    told = vboot.json(
+    described = vboot.json(
         "evolve", "--file", folder / "out.gguf", "--folder", folder / "run", *words, "--option", "pairs=2"
     )
-    assert same_file(told["folder"], folder / "run")
-    again = vboot.json("evolve", "--report", told["folder"], "--no-report")
+    assert same_file(described["folder"], folder / "run")
+    again = vboot.json("evolve", "--report", described["folder"], "--no-report")
     assert again["generations"] == 1

@@ -80,14 +80,14 @@ def test_a_closed_stream_is_no_error(folder: Path, socket: Path, words: tuple[st
 
 
 @pytest.mark.parametrize("how", ["2>&-", "2>/dev/full", "2> >(exit)"])
-def test_an_error_that_cannot_be_told_is_still_an_error(folder: Path, how: str) -> None:
+def test_the_exit_code_stays_when_stderr_fails(folder: Path, how: str) -> None:
     ended = run(folder, ("inspect", "gone.gguf", "--json"), how)
     assert (ended.code, ended.errors) == (1, [])
     assert json.loads(ended.out)["error"]["type"] == "InputError"
 
 
 @pytest.mark.parametrize("words", [("inspect", "model.gguf"), ("history", "SOCKET", "--json"), ("--help",)])
-def test_an_answer_that_cannot_be_written_is_an_error_where_it_is_all_there_is(
+def test_output_that_cannot_be_written_is_an_error_of_read_only_verbs(
     folder: Path, socket: Path, words: tuple[str, ...]
 ) -> None:
     words = placed(words, socket)
@@ -136,15 +136,15 @@ def test_progress_that_cannot_be_shown_does_not_end_the_work(folder: Path, how: 
 
 
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, C_LOCALE])
-def test_what_an_encoding_lacks_is_escaped(folder: Path, socket: Path, environment: dict[str, str]) -> None:
+def test_characters_outside_the_encoding_are_escaped(folder: Path, socket: Path, environment: dict[str, str]) -> None:
     words: Any = ("embed", str(socket), "naïve €")
-    told = run(folder, words, "", environment)
+    escaped = run(folder, words, "", environment)
     plain = run(folder, words, "")
-    assert (told.code, plain.code) == (0, 0)
-    assert r"na\xefve \u20ac" in told.out
+    assert (escaped.code, plain.code) == (0, 0)
+    assert r"na\xefve \u20ac" in escaped.out
     assert "naïve €" in plain.out
     # Before the text stand the numbers, which are of the text itself and not of its escapes.
-    assert told.out.splitlines()[1].split()[:6] == plain.out.splitlines()[1].split()[:6]
+    assert escaped.out.splitlines()[1].split()[:6] == plain.out.splitlines()[1].split()[:6]
     assert json.loads(run(folder, (*words, "--json"), "", environment).out)["texts"][0]["text"] == "naïve €"
     script = "embed 'naïve €' --json\n".encode()
     answer = json.loads(run(folder, ("shell", str(socket)), "", environment, stdin=script).out)

@@ -24,11 +24,11 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_from_an_edit_to_its_verification(vboot: Vboot, model: Path) -> None:
-    told = vboot.json("surgeon", "apply", model, *NOISE, *SEED, "--dry-run")
+    planned = vboot.json("surgeon", "apply", model, *NOISE, *SEED, "--dry-run")
     made = vboot.json("surgeon", "apply", model, *NOISE, *SEED, "-o", "out.gguf")
-    assert (told["dry_run"], told["output"], made["dry_run"], made["output"]) == (True, None, False, "out.gguf")
-    assert told["tensors"] == made["tensors"]
-    assert made["model"] == told["model"] == GGUFSurgeon(Path("out.gguf")).digest() != made["model_before"]
+    assert (planned["dry_run"], planned["output"], made["dry_run"], made["output"]) == (True, None, False, "out.gguf")
+    assert planned["tensors"] == made["tensors"]
+    assert made["model"] == planned["model"] == GGUFSurgeon(Path("out.gguf")).digest() != made["model_before"]
     assert vboot.json("surgeon", "verify", "out.gguf")["model"] == made["model"]
     checked = vboot.json("surgeon", "verify", "out.gguf", "--against", model, *NOISE, *SEED)
     assert (checked["against"], checked["changed"]) == (str(model), made["tensors"])
@@ -39,7 +39,7 @@ def test_from_an_edit_to_its_verification(vboot: Vboot, model: Path) -> None:
     assert made["model"] in vboot.out
 
 
-def test_what_people_are_told(vboot: Vboot, model: Path) -> None:
+def test_human_readable_output(vboot: Vboot, model: Path) -> None:
     assert vboot("surgeon", "apply", model, "--set", f"{QUERY}[0]=0.1234", "--dry-run") == 0
     assert vboot.out.startswith(f"would change {model}: 2 B in 1 tensor; nothing was written\nmodel ")
     assert vboot.out.splitlines()[-1].split()[:7] == [QUERY, "F16", "2", "B", "1", "of", "4096"]
@@ -49,7 +49,7 @@ def test_what_people_are_told(vboot: Vboot, model: Path) -> None:
     assert "changes nothing (code 1008)" in vboot.last_error()
 
 
-def test_recipes_and_seeds_that_are_made_up(vboot: Vboot, model: Path) -> None:
+def test_recipes_and_generated_seeds(vboot: Vboot, model: Path) -> None:
     edit = {"kind": "dense", "tensor": QUERY, "values": [1.0, 2.0]}
     Path("recipe.json").write_text(json.dumps({"edits": [edit], "confidence": 0.1}))
     made = vboot.json("surgeon", "apply", model, "--recipe", "recipe.json", "-o", "out.gguf")
@@ -73,7 +73,7 @@ def test_requantising(vboot: Vboot, model: Path) -> None:
     assert all(each["relative"] < 0.01 for each in found["tensors"])
 
 
-def test_of_two_patterns_for_a_tensor_the_one_given_last_counts(vboot: Vboot, model: Path) -> None:
+def test_the_last_matching_pattern_applies(vboot: Vboot, model: Path) -> None:
     options = [word for what in ("*=Q8_0", "blk.*=F32", "*=BF16") for word in ("--requantise", what)]
     made = vboot.json("surgeon", "apply", model, *options, "--dry-run")
     assert {each["type"] for each in made["tensors"]} == {"BF16"}

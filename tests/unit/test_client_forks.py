@@ -154,7 +154,7 @@ os._exit(0)
             time.sleep(0.01)
 
 
-def test_the_ordinary_end_of_a_forked_process_disturbs_nobody(library: Path) -> None:
+def test_the_normal_exit_of_a_forked_process_changes_nothing(library: Path) -> None:
     program = f"""
 import os
 from pathlib import Path

@@ -83,10 +83,10 @@ def test_any_texts_go_in_as_few_requests_as_they_fit(texts: list[str]) -> None:
 
 def test_a_request_is_full_before_the_next_one() -> None:
     host = embedding()
-    told: list[tuple[int, int]] = []
-    MachineClient(host.open).embed(["x"] * 130, progress=lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    MachineClient(host.open).embed(["x"] * 130, progress=lambda done, total: reported.append((done, total)))
     assert [len(batch) for batch in asked(host)] == [64, 64, 2]
-    assert told == [(64, 130), (128, 130), (130, 130)]
+    assert reported == [(64, 130), (128, 130), (130, 130)]
 
 
 def test_texts_that_cannot_be_sent() -> None:
@@ -175,7 +175,7 @@ def test_embeddings_of_two_generations_are_not_mixed() -> None:
         MachineClient(embedding(itertools.count()).open).embed(["x"] * 70)
 
 
-def test_normalize_is_said_only_when_it_is_not_wanted() -> None:
+def test_normalize_is_sent_only_when_it_is_false() -> None:
     host = embedding()
     machine = MachineClient(host.open)
     machine.embed(["a"])
@@ -188,7 +188,7 @@ def test_normalize_is_said_only_when_it_is_not_wanted() -> None:
     "change",
     [{"count": 2}, {"tokens": [1, 2]}, {"truncated": [True, True]}, {"dim": 0}, {"dim": 3}, {"tokens": "x"}],
 )
-def test_an_answer_that_does_not_add_up(change: dict[str, Any]) -> None:
+def test_an_inconsistent_reply_is_refused(change: dict[str, Any]) -> None:
     def embed(peer: Peer, message: Message) -> None:
         members, blob = result(["a"])
         peer.reply(message, members | change, blob)

@@ -88,7 +88,7 @@ def test_a_closed_link_is_lost(tmp_path: Path) -> None:
             link.send(b"x", soon())
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_connecting_without_a_listener_fails_at_once(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(LinkLostError, match="no machine listens at"):
         SocketLink(tmp_path / "nothing", soon())

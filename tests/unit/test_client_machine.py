@@ -206,7 +206,7 @@ def test_any_request(machine: MachineClient) -> None:
         machine.request("stats", {"unknown": 1})
     assert caught.value.code == -32602
     with pytest.raises(RequestRefusedError):
-        machine.request("stats", blob=b"what for")
+        machine.request("stats", blob=b"not allowed here")
     assert machine.stats().state == "beating"
 
 
@@ -229,7 +229,7 @@ def test_faults_are_served_where_they_are_allowed(machine: MachineClient, tmp_pa
 
 
 @pytest.mark.parametrize("fault", ["segv", "abort"])
-def test_a_worker_that_dies_is_hardly_noticed(tmp_path: Path, fault: str) -> None:
+def test_the_client_continues_after_a_crash_of_the_worker(tmp_path: Path, fault: str) -> None:
     with local_machine(tmp_path, "--fault", "--heartbeat-ms", "20") as local, connect(local.socket) as machine:
         machine.subscribe(["heartbeat"])
         first = next(machine.events(timeout=60))
@@ -266,7 +266,7 @@ def test_a_machine_that_is_killed(tmp_path: Path) -> None:
             machine.stats()
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_connecting_without_a_listener_fails(tmp_path: Path) -> None:
     with pytest.raises(LinkLostError, match="no machine listens"):
         connect(tmp_path / "nothing")
 

@@ -1,4 +1,4 @@
-"""Changes of a machine: made once, whatever becomes of the line and the runtime meanwhile."""
+"""Changes of a machine are made exactly once, despite failures of the connection and the runtime."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Model:
-    """A machine that keeps what it is told: generations by id, uploads by id; `upsets` come instead of its replies."""
+    """A machine that stores generations and uploads by id; `upsets` replace its replies."""
 
     def __init__(self) -> None:
         self.generation = 2
@@ -229,7 +229,7 @@ UPSETS: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("upset", UPSETS.values(), ids=UPSETS)
-def test_a_reply_lost_after_the_change_was_made_comes_once_more(upset: Answer) -> None:
+def test_a_lost_reply_to_mutate_is_replayed(upset: Answer) -> None:
     model = Model()
     model.upset("mutate", upset, upset)
     made = model.machine().mutate([NOISE], confidence=0.9, timeout=2)
@@ -239,7 +239,7 @@ def test_a_reply_lost_after_the_change_was_made_comes_once_more(upset: Answer) -
 
 
 @pytest.mark.parametrize("upset", UPSETS.values(), ids=UPSETS)
-def test_so_do_those_of_rollback(upset: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_reply_to_rollback_is_replayed(upset: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vboot.client.machine._CHANGE_SECONDS", 2.0)
     model = Model()
     model.upset("rollback", upset)
@@ -247,7 +247,7 @@ def test_so_do_those_of_rollback(upset: Answer, monkeypatch: pytest.MonkeyPatch)
     assert model.generation == 3
 
 
-def test_what_stays_in_doubt_is_told_with_its_id() -> None:
+def test_a_change_in_doubt_is_reported_with_its_id() -> None:
     model = Model()
     model.upset("mutate", *[silence] * 9)
     with pytest.raises(MachineTimeoutError, match="may or may not have been done; repeat it with the id") as caught:
@@ -269,7 +269,7 @@ def test_a_machine_that_ends_during_a_change_is_not_waited_for() -> None:
     assert time.monotonic() - started < 60, "the deadline is not waited for"
 
 
-def test_nothing_is_in_doubt_before_it_is_sent() -> None:
+def test_a_failure_before_sending_leaves_no_doubt() -> None:
     model = Model()
     machine = model.machine()
     model.host.peer.ended = model.host.gone = True
@@ -290,11 +290,11 @@ WHOLE = [(0, 2_560_000), (1 << 20, 2_560_000), (2 << 20, 2_560_000)]
 
 def test_what_is_too_large_for_a_request_is_uploaded() -> None:
     model = Model()
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     machine = model.machine()
-    machine.mutate([LARGE], confidence=0.9, progress=lambda sent, total: told.append((sent, total)))
+    machine.mutate([LARGE], confidence=0.9, progress=lambda sent, total: reported.append((sent, total)))
     assert pieces(model) == WHOLE
-    assert told == [(1 << 20, 2_560_000), (2 << 20, 2_560_000), (2_560_000, 2_560_000)]
+    assert reported == [(1 << 20, 2_560_000), (2 << 20, 2_560_000), (2_560_000, 2_560_000)]
     ((_, blob, _),) = model.made.values()
     assert blob == LARGE.data
     machine.mutate([Dense("w", 0, bytes(1 << 20))], confidence=0.9)
@@ -365,7 +365,7 @@ def test_a_reply_lost_after_a_large_change_was_made() -> None:
     assert pieces(model) == WHOLE * 2
 
 
-def test_uploads_are_not_repeated_for_ever() -> None:
+def test_repeats_of_an_upload_are_bounded() -> None:
     model = Model()
     model.upset("mutate", *[refuse(1012, None)] * 9)
     with pytest.raises(RequestRefusedError) as caught:
@@ -393,7 +393,7 @@ def test_a_piece_whose_reply_is_lost_is_repeated(upset: Answer) -> None:
     assert [blob for _, blob, _ in model.made.values()] == [LARGE.data]
 
 
-def test_a_machine_that_takes_no_piece() -> None:
+def test_an_upload_without_replies_times_out() -> None:
     model = Model()
     model.upset("upload", *[silence] * 9)
     with pytest.raises(MachineTimeoutError, match="did not answer upload in time: it may or may not have been done"):
@@ -401,14 +401,14 @@ def test_a_machine_that_takes_no_piece() -> None:
     assert pieces(model) == WHOLE[:1] * 3
 
 
-def test_an_upload_may_be_put_off() -> None:
+def test_a_refused_upload_is_retried_after_retry_ms() -> None:
     model = Model()
     model.upset("upload", refuse(1017, {"retry_ms": 20}))
     assert model.machine().mutate([LARGE], confidence=0.9).generation == 3
     assert pieces(model) == WHOLE[:1] + WHOLE
 
 
-def test_a_machine_that_counts_wrongly() -> None:
+def test_a_wrong_received_count_is_an_error() -> None:
     model = Model()
     model.upset("upload", *[lambda peer, message: peer.reply(message, {"received": 3})] * 9)
     with pytest.raises(ProtocolError, match="has 3 of the 1048576 bytes sent"):
@@ -418,7 +418,7 @@ def test_a_machine_that_counts_wrongly() -> None:
 # what is put off
 
 
-def test_a_busy_machine_is_asked_again_when_it_says() -> None:
+def test_a_busy_machine_is_asked_again_after_retry_ms() -> None:
     model = Model()
     model.upset("mutate", refuse(1017, {"retry_ms": 60}), refuse(1017, {"retry_ms": 100}))
     started = time.monotonic()
@@ -437,7 +437,7 @@ def test_a_refusal_that_waiting_does_not_help_is_final(code: int) -> None:
     assert (caught.value.code, len(model.params("mutate"))) == (code, 1)
 
 
-def test_no_longer_than_the_deadline() -> None:
+def test_retries_end_at_the_deadline() -> None:
     model = Model()
     model.upset("mutate", *[refuse(1017, {"retry_ms": 60})] * 9)
     with pytest.raises(RequestRefusedError) as caught:
@@ -452,7 +452,7 @@ def test_no_longer_than_the_deadline() -> None:
     assert len(model.params("mutate")) == 1
 
 
-def test_energy_is_waited_for_only_when_told() -> None:
+def test_energy_is_waited_for_only_with_wait() -> None:
     model = Model()
     model.upset("mutate", *[refuse(1009, {"retry_ms": 20})] * 2)
     with pytest.raises(RequestRefusedError) as caught:
@@ -462,7 +462,7 @@ def test_energy_is_waited_for_only_when_told() -> None:
     assert len(model.params("mutate")) == 3
 
 
-def test_putting_off_looks_after_the_machine() -> None:
+def test_check_is_called_while_a_retry_waits() -> None:
     class DeadError(Exception):
         pass
 

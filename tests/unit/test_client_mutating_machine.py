@@ -1,4 +1,4 @@
-"""Changes of the weights through the client, on the real machine: made once, whatever dies in between."""
+"""Changes of the weights through the client, on the real machine: made exactly once, despite crashes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def local(tmp_path: Path) -> Iterator[LocalMachine]:
         yield machine
 
 
-def test_a_real_machine_makes_it_once(local: LocalMachine) -> None:
+def test_a_repeated_mutation_is_applied_once(local: LocalMachine) -> None:
     with connect(local.socket) as machine:
         before = machine.digest().model
         again = {"confidence": 0.9, "base_generation": 0, "id": "5a" * 16}
@@ -52,7 +52,7 @@ def test_a_real_machine_makes_it_once(local: LocalMachine) -> None:
         assert [r.code for r in machine.history() if r.verdict == "refused"] == [1020, 1007]
 
 
-def test_a_real_machine_dies_between_two_changes(local: LocalMachine) -> None:
+def test_a_crash_between_two_changes(local: LocalMachine) -> None:
     with connect(local.socket) as machine:
         made = machine.mutate([NOISE], confidence=0.9, digest=True)
         for fault in ("segv", "abort"):
@@ -79,7 +79,7 @@ def large_machine(folder: Path) -> Iterator[MachineClient]:
         yield machine
 
 
-def test_a_real_machine_takes_uploads(tmp_path: Path) -> None:
+def test_uploads(tmp_path: Path) -> None:
     with large_machine(tmp_path) as machine:
         ident = {"confidence": 0.9, "base_generation": 0, "id": "5c" * 16}
         made = machine.mutate([Dense("w", 0, NUMBERS)], **ident)  # type: ignore[arg-type]
@@ -91,24 +91,24 @@ def test_a_real_machine_takes_uploads(tmp_path: Path) -> None:
         assert machine.upload(NUMBERS) != machine.upload(NUMBERS)
 
 
-def test_a_real_machine_dies_in_the_middle_of_an_upload(tmp_path: Path) -> None:
+def test_a_crash_during_an_upload(tmp_path: Path) -> None:
     with large_machine(tmp_path) as machine:
         worker = machine.stats().worker.pid
-        told: list[int] = []
+        reported: list[int] = []
 
         def kill_once(sent: int, _total: int) -> None:
-            if not told:
+            if not reported:
                 os.kill(worker, signal.SIGKILL)
-            told.append(sent)
+            reported.append(sent)
 
         made = machine.mutate([Dense("w", 0, NUMBERS)], confidence=0.9, progress=kill_once)
         assert (made.generation, made.replayed) == (1, False)
-        assert told == [1 << 20, 1 << 20, 2 << 20, 2_560_000]
+        assert reported == [1 << 20, 1 << 20, 2 << 20, 2_560_000]
         assert machine.stats().worker.restarts == 1
         assert machine.read("w").data == NUMBERS
 
 
-def test_trials_of_a_real_machine(local: LocalMachine) -> None:
+def test_trials(local: LocalMachine) -> None:
     with connect(local.socket) as machine:
         machine.subscribe(["mutation"])
         machine.mutate([NOISE], confidence=0.9, lease_ms=60_000)
@@ -128,7 +128,7 @@ def test_trials_of_a_real_machine(local: LocalMachine) -> None:
         assert (hello.generation, hello.promoted) == (3, 3)
 
 
-def test_waiting_for_the_energy_of_a_real_machine(local: LocalMachine) -> None:
+def test_waiting_for_energy(local: LocalMachine) -> None:
     with connect(local.socket) as machine:
         index = np.array([0], np.uint64)
 

@@ -1,4 +1,4 @@
-"""The conversation, against a peer in this process that misbehaves in every way a machine can."""
+"""Sessions with a scripted machine in this process that has every fault a machine can have."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_turn(*answers: Answer) -> Answer:
-    """The first time the first answer, and so on; the last one for ever."""
+    """One answer after the other; the last one repeats."""
     left = deque(answers)
 
     def answer(peer: Peer, message: Message) -> None:
@@ -82,7 +82,7 @@ def test_hello_is_repeated_with_the_rest_of_a_blob_in_the_way() -> None:
     assert host.peer.methods() == ["hello", "hello"]
 
 
-def test_a_slow_machine_is_not_taken_for_one_that_was_started_anew() -> None:
+def test_late_greetings_are_not_taken_for_a_restart() -> None:
     waiting: list[Message] = []
 
     def slow(peer: Peer, message: Message) -> None:
@@ -103,7 +103,7 @@ def test_hello_may_be_refused() -> None:
         Host(hello=lambda peer, message: peer.refuse(message, -32602)).established()
 
 
-def test_nobody_answers_hello() -> None:
+def test_hello_without_a_reply_times_out() -> None:
     host = Host(hello=ignore)
     with pytest.raises(MachineTimeoutError, match="does not answer hello"):
         host.session.establish(time.monotonic() + 0.5)
@@ -169,7 +169,7 @@ def test_a_late_reply_is_not_mistaken_for_another() -> None:
 @pytest.mark.parametrize(
     "body", [{}, {"result": 1}, {"result": {}, "error": {}}, {"error": {"code": "1"}}, {"error": 1}]
 )
-def test_a_reply_that_says_neither_is_an_error(body: dict[str, Any]) -> None:
+def test_a_reply_without_result_and_error_is_an_error(body: dict[str, Any]) -> None:
     host = Host(
         interrupt=lambda peer, message: peer.say(encode({"id": message.members["id"], **body})),
     ).established()
@@ -195,28 +195,28 @@ SPOILERS: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("spoiler", SPOILERS.values(), ids=SPOILERS)
-def test_a_harmless_request_is_repeated(spoiler: Answer) -> None:
+def test_a_request_without_side_effects_is_repeated(spoiler: Answer) -> None:
     host = Host(stats=in_turn(spoiler, spoiler, answer_well)).established()
     assert host.request("stats").result == {"well": True}
     assert [method for peer in host.peers for method in peer.methods()] == ["hello", "stats"] * 3
 
 
 @pytest.mark.parametrize("spoiler", SPOILERS.values(), ids=SPOILERS)
-def test_any_other_request_is_not(spoiler: Answer) -> None:
+def test_other_requests_are_not_repeated(spoiler: Answer) -> None:
     host = Host(interrupt=in_turn(spoiler, answer_well)).established()
     with pytest.raises((LinkLostError, ProtocolError), match="during interrupt: it may or may not have been done"):
         host.request("interrupt")
     assert host.request("interrupt").result == {"well": True}
 
 
-def test_repeating_ends() -> None:
+def test_repeats_are_bounded() -> None:
     host = Host(stats=SPOILERS["half a line"]).established()
     with pytest.raises(ProtocolError, match="not JSON"):
         host.request("stats")
     assert host.peer.methods() == ["hello", "stats"] * 3
 
 
-def test_a_restart_between_two_requests_harms_neither() -> None:
+def test_a_restart_between_two_requests() -> None:
     host = Host(interrupt=answer_well).established()
     host.peer.say(GREETING)
     assert host.request("interrupt").result == {"well": True}
@@ -225,7 +225,7 @@ def test_a_restart_between_two_requests_harms_neither() -> None:
     assert [peer.methods() for peer in host.peers] == [["hello", "hello", "interrupt"], ["hello", "interrupt"]]
 
 
-def test_what_was_half_read_ends_with_its_connection() -> None:
+def test_a_partly_read_reply_is_dropped_with_its_connection() -> None:
     def half_a_blob_then_gone(peer: Peer, message: Message) -> None:
         SPOILERS["half a blob"](peer, message)
         peer.ended = True
@@ -268,14 +268,14 @@ def test_events_go_to_a_callback() -> None:
     assert seen == [HeartbeatEvent(1, 0)]
 
 
-def test_unheard_events_do_not_pile_up() -> None:
+def test_unread_events_are_bounded() -> None:
     host = Host().established()
     host.peer.say(b"".join(beat(number) for number in range(3000)))
     host.request("stats")
     assert host.session.next_event(host.soon()) == HeartbeatEvent(3000 - 1024, 0)
 
 
-def test_what_is_unknown_or_malformed_among_events_does_no_harm() -> None:
+def test_unknown_and_malformed_events_are_skipped() -> None:
     host = Host().established()
     host.peer.say(encode({"method": "event", "params": {"kind": "token"}}) + encode({"method": "other"}))
     host.peer.say(encode({"method": "event", "params": {"kind": "heartbeat", "beats": "x"}}) + beat(5))
@@ -302,7 +302,7 @@ def test_subscriptions_survive_a_restart(spoiler: Answer) -> None:
 # ends of waits
 
 
-def test_check_is_asked_in_every_wait_and_ends_it() -> None:
+def test_an_exception_of_check_ends_every_wait() -> None:
     class DeadError(Exception):
         pass
 
@@ -319,7 +319,7 @@ def test_check_is_asked_in_every_wait_and_ends_it() -> None:
     assert time.monotonic() - started < 60, "the deadline is not waited for"
 
 
-def test_after_an_interrupted_sending_the_line_is_brought_in_order() -> None:
+def test_the_connection_is_resynchronised_after_an_interrupted_send() -> None:
     host = Host().established()
     whole = host.peer.send
 
@@ -335,7 +335,7 @@ def test_after_an_interrupted_sending_the_line_is_brought_in_order() -> None:
     assert host.peer.methods() == ["hello", "hello", "stats"]
 
 
-def test_life_is_told_without_asking() -> None:
+def test_is_alive_sends_no_request() -> None:
     host = Host().established()
     host.peer.say(beat(1))
     assert host.session.is_alive()

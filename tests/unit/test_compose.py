@@ -152,7 +152,7 @@ def test_type_of_a_file_may_only_be_confirmed(tmp_path: Path, model: Path) -> No
         compose(str(model), tmp_path / "out2.gguf", type="F16")
 
 
-def test_the_judge_is_asked_before_the_file_is_read(tmp_path: Path) -> None:
+def test_the_check_runs_before_the_file_is_read(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGML, and no GGUF at all")
 

@@ -64,7 +64,7 @@ def test_the_map_never_falls(pairs: list[tuple[float, bool]], places: list[float
     assert all(after >= before - 1e-12 for before, after in pairwise(levels))
 
 
-def test_it_is_the_identity_until_enough_is_known() -> None:
+def test_the_map_is_the_identity_below_the_minimum_of_outcomes() -> None:
     curve = curve_of(OUTCOMES_NEEDED - 1, confidence=0.9, good=0)
     assert curve.map(0.9) == 0.9
     assert curve.record(0.9, False).map(0.9) < 0.1
@@ -75,7 +75,7 @@ def test_never_seen_to_fail_is_not_certain() -> None:
     assert 0.98 < curve.map(1.0) < 1
 
 
-def test_it_learns_to_be_less_sure() -> None:
+def test_failures_lower_the_confidence() -> None:
     curve = CalibrationCurve()
     for confidence, good in overconfident(600, seed=1):
         curve = curve.record(confidence, good)
@@ -86,7 +86,7 @@ def test_it_learns_to_be_less_sure() -> None:
     assert brier_score(corrected) < brier_score(later) - 0.01
 
 
-def test_what_was_reported_did_not_know_its_outcome() -> None:
+def test_a_reported_confidence_excludes_its_own_outcome() -> None:
     curve = curve_of(OUTCOMES_NEEDED, confidence=0.9, good=0)
     expected = curve.map(0.9)
     assert curve.record(0.9, True).reported[-1] == (expected, True)
@@ -101,7 +101,7 @@ def test_only_the_newest_outcomes_are_kept() -> None:
 
 
 @pytest.mark.parametrize("confidence", [-0.1, 1.1, float("nan")])
-def test_what_is_no_confidence_is_not_recorded(confidence: float) -> None:
+def test_an_invalid_confidence_is_not_recorded(confidence: float) -> None:
     with pytest.raises(InputError, match="no confidence"):
         CalibrationCurve().record(confidence, True)
 
@@ -195,6 +195,6 @@ def test_hostile_states_are_refused(outcomes: object, version: object, junk: byt
         json.dumps({"version": 1, "outcomes": [[0.5, 0.5, True]] * (OUTCOMES_KEPT + 1)}),
     ],
 )  # fmt: skip
-def test_states_of_another_make_are_refused_in_a_sentence(state: str) -> None:
+def test_states_of_another_format_are_refused(state: str) -> None:
     with pytest.raises(InputError, match="no state of a calibration curve"):
         CalibrationCurve.from_state(state)

@@ -108,7 +108,7 @@ def test_a_tensor_of_another_machine_is_refused() -> None:
     assert repr(WEIGHT) in judged.refusal.text
 
 
-def test_an_edit_that_means_nothing_is_refused() -> None:
+def test_an_invalid_edit_is_refused() -> None:
     weight = tensor()
     some = candidate(weight, edits=[noise(1e-3)])
     some = dataclasses.replace(some, edits=(*some.edits, noise(1.0, tensors="blk.9.*")))
@@ -149,7 +149,7 @@ def test_another_type_shape_or_length_is_refused() -> None:
     assert refusal(dataclasses.replace(some, before={WEIGHT: cut}), facts(weight)) == "same_storage"
 
 
-def test_a_change_of_nothing_is_refused() -> None:
+def test_a_change_without_effect_is_refused() -> None:
     weight = tensor()
     for after in ({}, {WEIGHT: weight.data}):
         assert refusal(Candidate((noise(1e-9),), 0, {WEIGHT: weight}, after), facts(weight)) == "changes_something"
@@ -196,7 +196,7 @@ def test_many_tensors_add_up() -> None:
     assert refusal(some, facts(*tensors, matrix_norm=limit, total_norm=limit)) == "total_norm"
 
 
-def test_a_bias_next_to_zero_is_judged_with_the_other_vectors() -> None:
+def test_a_bias_near_zero_is_measured_with_the_other_vectors() -> None:
     bias = tensor("blk.0.attn_k.bias", kind="F32", shape=(ELEMENTS,), size=1e-6)
     norm = tensor("blk.0.attn_output_norm.weight", kind="F32", shape=(ELEMENTS,), size=1.0)
     both = candidate(bias, norm, edits=[noise(1e-3, tensors="blk.*")])
@@ -244,14 +244,14 @@ def test_saturation_is_refused(kind: str) -> None:
     assert refusal(some, free) == "saturation"
 
 
-def test_saturation_that_was_there_before_is_no_matter() -> None:
+def test_existing_saturation_is_ignored() -> None:
     flat = np.where(values() > 0, np.float32(50_000), np.float32(-50_000))
     weight = TensorData(WEIGHT, "F16", (64, 64), encode("F16", flat).tobytes())
     some = candidate(weight, edits=[noise(1000.0)])
     assert found(statistical.saturation, some, facts(weight)) == 0
 
 
-def test_one_element_out_of_all_proportion_is_refused() -> None:
+def test_an_outlier_is_refused() -> None:
     weight = tensor()
     one = Sparse(WEIGHT, "set", np.array([9], np.uint64), np.array([1.0], np.float32))
     some = candidate(weight, edits=[one])

@@ -1,4 +1,4 @@
-"""The evolution daemon when its body is not there, gone, changed by others, or out of time or energy."""
+"""The evolution daemon when its body is missing, ended, changed by others, or out of time or energy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return stopped.model
 
 
-def test_connecting_tells_of_a_failure_and_raises_nothing(tmp_path: Path) -> None:
+def test_a_failed_connection_is_an_event_and_not_an_exception(tmp_path: Path) -> None:
     seen = Events()
     evolver = daemon(tmp_path / "run", SocketBody(tmp_path / "nobody.sock"), listener=seen)
     assert not evolver.connect()
@@ -50,7 +50,7 @@ def test_connecting_tells_of_a_failure_and_raises_nothing(tmp_path: Path) -> Non
     assert evolver.get_stats() is None
 
 
-def test_retries_come_less_and_less_often() -> None:
+def test_retry_delays_grow() -> None:
     assert [retry_after(failures) for failures in (1, 2, 3, 4)] == [0.5, 1, 2, 4]
     assert (retry_after(1), retry_after(99)) == (FIRST_RETRY_S, LONGEST_RETRY_S)
 
@@ -70,7 +70,7 @@ def test_without_a_machine_v6_takes_over_until_there_is_one(tmp_path: Path, mode
                 assert published == [event.model]
                 stack.enter_context(local_machine(tmp_path, model=small_model()))
             elif isinstance(event, e.Evaluated) and published:
-                time.sleep(0.2)  # as long as models take that are no toys
+                time.sleep(0.2)  # larger models take as long
 
         seen = Events(begin)
         stopped = evolve(
@@ -134,7 +134,7 @@ def test_weights_of_another_run_are_refused(tmp_path: Path) -> None:
     assert "not from this run" in stopped.why
     assert stopped.generation == 0
     assert [event.what for event in seen.of(e.Alarm)] == ["body"]
-    assert body_digest(body) == before, "nobody has touched it"
+    assert body_digest(body) == before, "the body must be unchanged"
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("takeover", [False, True])
-def test_somebody_else_changes_the_weights_meanwhile(tmp_path: Path, model: str, takeover: bool) -> None:
+def test_weights_changed_by_another_client(tmp_path: Path, model: str, takeover: bool) -> None:
     body = fresh_body()
     changed: list[int] = []
 
@@ -186,7 +186,7 @@ def test_a_body_far_behind_gets_the_bytes(tmp_path: Path, model: str, monkeypatc
     assert not seen.of(e.Applied)
 
 
-def test_a_lease_that_runs_out_is_taken_again(tmp_path: Path, model: str) -> None:
+def test_a_move_whose_lease_expired_is_applied_again(tmp_path: Path, model: str) -> None:
     body = fresh_body()
     expired: list[str] = []
 
@@ -207,7 +207,7 @@ def test_a_lease_that_runs_out_is_taken_again(tmp_path: Path, model: str) -> Non
 
 def test_a_body_that_hangs_is_ended_and_comes_back(tmp_path: Path, model: str) -> None:
     body = fresh_body()
-    bridge = body._bridge  # the fault is asked for behind the daemon's back
+    bridge = body._bridge  # the fault is injected without the daemon
     asked: list[int] = []
 
     def hang(event: e.DaemonEvent) -> None:
@@ -242,7 +242,7 @@ def test_low_energy_slows_the_daemon_down() -> None:
     follower.disconnect()
     (steered,) = seen.of(e.Steered)
     assert steered.what == "rate"
-    assert waits == 3, "it rests until there is enough, or it is to stop"
+    assert waits == 3, "it waits until there is enough energy, or it must stop"
 
 
 def test_rollbacks_without_end_stop_the_run(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_rollbacks_without_end_stop_the_run(tmp_path: Path) -> None:
 
 
 class _LostOnTheWay(MachineClient):
-    """A machine that this program dies over while it sends the weights."""
+    """A client that simulates a crash of this program while it sends the weights."""
 
     def mutate(self, edits: Sequence[Edit], **options: Any) -> Mutation:
         if self.hello().generation >= 2:
@@ -270,7 +270,7 @@ class _LostOnTheWay(MachineClient):
 
 
 class _Death(BaseException):
-    """The daemon dies here."""
+    """Simulates a crash of the daemon."""
 
 
 class _BodyOf(BridgeBody):
@@ -285,9 +285,7 @@ class _BodyOf(BridgeBody):
         return self._kind(self._bridge.link, timeout=timeout)
 
 
-def test_a_body_that_was_half_given_the_bytes_is_no_stranger(
-    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_partly_synchronised_body_is_accepted(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evolution.daemon.follower._REPLAYED_MOVES", 1)
     monkeypatch.setattr("evolution.daemon.reconcile._BYTES_AT_ONCE", 1)
     evolve(tmp_path, generations=_GENERATIONS)
@@ -301,7 +299,7 @@ def test_a_body_that_was_half_given_the_bytes_is_no_stranger(
 
 
 class _OtherNumbers(MachineClient):
-    """A machine that computes otherwise once there is a move to be watched."""
+    """A client that returns different embeddings."""
 
     def embed(self, texts: Sequence[str], **options: Any) -> Embeddings:
         found = super().embed(texts, **options)
@@ -309,7 +307,7 @@ class _OtherNumbers(MachineClient):
 
 
 @pytest.mark.parametrize("mode", ["live", "trial"])
-def test_a_body_that_computes_otherwise_gets_its_old_weights_back(tmp_path: Path, mode: str) -> None:
+def test_a_body_with_different_embeddings_is_rolled_back(tmp_path: Path, mode: str) -> None:
     fresh_body()
     body, seen = _BodyOf(_OtherNumbers), Events()
     before = body_digest(body)
@@ -320,7 +318,7 @@ def test_a_body_that_computes_otherwise_gets_its_old_weights_back(tmp_path: Path
     assert len(seen.of(e.RolledBack)) == len(seen.of(e.Applied)) == 1
     assert not seen.of(e.Promoted)
     again = evolve(tmp_path, fresh_body(), generations=_GENERATIONS)
-    assert again.generation == _GENERATIONS, "a sound body goes on"
+    assert again.generation == _GENERATIONS, "an intact body continues the run"
 
 
 def test_the_metabolism_beats_and_pulses(tmp_path: Path) -> None:

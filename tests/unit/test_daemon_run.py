@@ -1,4 +1,4 @@
-"""A run of the evolution daemon: what it decides, what it leaves, and that nothing that happens to it changes that."""
+"""A run of the evolution daemon: its decisions and files, which no interruption changes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _GENERATIONS = 6
 
 
 class _Death(BaseException):
-    """The daemon dies here."""
+    """Simulates a crash of the daemon."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_run_improves_the_body_and_leaves_the_model(tmp_path: Path, undisturbe
     assert stopped.evaluations == len(seen.of(e.Evaluated)) == 4 * _GENERATIONS
 
 
-def test_what_happened_is_told_in_order_and_logged(tmp_path: Path) -> None:
+def test_events_are_reported_in_order_and_logged(tmp_path: Path) -> None:
     seen = Events()
     evolve(tmp_path, generations=2, listener=seen, period_s=60.0)
     kinds = [type(event).__name__ for event in seen]
@@ -78,7 +78,7 @@ def test_what_happened_is_told_in_order_and_logged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["live", "trial"])
-def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
+def test_a_stopped_run_resumes_with_the_same_result(
     tmp_path: Path, mode: str, undisturbed: tuple[e.Stopped, Events]
 ) -> None:
     body = fresh_body()
@@ -97,10 +97,10 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
 
 
 @pytest.mark.parametrize("at", ["Judged", "Applied", "Promoted", "GenerationEnded", "Acknowledged"])
-def test_a_daemon_that_dies_at_an_event_is_followed_by_one_that_ends_the_same(
+def test_a_run_resumed_after_a_crash_at_an_event_ends_the_same(
     tmp_path: Path, at: str, undisturbed: tuple[e.Stopped, Events]
 ) -> None:
-    """The body lives on with whatever it was left with, an open trial for one."""
+    """The body keeps its state, such as an open trial."""
     body = fresh_body()
 
     def die(event: e.DaemonEvent) -> None:
@@ -150,7 +150,7 @@ def _run_until_killed(folder: Path, generations: int, events: int, cpu_s: float)
     run_alone(folder, generations, listener=count)
 
 
-def test_a_body_that_is_killed_again_and_again_changes_nothing(
+def test_repeated_crashes_of_the_body_do_not_change_the_result(
     tmp_path: Path, undisturbed: tuple[e.Stopped, Events]
 ) -> None:
     body = fresh_body()
@@ -165,7 +165,7 @@ def test_a_body_that_is_killed_again_and_again_changes_nothing(
     assert body_digest(body) == undisturbed[0].model
 
 
-def test_a_shadow_that_is_killed_again_and_again_changes_nothing(
+def test_repeated_crashes_of_the_shadow_do_not_change_the_result(
     tmp_path: Path, undisturbed: tuple[e.Stopped, Events]
 ) -> None:
     own = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
@@ -253,7 +253,7 @@ def test_a_run_goes_the_same_way_from_a_plain_model(tmp_path: Path, undisturbed:
     assert GGUFSurgeon(output).digest() == stopped.model
 
 
-def test_snapshots_bound_what_is_made_again(tmp_path: Path, undisturbed: tuple[e.Stopped, Events]) -> None:
+def test_snapshots_bound_the_moves_that_are_replayed(tmp_path: Path, undisturbed: tuple[e.Stopped, Events]) -> None:
     for generations in (2, 4, _GENERATIONS):
         stopped = evolve(tmp_path, generations=generations, snapshot_every=1)
     assert stopped == undisturbed[0]
@@ -263,7 +263,7 @@ def test_snapshots_bound_what_is_made_again(tmp_path: Path, undisturbed: tuple[e
     assert evolve(tmp_path, generations=_GENERATIONS) == undisturbed[0], "the way from the model is left"
 
 
-def test_a_barren_tier_is_left_for_the_next_one(tmp_path: Path) -> None:
+def test_a_tier_without_progress_is_left(tmp_path: Path) -> None:
     tiers = tuple(Tier(name, "normal", ("*.bias",), sigma=1e-12) for name in ("first", "second"))
     plan = StrategyPlan("random_search", tiers, options={"proposals": 2})
     settings: dict[str, Any] = {"plan": plan, "barren_generations": 2, "admission": Admission(least_gain=1.0)}
@@ -288,10 +288,10 @@ def test_a_kernel_is_found_injected_and_checked(tmp_path: Path) -> None:
     assert body_digest(body) == stopped.model
     evolve(tmp_path / "b", generations=2, **settings)
     assert evolve(tmp_path / "b", generations=4, **settings) == stopped
-    output, told = tmp_path / "evolved.gguf", Events()
+    output, to_file = tmp_path / "evolved.gguf", Events()
     onto_file = FileBody(small_model(), output)
-    assert evolve(tmp_path / "c", onto_file, generations=4, mode="file", listener=told, **settings) == stopped
-    (warning,) = told.of(e.Alarm)
+    assert evolve(tmp_path / "c", onto_file, generations=4, mode="file", listener=to_file, **settings) == stopped
+    (warning,) = to_file.of(e.Alarm)
     assert warning.text == f"{output} is a plain model, so it does not hold the evolved kernels of the run"
     assert not MACHINE_TENSORS & GGUFSurgeon(output).tensors().keys()
 
@@ -327,14 +327,14 @@ def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"version": 1', b"[]", b"\xff\xfe"])
-def test_a_torn_state_is_refused_in_one_sentence(tmp_path: Path, data: bytes) -> None:
+def test_an_incomplete_state_is_refused(tmp_path: Path, data: bytes) -> None:
     evolve(tmp_path, generations=1)
     (tmp_path / "state.json").write_bytes(data)
     with pytest.raises(InputError, match="the state of the run cannot be used"):
         evolve(tmp_path, generations=2)
 
 
-def test_a_torn_log_is_cut_and_goes_on(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_of_the_log_is_removed(tmp_path: Path) -> None:
     evolve(tmp_path, generations=1)
     log = tmp_path / "events.jsonl"
     whole = log.read_bytes()

@@ -1,4 +1,4 @@
-"""What a run remembers, how it logs, and how it steers: the pure parts of the evolution daemon."""
+"""State, log and pacing of a run: the pure parts of the evolution daemon."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_state_comes_back() -> None:
 
 @settings(derandomize=True, deadline=None)
 @given(st.binary(max_size=300) | st.tuples(st.integers(0, 900), st.binary(min_size=1, max_size=4)))
-def test_no_bytes_make_a_state_fail_otherwise_than_in_a_sentence(change: bytes | tuple[int, bytes]) -> None:
+def test_damaged_states_raise_only_input_errors(change: bytes | tuple[int, bytes]) -> None:
     data = run_state.dump(_STATE)
     if isinstance(change, bytes):
         data = change
@@ -75,7 +75,7 @@ _JSON = st.recursive(
 
 @settings(derandomize=True, deadline=None)
 @given(st.sampled_from(sorted(json.loads(run_state.dump(_STATE)))), _JSON)
-def test_no_value_of_a_member_makes_a_state_fail_otherwise(member: str, value: Any) -> None:
+def test_wrong_members_of_a_state_raise_only_input_errors(member: str, value: Any) -> None:
     document = json.loads(run_state.dump(_STATE)) | {member: value}
     _load_or_refuse(json.dumps(document).encode())
 
@@ -117,13 +117,13 @@ def test_every_event_has_a_line_and_comes_back_from_the_log(tmp_path: Path, kind
     assert found == event
 
 
-def test_the_metabolism_is_told_as_it_always_was() -> None:
+def test_the_line_of_a_metabolism_event() -> None:
     assert text_of(e.Metabolism(1, 42, 3, 900, 0, 5)).startswith("Rust Pixels Processed: 42")
 
 
 @settings(derandomize=True, deadline=None)
 @given(st.lists(st.binary(max_size=40) | _JSON.map(lambda value: json.dumps(value).encode()), max_size=6))
-def test_lines_that_are_no_events_are_passed_over(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
+def test_lines_that_are_not_events_are_skipped(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
     path = tmp_path_factory.mktemp("log") / "events.jsonl"
     whole = b'{"time": 1.0, "event": "Returned", "after_s": 2}\n'
     path.write_bytes(b"\n".join(lines) + b"\n" + whole + b'{"time": 1.0, "event": "Ret')
@@ -137,7 +137,7 @@ def test_a_log_that_cannot_be_written_or_read_is_refused(tmp_path: Path) -> None
         next(read_events(tmp_path / "events.jsonl"))
 
 
-def test_barren_generations_lead_to_the_next_stage() -> None:
+def test_generations_without_progress_lead_to_the_next_stage() -> None:
     state = RunState(_DIGEST, b"")
     for _ in range(3):
         state = state.after_generation(accepted=False)
@@ -175,7 +175,7 @@ def test_the_pace_slows_while_heartbeats_come_later_and_later() -> None:
         pace = pace.after(_stats(late))
         pauses.append(pace.pause_s)
     assert pauses == [0.0, 0.05, 0.1, 0.2, 0.1, 0.05, 0.0]
-    assert Pace().after(_stats(100)).after(_stats(900)).pause_s == 0, "a tenth of the period is nobody's concern"
+    assert Pace().after(_stats(100)).after(_stats(900)).pause_s == 0, "a tenth of the period needs no pause"
 
 
 def test_the_fingerprint_tells_fitnesses_apart() -> None:
@@ -212,12 +212,12 @@ def test_ids_of_changes_are_of_the_protocol_and_differ() -> None:
         {"max_seconds": -1.0},
     ],
 )
-def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="the daemon's settings are not valid"):
         DaemonConfig(**wrong)
 
 
-def test_a_plan_needs_a_tier_and_goes_round() -> None:
+def test_a_plan_needs_a_tier_and_repeats() -> None:
     with pytest.raises(InputError, match="no tier"):
         StrategyPlan("random_search", ())
     assert PLAN.tier(3) is PLAN.tiers[0]

@@ -1,4 +1,4 @@
-"""Embeddings by the real executable: as good as the golden ones, the same to the bit however they are asked for."""
+"""Embeddings by the real executable: close to the golden ones, and bit-identical for any batches."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_texts_that_are_cut_are_reported_or_refused(machine: MachineClient) -> N
     assert caught.value.code == -32602
 
 
-def test_a_mutation_is_felt_and_a_rollback_restores_every_bit(tmp_path: Path) -> None:
+def test_a_mutation_changes_embeddings_and_a_rollback_restores_them(tmp_path: Path) -> None:
     texts = ["the machine", "a model"]
     with local_machine(tmp_path) as local, connect(local.socket) as machine:
         first = machine.embed(texts)
@@ -199,7 +199,7 @@ def test_a_mutation_is_felt_and_a_rollback_restores_every_bit(tmp_path: Path) ->
     ("tensor", "layer"),
     [("token_embd_norm.weight", "the embeddings"), ("blk.0.ffn_up.weight", "blk.0"), ("blk.1.attn_v.weight", "blk.1")],
 )
-def test_what_is_not_finite_never_leaves(tmp_path: Path, tensor: str, layer: str) -> None:
+def test_embeddings_that_are_not_finite_are_an_error(tmp_path: Path, tensor: str, layer: str) -> None:
     compose("tiny", tmp_path / "tiny.gguf", type="F32")
     with local_machine(tmp_path, model=tmp_path / "tiny.gguf") as local, connect(local.socket) as machine:
         first = machine.embed(["the machine"])
@@ -298,7 +298,7 @@ def noise(generation: int, number: int) -> dict[str, Any]:
     return {"id": f"{number:032x}", "base_generation": generation, "confidence": 0.9, "edits": members}
 
 
-def test_others_are_answered_beside_a_long_run_and_cancel_ends_it(wire: Wire) -> None:
+def test_other_requests_are_answered_during_a_long_run_and_cancel_ends_it(wire: Wire) -> None:
     whole = wire.seconds_to("whole", "embed", {"texts": MANY})
     times: list[float] = []
     for number in range(3):
@@ -330,7 +330,7 @@ def test_a_mutation_waits_for_the_end_of_the_run(wire: Wire) -> None:
     assert wire.replies(1)[0]["result"]["generation"] == 2
 
 
-def test_what_nobody_waits_for_any_more_is_cancelled(large: LocalMachine) -> None:
+def test_an_abandoned_request_is_cancelled(large: LocalMachine) -> None:
     class Enough(Exception):  # noqa: N818
         pass
 

@@ -163,9 +163,9 @@ def test_what_a_resumed_run_does_again_counts_once() -> None:
     live = Applied("1.move", 2, "ab" * 32, 5.0, 10)
     events = [started(), *first, *cut_short, live, started(1), *second]
     assert without_abandoned(events) == [started(), *first, live, started(1), *second]
-    # One whose end was told, but not recorded, is done again as well.
-    told = [started(), *first, *second, started(1), *second]
-    assert without_abandoned(told) == [started(), *first, started(1), *second]
+    # One whose end was logged, but not recorded in the state, is repeated as well.
+    recorded = [started(), *first, *second, started(1), *second]
+    assert without_abandoned(recorded) == [started(), *first, started(1), *second]
 
 
 def test_latency_shows_moves_interrupts_and_what_was_taken_back() -> None:
@@ -189,7 +189,7 @@ def test_latency_shows_moves_interrupts_and_what_was_taken_back() -> None:
     ElementTree.fromstring(latency_svg([RolledBack("kept of before", 3, "lease")]))
 
 
-def test_energy_shows_gaps_where_a_body_told_none() -> None:
+def test_energy_has_gaps_where_the_body_reported_none() -> None:
     cycles = [Metabolism(cycle, 100 * cycle, 1, 900 if cycle != 3 else None, 0, 150) for cycle in range(1, 7)]
     svg = energy_svg([started(), *cycles])
     pieces = [places(path) for path in paths(svg, GREEN)]

@@ -47,7 +47,7 @@ strip = true
 
 
 def ignore(phase: str, done: int, total: int) -> None:
-    """A progress callback that does not care."""
+    """A progress callback that does nothing."""
 
 
 @pytest.fixture(scope="module")

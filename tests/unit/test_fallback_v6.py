@@ -111,7 +111,9 @@ def test_a_published_model_embeds_like_the_mutated_machine(
                 assert np.array_equal(consumer.embed(TEXTS), machine.embed(TEXTS).vectors)
 
 
-def test_a_daemon_goes_on_where_the_folder_is(daemon: EvolutionDaemonV6, tmp_path: Path, runner: WgslRunner) -> None:
+def test_a_new_daemon_continues_the_numbers_of_the_folder(
+    daemon: EvolutionDaemonV6, tmp_path: Path, runner: WgslRunner
+) -> None:
     daemon.publish(kernel(-1.0))
     daemon.publish_model(noise(1))
     # One that was killed before it named its file: the next publication takes the number.
@@ -197,7 +199,7 @@ def test_a_consumer_keeps_what_it_has_when_a_file_is_wrong(
 
 
 @pytest.mark.parametrize("part", ["kernel", "model"])
-def test_a_consumer_refuses_what_is_no_file_in_one_sentence(
+def test_a_consumer_refuses_what_is_not_a_regular_file(
     daemon: EvolutionDaemonV6, consumer: ReloadingConsumer, tmp_path: Path, part: str
 ) -> None:
     published = getattr(daemon.publish(kernel(-1.0)) if part == "kernel" else daemon.publish_model(noise(1)), part)
@@ -209,7 +211,7 @@ def test_a_consumer_refuses_what_is_no_file_in_one_sentence(
     assert consumer.current == current.NOTHING
 
 
-def test_a_consumer_refuses_a_shader_that_is_no_text(
+def test_a_consumer_refuses_a_shader_that_is_not_utf_8(
     daemon: EvolutionDaemonV6, consumer: ReloadingConsumer, tmp_path: Path
 ) -> None:
     published = daemon.publish(kernel(-1.0)).kernel
@@ -226,7 +228,7 @@ def test_waiting_ends(consumer: ReloadingConsumer) -> None:
         consumer.wait(generation=1, timeout=0.05)
 
 
-def test_whoever_reads_while_others_publish_sees_whole_generations(daemon: EvolutionDaemonV6, tmp_path: Path) -> None:
+def test_concurrent_readers_see_complete_generations(daemon: EvolutionDaemonV6, tmp_path: Path) -> None:
     done = threading.Event()
     seen: list[Current] = []
 

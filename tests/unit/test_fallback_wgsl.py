@@ -1,4 +1,4 @@
-"""Kernels as WGSL, compiled and run on whatever adapter there is."""
+"""Kernels as WGSL, compiled and run on the adapter of this host."""
 
 from __future__ import annotations
 

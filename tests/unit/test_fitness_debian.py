@@ -114,7 +114,7 @@ def test_too_few_pairs_are_refused_with_the_command_that_fetches_more(tmp_path: 
         read_pairs(tmp_path, status=status)
 
 
-def test_a_spoilt_list_is_named(tmp_path: Path) -> None:
+def test_a_damaged_list_is_named(tmp_path: Path) -> None:
     spoilt = tmp_path / "host_main_binary-amd64_Packages.gz"
     data = bytearray(gzip.compress(many(FEWEST_PAIRS).encode()))
     data[len(data) // 2] ^= 0xFF
@@ -123,7 +123,7 @@ def test_a_spoilt_list_is_named(tmp_path: Path) -> None:
         read_pairs(tmp_path)
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(InputError, match="give a folder"):

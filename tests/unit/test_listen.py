@@ -25,7 +25,7 @@ from tests.support.evolution_port.expect import EvolutionPort
 
 HELLO = {"protocol": 1, "client": "test"}
 PATIENCE = 120
-"""Seconds after which a test gives up, on a host as busy as can be. Nothing is asserted about time."""
+"""Seconds after which a test gives up, on a busy host too. Nothing is asserted about time."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def test_everything_is_answered_in_order(machine: Listening) -> None:
         assert [json.loads(lines.readline())["id"] for _ in range(4)] == [1, None, 2, 3]
 
 
-def test_a_host_that_reads_late_loses_nothing(machine: Listening) -> None:
-    """While nothing goes out nothing is read, and what waits on the line meanwhile has not stalled."""
+def test_a_client_that_reads_late_gets_all_replies(machine: Listening) -> None:
+    """While output is blocked no input is read, and that time does not count as a stalled blob."""
     hidden = line("hidden", "shutdown")
     blob = {"bytes": len(hidden) * 1000, "crc32c": "00000000"}
     with machine.raw() as stream, stream.makefile("rb") as lines:
@@ -175,7 +175,7 @@ def test_half_closed_clients_get_every_answer(machine: Listening) -> None:
         assert len(lines.read().splitlines()) == 301
 
 
-def test_the_seat_is_free_as_soon_as_it_is_left(machine: Listening) -> None:
+def test_a_client_can_connect_as_soon_as_the_last_one_left(machine: Listening) -> None:
     for _ in range(100):
         with machine.raw() as stream, stream.makefile("rb") as lines:
             assert b"vector_boot" in lines.readline()
@@ -240,7 +240,7 @@ def test_a_worker_that_is_killed_comes_back(machine: Listening, number: signal.S
     port.close()
 
 
-def test_the_worker_has_given_up_its_rights(machine: Listening) -> None:
+def test_the_worker_has_dropped_its_privileges(machine: Listening) -> None:
     with machine.connect() as port:
         worker = result(port, "stats")["worker"]["pid"]
     status = Path(f"/proc/{worker}/status").read_text()
@@ -249,7 +249,7 @@ def test_the_worker_has_given_up_its_rights(machine: Listening) -> None:
     assert fields["Seccomp"] == "2"
 
 
-def test_a_stopped_reader_of_its_lines_does_not_stop_it(executable: Path, model: Path, tmp_path: Path) -> None:
+def test_a_blocked_standard_output_does_not_block_the_machine(executable: Path, model: Path, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):
@@ -314,7 +314,7 @@ def test_an_abandoned_socket_is_replaced_and_a_live_one_is_not(executable: Path,
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
-def test_signals_end_it_in_order(executable: Path, model: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_signals_shut_it_down_cleanly(executable: Path, model: Path, tmp_path: Path, number: signal.Signals) -> None:
     with listening(executable, model, tmp_path) as machine:
         with machine.connect() as port:
             worker = result(port, "stats")["worker"]["pid"]
@@ -432,7 +432,7 @@ def test_a_beat_notices_it_too_and_so_does_the_next_worker(
 def test_a_worker_killed_by_a_truncated_file_comes_back_in_emergency(
     executable: Path, model: Path, tmp_path: Path
 ) -> None:
-    """The file is truncated while no beat is near, and the worker dies of it before it could look."""
+    """The file is truncated between two beats, and the worker is killed before it checks the file."""
     mine = tmp_path / "mine.gguf"
     shutil.copy(model, mine)
     with listening(executable, mine, tmp_path, "--heartbeat-ms", "10000") as machine:
@@ -469,7 +469,7 @@ def test_a_file_that_is_replaced_by_name_is_no_change(executable: Path, model: P
         port.close()
 
 
-def test_it_stops_in_order(executable: Path, model: Path, tmp_path: Path) -> None:
+def test_shutdown_and_sigterm_stop_it_cleanly(executable: Path, model: Path, tmp_path: Path) -> None:
     with listening(executable, model, tmp_path) as machine:
         port = machine.connect()
         result(port, "shutdown")

@@ -52,7 +52,7 @@ def config(**flags: Value) -> Config:
     )
 
 
-def test_configuration_names_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configuration_holds_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     here = config(
         model__source="own.gguf", image__signing_key=Path("k.pem"), kernel__source="bz", kernel__config=Path("c")

@@ -95,7 +95,7 @@ def test_a_missing_dependency_is_named_with_what_needs_it() -> None:
         chosen(without("dm_bufio"))
 
 
-def test_a_circle_is_an_error_that_shows_it() -> None:
+def test_a_cycle_of_dependencies_is_named() -> None:
     with pytest.raises(InputError, match=r"virtio_pci -> virtio -> virtio_ring -> virtio$"):
         chosen(DEPENDS | {"virtio_pci": ["virtio"], "virtio_ring": ["virtio"]})
 
@@ -183,6 +183,6 @@ def test_without_a_folder_everything_must_be_built_in() -> None:
         load_modules(None, release=RELEASE, config=ALL_MODULES)
 
 
-def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="absent: no such folder"):
         module_files(tmp_path / "absent")

@@ -15,7 +15,7 @@ from vboot.errors import InputError, VbootError
 
 @dataclass
 class Recorder:
-    """A reporter that keeps what it is told."""
+    """A reporter that records all calls."""
 
     events: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -238,7 +238,7 @@ def test_source_edited_while_it_is_compiled_is_compiled_again(tmp_path: Path) ->
     assert reasons(build(tmp_path, [step])) == {"compile": "source has changed"}
 
 
-def test_reporter_hears_everything_in_order(tmp_path: Path, chain: list[Step]) -> None:
+def test_the_reporter_gets_all_events_in_order(tmp_path: Path, chain: list[Step]) -> None:
     def fail(context: Context) -> Facts:
         raise InputError("broken")
 

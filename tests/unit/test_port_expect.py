@@ -113,7 +113,7 @@ def test_a_machine_stuck_in_its_kernel_is_not_said_to_be_ready(tmp_path: Path) -
     assert "Attempted to kill init" in str(caught.value)
 
 
-def test_resync_brings_order_into_any_line(port: EvolutionPort) -> None:
+def test_resync_works_from_any_state(port: EvolutionPort) -> None:
     port.send("stale")
     assert port.resync(timeout=120)["protocol"] == 1
     assert port.request("echo", {"a": 1}, timeout=120).result == {"a": 1}
@@ -133,7 +133,7 @@ def test_resync_brings_order_into_any_line(port: EvolutionPort) -> None:
         ("flood", "no reply to request", 0.2),
     ],
 )
-def test_whatever_the_guest_does_the_wait_ends_and_says_why(
+def test_every_fault_of_the_guest_ends_the_wait_with_its_reason(
     machine: VirtualMachine, port: EvolutionPort, method: str, words: str, timeout: float
 ) -> None:
     with pytest.raises(BootError, match=words) as caught:

@@ -20,7 +20,7 @@ def build(reporter: Reporter) -> None:
     reporter.fail("rts", "no")
 
 
-def test_plain_lines_tell_every_event_and_no_phase_twice() -> None:
+def test_plain_lines_show_every_event_and_no_phase_twice() -> None:
     stream = io.StringIO()
     build(PlainReporter(stream, clock=lambda: 0.0))
     assert stream.getvalue().splitlines() == [
@@ -32,7 +32,7 @@ def test_plain_lines_tell_every_event_and_no_phase_twice() -> None:
     ]
 
 
-def test_a_long_phase_gives_a_sign_of_life() -> None:
+def test_a_long_phase_reports_progress_every_few_seconds() -> None:
     now = 0.0
     stream = io.StringIO()
     reporter = PlainReporter(stream, clock=lambda: now)

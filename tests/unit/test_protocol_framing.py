@@ -1,4 +1,4 @@
-"""Lines and blobs: what is written is read, whatever the pieces; nothing that arrives makes the reader fail."""
+"""Lines and blobs are read as they were written, in any pieces; no input makes the reader fail."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_messages_survive_byte_by_byte(message: Message) -> None:
 
 @PROPERTY
 @given(st.lists(st.binary(max_size=60) | st.just(announce(3, "00000000")) | st.just(b"\n"), max_size=20))
-def test_any_bytes_are_taken_in_and_the_pieces_do_not_matter(pieces: list[bytes]) -> None:
+def test_any_bytes_are_read_the_same_in_any_pieces(pieces: list[bytes]) -> None:
     assert read(pieces) == read([b"".join(pieces)])
 
 

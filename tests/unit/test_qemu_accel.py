@@ -53,7 +53,7 @@ def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
     assert probe(fake_qemu.install(tmp_path, RAN), cache=tmp_path / "file" / "c", device=OPENS).name == "kvm"
 
 
-def test_a_device_that_does_not_open_is_told_and_not_remembered(tmp_path: Path) -> None:
+def test_a_device_that_does_not_open_is_reported_and_not_cached(tmp_path: Path) -> None:
     cache = tmp_path / "c"
     accel = probe("qemu-that-is-not-there", cache=cache, device=tmp_path / "none")
     assert (accel.name, cache.exists()) == ("tcg", False)
@@ -66,7 +66,7 @@ def test_no_qemu_is_an_error_with_a_remedy(tmp_path: Path) -> None:
         probe("qemu-that-is-not-there", cache=tmp_path / "c", device=OPENS)
 
 
-def test_select_asks_for_what_it_is_told(tmp_path: Path) -> None:
+def test_select_uses_the_accelerator_given(tmp_path: Path) -> None:
     assert select("tcg", qemu="qemu-that-is-not-there").name == "tcg"
     with pytest.raises(InputError, match="hvf"):
         select("hvf")

@@ -62,7 +62,7 @@ def test_boot_phase_is_how_far_the_machine_got(text: bytes, phase: str) -> None:
     assert console.boot_phase(text) == phase
 
 
-def test_panic_and_emergency_are_told_in_their_own_words() -> None:
+def test_the_reasons_of_panic_and_emergency_are_found() -> None:
     text = b"[    2.0] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n[    2.1] CPU: 0\r\n"
     assert console.panic(text) == "Kernel panic - not syncing: VFS: Unable to mount root fs"
     assert console.panic(BOOT) is None

@@ -70,13 +70,13 @@ def test_a_machine_boots_answers_and_powers_off(tmp_path: Path) -> None:
     assert len(record["loadavg"]) == 3
 
 
-def test_the_run_folder_tells_how_to_reach_the_machine_and_run_it_again(tmp_path: Path) -> None:
+def test_the_run_folder_describes_sockets_and_command(tmp_path: Path) -> None:
     with begin(tmp_path, "good") as machine:
-        told = machine.describe()
-        assert list(told) == ["run", "pid", "evolution", "qmp", "console", "accel", "command"]
-        assert Path(str(told["evolution"])).is_socket()
-        assert Path(str(told["qmp"])).is_socket()
-        assert json.loads((machine.run / "machine.json").read_bytes()).items() >= told.items()
+        description = machine.describe()
+        assert list(description) == ["run", "pid", "evolution", "qmp", "console", "accel", "command"]
+        assert Path(str(description["evolution"])).is_socket()
+        assert Path(str(description["qmp"])).is_socket()
+        assert json.loads((machine.run / "machine.json").read_bytes()).items() >= description.items()
         again = shlex.split((machine.run / "command.txt").read_text())
         assert Path(f"/proc/{machine.pid}/cmdline").read_text().split("\0")[:-1][-len(again) + 1 :] == again[1:]
     assert not (tmp_path / "run" / "qmp.sock").exists()
@@ -89,7 +89,7 @@ def test_waiting_from_a_place_in_the_console_finds_only_what_follows(tmp_path: P
         assert (first.groups, second.groups) == (("start",), ("mounts",))
 
 
-def test_qemu_that_does_not_start_is_told_with_its_last_word(tmp_path: Path) -> None:
+def test_an_error_of_qemu_at_start_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BootError, match=r"status 1 \(qemu: could not open the disk\) in phase spawn") as caught:
         begin(tmp_path, "refuse")
     assert caught.value.phase == "spawn"
@@ -176,7 +176,7 @@ def test_a_panic_is_not_a_power_off(tmp_path: Path) -> None:
             machine.wait_exit(timeout=120)
 
 
-def test_a_machine_that_does_not_power_off_is_told(tmp_path: Path) -> None:
+def test_a_machine_that_does_not_power_off_is_reported(tmp_path: Path) -> None:
     with begin(tmp_path, "hang") as machine:
         machine.powerdown()
         with pytest.raises(BootError, match="did not power off") as caught:
@@ -253,7 +253,7 @@ def test_a_detached_machine_that_fails_before_it_is_let_go_is_ended(tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"pid": 1}'])
-def test_a_damaged_machine_file_is_told(tmp_path: Path, text: str) -> None:
+def test_a_damaged_machine_file_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "machine.json").write_text(text)
     with pytest.raises(InputError, match="damaged"):
         attach(tmp_path)

@@ -78,7 +78,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert json.loads(folder.verdict.read_bytes()) == {"a": 1}
 
 
-def test_inputs_are_told_by_size_and_hash(tmp_path: Path) -> None:
+def test_inputs_are_listed_with_size_and_hash(tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"abc")
     with large.open("wb") as file:

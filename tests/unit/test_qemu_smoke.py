@@ -24,7 +24,7 @@ from vboot.errors import BootError
 pytestmark = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="there is no QEMU here")
 TCG = Accel("tcg", "works everywhere")
 TEXT = b"first byte\r\nvector_boot: phase=start t_us=0\r\n" + b"".join(b"line %d\r\n" % number for number in range(200))
-# This guest is done before QMP has answered, so it starts when told to.
+# This guest ends before QMP has answered, so it starts paused.
 PAUSED = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-S")
 PARENT = """
 import sys, time
@@ -54,7 +54,7 @@ def test_console_from_byte_0_and_the_guests_own_exit(tmp_path: Path) -> None:
     assert verdict["inputs"][0]["bytes"] == 0x10000
 
 
-def test_a_halted_guest_with_disks_obeys_qmp(tmp_path: Path) -> None:
+def test_a_halted_guest_with_disks_answers_qmp(tmp_path: Path) -> None:
     rts, state = tmp_path / "a,b.rts", tmp_path / "state.img"
     rts.write_bytes(bytes(4096))
     state.write_bytes(bytes(4096))
@@ -109,7 +109,7 @@ def test_qemu_dies_with_a_tool_that_is_killed_hard(tmp_path: Path) -> None:
     assert gone(pid)
 
 
-def test_a_disk_that_is_not_there_is_told_in_qemus_words(tmp_path: Path) -> None:
+def test_a_missing_disk_is_reported_with_qemus_message(tmp_path: Path) -> None:
     spec = MachineSpec(firmware=rom(tmp_path, None), disks=(Disk(tmp_path / "none.rts", "vb-rts", True),))
     with pytest.raises(BootError, match=r"none\.rts.*No such file") as caught:
         start(spec, accel=TCG, run=tmp_path / "run")

@@ -99,7 +99,7 @@ def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ({"kernel": Path("k"), "watchdog": "bark"}, "bark"),
     ],
 )
-def test_a_machine_that_cannot_be_is_refused(options: dict[str, object], word: str) -> None:
+def test_an_invalid_specification_is_refused(options: dict[str, object], word: str) -> None:
     with pytest.raises(InputError, match=word):
         MachineSpec(**options)  # type: ignore[arg-type]
 

@@ -230,7 +230,7 @@ def test_unusable_inputs_are_refused_and_nothing_is_written(tmp_path: Path, elf:
     assert not output.exists()
 
 
-def test_the_judge_of_the_model_is_asked_first(tmp_path: Path, elf: Path, gguf: Path) -> None:
+def test_the_model_is_checked_first(tmp_path: Path, elf: Path, gguf: Path) -> None:
     def refuse(path: Path) -> None:
         raise InputError(f"judged {path}")
 

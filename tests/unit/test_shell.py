@@ -251,7 +251,7 @@ def test_fault_is_hidden_where_it_is_refused(shell: Scripted, tmp_path: Path) ->
         assert "there is no command fault" in shell.err
 
 
-def test_a_worker_that_dies_is_met_again(shell: Scripted, tmp_path: Path) -> None:
+def test_the_shell_continues_after_a_crash_of_the_worker(shell: Scripted, tmp_path: Path) -> None:
     with local_machine(tmp_path, "--fault") as local:
         out = shell(local.socket, "fault segv", "stats --json", "fault abort", "stats --json")
         assert [json.loads(out[line])["worker"]["restarts"] for line in (1, 3)] == [1, 2]
@@ -268,10 +268,10 @@ def test_shutdown_ends_the_script(shell: Scripted, tmp_path: Path) -> None:
         assert "is not there" in shell.err
 
 
-def test_what_is_no_machine(shell: Scripted, tmp_path: Path) -> None:
+def test_targets_that_are_not_machines(shell: Scripted, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    told = {"file": "neither a run folder nor a socket", ".": "not the run folder", "x": "not there"}
-    for target, words in told.items():
+    messages = {"file": "neither a run folder nor a socket", ".": "not the run folder", "x": "not there"}
+    for target, words in messages.items():
         shell(tmp_path / target, "stats")
         assert shell.code == 1
         assert words in shell.err
@@ -284,7 +284,7 @@ def test_no_machine_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert "no machine runs in build/run; boot one with `vboot boot`" in capsys.readouterr().err
 
 
-def test_a_machine_that_dies_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_the_end_of_the_machine_is_reported_in_one_sentence(tmp_path: Path) -> None:
     with local_machine(tmp_path) as local:
         command = [sys.executable, "-m", "builder", "shell", str(local.socket)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -386,7 +386,7 @@ def test_tab_ctrl_c_and_ctrl_d(local: LocalMachine, tmp_path: Path) -> None:
         assert "runs on" in terminal.process.before
 
 
-def test_what_happens_meanwhile_is_told_between_commands(tmp_path: Path) -> None:
+def test_events_are_shown_between_commands(tmp_path: Path) -> None:
     with local_machine(tmp_path) as local, Terminal(local.socket, tmp_path) as terminal:
         made = terminal.type("mutate --set token_embd.weight[0]=1 --confidence 0.9 --lease 0.3")
         assert "on trial for 0.3 s" in made

@@ -88,7 +88,7 @@ def test_a_line_is_understood(line: str, command: Command | None) -> None:
         ('raw {"method": "a", "id": 1}', "a request holds a method and params, an object, and nothing else"),
     ],
 )
-def test_a_line_that_makes_no_sense_is_told_why(line: str, message: str) -> None:
+def test_an_invalid_line_is_refused_with_the_reason(line: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(line, faults=True)
     assert str(caught.value).startswith(message)
@@ -153,7 +153,7 @@ def test_completion(text: str, found: Sequence[str]) -> None:
     assert completions(text, tensors=lambda: NAMES, faults=True) == tuple(found)
 
 
-def test_names_are_asked_for_only_when_they_matter() -> None:
+def test_tensor_names_are_requested_only_when_needed() -> None:
     def unreachable() -> Sequence[str]:
         raise AssertionError
 

@@ -135,7 +135,7 @@ def pack_value(value: Any) -> Any:
     return value.tobytes() if isinstance(value, np.ndarray) else value
 
 
-def test_cma_goes_on_in_new_directions_when_it_has_found_what_there_is() -> None:
+def test_cma_draws_new_directions_when_its_own_are_exhausted() -> None:
     task = ToyTask("blk.1.layer_output_norm.bias", "blk.1.layer_output_norm.weight")
     few = task.search(make("cma_es", toy_terrain(), LAST, 1, directions=2, population=8), generations=20)
     strategy = make("cma_es", toy_terrain(), LAST, 1, directions=2, population=8)
@@ -164,7 +164,7 @@ def test_samples_of_cma_differ_by_more_than_their_size() -> None:
 
 
 @pytest.mark.parametrize(("name", "number"), [("C", np.nan), ("C", 1e300), ("p_sigma", np.inf), ("sigma", -1.0)])
-def test_what_no_optimiser_could_have_learnt_is_refused(name: str, number: float) -> None:
+def test_an_impossible_optimiser_state_is_refused(name: str, number: float) -> None:
     document = json.loads(make("cma_es", toy_terrain(), LAST, 1, directions=2).state())
     learnt = document["memory"]["learnt"]
     count = len(base64.b64decode(learnt[name])) // 8
@@ -220,7 +220,7 @@ def test_lineages_are_needed_and_must_fit_a_mutation() -> None:
         ({"momentum": 1}, "a number from 0 to 0.99"),
     ],
 )
-def test_an_option_that_there_is_not_is_refused(options: dict[str, Any], says: str) -> None:
+def test_an_unknown_option_is_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError) as refusal:
         make("antithetic_es", toy_terrain(), LAST, 1, **options)
     assert says in str(refusal.value)

@@ -97,7 +97,7 @@ def test_protected_tensors_and_too_many_are_out_of_reach() -> None:
         {"form": "low_rank", "rank": 65},
     ],
 )
-def test_a_tier_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_tier_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="tier 'mine' is not valid"):
         Tier(**{"name": "mine", "form": "normal", "tensors": ("*",), **wrong})
 
@@ -157,7 +157,7 @@ def test_standardised_scores_have_mean_0_and_deviation_1(scores: np.ndarray[Any,
         assert shaped.std() == pytest.approx(1)
 
 
-def test_pairs_speak_for_the_better_side() -> None:
+def test_weights_of_pairs_favour_the_better_side() -> None:
     plus, minus = np.array([3.0, 1.0, 2.0, 9.0]), np.array([1.0, 2.0, 2.0, 0.0])
     for shaping in ("ranks", "signs", "standardised"):
         assert np.sign(pair_coefficients(plus, minus, shaping)).tolist() == [1, -1, 0, 1]

@@ -104,7 +104,7 @@ def test_all_outside_the_changed_tensors_is_kept(model: Path, tmp_path: Path) ->
     assert (before != after).any()
 
 
-def test_padding_of_another_hand_is_kept(tmp_path: Path) -> None:
+def test_padding_of_other_writers_is_kept(tmp_path: Path) -> None:
     """Bytes between tensors mean nothing and stay, also where the file ends without padding, or offsets move."""
     tensors = {"a": normal(3), "b": normal(2, 32, kind="F16"), "c": normal(5)}
     data = bytearray(write_model(tmp_path / "in", tensors).read_bytes())
@@ -143,7 +143,7 @@ def test_what_a_machine_protects_is_protected(machine: MachineClient, model: Pat
 
 
 def test_no_operation_reaches_a_protected_tensor(model: Path) -> None:
-    """Whatever it is: the one place where all are made refuses it."""
+    """All operations use the same check, which refuses it."""
     file = GGUFFile(model, runtime_check)
     operation = Operation(iter([Change("kernel.7", np.ones(4096, np.uint8))]))
     with pytest.raises(EditError, match=r"'kernel\.7' is protected"):

@@ -151,10 +151,10 @@ def test_the_command_says_what_it_left_out(vboot: Vboot, tmp_path: Path) -> None
     assert head.endswith(", 37 tensors")
     assert left_out == "without 18 tensors and 2 keys of the machine"
     assert model == f"model {GGUFSurgeon(composed).digest()}"
-    told = vboot.json("surgeon", "export", composed, "-o", "plain.gguf")
-    assert set(told["removed_tensors"]) == _MACHINE
-    assert told["removed_keys"] == ["vector_boot.layout", "general.alignment"]
-    assert (told["output"], told["lost_kernels"], told["bytes"]) == (
+    answer = vboot.json("surgeon", "export", composed, "-o", "plain.gguf")
+    assert set(answer["removed_tensors"]) == _MACHINE
+    assert answer["removed_keys"] == ["vector_boot.layout", "general.alignment"]
+    assert (answer["output"], answer["lost_kernels"], answer["bytes"]) == (
         "plain.gguf",
         [],
         Path("plain.gguf").stat().st_size,

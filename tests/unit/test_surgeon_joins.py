@@ -97,7 +97,7 @@ def test_a_merge_of_what_training_made_of_it_runs(model: Path, tmp_path: Path) -
     assert machine_digest(tmp_path / "out") == report.model
 
 
-def test_strangers_are_not_joined(tmp_path: Path) -> None:
+def test_unrelated_models_are_not_joined(tmp_path: Path) -> None:
     paths = [write_model(tmp_path / name, {"m": normal(64, 64), "n": normal(64, 64)}) for name in "ab"]
     surgeon = GGUFSurgeon(paths[0])
     with pytest.raises(InputError, match=r"a and .*b are not related: their distance is 1\.\d+, above 0\.5; give"):
@@ -116,9 +116,7 @@ def test_strangers_are_not_joined(tmp_path: Path) -> None:
         ({"n": normal(4, 32)}, "test", "only one has a tensor 'm'"),
     ],
 )
-def test_what_cannot_be_related_is_not_forced(
-    tmp_path: Path, other: dict[str, Stored], architecture: str, why: str
-) -> None:
+def test_incompatible_models_are_refused(tmp_path: Path, other: dict[str, Stored], architecture: str, why: str) -> None:
     first = write_model(tmp_path / "a", {"m": normal(4, 32)})
     second = write_model(tmp_path / "b", other, architecture=architecture)
     with pytest.raises(InputError, match=why):
@@ -126,7 +124,7 @@ def test_what_cannot_be_related_is_not_forced(
 
 
 @pytest.mark.parametrize("weights", [[1.0], [0.5, 0.6], [float("nan"), 1], [float("inf"), -float("inf")]])
-def test_weights_that_do_not_do(tmp_path: Path, weights: list[float]) -> None:
+def test_invalid_merge_weights_are_refused(tmp_path: Path, weights: list[float]) -> None:
     paths = relatives(tmp_path)
     with pytest.raises(InputError, match=r"have 1 weights|do not add up to 1"):
         GGUFSurgeon(paths[0]).merge(paths[1:], weights=weights)
@@ -234,7 +232,7 @@ def test_a_crossover_converts_to_the_first_ones_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("seed", "share"), [("00", 0.5), ("X" * 16, 0.5), (SEED, 1.5), (SEED, float("nan"))])
-def test_a_crossover_that_cannot_be_understood(tmp_path: Path, seed: str, share: float) -> None:
+def test_invalid_crossover_parameters_are_refused(tmp_path: Path, seed: str, share: float) -> None:
     paths = relatives(tmp_path)
     with pytest.raises(InputError, match=r"is not a (seed|share)"):
         GGUFSurgeon(paths[0]).crossover(paths[1], seed=seed, share=share)

@@ -101,7 +101,7 @@ def test_a_model_with_a_wrong_tensor_is_refused(encode: Encode, tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def peer(model: Path) -> Callable[[str], list[int]]:
-    """Hugging Face's tokenizer over the same vocabulary, told of no special tokens, so that it finds none in texts."""
+    """Hugging Face's tokenizer over the same vocabulary, without special tokens, so that it finds none in texts."""
     tokenizers: Any = pytest.importorskip("tokenizers", reason="tokenizers 0.23.3 is not installed")
     pieces = []
     for piece in BertReference(model).fields["tokenizer.ggml.tokens"]:

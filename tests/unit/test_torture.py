@@ -48,14 +48,14 @@ def test_two_thousand_cycles_go_as_predicted(tmp_path: Path) -> None:
     assert {"promotions", "expiries", "replays", "disconnects", "worker deaths", "rollbacks"} <= tally.events.keys()
 
 
-def test_a_single_wrong_bit_is_found_and_told_so_that_it_can_be_seen_again(tmp_path: Path) -> None:
+def test_a_single_wrong_bit_is_found_and_reported_reproducibly(tmp_path: Path) -> None:
     name = "other.Q6_K.1"
     flipped = bytes([MODEL[name].data[0] ^ 1]) + MODEL[name].data[1:]
     with pytest.raises(Failed, match=f"bytes of {name} are wrong in byte 0") as failed:
         torture(tmp_path, TorturePlan(SEED, cycles=1), model={**MODEL, name: replace(MODEL[name], data=flipped)})
-    told = explain(failed.value, SEED)
-    assert f"python -m tests.torture --seed {SEED} --from 0 --cycles 1" in told
-    assert '"edits":' in told
+    explanation = explain(failed.value, SEED)
+    assert f"python -m tests.torture --seed {SEED} --from 0 --cycles 1" in explanation
+    assert '"edits":' in explanation
 
 
 def test_a_worker_that_dies_unasked_is_a_deviation(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_double_goes_back_to_any_generation_and_ends_trials() -> None:
     assert (twin.generation, twin.state()) == (3, twin.state(1))
 
 
-def test_progress_and_summary_tell_all_that_counts() -> None:
+def test_progress_and_summary() -> None:
     tally = Tally(cycles=1000, mutations=1200)
     tally.refusals[1005] = 3
     assert progress(tally, 2.0, cycles=5000).startswith("1,000 of 5,000 cycles, 1,200 mutations, 3 refusals")

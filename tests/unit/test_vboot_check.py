@@ -1,4 +1,4 @@
-"""The door to the Rust reader. What it accepts is tested on the real one (test_cli.py); here it misbehaves."""
+"""Calling the Rust reader: faults of the program. What it accepts is tested with the real one (test_cli.py)."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ _MEMBER_NAMES = ("kind", "tensor", "tensors", "offset", "blob", "op", "rank", "s
 
 @settings(derandomize=True, deadline=None)
 @given(st.sampled_from(("dense", "sparse", "low_rank", "seeded", "program")), st.data())
-def test_whatever_the_members_are_unpack_gives_edits_or_an_input_error(kind: str, data: st.DataObject) -> None:
+def test_unpack_of_any_members_gives_edits_or_an_input_error(kind: str, data: st.DataObject) -> None:
     likely = st.sampled_from(["matrix", "set", "normal", "0123456789abcdef", 0, 1, 0.5, [0, 12], [4, 20], [0, 0]])
     members = data.draw(st.dictionaries(st.sampled_from(_MEMBER_NAMES), likely | _JSON, max_size=7))
     blob = data.draw(st.binary(max_size=40))
@@ -150,7 +150,7 @@ _FACTORS: dict[str, Any] = {"kind": "low_rank", "tensor": "t", "rank": 1, "scale
         ([_FACTORS | {"tensor": "matrix", "rank": 65}], "'rank' cannot be 65"),
     ],
 )
-def test_what_is_wrong_is_told(members: list[dict[str, Any]], text: str) -> None:
+def test_invalid_members_are_named(members: list[dict[str, Any]], text: str) -> None:
     with pytest.raises(InputError, match=text):
         unpack(members, bytes(16), shapes={"matrix": _SHAPE})
 

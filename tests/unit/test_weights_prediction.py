@@ -47,10 +47,10 @@ def machine(tmp_path: Path) -> Iterator[MachineClient]:
 @pytest.mark.parametrize("edits", EDITS.values(), ids=EDITS)
 def test_a_mutation_does_what_was_predicted(machine: MachineClient, edits: list[Edit]) -> None:
     before = machine.digest().model
-    told: list[tuple[str, int, int]] = []
-    prediction = predict(machine, edits, confidence=0.9, progress=lambda *what: told.append(what))
+    reported: list[tuple[str, int, int]] = []
+    prediction = predict(machine, edits, confidence=0.9, progress=lambda *what: reported.append(what))
     assert machine.digest().model == before
-    assert told[-1][1] == told[-1][2] > 0
+    assert reported[-1][1] == reported[-1][2] > 0
     made = machine.mutate(edits, confidence=0.9, base_generation=prediction.base_generation, digest=True)
     assert made.sha256 == prediction.sha256
     assert made.changed == Changed(len(prediction.sha256), prediction.changed_bytes)

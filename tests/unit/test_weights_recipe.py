@@ -176,7 +176,7 @@ _DENSE: dict[str, Any] = {"kind": "dense", "tensor": "f32"}
         ({"kind": "program", "tensor": "evolved.0", "value": 1}, "'value' is unknown here"),
     ],
 )
-def test_mistakes_are_told_with_their_place_and_a_remedy(tmp_path: Path, edit: dict[str, Any], text: str) -> None:
+def test_mistakes_are_reported_with_place_and_remedy(tmp_path: Path, edit: dict[str, Any], text: str) -> None:
     (tmp_path / "recipe.npy").write_bytes(b"no array")
     with pytest.raises(InputError) as error:
         from_json(tmp_path, {"kind": "dense", "tensor": "f32", "hex": ""}, edit)
@@ -186,7 +186,7 @@ def test_mistakes_are_told_with_their_place_and_a_remedy(tmp_path: Path, edit: d
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("", "is not JSON"),
         ("[]", "the recipe is []"),
@@ -205,14 +205,14 @@ def test_mistakes_are_told_with_their_place_and_a_remedy(tmp_path: Path, edit: d
         ),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(text, "utf-8")
-    with pytest.raises(InputError, match=re.escape(told)):
+    with pytest.raises(InputError, match=re.escape(expected)):
         load(path, lookup)
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         load(tmp_path / "none.toml", lookup)
     (tmp_path / "bad.toml").write_bytes(b"edits = \xff")
@@ -246,7 +246,7 @@ _MORE = ("seed", "form", "density", "scale")
     st.sampled_from(["dense", "sparse", "low_rank", "seeded", "program"]),
     st.dictionaries(st.sampled_from((*_NAMES, *_MORE)), _VALUES, max_size=6),
 )
-def test_whatever_stands_there_is_an_edit_or_an_input_error(tmp_path: Path, kind: str, members: dict[str, Any]) -> None:
+def test_any_members_are_an_edit_or_an_input_error(tmp_path: Path, kind: str, members: dict[str, Any]) -> None:
     try:
         read = from_json(tmp_path, {"kind": kind} | members)
     except InputError:

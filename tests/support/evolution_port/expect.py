@@ -5,7 +5,7 @@
         port.resync()
         reply = port.request("stats")
 
-Any Unix socket that speaks the evolution protocol will do; with a machine behind it, every wait watches that too.
+Any Unix socket with the evolution protocol can be used. With a machine behind it, every wait ends when it ends.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class EvolutionPort:
         return self._send(method, params or {}, blob, time.monotonic() + self._seconds(None, _REPLY_SECONDS))
 
     def send_raw(self, data: bytes, *, timeout: float | None = None) -> None:
-        """Send bytes of one's own making, sense or nonsense."""
+        """Send raw bytes, valid or not."""
         self._watch.check("command")
         self._stream.write(data, time.monotonic() + self._seconds(timeout, _REPLY_SECONDS))
 

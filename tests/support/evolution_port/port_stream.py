@@ -1,4 +1,4 @@
-"""The byte stream of an evolution port: lines and blobs in, bytes out, everything kept, nobody waited for in vain.
+"""The byte stream of an evolution port: lines and blobs in, bytes out, with a transcript and deadlines.
 
 pexpect says when something has come; the bytes themselves are kept here, because its `before` is not whole after a
 timeout.
@@ -30,7 +30,7 @@ _LINE = re.compile(rb"\A(?:[^\n]{0,%d}\n|[^\n]{%d})" % (LINE_LIMIT - 1, LINE_LIM
 
 
 class Watch(Protocol):
-    """Who stands behind a port: `check` raises when it is dead, `failure` makes its error.
+    """The process behind a port: `check` raises when it has ended, `failure` makes its error.
 
     A `VirtualMachine` is one.
     """
@@ -40,10 +40,10 @@ class Watch(Protocol):
 
 
 class Unwatched:
-    """Nobody that we know of stands behind the port."""
+    """A port whose process is unknown."""
 
     def check(self, phase: BootPhase = "spawn") -> None:
-        """Nothing to look at."""
+        """Always succeeds."""
 
     def failure(self, what: str, *, outcome: RunOutcome = "failed") -> BootError:
         """The bare error."""
@@ -148,7 +148,7 @@ class PortStream:
         return None
 
     def _closed(self) -> BootError:
-        # A dying QEMU closes the port a moment before it ends, and its end is what there is to tell.
+        # QEMU closes the port a moment before it ends; its exit status is the better error.
         patience = time.monotonic() + _LAST_WORDS
         while time.monotonic() < patience:
             self._watch.check()
