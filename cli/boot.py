@@ -178,7 +178,7 @@ def _end_released(machine: VirtualMachine) -> None:
     try:
         attached = attach(machine.run)
     except BootError:
-        # It is our child, and nobody has waited for it.
+        # It is a child process that was not waited for yet.
         code = os.waitstatus_to_exitcode(os.waitpid(machine.pid, 0)[1])
         why = last_words(machine.console) or (f"QEMU ended with status {code}" if code else None)
         if why is not None:

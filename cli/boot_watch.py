@@ -74,7 +74,7 @@ class BootWatch:
         window = self._console.read()
         for phase in console.phases(window):
             self._show(phase)
-        # It may hold instead of powering off. One in emergency mode answers hello, and tells it there.
+        # It may hold instead of powering off. A machine in emergency mode answers `hello`, which gives the reason.
         failed = _FAILED.search(window)
         if failed:
             raise self._machine.failure(f"the machine failed: {console.clean(failed[1])}")

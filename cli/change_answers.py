@@ -30,7 +30,7 @@ def mutation_answer(made: Mutation, proposal: MutationProposal, *, verified: boo
 
 
 def prediction_answer(prediction: Prediction, proposal: MutationProposal) -> Answer:
-    """The prediction of a mutation that was not made."""
+    """The prediction of a mutation (a dry run)."""
     changed = _changed(len(prediction.sha256), prediction.changed_bytes)
     text = f"would change generation {prediction.base_generation}: {changed}; nothing was changed"
     data = {"dry_run": True} | asdict(prediction) | _seed(proposal)

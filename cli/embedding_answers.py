@@ -17,7 +17,7 @@ from vboot.text import printable
 _NUMBERS_SHOWN = 4
 _TEXT_WIDTH = 48
 _COMPARED_MOST = 16
-"""The matrix of similarities of more texts does not fit a terminal."""
+"""A larger matrix of similarities does not fit a terminal."""
 
 
 def embeddings_answer(texts: Sequence[str], made: Embeddings, *, with_vectors: bool = True) -> Answer:
@@ -47,7 +47,7 @@ def embeddings_answer(texts: Sequence[str], made: Embeddings, *, with_vectors: b
 
 
 def warn_of_truncation(made: Embeddings) -> None:
-    """One line on stderr if the model has not read all of each text."""
+    """Print one line to stderr if texts were cut at the model's limit."""
     limits = [tokens for tokens, truncated in zip(made.tokens, made.truncated, strict=True) if truncated]
     if limits:
         which = f"{len(limits)} of {len(made.truncated)} texts" if len(made.truncated) > 1 else "the text"

@@ -18,7 +18,7 @@ class Terminated(SystemExit):
 
 
 class OutputError(Exception):
-    """An answer could not be written to stdout. `reader_left`: it is a pipe that nobody reads any more."""
+    """An answer could not be written to stdout. `reader_left`: it is a pipe whose reader has closed it."""
 
     def __init__(self, message: str, *, reader_left: bool) -> None:
         super().__init__(message)

@@ -66,7 +66,7 @@ def warn(text: str) -> None:
 
 
 class _DroppingStream:
-    """A text stream that drops what cannot be written: progress and messages must not end the work they tell of."""
+    """A text stream that drops text it cannot write: a failed progress message must not end the work."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

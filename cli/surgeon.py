@@ -70,7 +70,7 @@ def _configure_apply(parser: argparse.ArgumentParser) -> None:
 def _apply(arguments: argparse.Namespace) -> Answer:
     kinds = ("recipe", "seeded", "set", "dense")
     if arguments.requantise and any(getattr(arguments, kind) for kind in kinds):
-        arguments.misused("--requantise goes with no other change")
+        arguments.misused("--requantise cannot be combined with other changes")
     if not arguments.requantise:
         _refuse_misuse(arguments)
     with _opened(arguments.file) as surgeon:
@@ -82,25 +82,25 @@ def _apply(arguments: argparse.Namespace) -> Answer:
 
 def _configure_merge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=path, metavar="A", help="a GGUF file; the result has its metadata and types")
-    parser.add_argument("others", type=path, nargs="+", metavar="B", help="relatives of it")
+    parser.add_argument("others", type=path, nargs="+", metavar="B", help="related files")
     parser.add_argument(
         "--weights", type=finite, nargs="+", metavar="W", help="one for each file, of sum 1 (default: equal)"
     )
-    crossing = parser.add_argument_group("whole tensors of A or of B in place of means")
-    crossing.add_argument("--crossover", action="store_true", help="inherit from two files")
-    crossing.add_argument("--rows", action="store_true", help="row by row")
+    crossing = parser.add_argument_group("whole tensors of A or of B instead of means")
+    crossing.add_argument("--crossover", action="store_true", help="take each tensor from one of two files")
+    crossing.add_argument("--rows", action="store_true", help="choose for each row of a tensor")
     crossing.add_argument("--share", type=finite, metavar="SHARE", help="about how much comes from B (default: 0.5)")
-    crossing.add_argument("--seed", metavar="HEX", help="16 hex digits (default: made up, and told)")
-    parser.add_argument("--force", action="store_true", help="also if the weights of the files are not alike")
+    crossing.add_argument("--seed", metavar="HEX", help="16 hex digits (default: random, and printed)")
+    parser.add_argument("--force", action="store_true", help="also if the weights of the files are unrelated")
     _add_output(parser)
 
 
 def _merge(arguments: argparse.Namespace) -> Answer:
     stray = [name for name in ("rows", "share", "seed") if getattr(arguments, name) not in (None, False)]
     if stray and not arguments.crossover:
-        arguments.misused(f"--{stray[0]} goes with --crossover")
+        arguments.misused(f"--{stray[0]} needs --crossover")
     if arguments.crossover and arguments.weights:
-        arguments.misused("--weights is not for --crossover")
+        arguments.misused("--weights cannot be combined with --crossover")
     if arguments.crossover and len(arguments.others) > 1:
         arguments.misused("--crossover takes two files")
     how = {"force": arguments.force} | _output(arguments)
@@ -131,7 +131,7 @@ def _export(arguments: argparse.Namespace) -> Answer:
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=path, metavar="FILE", help="a GGUF file")
     parser.add_argument(
-        "--against", type=path, metavar="BASE", help="that FILE is exactly this file with the edits that are given"
+        "--against", type=path, metavar="BASE", help="check that FILE is exactly this file with the given edits"
     )
     add_edit_options(parser)
 
@@ -139,7 +139,7 @@ def _configure_verify(parser: argparse.ArgumentParser) -> None:
 def _verify(arguments: argparse.Namespace) -> Answer:
     if arguments.against is None:
         if any(getattr(arguments, kind) for kind in ("recipe", "seeded", "set", "dense")):
-            arguments.misused("edits go with --against")
+            arguments.misused("edits need --against")
         with _opened(arguments.file) as surgeon:
             return verification_answer(arguments.file, surgeon.digest(), len(surgeon.tensors()))
     _refuse_misuse(arguments)
@@ -158,7 +158,7 @@ def _retyped(text: str) -> tuple[str, str]:
 
 
 def _later_counts(types: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Types by pattern in the order in which each pattern was given last."""
+    """Types by pattern; of equal patterns the last counts, at its place in the order."""
     ordered: dict[str, str] = {}
     for pattern, kind in types:
         ordered.pop(pattern, None)
@@ -170,7 +170,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where to").add_mutually_exclusive_group(required=True)
     group.add_argument("-o", type=path, dest="to", metavar="OUT", help="write this file")
     group.add_argument("--in-place", action="store_true", help="replace the first file")
-    group.add_argument("--dry-run", action="store_true", help="tell what it would do or why not; write nothing")
+    group.add_argument("--dry-run", action="store_true", help="print the changes or the error, and write nothing")
 
 
 def _output(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def _output(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _edit_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options as for a running machine. The gate, which asks for confidence, is there and not in a file."""
+    """The options as for a running machine. Only a machine asks for a confidence, so it is 1 here."""
     return vars(arguments) | {"confidence": 1.0}
 
 
@@ -193,7 +193,7 @@ def _proposal(arguments: argparse.Namespace, surgeon: GGUFSurgeon) -> MutationPr
 
 @contextmanager
 def _opened(file: Path, *others: Path) -> Iterator[GGUFSurgeon]:
-    """The surgeon of a file, who tells of what takes long; the executable judges every file that is read."""
+    """The surgeon of a file, with progress messages. The executable checks every file that is read."""
     check = functools.partial(check_file, rust_reader(file, *others))
     with reported("surgeon") as progress:
         yield GGUFSurgeon(file, check=check, progress=progress)
@@ -212,4 +212,4 @@ _OPERATIONS: Mapping[
     ),
     "verify": ("check a file, and whether some edits are all that was done to it", _configure_verify, _verify),
 }
-"""By name: help, options, and what it does."""
+"""By operation: its help, the function that adds its options, and the function that runs it."""

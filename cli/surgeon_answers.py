@@ -1,4 +1,4 @@
-"""How the surgeon's reports are told."""
+"""The answers of `vboot surgeon`: the surgeon's reports as text and JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TENSORS_SHOWN = 16
 
 
 def operation_answer(report: SurgeryReport, *, seed: str | None = None) -> Answer:
-    """What an operation did or would do; `seed` (16 hex) is the one that was made up for it, if one was."""
+    """The changes of an operation or of a dry run; `seed` (16 hex): the random seed, if none was given."""
     amount = f"{human_bytes(report.changed_bytes)} in {_tensors(len(report.tensors))}"
     if report.output is None:
         head = f"would change {path_text(report.base)}: {amount}; nothing was written"
@@ -25,7 +25,7 @@ def operation_answer(report: SurgeryReport, *, seed: str | None = None) -> Answe
     lines = [head, f"model {report.model}, before {report.model_before}"]
     lines += [f"seed {seed}"] if seed else []
     for file, distance in report.distances.items():
-        lines.append(f"distance of {path_text(file)}: {'not known' if distance is None else f'{distance:.4f}'}")
+        lines.append(f"distance of {path_text(file)}: {'unknown' if distance is None else f'{distance:.4f}'}")
     lines += [f"kept as in the first file: {', '.join(map(printable, report.kept))}"] if report.kept else []
     lines.append(_changes(report.tensors))
     data = {"dry_run": report.output is None} | _with_paths(asdict(report), "base", "output")
@@ -40,7 +40,7 @@ def export_answer(report: ExportReport) -> Answer:
         keys = f"{len(report.removed_keys)} key{'' if len(report.removed_keys) == 1 else 's'}"
         lines.append(f"without {_tensors(len(report.removed_tensors))} and {keys} of the machine")
     else:
-        lines.append(f"{path_text(report.base)} holds no tensors of a machine: it was copied as it is")
+        lines.append(f"{path_text(report.base)} has no tensors of a machine: it was copied unchanged")
     lines.append(f"model {report.model}")
     if report.lost_kernels:
         lines.append(f"warning: the evolved kernels in {', '.join(report.lost_kernels)} are not in the plain model")
@@ -48,7 +48,7 @@ def export_answer(report: ExportReport) -> Answer:
 
 
 def difference_answer(found: FileDifference, *, show_all: bool) -> Answer:
-    """How two files differ, the least alike tensors first; not all of them unless asked."""
+    """How two files differ, the greatest differences first; all tensors only with `show_all`."""
     machines = [each for each in found.tensors if each.name in MACHINE_TENSORS and None in each.types]
     tensors = found.tensors if show_all else tuple(each for each in found.tensors if each not in machines)
     shown = tensors if show_all else tensors[:_TENSORS_SHOWN]
@@ -71,7 +71,7 @@ def difference_answer(found: FileDifference, *, show_all: bool) -> Answer:
 
 
 def verification_answer(file: Path, model: str, tensors: int, report: SurgeryReport | None = None) -> Answer:
-    """A file that is as it should be; `report`: what the edits did to the file it was compared with."""
+    """The answer on a valid file; `report`: the changes by the edits to the file it was compared with."""
     data = {"file": file, "model": model, "tensors": tensors}
     text = f"{path_text(file)}: sound GGUF file of {_tensors(tensors)}, model {model}"
     if report is None:
@@ -81,7 +81,7 @@ def verification_answer(file: Path, model: str, tensors: int, report: SurgeryRep
 
 
 def _with_paths(data: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Reports hold paths as text; an answer needs to know which of its texts are paths."""
+    """The data with these members as paths. Reports have them as text."""
     return data | {name: Path(data[name]) for name in names if data[name] is not None}
 
 

@@ -87,7 +87,7 @@ def attach(run: Path) -> VirtualMachine:
 
 
 def _describe(pid: int, folder: RunFolder, accel: Accel, argv: list[str]) -> dict[str, Any]:
-    """The content of machine.json: what `VirtualMachine.describe` tells, and what makes the process recognisable."""
+    """The content of machine.json: the result of `VirtualMachine.describe`, and the identity of the process."""
     return {
         "run": path_json(folder.path),
         "pid": pid,

@@ -1,7 +1,7 @@
 """A running machine, checked during every wait and never left running by accident. `qemu.launch` makes one.
 
 Every wait has a deadline, looks at the QEMU process and at the console while it waits, and ends with a BootError that
-names the phase the machine was in and the run folder that tells the rest. Deadlines given by the caller are taken as
+names the phase the machine was in and the run folder with the logs. Deadlines given by the caller are taken as
 they are; the defaults are multiplied by the accelerator's scale.
 """
 
@@ -190,7 +190,7 @@ class VirtualMachine:
         try:
             return self._connected(seconds, self.check).execute(name, arguments, seconds=seconds)
         except BootError as error:
-            # A dying QEMU closes QMP a moment before it ends, and its end is what there is to tell.
+            # QEMU closes QMP shortly before it ends; the error is that it ended.
             if self._monitor is None or not self._monitor.connected:
                 self._process.wait(_LAST_WORDS)
             self.check()
@@ -199,7 +199,7 @@ class VirtualMachine:
             ) from error
 
     def powerdown(self) -> None:
-        """Press the power button (ACPI). The guest may take its time, or not listen: `wait_exit` tells."""
+        """Press the power button (ACPI). The guest may need time, or ignore it; see `wait_exit`."""
         self.qmp("system_powerdown")
         self.check("bye")
 

@@ -72,7 +72,7 @@ class Monitor:
 
     def close(self) -> None:
         """Disconnect. QEMU runs on."""
-        # What ended the connection was told by execute, or does not matter any more.
+        # `execute` has already raised the error of the connection, or it does not matter any more.
         with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError):
             self._within(1.0, self._client.disconnect())
         self._runner.close()

@@ -114,7 +114,7 @@ def _die_with(parent: int) -> Callable[[], None]:
 
 
 def _has_ended(pidfd: int) -> bool:
-    """Whether its process has ended, also when nobody has collected its status (a zombie)."""
+    """Whether its process has ended, also if its status was not collected yet (a zombie)."""
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(0))

@@ -140,7 +140,7 @@ def _disks(spec: MachineSpec) -> list[str]:
 
 
 def _guards(spec: MachineSpec) -> list[str]:
-    # A guest without entropy blocks in getrandom; a guest that panics tells QEMU so.
+    # A guest without entropy blocks in getrandom; a guest that panics reports it to QEMU (pvpanic).
     argv = ["-device", "virtio-rng-pci", "-device", "pvpanic-pci"]
     if spec.watchdog is not None:
         argv += ["-device", "i6300esb", "-action", f"watchdog={spec.watchdog}"]

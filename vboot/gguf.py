@@ -80,7 +80,7 @@ class Metadata:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies in a file.
+    """The position of a tensor in a file.
 
     `dims`: fastest dimension first. `type`: the number of its ggml type. `offset`: in bytes from the start of the file.
     `size`: in bytes, without padding. `type_at`: where the header holds its type (u32), followed by its offset in the

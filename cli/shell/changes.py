@@ -1,4 +1,4 @@
-"""What the commands of the shell do that change the weights or tell of changes."""
+"""The commands of the shell that change the weights or show changes."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("raw", 'send any request, such as raw {"method": "stats", "params": {}}'),
     Verb(
         "fault",
-        f"make the machine suffer: {', '.join(FAULT_KINDS)}",
+        f"cause a fault in the machine: {', '.join(FAULT_KINDS)}",
         (Argument("what", "fault", required=True), Argument("count", "integer")),
         fault_only=True,
     ),

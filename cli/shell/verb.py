@@ -68,7 +68,7 @@ class Shell:
         self.failed = False
         """Whether a command failed."""
         self.shut_down = False
-        """Whether the machine was told to end, and did."""
+        """Whether the machine ended on request."""
         self._machine = machine
         self._explain = explain
         self._faults = machine.allows_faults()
@@ -77,7 +77,7 @@ class Shell:
         """Kinds of events that are shown between commands: to a person only."""
 
     def run(self) -> None:
-        """Raises LinkLostError or BootError when the machine ends without having been told to."""
+        """Raises LinkLostError or BootError if the machine ends without a request to do so."""
         with editing(self._complete) if self.interactive else nullcontext():
             if self.interactive:
                 self._machine.subscribe(self._told)
@@ -100,7 +100,7 @@ class Shell:
             return True
 
     def _obey(self, line: str) -> bool:
-        # Of a line that cannot be read, as far as can be told.
+        # For a line that cannot be parsed, as far as it can be determined.
         as_json = self.as_json or AS_JSON in line.split()
         try:
             command = parse(line, faults=self._faults)

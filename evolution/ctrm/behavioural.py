@@ -1,4 +1,4 @@
-"""Checks on what the changed model does, as a shadow has shown. Pure. Without a shadow none of them applies."""
+"""Checks on the embeddings of the changed model, measured in a shadow. Pure. Without a shadow none of them applies."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 from evolution.ctrm.contract import Candidate, Check, CtrmFinding, Facts, at_most
 
-_TELLS_APART = 1e-6
-"""Spread (1 - mean cosine) below which a model has none to lose."""
+_LEAST_SPREAD = 1e-6
+"""With a smaller spread (1 - mean cosine) all texts have the same embedding, and no spread can be lost."""
 
 
 def finite_embeddings(_candidate: Candidate, facts: Facts) -> CtrmFinding | None:
@@ -20,18 +20,18 @@ def finite_embeddings(_candidate: Candidate, facts: Facts) -> CtrmFinding | None
 
 
 def spread_lost(_candidate: Candidate, facts: Facts) -> CtrmFinding | None:
-    """The embeddings of different texts have not moved together: the share lost of 1 - their mean cosine."""
+    """The embeddings of different texts have not become alike: the relative loss of 1 - their mean cosine."""
     if facts.shadow is None or facts.shadow.after is None:
         return None
     before, after = 1 - facts.shadow.before.mean_cosine, 1 - facts.shadow.after.mean_cosine
-    if before < _TELLS_APART:
+    if before < _LEAST_SPREAD:
         return None
     what = "the lost share of the distance between embeddings"
     return at_most("spread_lost", 1 - after / before, facts.limits.spread_lost, what)
 
 
 def degradation(_candidate: Candidate, facts: Facts) -> CtrmFinding | None:
-    """The score on the calibration data has not fallen by more than its share. A score of 0 may not fall at all."""
+    """The score on the calibration data has not fallen by more than the limit. A score of 0 may not fall at all."""
     if facts.shadow is None or facts.shadow.after is None:
         return None
     before, after = facts.shadow.before.score, facts.shadow.after.score

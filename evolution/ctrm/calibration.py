@@ -1,10 +1,10 @@
-"""The record of what confidences came to, and the curve that later ones are corrected by. Pure.
+"""The recorded confidences with their outcomes, and the calibration curve that corrects later confidences. Pure.
 
     curve = curve.record(raw, outcome)      # a candidate judged at `raw` turned out not degraded, or degraded
     confidence = curve.map(raw)
 
-Record every candidate whose outcome was measured on other data than it was judged by, refused ones as well: a curve
-that saw only what passed knows nothing of the rest.
+Record every candidate whose outcome was measured on other data than it was judged by, refused candidates as well: a
+curve of accepted candidates only would be biased.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from vboot.errors import InputError
 from vboot.weights.edits import is_number
 
 OUTCOMES_NEEDED = 50
-"""Below that a curve would follow chance more than what it corrects."""
+"""With fewer outcomes a curve would mostly follow chance."""
 OUTCOMES_KEPT = 2000
-"""The newest: the model they were measured on changes under them, and the state stays small."""
+"""The newest are kept: the model changes, so old outcomes stop applying, and the state stays small."""
 
 _BINS = 10
 _VERSION = 1
-_FLOATING = 1e-9
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class CalibrationOutcome:
-    """A candidate of confidence `raw`, which the curve of that time gave as `reported`, and whether it was good."""
+    """A candidate's confidence, `raw` and as `reported` after the curve of that time, and whether it was good."""
 
     raw: float
     reported: float
@@ -41,33 +41,35 @@ class CalibrationOutcome:
 
 @dataclass(frozen=True)
 class CalibrationCurve:
-    """Outcomes, oldest first, and the map they make."""
+    """Outcomes, oldest first, and the map fitted to them."""
 
     outcomes: tuple[CalibrationOutcome, ...] = ()
 
     def record(self, confidence: float, outcome: bool) -> CalibrationCurve:
-        """The curve that knows one outcome more: `confidence` as computed, before any map; good: not degraded.
+        """The curve with one more outcome: `confidence` as computed, before any map; `outcome`: not degraded.
 
-        Raises InputError for a confidence that is not 0 to 1.
+        Raises InputError for a confidence outside 0 to 1.
         """
         if not 0 <= confidence <= 1:
-            raise InputError(f"{confidence:g} is no confidence", remedy="record what was computed, 0 to 1")
+            raise InputError(
+                f"expected a confidence from 0 to 1, got {confidence:g}", remedy="record the computed confidence"
+            )
         added = CalibrationOutcome(confidence, self.map(confidence), outcome)
         return CalibrationCurve((*self.outcomes, added)[-OUTCOMES_KEPT:])
 
     def map(self, confidence: float) -> float:
-        """The corrected confidence; the same while fewer than OUTCOMES_NEEDED are recorded."""
+        """The corrected confidence; unchanged while fewer than OUTCOMES_NEEDED are recorded."""
         if self._fitted is None:
             return confidence
         return self._fitted(confidence)
 
     @property
     def reported(self) -> tuple[tuple[float, bool], ...]:
-        """Each confidence as it was reported, by a curve that did not know its outcome yet, and the outcome."""
+        """Each confidence as it was reported, before its outcome was known, and the outcome."""
         return tuple((outcome.reported, outcome.good) for outcome in self.outcomes)
 
     def reliability(self, bins: int = _BINS) -> tuple[Bin, ...]:
-        """How far the reported confidences were right."""
+        """The rate of good outcomes by bins of reported confidence."""
         return reliability(self.reported, bins)
 
     def brier(self) -> float:
@@ -75,15 +77,16 @@ class CalibrationCurve:
         return brier_score(self.reported)
 
     def alarm(self) -> str | None:
-        """Why the curve is not to be trusted, in one sentence: above the gate, a tenth was right too seldom.
+        """Why the curve is not reliable, in one sentence; None if it is.
 
-        That is: less often than its lower end says, beyond the doubt of a 95 % interval (so never for a handful).
+        It is not if a bin at or above the threshold has a rate of good outcomes whose 95 % interval lies below the
+        bin's lower end. A few outcomes have a wide interval, so they raise no alarm.
         """
-        for some in self.reliability():
-            if some.low >= CONFIDENCE_THRESHOLD - _FLOATING and some.interval[1] < some.low:
+        for found in self.reliability():
+            if found.low >= CONFIDENCE_THRESHOLD - _ROUNDING and found.interval[1] < found.low:
                 return (
-                    f"of {some.count} candidates of confidence {some.low:g} to {some.high:g} only "
-                    f"{some.observed:.0%} were not degraded"
+                    f"of {found.count} candidates of confidence {found.low:g} to {found.high:g} only "
+                    f"{found.observed:.0%} were not degraded"
                 )
         return None
 
@@ -100,12 +103,12 @@ class CalibrationCurve:
         except (ValueError, RecursionError) as error:
             raise _broken(f"it is not JSON ({error})") from error
         if not isinstance(document, dict) or document.keys() != {"version", "outcomes"}:
-            raise _broken("it has not just version and outcomes")
+            raise _broken("expected exactly the members version and outcomes")
         if type(document["version"]) is not int or document["version"] != _VERSION:
-            raise _broken(f"its version is {document['version']!r:.40}, not {_VERSION}")
+            raise _broken(f"expected version {_VERSION}, got {document['version']!r:.40}")
         rows = document["outcomes"]
         if not isinstance(rows, list) or len(rows) > OUTCOMES_KEPT:
-            raise _broken(f"its outcomes are not a list of {OUTCOMES_KEPT} at most")
+            raise _broken(f"expected a list of at most {OUTCOMES_KEPT} outcomes")
         return cls(tuple(_outcome(number, row) for number, row in enumerate(rows)))
 
     @cached_property
@@ -119,8 +122,8 @@ def _outcome(number: int, row: Any) -> CalibrationOutcome:
     match row:
         case [raw, reported, bool(good)] if all(is_number(value) and 0 <= value <= 1 for value in (raw, reported)):
             return CalibrationOutcome(float(raw), float(reported), good)
-    raise _broken(f"its outcome {number} is {row!r:.60}, not two confidences and true or false")
+    raise _broken(f"outcome {number}: expected two confidences and true or false, got {row!r:.60}")
 
 
 def _broken(what: str) -> InputError:
-    return InputError(f"this is no state of a calibration curve: {what}", remedy="start from an empty one")
+    return InputError(f"not the state of a calibration curve: {what}", remedy="start with an empty curve")

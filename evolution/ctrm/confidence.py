@@ -1,4 +1,4 @@
-"""How sure a shadow's data make us that a candidate is not degraded. Pure.
+"""The probability, given a shadow's measurements, that a candidate is not degraded. Pure.
 
     confidence = P(mean difference > -margin | items), margin = tolerance * |score before|
 
@@ -22,12 +22,12 @@ _MOST_STEPS = 10_000
 def probability_not_degraded(before: Evaluation, after: Evaluation, *, tolerance: float) -> float:
     """The probability, 0 to 1, that `after` is worse than `before` by less than `tolerance` (relative).
 
-    Raises InputError for fewer than two items, or unpaired ones.
+    Raises InputError for fewer than two items, or different numbers of items.
     """
     count = len(before.items)
     if count != len(after.items) or count < 2:
-        what = f"{count} items before and {len(after.items)} after are no pairs to compare"
-        raise InputError(what, remedy="evaluate both on the same two or more")
+        what = f"expected the same two or more items before and after, got {count} and {len(after.items)}"
+        raise InputError(what, remedy="evaluate both on the same pairs")
     differences = [new - old for new, old in zip(after.items, before.items, strict=True)]
     mean = fmean(differences)
     advantage = mean + tolerance * abs(before.score)

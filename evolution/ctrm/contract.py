@@ -1,4 +1,4 @@
-"""What the checks on a candidate mutation speak of: the candidate, the facts, and what a check finds. Pure.
+"""The data of the checks on a candidate mutation (CTRM): the candidate, the facts, and a check's finding. Pure.
 
 A check is a function `(candidate, facts) -> CtrmFinding`, or None where it does not apply. Checks run in the order of
 `judge.CHECKS` up to the first that fails, so each may rely on those before it having passed.
@@ -20,15 +20,15 @@ from vboot.weights.edits import Edit
 
 @dataclass(frozen=True)
 class CtrmLimits:
-    """What a candidate may do at most. The numbers of the weights are measured: `docs/ctrm-calibration.md`.
+    """The limits for a candidate. Those on weights come from measurements: `docs/ctrm-calibration.md`.
 
-    edits: of a mutation. blob_bytes: their parts together, what a machine takes as one upload.
+    edits: number of edits. blob_bytes: the total size of their parts, which are one upload.
     vector_norm: relative norm of the change of all biases and norms together. matrix_norm: of one matrix.
     total_norm: of all together, see `statistical.total_norm`.
-    rms_ratio, block_scale_ratio: a tensor's size, and that of its block scales, against before, up or down.
+    rms_ratio, block_scale_ratio: factor by which a tensor's root mean square, or its block scales, grow or shrink.
     saturation: growth of the share of elements at the end of their type's range.
-    outlier: greatest element against the greatest before. degradation: of the score on the calibration data, relative.
-    spread_lost: how much nearer to each other the embeddings of different texts may come, relative.
+    outlier: greatest element relative to the greatest before. degradation: relative fall of the calibration score.
+    spread_lost: relative loss of distance between the embeddings of different texts.
     """
 
     edits: int = 256
@@ -46,9 +46,9 @@ class CtrmLimits:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Edits, and what they make of the weights of `base_generation`.
+    """Edits, and the weights that they give when applied to `base_generation`.
 
-    `before` holds the tensors that the edits touch, `after` the new bytes of those that they change.
+    `before` holds the tensors that the edits name, `after` the new bytes of those that they change.
     """
 
     edits: tuple[Edit, ...]
@@ -58,21 +58,21 @@ class Candidate:
 
     @cached_property
     def drifts(self) -> Mapping[str, Drift]:
-        """How each changed tensor whose elements are known as numbers has changed; whole tensors of the same length."""
+        """The drift of each changed tensor whose type can be decoded to floats; `after` has whole tensors."""
         found = {name: drift(self.before[name], data) for name, data in self.after.items()}
         return {name: change for name, change in found.items() if change is not None}
 
 
 @dataclass(frozen=True)
 class Measured(Evaluation):
-    """An evaluation, and the mean cosine of any two texts in it: near 1 when the model cannot tell texts apart."""
+    """An evaluation, and the mean cosine of two different texts: near 1 if all texts get the same vector."""
 
     mean_cosine: float
 
 
 @dataclass(frozen=True)
 class ShadowResult:
-    """The calibration data before and after the edits, in a shadow; `after` is None: its embeddings were not finite."""
+    """Results on the calibration data before and after the edits; `after` is None if not all were finite."""
 
     before: Measured
     after: Measured | None
@@ -80,7 +80,7 @@ class ShadowResult:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the machine: its tensors, the limits, and what a shadow showed (None: not tried yet)."""
+    """The known facts: the machine's tensors (`terrain`), the limits, a shadow's result (None: not tried yet)."""
 
     terrain: tuple[TensorInfo, ...]
     limits: CtrmLimits = CtrmLimits()
@@ -94,7 +94,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class CtrmFinding:
-    """What a check found: a value against its limit, in one sentence."""
+    """The result of a check: a value and its limit, and both in one sentence."""
 
     check: str
     passed: bool
@@ -107,7 +107,7 @@ Check: TypeAlias = Callable[[Candidate, Facts], CtrmFinding | None]
 
 
 def at_most(check: str, value: float, limit: float, what: str) -> CtrmFinding:
-    """The finding that a value must not exceed its limit (NaN does): `what` says of what the value is, and where."""
+    """The finding of a check `value <= limit`, which NaN fails; `what` describes the value."""
     passed = value <= limit
     return CtrmFinding(
         check, passed, value, limit, f"{what} is {value:.4g}, {'within' if passed else 'above'} {limit:.4g}"

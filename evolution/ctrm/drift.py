@@ -1,4 +1,4 @@
-"""How a tensor has changed, in numbers. Pure.
+"""Measures of how much a tensor has changed. Pure.
 
 Norms are summed in f64 over the f32 values of the elements.
 """
@@ -16,21 +16,21 @@ from vboot.weights.arithmetic import TensorData
 from vboot.weights.storage_types import CODE_RANGES, Floats, block_of, block_scales, codes, decode_any
 
 _SAMPLE = 1 << 16
-"""Elements, evenly spaced, that the usual size of an element is estimated from."""
+"""Number of evenly spaced elements from which the usual size of an element is estimated."""
 _MAD_TO_SD = 1.4826
 """The standard deviation of a normal distribution in median absolute deviations."""
 _USUAL_REACH = 4.0
-"""Standard deviations that single elements of a tensor commonly reach, so no reason for alarm."""
+"""Standard deviations that the largest elements of a normal tensor reach."""
 _F16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Tensors against before: norms of the values and of their change, the greatest magnitudes.
+    """The change of one or more tensors: norms of the values and of their difference, and the greatest magnitudes.
 
-    usual: the standard deviation of most elements before, outliers left aside. saturation: growth of the share of
-    elements at the end of the type's range. block_scale_ratio: the 99th percentile of how many times larger or smaller
-    a block's scale is, 1 for types without.
+    usual: a standard deviation of the elements before that ignores outliers. saturation: growth of the share of
+    elements at the end of the type's range. block_scale_ratio: the 99th percentile of the factor by which a block's
+    scale grows or shrinks, 1 for types without block scales.
     """
 
     norm_before: float
@@ -44,22 +44,25 @@ class Drift:
 
     @property
     def relative_norm(self) -> float:
-        """Norm of the change by that before; infinite where there was nothing but zeros."""
+        """Norm of the change divided by the norm before; infinite if all elements were zero."""
         return _ratio(self.norm_change, self.norm_before)
 
     @property
     def rms_ratio(self) -> float:
-        """How many times larger or smaller the elements are than before, at least 1."""
+        """Factor by which the norm grew or shrank, at least 1."""
         return max(_ratio(self.norm_after, self.norm_before), _ratio(self.norm_before, self.norm_after))
 
     @property
     def outlier(self) -> float:
-        """The greatest magnitude by that before, or by what elements of this usual size reach, if that is more."""
+        """The greatest magnitude divided by that before, or by _USUAL_REACH standard deviations if that is more."""
         return _ratio(self.greatest_after, max(self.greatest_before, _USUAL_REACH * self.usual))
 
 
 def drift(before: TensorData, after: bytes) -> Drift | None:
-    """How a tensor has changed to `after`, whole blocks of the same length; None: it holds no floats, or nothing."""
+    """The drift of a tensor to the bytes `after`, of the same length.
+
+    None if the tensor is empty, holds integers or F64, or is of a type that cannot be decoded.
+    """
     old_bytes, new_bytes = np.frombuffer(before.data, np.uint8), np.frombuffer(after, np.uint8)
     if not old_bytes.size:
         return None
@@ -80,7 +83,7 @@ def drift(before: TensorData, after: bytes) -> Drift | None:
 
 
 def together(drifts: Collection[Drift]) -> Drift:
-    """Several tensors, at least one, as one."""
+    """The drift of several tensors (at least one) taken as one."""
     return Drift(
         norm_before=math.hypot(*(each.norm_before for each in drifts)),
         norm_after=math.hypot(*(each.norm_after for each in drifts)),
@@ -102,7 +105,7 @@ def _greatest(values: Floats) -> float:
 
 
 def _usual_size(values: Floats) -> float:
-    """A standard deviation that a few outliers do not move."""
+    """An estimate of the standard deviation that ignores a few outliers (median absolute deviation)."""
     some = values[:: max(1, values.size // _SAMPLE)]
     return _MAD_TO_SD * float(np.median(np.abs(some - np.median(some))))
 

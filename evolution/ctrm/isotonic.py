@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MonotoneMap:
-    """Straight lines between points of increasing `places` and never decreasing `levels`, level beyond both ends."""
+    """Linear interpolation between points of increasing `places` and non-decreasing `levels`; constant outside."""
 
     places: tuple[float, ...]
     levels: tuple[float, ...]
@@ -29,8 +29,8 @@ class MonotoneMap:
 def fit(pairs: Sequence[tuple[float, bool]]) -> MonotoneMap:
     """The map from confidence (0 to 1) to the rate of good outcomes, by pooling adjacent violators.
 
-    One made-up good outcome at confidence 0 and one bad at 1 stand for all that has not been seen: n good outcomes
-    without a bad one are a rate of n / (n + 1) (Laplace's rule of succession is (n + 1) / (n + 2)), never certainty.
+    One artificial good outcome at confidence 0 and one bad at 1 are added as a prior, so n good outcomes without a bad
+    one give a rate of n / (n + 1), never 1 (Laplace's rule of succession is (n + 1) / (n + 2)).
     Each pool stands at the mean confidence of its pairs.
     """
     goods_at: dict[float, list[bool]] = {}
@@ -47,7 +47,7 @@ def fit(pairs: Sequence[tuple[float, bool]]) -> MonotoneMap:
 
 @dataclass(frozen=True)
 class _Pool:
-    """Pairs taken together: how many, the sum of their confidences, how many were good."""
+    """A pool of pairs: their number, the sum of their confidences, the number of good ones."""
 
     count: int
     places: float

@@ -1,9 +1,11 @@
-"""The judgement on a candidate: all checks, then how likely it is not degraded. Pure.
+"""The judgement of CTRM on a candidate: all checks, then the probability that it is not degraded. Pure.
+
+CTRM is the name of the checks that a candidate passes before it is applied to a machine.
 
     judgement = judge(candidate, Facts(machine.tensors(), shadow=result), curve=curve)
     if judgement.admitted: machine.mutate(candidate.edits, confidence=judgement.confidence, ...)
 
-Judge once without a shadow to spare it what is refused anyway, then again with what it showed.
+Judge once without a shadow, which refuses many candidates cheaply, then again with the shadow's result.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ CHECKS: tuple[Check, ...] = (*structural.CHECKS, *statistical.CHECKS, *behaviour
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the checks found, up to the first that failed, and the probability that the candidate is not degraded.
+    """The findings of the checks up to the first that failed, and the probability that the candidate is not degraded.
 
-    `raw` is that probability before the calibration curve, which is what the curve records; 0 without a shadow, when
-    nothing is known. `confidence` is what the curve makes of it; 0 when a check failed.
+    `raw` is that probability before the calibration curve, and the value to record in the curve; 0 without a shadow.
+    `confidence` is `raw` corrected by the curve; 0 if a check failed.
     """
 
     findings: tuple[CtrmFinding, ...]
@@ -39,12 +41,12 @@ class Judgement:
 
     @property
     def admitted(self) -> bool:
-        """Whether the candidate may go to the live machine."""
+        """Whether the candidate may be applied to the live machine."""
         return self.refusal is None and self.confidence > CONFIDENCE_THRESHOLD
 
     @property
     def reason(self) -> str | None:
-        """Why it may not, in one sentence with the value and its limit; None: it may."""
+        """Why it is not admitted, in one sentence with the value and its limit; None if it is."""
         if self.admitted:
             return None
         if self.refusal is not None:

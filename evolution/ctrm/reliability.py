@@ -1,4 +1,4 @@
-"""How far confidences can be believed: rates by bin with intervals, the Brier score, and the picture. Pure."""
+"""The reliability of confidences: rates by bin with intervals, the Brier score, and a reliability diagram. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ _Z95 = NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True)
 class Bin:
-    """Outcomes with a confidence from `low` to below `high` (1 included in the last): how many, the mean confidence,
-    the rate of good ones, and its Wilson interval of 95 %. Without outcomes the means are NaN, the interval 0 to 1."""
+    """The outcomes with a confidence in [`low`, `high`), the last bin including 1.
+
+    count: their number. predicted: the mean confidence. observed: the rate of good ones. interval: its Wilson interval
+    of 95 %. Without outcomes the means are NaN and the interval is 0 to 1.
+    """
 
     low: float
     high: float
@@ -32,7 +35,7 @@ class Bin:
 def reliability(outcomes: Outcomes, bins: int = 10) -> tuple[Bin, ...]:
     """Bins of equal width over 0 to 1. Raises InputError for fewer than one."""
     if bins < 1:
-        raise InputError(f"{bins} bins hold nothing", remedy="ask for one or more")
+        raise InputError(f"expected a positive number of bins, got {bins}", remedy="ask for one or more")
     held: list[list[tuple[float, bool]]] = [[] for _ in range(bins)]
     for confidence, good in outcomes:
         held[min(int(confidence * bins), bins - 1)].append((confidence, good))
@@ -40,7 +43,7 @@ def reliability(outcomes: Outcomes, bins: int = 10) -> tuple[Bin, ...]:
 
 
 def wilson_interval(good: int, count: int, z: float = _Z95) -> tuple[float, float]:
-    """The interval of a rate that `good` of `count` show (Wilson 1927); 0 to 1 for none."""
+    """The confidence interval of a rate of which `good` of `count` were seen (Wilson 1927); 0 to 1 for a count of 0."""
     if not count:
         return 0.0, 1.0
     rate = good / count
@@ -51,9 +54,9 @@ def wilson_interval(good: int, count: int, z: float = _Z95) -> tuple[float, floa
 
 
 def brier_score(outcomes: Outcomes) -> float:
-    """The mean square of confidence less outcome: 0 is perfect, 0.25 what saying 0.5 always gets. InputError: none."""
+    """The mean of (confidence - outcome)^2: 0 is perfect, always 0.5 gives 0.25. Raises InputError without outcomes."""
     if not outcomes:
-        raise InputError("there are no outcomes to score", remedy="record some first")
+        raise InputError("expected at least one outcome, got none", remedy="record outcomes first")
     return fmean((confidence - good) ** 2 for confidence, good in outcomes)
 
 
@@ -67,7 +70,7 @@ def _bin(low: float, high: float, some: Outcomes) -> Bin:
 
 _SIZE, _MARGIN = 320, 46
 _COLOURS = ("#0072b2", "#d55e00", "#009e73")
-"""Three of Okabe and Ito's, told apart with any colour vision."""
+"""Three colours of Okabe and Ito, distinguishable with any colour vision."""
 
 
 def reliability_svg(title: str, series: Sequence[tuple[str, Sequence[Bin]]]) -> str:
@@ -77,7 +80,7 @@ def reliability_svg(title: str, series: Sequence[tuple[str, Sequence[Bin]]]) -> 
     more series.
     """
     if len(series) > len(_COLOURS):
-        raise InputError(f"{len(series)} series are too many to tell apart", remedy="draw three at most")
+        raise InputError(f"expected at most {len(_COLOURS)} series, got {len(series)}", remedy="draw fewer")
     width, height = _SIZE + 2 * _MARGIN, _SIZE + 2 * _MARGIN + 18 * len(series)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'

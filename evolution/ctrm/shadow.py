@@ -1,9 +1,10 @@
-"""Trying edits in a shadow: a machine of our own that holds the same weights as the live one, in a child process.
+"""Trial of edits in a shadow: a second machine with the weights of the live one, in a child process.
 
     before = measure(shadow, fitness)
     result = evaluate_shadow(shadow, edits, fitness, before=before)
 
-The shadow (the client of a `RustNeuralBridge`) is left with the weights that it had, to the bit, whatever happens.
+The shadow is the client of a `RustNeuralBridge`. Afterwards it has its former weights again, bit for bit, also after an
+error.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _LENGTH_TOLERANCE = 1e-3
 
 
 def measure(shadow: MachineClient, fitness: Fitness, pairs: Sequence[Pair] | None = None) -> Measured:
-    """How the weights as they are do on some pairs (None: the calibration data).
+    """The result of the current weights on some pairs (None: the calibration data).
 
     Raises what `MachineClient.embed` raises; MachineError when an embedding is not finite and of length 1.
     """
@@ -36,7 +37,7 @@ def measure(shadow: MachineClient, fitness: Fitness, pairs: Sequence[Pair] | Non
 
 
 def measure_finite(shadow: MachineClient, fitness: Fitness, pairs: Sequence[Pair] | None = None) -> Measured | None:
-    """As `measure`; None when the network gives no finite embeddings."""
+    """As `measure`; None if an embedding is not finite."""
     try:
         return measure(shadow, fitness, pairs)
     except _NotFiniteError:
@@ -49,9 +50,9 @@ def measure_finite(shadow: MachineClient, fitness: Fitness, pairs: Sequence[Pair
 
 @contextmanager
 def trying(shadow: MachineClient, edits: Sequence[Edit]) -> Iterator[None]:
-    """The shadow with the edits made, for the length of a block.
+    """The shadow with the edits applied, for the length of a `with` block.
 
-    Raises RequestRefusedError when the machine refuses the edits, LinkLostError when the shadow dies of them,
+    Raises RequestRefusedError if the machine refuses the edits, LinkLostError if the shadow dies of them,
     MachineTimeoutError.
     """
     base = shadow.hello().generation
@@ -59,17 +60,17 @@ def trying(shadow: MachineClient, edits: Sequence[Edit]) -> Iterator[None]:
         shadow.mutate(edits, confidence=1.0, base_generation=base, origin=_ORIGIN, wait=True)
         yield
     finally:
-        # Looked at anew, since a lost reply leaves it open whether the edits were made.
+        # Asked again: after a lost reply it is not known whether the edits were applied.
         if shadow.hello().generation != base:
-            shadow.rollback(base, reason="tried in a shadow")
+            shadow.rollback(base, reason="trial in a shadow")
 
 
 def evaluate_shadow(
     shadow: MachineClient, edits: Sequence[Edit], fitness: Fitness, *, before: Measured | None = None
 ) -> ShadowResult:
-    """The calibration data before the edits and after, the shadow left as it was.
+    """The results on the calibration data before and after the edits. The shadow keeps its weights.
 
-    `before` is what `measure` gave for the same weights (None: it is measured). Raises what `measure` and `trying` do.
+    `before` is the result of `measure` for the same weights (None: measure it). Raises what `measure` and `trying` do.
     """
     before = measure(shadow, fitness) if before is None else before
     with trying(shadow, edits):
@@ -77,11 +78,11 @@ def evaluate_shadow(
 
 
 class _NotFiniteError(MachineError):
-    """An embedding is not what it must be."""
+    """An embedding is not finite or not of length 1."""
 
 
 class _Spread:
-    """Watches the embeddings that pass."""
+    """Wraps `embed`: checks each embedding and sums them for the mean cosine."""
 
     def __init__(self, embed: Embed) -> None:
         self._embed = embed
@@ -93,7 +94,7 @@ class _Spread:
         wide = vectors.astype(np.float64)
         with np.errstate(invalid="ignore"):
             lengths = np.sqrt((wide * wide).sum(axis=1))
-        if not (np.abs(lengths - 1) <= _LENGTH_TOLERANCE).all():  # NaN is not either
+        if not (np.abs(lengths - 1) <= _LENGTH_TOLERANCE).all():  # false for NaN, too
             raise _NotFiniteError(
                 "an embedding is not finite and of length 1", remedy="roll back what changed the weights"
             )
@@ -103,7 +104,7 @@ class _Spread:
 
     @property
     def mean_cosine(self) -> float:
-        """Of n vectors of length 1 with the sum s, the n (n - 1) cosines of two different ones add up to |s|^2 - n."""
+        """For n vectors of length 1 with the sum s, the n (n - 1) cosines of two different ones add up to |s|^2 - n."""
         if self._count < 2:
             return 0.0
         return float(np.square(self._sum).sum() - self._count) / (self._count * (self._count - 1))

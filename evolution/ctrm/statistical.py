@@ -1,10 +1,10 @@
-"""Checks on how much the weights change: cheap enough to spare a shadow what cannot be good. Pure.
+"""Checks on how much the weights change. They are cheap, and refuse bad candidates before a shadow is used. Pure.
 
-The limits lie beyond what a useful change needs (`docs/ctrm-calibration.md`): within them the shadow decides. Tensors
-whose elements are no numbers, such as the slots of programs, are none of their business.
+The limits are wider than any useful change needs (`docs/ctrm-calibration.md`): within them the shadow decides. Tensors
+without float elements, such as the slots of programs, are not checked.
 
-Vectors (biases, weights of norms) are judged together: a bias may be next to zero, and its own relative change then
-says nothing, as in the keys of an attention, which softmax does not notice at all.
+Vectors (biases, weights of norms) are judged together, because a single bias may be close to zero, and its relative
+change is then meaningless. An example is the bias of the keys in attention, to which softmax is invariant.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def vector_norm(candidate: Candidate, facts: Facts) -> CtrmFinding | None:
 
 
 def matrix_norm(candidate: Candidate, facts: Facts) -> CtrmFinding | None:
-    """||after - before|| / ||before|| of the matrix that changes most."""
+    """The greatest ||after - before|| / ||before|| of a matrix."""
     matrices = {name: drift for name, drift in _drifts(candidate).items() if name != _VECTORS}
     limit = facts.limits.matrix_norm
     return _worst("matrix_norm", matrices, lambda drift: drift.relative_norm, limit, "relative change")
 
 
 def total_norm(candidate: Candidate, facts: Facts) -> CtrmFinding | None:
-    """The root of the sum of squares of the relative changes: what many tensors at once add up to."""
+    """The root of the sum of the squared relative changes of all tensors."""
     drifts = _drifts(candidate)
     if not drifts:
         return None
@@ -43,25 +43,25 @@ def total_norm(candidate: Candidate, facts: Facts) -> CtrmFinding | None:
 
 
 def rms_ratio(candidate: Candidate, facts: Facts) -> CtrmFinding | None:
-    """How much larger or smaller the elements of a tensor have become as a whole."""
+    """The greatest factor by which the root mean square of a tensor grew or shrank."""
     limit = facts.limits.rms_ratio
     return _worst("rms_ratio", _drifts(candidate), lambda drift: drift.rms_ratio, limit, "growth of the elements")
 
 
 def block_scale_ratio(candidate: Candidate, facts: Facts) -> CtrmFinding | None:
-    """How much larger or smaller the scales of quantised blocks have become."""
+    """The greatest factor by which the scales of a tensor's quantised blocks grew or shrank."""
     limit, drifts = facts.limits.block_scale_ratio, _drifts(candidate)
     return _worst("block_scale_ratio", drifts, lambda drift: drift.block_scale_ratio, limit, "growth of block scales")
 
 
 def saturation(candidate: Candidate, facts: Facts) -> CtrmFinding | None:
-    """How many more elements stand at the end of what their type holds, where a further change is lost."""
+    """The growth of the share of elements at the end of their type's range, where further changes are lost."""
     limit = facts.limits.saturation
     return _worst("saturation", _drifts(candidate), lambda drift: drift.saturation, limit, "growth of saturation")
 
 
 def outlier(candidate: Candidate, facts: Facts) -> CtrmFinding | None:
-    """Whether a single element stands out as none did before: activations follow the largest weights."""
+    """The greatest element relative to the greatest before: the largest weights dominate activations."""
     limit = facts.limits.outlier
     return _worst("outlier", _drifts(candidate), lambda drift: drift.outlier, limit, "greatest element against before")
 
@@ -70,7 +70,7 @@ CHECKS: tuple[Check, ...] = (vector_norm, matrix_norm, total_norm, rms_ratio, bl
 
 
 def _drifts(candidate: Candidate) -> Mapping[str, Drift]:
-    """What is judged as one, by what to call it; without what was nothing but zeros, to which nothing compares."""
+    """The drifts to judge, by name, all vectors as one. Tensors that were all zero are left out: they have no ratio."""
     vectors = {name: drift for name, drift in candidate.drifts.items() if len(candidate.before[name].shape) == 1}
     drifts = {repr(name): drift for name, drift in candidate.drifts.items() if name not in vectors}
     if vectors:
@@ -81,7 +81,7 @@ def _drifts(candidate: Candidate) -> Mapping[str, Drift]:
 def _worst(
     check: str, drifts: Mapping[str, Drift], value_of: Callable[[Drift], float], limit: float, what: str
 ) -> CtrmFinding | None:
-    """The finding on the tensor whose value is greatest; None without any."""
+    """The finding on the tensor with the greatest value; None without tensors."""
     values = {name: value_of(drift) for name, drift in drifts.items()}
     if not values:
         return None

@@ -1,6 +1,6 @@
-"""Checks that need no arithmetic: whether the candidate is of this machine, and within what it takes. Pure.
+"""Checks without arithmetic: whether the candidate fits this machine and its limits. Pure.
 
-The machine makes them again and believes nobody; here they cost no mutation of a shadow, and name what is wrong.
+The machine checks all of this itself. Here the checks need no mutation of a shadow, and name the fault.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ def number_of_edits(candidate: Candidate, facts: Facts) -> CtrmFinding:
 
 
 def size_of_blob(candidate: Candidate, facts: Facts) -> CtrmFinding:
-    """All parts of the edits in one upload."""
+    """The total size of the parts of all edits, which are one upload."""
     return at_most("size_of_blob", len(pack(candidate.edits)[1]), facts.limits.blob_bytes, "the blob's size in bytes")
 
 
 def known_tensors(candidate: Candidate, facts: Facts) -> CtrmFinding:
-    """Every tensor that the candidate has bytes of, or an edit names, is one of the machine's."""
+    """Every tensor of the candidate, and every tensor that an edit names, is one of the machine's."""
     missing = sorted((candidate.before.keys() | candidate.after.keys()) - facts.tensors.keys())
     protected = _protected(facts)
     missing += [
         f"edit {number}" for number, edit in enumerate(candidate.edits) if not targets(edit, facts.tensors, protected)
     ]
-    return _none("known_tensors", missing, "is no tensor of the machine")
+    return _none("known_tensors", missing, "is not a tensor of the machine")
 
 
 def unprotected(candidate: Candidate, facts: Facts) -> CtrmFinding:
@@ -46,15 +46,15 @@ def unprotected(candidate: Candidate, facts: Facts) -> CtrmFinding:
 
 
 def named_by_edits(candidate: Candidate, facts: Facts) -> CtrmFinding:
-    """What has changed is what the edits mean, of what was there before."""
+    """The changed tensors are among those that the edits name."""
     protected = _protected(facts)
     named = {name for edit in candidate.edits for name in targets(edit, facts.tensors, protected)}
     stray = sorted(candidate.after.keys() - (named & candidate.before.keys()))
-    return _none("named_by_edits", stray, "has changed without an edit of it")
+    return _none("named_by_edits", stray, "has changed although no edit names it")
 
 
 def same_storage(candidate: Candidate, facts: Facts) -> CtrmFinding:
-    """Type, shape and length are the machine's, before and after."""
+    """Type, shape and length are those of the machine, before and after."""
     odd = [
         name
         for name, tensor in candidate.before.items()
@@ -65,7 +65,7 @@ def same_storage(candidate: Candidate, facts: Facts) -> CtrmFinding:
 
 
 def changes_something(candidate: Candidate, facts: Facts) -> CtrmFinding:
-    """At least one byte differs: rounding may have left nothing of a small edit."""
+    """At least one byte differs: rounding may cancel a small edit."""
     changed = sum(candidate.before[name].data != data for name, data in candidate.after.items())
     text = f"{changed} tensors have changed" if changed else "the edits change nothing"
     return CtrmFinding("changes_something", changed > 0, changed, 1, text)
@@ -103,7 +103,7 @@ def _fits(info: TensorInfo, kind: str, shape: tuple[int, ...], data: bytes) -> b
 
 
 def _none(check: str, found: list[str], what: str) -> CtrmFinding:
-    """The finding that there must be nothing of the kind; it names the first."""
+    """The finding of a check that `found` must be empty; it names the first entry."""
     if not found:
         return CtrmFinding(check, True, 0, 0, f"nothing {what}")
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""

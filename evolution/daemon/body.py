@@ -73,7 +73,7 @@ class BridgeBody:
 class SocketBody:
     """A machine behind a Unix socket: QEMU's virtio-serial port, or `vector_boot --listen`.
 
-    `revive` starts the machine again when nobody listens on the socket, or after three connections in a row without an
+    `revive` starts the machine again when the socket has no listener, or after three connections in a row without an
     answer, and returns the new socket.
     """
 

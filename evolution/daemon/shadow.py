@@ -175,7 +175,7 @@ class Shadow:
 
     def _return(self) -> None:
         self._tried = None
-        self._generation = self.machine.rollback(self._generation, reason="tried in a shadow").generation
+        self._generation = self.machine.rollback(self._generation, reason="trial in a shadow").generation
 
     def _generation_now(self) -> int:
         return self.machine.hello().generation

@@ -1,1 +1,1 @@
-"""Evolution when no runtime answers: its outcome goes to files, for a consumer that reloads them."""
+"""The fallback of evolution if no runtime answers: weights and kernels are published as files for a consumer."""

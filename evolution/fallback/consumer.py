@@ -1,4 +1,4 @@
-"""What lives on published files: it watches `current.json`, and reloads the model and the kernel that it names.
+"""A consumer of published files: it polls `current.json`, and reloads the model and the kernel that it names.
 
 with ReloadingConsumer(folder, bridge=RustNeuralBridge(), runner=WgslRunner()) as consumer:
     consumer.wait(generation=1, timeout=10)
@@ -27,11 +27,11 @@ from vboot.protocol.errors import MachineTimeoutError
 
 _LOOK_SECONDS = 0.005
 _READ_AGAIN = 3
-"""How often `current.json` may change while what it names is loaded, before a missing file is an error."""
+"""Attempts to load files while `current.json` changes, before a missing file is an error."""
 
 
 class ReloadingConsumer:
-    """Runs what is published in `folder`, on a bridge and an adapter of its own, both closed with it."""
+    """Runs the model and the kernel published in `folder` on a bridge and an adapter, both closed with it."""
 
     def __init__(self, folder: Path, *, bridge: RustNeuralBridge, runner: WgslRunner) -> None:
         self._folder = folder
@@ -44,19 +44,19 @@ class ReloadingConsumer:
 
     @property
     def current(self) -> Current:
-        """What is loaded."""
+        """The publication that is loaded."""
         return self._current
 
     @property
     def adapter(self) -> str:
-        """Which adapter runs the kernels, in words."""
+        """The name of the adapter that runs the kernels."""
         return self._runner.adapter
 
     def poll(self) -> bool:
-        """Load what is new; whether anything was.
+        """Load a new publication; returns whether there was one.
 
-        Raises InputError for files that are missing or not those that `current.json` means, and for what bridge or
-        adapter refuse; what was loaded stays then, and the next call tries again.
+        Raises InputError for files that are missing or have another digest, and for files that bridge or adapter
+        refuse. The loaded publication then stays, and the next call tries again.
         """
         for attempt in range(_READ_AGAIN):
             data = current.read(self._folder)
@@ -65,7 +65,7 @@ class ReloadingConsumer:
             try:
                 self._load(current.parse(data))
             except FileNotFoundError as error:
-                # Gone since: two publications later, old files are removed.
+                # A publication removes the files of the one before the last.
                 if attempt == _READ_AGAIN - 1 or current.read(self._folder) == data:
                     what = f"{error.filename} is missing, which {current.NAME} names"
                     raise InputError(what, remedy="publish again") from error
@@ -78,7 +78,7 @@ class ReloadingConsumer:
         raise AssertionError("the last attempt returns or raises")
 
     def wait(self, *, generation: int, timeout: float) -> Current:
-        """Look until this generation or a later one is loaded. Raises MachineTimeoutError, and InputError as `poll`."""
+        """Poll until this generation or a later one is loaded. Raises MachineTimeoutError, and InputError as `poll`."""
         deadline = time.monotonic() + timeout
         while True:
             self.poll()
@@ -86,27 +86,27 @@ class ReloadingConsumer:
                 return self._current
             if time.monotonic() >= deadline:
                 what = f"generation {generation} was not published in {self._folder} within {timeout:g} s"
-                raise MachineTimeoutError(what, remedy="see whether the daemon runs")
+                raise MachineTimeoutError(what, remedy="check that the daemon runs")
             time.sleep(_LOOK_SECONDS)
 
     def transform(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The published kernel of every row, f32 (n, dim); raises as `WgslRunner.run_source`."""
+        """Apply the published kernel to every row, f32 (n, dim). Raises InputError and as `WgslRunner.run_source`."""
         kernel = self._current.kernel
         if kernel is None:
             raise InputError(f"no kernel is published in {self._folder}", remedy="publish one")
         if vectors.ndim != 2 or vectors.shape[1] != kernel.dim:
-            what = f"vectors of shape {vectors.shape} are not for a kernel of {kernel.dim} elements"
+            what = f"expected f32 vectors of {kernel.dim} elements, got an array of shape {vectors.shape}"
             raise InputError(what, remedy="give one vector a row")
         return self._runner.run_source(self._source, vectors, entry_point=kernel.entry_point)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The embeddings by the published model, f32 (n, dim); raises as `MachineClient.embed`."""
+        """The embeddings of the published model, f32 (n, dim). Raises InputError, and as `MachineClient.embed`."""
         if self._machine is None:
             raise InputError(f"no model is published in {self._folder}", remedy="publish one")
         return self._machine.embed(texts).vectors
 
     def close(self) -> None:
-        """End the bridge and the adapter. Closing twice is fine."""
+        """Close the bridge and the adapter. A second call does nothing."""
         if self._machine is not None:
             self._machine.close()
         self._machine = None
@@ -122,7 +122,7 @@ class ReloadingConsumer:
         self.close()
 
     def _load(self, new: Current) -> None:
-        """Both parts are checked before the first is taken over. Raises FileNotFoundError, InputError."""
+        """Load both parts; replace the loaded ones only if both are accepted. Raises FileNotFoundError, InputError."""
         source = self._source
         if new.kernel is not None and new.kernel != self._current.kernel:
             source = self._kernel_source(new.kernel)
@@ -137,7 +137,7 @@ class ReloadingConsumer:
         try:
             source = data.decode()
         except UnicodeDecodeError as error:
-            raise InputError(f"{path} is no shader: it is not UTF-8", remedy="publish again") from error
+            raise InputError(f"{path} is not a shader: it is not UTF-8", remedy="publish again") from error
         self._runner.validate(source, entry_point=kernel.entry_point)
         return source
 
@@ -153,5 +153,5 @@ class ReloadingConsumer:
 
 def _require(found: str, expected: str, path: Path) -> None:
     if found != expected:
-        what = f"{path} is not the file that {current.NAME} means: its SHA-256 is {found}, not {expected}"
+        what = f"{path} is not the file that {current.NAME} names: expected SHA-256 {expected}, got {found}"
         raise InputError(what, remedy="publish again")

@@ -1,7 +1,7 @@
-"""`current.json`: what a folder of published files holds now. Pure, but for `read`.
+"""`current.json`, which names the files of the newest publication in a folder. Pure, except `read`.
 
-The file is replaced as a whole, after all that it names is there, so whoever reads it never sees half a publication.
-Names are paths below the folder, and a file never changes under its name: a new generation gets a new one.
+The file is replaced atomically after the files that it names were written, so a reader never sees half a publication.
+Names are relative paths, and published files never change: a new generation gets new names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A GGUF file: its name, the SHA-256 (hex) of its bytes, and the generation that it came with."""
+    """A GGUF file: its name, the SHA-256 (hex) of its bytes, and the generation in which it was published."""
 
     file: str
     sha256: str
@@ -31,7 +31,7 @@ class PublishedModel:
 
 @dataclass(frozen=True)
 class PublishedKernel:
-    """A shader, as `evolution.kernels.to_wgsl` makes them, for vectors of `dim` elements."""
+    """A shader made by `evolution.kernels.to_wgsl`, for vectors of `dim` elements."""
 
     file: str
     sha256: str
@@ -42,7 +42,7 @@ class PublishedKernel:
 
 @dataclass(frozen=True)
 class Current:
-    """The newest generation, and the newest kernel and model; None while there is none."""
+    """The newest generation, and the newest kernel and model; None if none was published yet."""
 
     generation: int
     kernel: PublishedKernel | None
@@ -58,7 +58,7 @@ def dump(current: Current) -> bytes:
 
 
 def parse(data: bytes) -> Current:
-    """What `dump` made these bytes from. Raises InputError for anything else, names that leave the folder included."""
+    """The inverse of `dump`. Raises InputError for other bytes, and for names outside the folder."""
     try:
         rows = json.loads(data)
         if rows.pop("layout") != LAYOUT:
@@ -71,18 +71,18 @@ def parse(data: bytes) -> Current:
         )
         _check(current)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(f"this is no {NAME} ({error!r:.80})", remedy="publish again") from error
+        raise InputError(f"not a valid {NAME} ({error!r:.80})", remedy="publish again") from error
     return current
 
 
 def read(folder: Path) -> bytes | None:
-    """The bytes of the file in a folder; None where nothing was published yet. Raises InputError if unreadable."""
+    """The bytes of the file in a folder; None if nothing was published yet. Raises InputError if unreadable."""
     try:
         return (folder / NAME).read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InputError(f"cannot read {folder / NAME}: {error.strerror}", remedy="check who may read it") from error
+        raise InputError(f"cannot read {folder / NAME}: {error.strerror}", remedy="check its permissions") from error
 
 
 def _check(current: Current) -> None:
@@ -93,7 +93,7 @@ def _check(current: Current) -> None:
             continue
         _require_number(part.generation)
         if part.generation > current.generation:
-            raise ValueError("a part is newer than the whole")
+            raise ValueError("the kernel or the model is newer than the generation")
         _require_text(part.file, _FILE)
         _require_text(part.sha256, _SHA256)
     if current.kernel is not None:
@@ -103,9 +103,9 @@ def _check(current: Current) -> None:
 
 def _require_number(value: Any) -> None:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r:.40} is no number")
+        raise ValueError(f"expected a non-negative integer, got {value!r:.40}")
 
 
 def _require_text(value: Any, pattern: re.Pattern[str]) -> None:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"{value!r:.60} is no name")
+        raise ValueError(f"{value!r:.40} is not a valid name")

@@ -1,4 +1,4 @@
-"""The evolution daemon of the sixth version, kept for when no runtime answers: what evolves goes to files.
+"""The evolution daemon of version 6, the fallback if no runtime answers: weights and kernels are written to files.
 
     daemon = EvolutionDaemonV6(folder, model=Path("vectorland.gguf"), runner=runner)
     daemon.publish(kernel)            # kernels/evolved_1.wgsl, kernels/evolved_1.json, current.json
@@ -32,33 +32,33 @@ from vboot.weights import noise
 from vboot.weights.edits import Edit
 
 Surgeon: TypeAlias = Callable[[Path, Sequence[Edit], Path], str]
-"""Writes a model, (source, edits, target), whole or not at all, and gives the SHA-256 (hex) of the target's bytes."""
+"""Called as (source, edits, target): writes the target atomically, and returns the SHA-256 (hex) of its bytes."""
 
 _KERNELS, _MODELS = "kernels", "models"
 _UNFINISHED = ".vboot-*.tmp"
-"""What `atomic_write` leaves when its process is killed: as much as a whole model."""
+"""Temporary files that `atomic_write` leaves if its process is killed. They can be as large as a model."""
 _PROBES = 16
 _PROBE_SEED = "70726f6265000000"
 
 
 def operate(source: Path, edits: Sequence[Edit], target: Path) -> str:
-    """A `Surgeon`. Raises as `GGUFSurgeon.apply`."""
+    """The standard `Surgeon`. Raises as `GGUFSurgeon.apply`."""
     GGUFSurgeon(source).apply(edits, output=target)
     with target.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class EvolutionDaemonV6:
-    """Publishes kernels and models into a folder. Generations go on where the folder is.
+    """Publishes kernels and models in a folder. The number of the generation continues that of the folder.
 
-    One daemon at a time writes to a folder. Files of generations before the one before the last are removed, and what
-    one that was killed had half written.
+    Only one daemon at a time may write to a folder. The files of the last two publications are kept; older ones, and
+    unfinished files of a killed daemon, are removed.
     """
 
     version = "EvolutionDaemonV6 (WGSL)"
 
     def __init__(self, folder: Path, *, model: Path, runner: WgslRunner, surgeon: Surgeon = operate) -> None:
-        """`model` is what the first edits are made on. Raises InputError for a folder that holds something else."""
+        """`model` is the file to which the first edits are applied. Raises InputError if the folder cannot be used."""
         self._folder = folder
         self._model = model
         self._surgeon = surgeon
@@ -76,14 +76,14 @@ class EvolutionDaemonV6:
 
     @property
     def current(self) -> Current:
-        """What is published now."""
+        """The newest publication."""
         return self._current
 
     def publish(self, kernel: EvolvedKernel) -> Current:
-        """Write a kernel as WGSL, once the adapter has run it like the reference.
+        """Publish a kernel as WGSL, after its results on the adapter were compared with the reference.
 
-        Raises InputError for a kernel or a shader that is refused and for results that differ, ToolError as
-        `WgslRunner`. Nothing is published then.
+        Raises InputError if the kernel or the shader is refused or the results differ, ToolError as `WgslRunner`.
+        Nothing is published then.
         """
         source = to_wgsl.source(kernel)
         self._runner.validate(source)
@@ -98,7 +98,7 @@ class EvolutionDaemonV6:
         return self._publish(replace(self._current, generation=generation, kernel=published))
 
     def publish_model(self, edits: Sequence[Edit]) -> Current:
-        """Write the model with these edits on the one published last. Raises what the surgeon raises."""
+        """Publish the newest model with these edits. Raises what the surgeon raises."""
         last = self._current.model
         source = self._model if last is None else self._folder / last.file
         generation = self._current.generation + 1
@@ -114,15 +114,17 @@ class EvolutionDaemonV6:
         size = np.abs(expected).max(axis=1)
         worst = float((np.abs(found - expected).max(axis=1) / np.maximum(size, np.finfo(np.float32).tiny)).max())
         if worst > to_wgsl.TOLERANCE:
-            what = f"the shader's results on {self._runner.adapter} are off by {worst:.1e} of the largest element"
-            raise InputError(what, remedy=f"evolve a kernel that rounding moves by at most {to_wgsl.TOLERANCE:.0e}")
+            what = f"the results of the shader on {self._runner.adapter} differ by {worst:.1e} of the largest element"
+            raise InputError(
+                what, remedy=f"use a kernel whose results rounding changes by at most {to_wgsl.TOLERANCE:.0e}"
+            )
 
     def _write(self, file: str, data: bytes) -> None:
         with atomic_write(self._folder / file) as out:
             out.write(data)
 
     def _publish(self, new: Current) -> Current:
-        """Name the new files, and remove those that neither the new nor the last `current.json` names."""
+        """Write `current.json`, and remove the files that neither it nor the last one names."""
         self._write(current.NAME, current.dump(new))
         last, self._current = self._current, new
         named = {part.generation for one in (last, new) for part in (one.kernel, one.model) if part is not None}
@@ -130,13 +132,13 @@ class EvolutionDaemonV6:
         for folder in (_KERNELS, _MODELS):
             for path in (self._folder / folder).glob("evolved_*"):
                 if path.stem not in kept:
-                    with suppress(OSError):  # it takes room, and no more; the next publication tries again
+                    with suppress(OSError):  # it only takes space; the next publication tries again
                         path.unlink()
         return new
 
 
 def _probes(dim: int) -> NDArray[np.float32]:
-    """Vectors of length 1, the same ones always, f32 (16, dim)."""
+    """Fixed pseudo-random vectors f32 (16, dim), of length at most 1."""
     words = noise.words(noise.key(_PROBE_SEED, "probes"), 0, _PROBES * dim)
     vectors = noise.z(words).reshape(_PROBES, dim)
     lengths: NDArray[np.float32] = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True)).clip(1)

@@ -1,7 +1,7 @@
 """The process that holds the graphics adapter: `python -m evolution.fallback.wgsl_child DESCRIPTOR`.
 
-Graphics drivers may crash or hang; here they take nobody with them. Requests and answers are pickled `Job`s and `Done`s
-over the socket of that descriptor; the process ends with it.
+Graphics drivers may crash or hang; in a process of their own they do not affect the parent. Requests and replies are
+pickled `Job`s and `Done`s over the socket DESCRIPTOR. The process ends when the socket is closed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from evolution.fallback.wgsl_jobs import Done, Job
 
 _FLOAT_BYTES = 4
 _KEPT = 16
-"""Compiled shaders kept, so that running one again does not compile it again."""
+"""Number of compiled shaders that are cached."""
 
 
 class Adapter:
     """A compute device and the shaders compiled for it."""
 
     def __init__(self) -> None:
-        """Raises ImportError without wgpu, and what wgpu raises without an adapter."""
-        # Lazily, as it is an extra; it has no types.
+        """Open the fastest adapter. Raises ImportError without wgpu, and what wgpu raises without an adapter."""
+        # Imported here because wgpu is an optional dependency; it has no type hints.
         wgpu: Any = importlib.import_module("wgpu")
 
         adapter = wgpu.gpu.request_adapter_sync(power_preference="high-performance")
@@ -37,7 +37,7 @@ class Adapter:
         self._pipelines: dict[tuple[str, str], Any] = {}
 
     def do(self, job: Job) -> Done:
-        """Compile and run."""
+        """Compile the shader, and run it if the job has vectors."""
         try:
             pipeline = self._compiled(job.source, job.entry_point)
             return Done("done", results=None if job.vectors is None else self._run(pipeline, job.vectors))
@@ -65,7 +65,7 @@ class Adapter:
         return np.concatenate(parts) if parts else np.empty_like(vectors)
 
     def _dispatch(self, pipeline: Any, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One workgroup a vector."""
+        """Run one workgroup for each vector: f32 (n, dim) to f32 (n, dim)."""
         device, usage = self._device, self._usage
         inputs = device.create_buffer_with_data(data=np.ascontiguousarray(vectors, "<f4"), usage=usage.STORAGE)
         results = device.create_buffer(size=vectors.nbytes, usage=usage.STORAGE | usage.COPY_SRC)
@@ -88,10 +88,10 @@ class Adapter:
 
 
 def serve(connection: Connection) -> None:
-    """Say which adapter this is, then do jobs until the other side is gone."""
+    """Send the name of the adapter, then run jobs until the other side closes the connection."""
     try:
         adapter = Adapter()
-    except Exception as error:  # whatever the drivers say
+    except Exception as error:  # drivers raise errors of any type
         connection.send(Done("no adapter", f"{type(error).__name__}: {error}"))
         return
     connection.send(Done("done", adapter.name))

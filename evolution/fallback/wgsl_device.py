@@ -1,10 +1,10 @@
-"""WGSL run for real: shaders validated and executed by wgpu on any adapter, one in software included.
+"""Validates and executes WGSL shaders with wgpu on any adapter, also on a software one.
 
     with WgslRunner() as runner:
         runner.validate(source)
         results = runner.run(kernel, vectors)
 
-wgpu is the optional extra `wgsl`; Debian's mesa-vulkan-drivers gives every machine an adapter.
+wgpu is the optional extra `wgsl`. Debian's mesa-vulkan-drivers has a software adapter for every machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from evolution.kernels.genome import EvolvedKernel
 from vboot.errors import InputError, ToolError
 
 START_SECONDS = 30.0
-"""Drivers compile much of themselves when they start."""
+"""Drivers may compile much code when they start."""
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _COMMAND = [sys.executable, "-m", "evolution.fallback.wgsl_child"]
 INSTALL = "install the extra `wgsl` and a driver such as Debian's mesa-vulkan-drivers"
@@ -40,10 +40,10 @@ _PLACE = re.compile(r"wgsl:(\d+):(\d+)")
 
 
 class WgslRunner:
-    """An adapter in a process of its own, which is started anew after it crashed or hung. Not for two threads at once.
+    """An adapter in a separate process, which is started again after a crash or hang. Not thread-safe.
 
-    `timeout` is what a call may take, in seconds; a process that is not back by then is killed. Every method raises
-    InputError where there is no wgpu or no adapter, ToolError when the process crashed or hung.
+    `timeout`: seconds that a call may take before its process is killed. Every method raises InputError without wgpu
+    or adapter, ToolError if the process crashed or hung.
     """
 
     def __init__(self, *, timeout: float = 30.0) -> None:
@@ -55,35 +55,35 @@ class WgslRunner:
 
     @property
     def adapter(self) -> str:
-        """Which adapter it is, in words."""
+        """The name of the adapter."""
         self._running()
         return self._adapter
 
     @property
     def pid(self) -> int | None:
-        """The process that holds the adapter now, if one runs."""
+        """The id of the adapter's process; None if none runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def validate(self, source: str, *, entry_point: str = to_wgsl.ENTRY_POINT) -> None:
-        """Compile the shader for the adapter. Raises InputError, with line and column, for one it refuses."""
+        """Compile the shader for the adapter. Raises InputError, with line and column, if it is refused."""
         self._ask(Job(source, entry_point, None))
 
     def run(self, kernel: EvolvedKernel, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The kernel of every row: f32 (n, dim) to f32 (n, dim), the reference's within `to_wgsl.TOLERANCE`.
+        """Apply the kernel to every row: f32 (n, dim) to f32 (n, dim), within `to_wgsl.TOLERANCE` of the reference.
 
         Raises InputError as `evolution.kernels.reference.run`.
         """
         if vectors.ndim != 2 or vectors.shape[1] != kernel.dim:
-            what = f"vectors of shape {vectors.shape} are not for a kernel of {kernel.dim} elements"
+            what = f"expected f32 vectors of {kernel.dim} elements, got an array of shape {vectors.shape}"
             raise InputError(what, remedy="give one vector a row")
         return self.run_source(to_wgsl.source(kernel), vectors)
 
     def run_source(
         self, source: str, vectors: NDArray[np.float32], *, entry_point: str = to_wgsl.ENTRY_POINT
     ) -> NDArray[np.float32]:
-        """A shader with the bindings of `to_wgsl` on vectors f32 (n, dim) of the length that it was made for.
+        """Run a shader with the bindings of `to_wgsl` on vectors f32 (n, dim), for whose `dim` it was made.
 
-        Raises InputError for a shader that the adapter refuses, and where a result is not finite.
+        Raises InputError if the adapter refuses the shader or a result is not finite.
         """
         results = self._ask(Job(source, entry_point, vectors.astype(np.float32, copy=False))).results
         assert results is not None, "the job had vectors"
@@ -93,7 +93,7 @@ class WgslRunner:
         return results
 
     def close(self) -> None:
-        """End the process. The next call starts another; closing twice is fine."""
+        """End the process. The next call starts another one. Closing twice does nothing."""
         if self._process is None or self._connection is None:
             return
         self._connection.close()
@@ -126,7 +126,7 @@ class WgslRunner:
         return done
 
     def _running(self) -> Connection:
-        """The way to the process, started if there is none."""
+        """The connection to the process, which is started if none runs."""
         if self._connection is not None and self._process is not None and self._process.poll() is None:
             return self._connection
         self.close()
@@ -140,7 +140,7 @@ class WgslRunner:
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,
                 env={**os.environ, "PYTHONPATH": str(_CHECKOUT)},
-                start_new_session=True,  # Ctrl-C is for the parent, which decides
+                start_new_session=True,  # so that Ctrl-C reaches only the parent
             )
         self._connection = Connection(ours.detach())
         _limit(self._connection, START_SECONDS)
@@ -161,14 +161,14 @@ class WgslRunner:
         raise self._lost(phase, crashed=False)
 
     def _lost(self, phase: str, *, crashed: bool) -> ToolError:
-        """The process is given up; what it said last explains it."""
+        """Kill the process; the error has the end of its stderr."""
         assert self._process is not None, "there was an answer to wait for"
         self._process.kill()
         code = self._process.wait()
         said = os.pread(self._said, os.fstat(self._said).st_size, 0).decode(errors="replace").strip()[-_LAST_WORDS:]
         self.close()
         how = "crashed" if crashed else "hung"
-        remedy = "try again: the next call starts another"
+        remedy = "try again: the next call starts another process"
         return ToolError(
             f"the process of the graphics adapter {how} while {phase}",
             command=_COMMAND,
@@ -179,7 +179,7 @@ class WgslRunner:
 
 
 def _limit(connection: Connection, seconds: float) -> None:
-    """How long a large message may find no taker, or stop short, before reading and writing raise BlockingIOError."""
+    """Set the time after which a blocked read or write on the connection raises BlockingIOError."""
     whole, part = divmod(seconds, 1)
     duration = struct.pack("ll", int(whole), int(part * 1_000_000))
     with socket.socket(fileno=os.dup(connection.fileno())) as same:
@@ -188,7 +188,7 @@ def _limit(connection: Connection, seconds: float) -> None:
 
 
 def _sentence(text: str) -> str:
-    """What a long message of wgpu says, and where."""
+    """The error and its position, from a long message of wgpu."""
     problem = _PROBLEM.search(text)
     what = problem[1] if problem else " ".join(text.split())
     place = _PLACE.search(text)

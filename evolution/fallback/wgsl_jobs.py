@@ -1,4 +1,6 @@
-"""What the process of a graphics adapter is asked to do, and what it answers."""
+"""Messages between `wgsl_device` and `wgsl_child`.
+
+They have a module of their own because pickle needs one name for a class: in the child `wgsl_child` is `__main__`."""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a job: the results, f32 (n, dim), if there were vectors; or why the shader is refused."""
+    """The outcome of a job: results f32 (n, dim) if it had vectors, or in `text` why the shader is refused."""
 
     outcome: Literal["done", "refused", "no adapter"]
     text: str = ""

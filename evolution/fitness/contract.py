@@ -1,8 +1,8 @@
-"""What a fitness is: data that the search may see, and a score of embeddings of it. Pure.
+"""The contract of a fitness: the data that the search may see, and a score of its embeddings. Pure.
 
-A `Fitness` turns texts into one number, higher being better, through any `Embed`: a shadow's, a live machine's, a
-file's. The data that it searches with never holds the held-out part: `Dataset` keeps the two apart, and only what
-reports on a finished run is given the whole of it.
+A `Fitness` turns texts into one number, higher being better, through any `Embed`: that of a shadow, a live machine or
+a file. The search never gets the held-out part: `Dataset` keeps the two apart, and only the report on a finished run
+uses both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Embed: TypeAlias = Callable[[Sequence[str]], NDArray[np.float32]]
-"""Texts to their embeddings f32 (n, dim), each of length 1, the same for the same weights on every machine."""
+"""Maps texts to embeddings f32 (n, dim), each of length 1; the same weights give the same bits on every machine."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class SearchData:
-    """What a search may see: `train` scores proposals, `calibration` judges moves, `watch` is looked at live."""
+    """The data of a search: `train` scores proposals, `calibration` judges moves, `watch` is for the live machine."""
 
     train: tuple[Pair, ...]
     calibration: tuple[Pair, ...]
@@ -37,7 +37,7 @@ class SearchData:
 
 @dataclass(frozen=True)
 class Dataset:
-    """All of a data set: where it came from, the SHA-256 (hex) of its content, and its parts, which share no text."""
+    """A whole data set: its source, the SHA-256 (hex) of its content, and its parts, which have no text in common."""
 
     source: str
     sha256: str
@@ -47,7 +47,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A score (higher is better, finite), and the items it is the mean of, in the order of the data."""
+    """A score (finite, higher is better), and the items whose mean it is, in the order of the data."""
 
     score: float
     items: tuple[float, ...]
@@ -57,11 +57,11 @@ class Fitness(Protocol):
     """Scores embeddings. The same data and the same embeddings give the same score to the last bit."""
 
     def batch(self, number: int) -> tuple[Pair, ...]:
-        """The data of generation `number`: every proposal of it is scored on these."""
+        """The data of generation `number`, on which all its proposals are scored."""
 
     def evaluate(self, embed: Embed, pairs: Sequence[Pair]) -> Evaluation:
         """The score of a model on some pairs. Raises what `embed` raises, InputError for fewer than two pairs."""
 
     @property
     def search(self) -> SearchData:
-        """The data that it was made for."""
+        """The data of the search."""

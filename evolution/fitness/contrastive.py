@@ -1,7 +1,7 @@
-"""How well queries find their documents among others: exact similarities, and InfoNCE's loss. Pure.
+"""Exact similarities of queries and documents, and the InfoNCE loss. Pure.
 
 InfoNCE: A. van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018, equation 4; here
-with cosine over a temperature, as in sentence encoders. Every number is the same to the last bit on every machine.
+with cosine over a temperature, as in sentence encoders. Every result has the same bits on every machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from evolution.fitness.contract import Pair
 from vboot.errors import InputError
 
 Quantised: TypeAlias = NDArray[np.float64]
-"""Embeddings (n, dim) as multiples of 2^-20, in units of it: whole numbers."""
+"""Embeddings (n, dim) as whole numbers, in units of 2^-20."""
 
 _SCALE = 2.0**20
 _SQUARED_UNIT = 2.0**-40
@@ -34,7 +34,7 @@ def quantise(embeddings: NDArray[np.float32]) -> Quantised:
     with np.errstate(invalid="ignore"):
         lengths = np.sqrt((wide * wide).sum(axis=1))
     if not (np.abs(lengths - 1.0) <= _LENGTH_TOLERANCE).all():
-        raise InputError("the model's embeddings are not of length 1", remedy="have it normalise them")
+        raise InputError("expected embeddings of length 1", remedy="use a model that normalises its embeddings")
     whole: Quantised = np.rint(wide * _SCALE)
     return whole
 
@@ -42,9 +42,9 @@ def quantise(embeddings: NDArray[np.float32]) -> Quantised:
 def similarities(queries: Quantised, documents: Quantised) -> NDArray[np.float64]:
     """The cosines f64 (queries, documents) of quantised embeddings, multiples of 2^-40.
 
-    Exact, in whatever order the matrix product adds up: sums of |products| are below 2^41, and whole numbers are exact
-    in f64 up to 2^53. Not by `@`: the threads of numpy's BLAS spin on after a product, and take the processors from
-    the runtime that makes the next embeddings.
+    Exact in any order of addition: sums of |products| are below 2^41, and whole numbers are exact in f64 up to 2^53.
+    `@` is not used, because the threads of numpy's BLAS keep spinning after a product and take processor time from the
+    runtime that computes the next embeddings.
     """
     product: NDArray[np.float64] = np.einsum("ik,jk->ij", queries, documents)
     return product * _SQUARED_UNIT
@@ -57,9 +57,10 @@ def own_similarities(queries: Quantised, documents: Quantised) -> NDArray[np.flo
 
 
 def candidates(pairs: Sequence[Pair]) -> tuple[list[int], NDArray[np.bool_]]:
-    """The pairs that hold each distinct document first, and whether it is wrong for each query: (pairs, documents).
+    """The index of the first pair with each distinct document, and whether the document is wrong for each query.
 
-    It is right for a query that is paired with it anywhere, so that right answers never count against each other.
+    The second is of shape (pairs, documents). A document is right for every query that is paired with it anywhere, so
+    right answers never count against each other.
     """
     column: dict[str, int] = {}
     first: list[int] = []
@@ -88,5 +89,5 @@ def info_nce(pairs: Sequence[Pair], queries: Quantised, documents: Quantised, *,
     powers = portable_math.exp(logits - highest[:, None]).tolist()
     own_powers = portable_math.exp(targets - highest).tolist()
     rows = zip(own_powers, powers, highest.tolist(), targets.tolist(), strict=True)
-    # fsum rounds once, so the order in which a processor would add does not matter.
+    # fsum rounds once, so the order of addition does not matter.
     return [portable_math.ln(math.fsum([mine, *others])) + (top - target) for mine, others, top, target in rows]

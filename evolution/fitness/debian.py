@@ -1,4 +1,4 @@
-"""Pairs from Debian's package lists: the short description of a package asks for its long one.
+"""Pairs from Debian's package lists: a package's short description is the query, its long one the document.
 
 `parse` and `clean` are pure; `read_pairs` finds and reads the lists that apt keeps on this machine. Format: deb822
 stanzas, as in Debian policy 5.1, with short and long description as in 5.6.13.
@@ -16,16 +16,16 @@ from evolution.fitness.contract import Pair
 from vboot.errors import InputError, ToolError
 
 SOURCE = "Debian package descriptions"
-"""What a data set of these pairs says it is made from."""
+"""The source that a data set of these pairs states."""
 APT_LISTS = Path("/var/lib/apt/lists")
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 FEWEST_PAIRS = 256
-"""A search on fewer would learn these by heart."""
+"""A search on fewer pairs would overfit."""
 SHORTEST_DOCUMENT = 80
-"""Characters. Shorter long descriptions say that a package is transitional, or name another one."""
+"""Characters. Shorter long descriptions are those of transitional packages, or only name another package."""
 
 _SAME_START = 120
-"""Documents that agree in so many first characters are siblings: one description, and a line on what each holds."""
+"""Number of first characters that are compared: binary packages of one source differ only after them."""
 _APT_HELPER = Path("/usr/lib/apt/apt-helper")
 _READ_SECONDS = 120.0
 _COMPRESSED = (".lz4", ".gz", ".xz", ".bz2", ".lzma", ".zst")
@@ -36,7 +36,7 @@ _DESCRIPTION = re.compile(r"^Description(?:-en)?: (.*)((?:\n[ \t].*)*)", re.MULT
 
 
 class Description(NamedTuple):
-    """What a stanza says of a package; `source` and the texts are "" where it does not say."""
+    """The fields of a package's stanza; `source` and the texts are "" if absent."""
 
     package: str
     source: str
@@ -45,7 +45,7 @@ class Description(NamedTuple):
 
 
 def parse(data: bytes) -> Iterator[Description]:
-    """The packages of a list or a status file, in its order. Any bytes will do: what is no stanza is passed over."""
+    """The packages of a list or a status file, in its order. Text that is not a stanza is ignored."""
     for stanza in data.decode("utf-8", "replace").split("\n\n"):
         package = _PACKAGE.search(stanza)
         if package is None:
@@ -58,9 +58,9 @@ def parse(data: bytes) -> Iterator[Description]:
 
 
 def clean(descriptions: Iterable[Description]) -> tuple[Pair, ...]:
-    """Pairs in which each query has one right document, by package name, whatever the order they are given in.
+    """Pairs in which each query has one right document, in the order of package names.
 
-    At most one of each source package, of each query and of each beginning of a document is kept, the first by name.
+    Of the packages with the same source package, query or beginning of the document, the first by name is kept.
     """
     known = sorted(set(descriptions))
     sources = {entry.package: entry.source for entry in known if entry.source}
@@ -80,10 +80,10 @@ def clean(descriptions: Iterable[Description]) -> tuple[Pair, ...]:
 
 
 def read_pairs(lists: Path = APT_LISTS, *, status: Path | None = DPKG_STATUS) -> tuple[Pair, ...]:
-    """The pairs of the lists in a folder; where these hold too few, of the packages installed here (`status`).
+    """The pairs of the lists in a folder; if these are too few, those of the installed packages (`status`).
 
-    Without `status` the lists are all there is. Raises InputError when there are fewer than `FEWEST_PAIRS` or a file
-    cannot be read, ToolError when apt's own reader of compressed lists is missing or fails.
+    With `status` None only the lists are read. Raises InputError if there are fewer than `FEWEST_PAIRS` or a file
+    cannot be read, ToolError if apt's reader of compressed lists is missing or fails.
     """
     pairs = clean(entry for path in _list_files(lists) for entry in parse(_read(path)))
     if len(pairs) >= FEWEST_PAIRS:
@@ -95,11 +95,11 @@ def read_pairs(lists: Path = APT_LISTS, *, status: Path | None = DPKG_STATUS) ->
             return installed
         what = f"{lists} and {status} describe {len(pairs)} and {len(installed)} packages"
     remedy = "fetch the descriptions with `apt-get -o Acquire::Languages=en update`, or give pairs of your own"
-    raise InputError(f"{what}, and {FEWEST_PAIRS} are needed", remedy=remedy)
+    raise InputError(f"{what}, expected at least {FEWEST_PAIRS}", remedy=remedy)
 
 
 def _one_line(text: str) -> str:
-    """The lines of a description as one; those of a lone dot stand for empty ones."""
+    """The lines of a description as one line. A line with only a dot stands for an empty one."""
     return " ".join(word for line in text.split("\n") if line.strip() != "." for word in line.split())
 
 
@@ -123,7 +123,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", remedy="check who may read it") from error
+        raise InputError(f"cannot read {path}: {error.strerror}", remedy="check its permissions") from error
 
 
 def _uncompressed(path: Path) -> bytes:

@@ -1,8 +1,8 @@
-"""Which texts are like which, by the words they share: no model has a say in what is hard to tell apart. Pure.
+"""Similarity of texts by the words they have in common, independent of any model. Pure.
 
-A word weighs the more the fewer texts have it (inverse document frequency, Spärck Jones 1972), and texts are compared
-by the cosine of the weights of their words (Salton and McGill 1983). Sums are of whole numbers, and the division and
-the root that follow are correctly rounded everywhere, so the order is the same on every machine.
+The rarer a word, the greater its weight (inverse document frequency, Spärck Jones 1972). Texts are compared by the
+cosine of the weights of their words (Salton and McGill 1983). Sums are of whole numbers, and division and square root
+are correctly rounded, so the order is the same on every machine.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _UNIT = 16
 
 
 class Likeness:
-    """An index of some texts."""
+    """An index of texts for search by similarity."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """It takes time and memory in proportion to the words of the texts."""
+        """Index the texts. Time and memory are proportional to their number of words."""
         words = [sorted(set(_WORD.findall(text.lower()))) for text in texts]
         counts = Counter(word for found in words for word in found)
-        # bit_length is a logarithm to base 2 that rounds nowhere; a word of every text, or of one, links nothing.
+        # bit_length is an exact logarithm to base 2. Words of all texts, or of one text only, have no weight.
         self._weights = {
             word: ((len(texts) ** _UNIT) // (count**_UNIT)).bit_length()
             for word, count in counts.items()
@@ -43,7 +43,7 @@ class Likeness:
         self._lengths = np.array([math.sqrt(square) or 1.0 for square in squares])
 
     def ranked(self, number: int) -> NDArray[np.int64]:
-        """The numbers of all texts that share a word with text `number`, the likest first, itself not among them."""
+        """The numbers of all other texts that share a word with text `number`, the most similar first."""
         shared = np.zeros(len(self._words), np.int64)
         for word in self._words[number]:
             shared[self._holders[word]] += self._weights[word] ** 2

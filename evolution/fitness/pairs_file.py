@@ -1,7 +1,6 @@
 """The user's own pairs: a file of JSON lines, {"query": "...", "document": "..."} each.
 
-`parse` is pure. It refuses what it does not know instead of passing over it, since a misspelt member would leave a
-search without its data.
+`parse` is pure. It refuses unknown members, so that a misspelt name does not go unnoticed.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from vboot.errors import InputError
 
 FILE_BYTES = 64 << 20
 LINE_BYTES = 64 << 10
-"""Models read no more than their context, some hundred words."""
+"""Far more than the few hundred words that a model reads."""
 
 _FORM = 'write one {"query": "...", "document": "..."} a line'
 
 
 def read(path: Path) -> tuple[Pair, ...]:
-    """The pairs of a file, in its order. Raises InputError for one that cannot be read, is too large, or is wrong."""
+    """The pairs of a file, in its order. Raises InputError if it cannot be read, is too large, or is malformed."""
     try:
         with path.open("rb") as file:
             data = file.read(FILE_BYTES + 1)
@@ -34,13 +33,13 @@ def read(path: Path) -> tuple[Pair, ...]:
 
 
 def parse(data: bytes, *, name: str) -> tuple[Pair, ...]:
-    """The pairs of a file's bytes; empty lines count as none. Raises InputError, which tells the line of `name`."""
+    """The pairs in a file's bytes; empty lines are ignored. Raises InputError, which names the file and the line."""
     pairs = []
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if line.strip():
             pairs.append(_pair(line, where=f"{name}, line {number}"))
     if not pairs:
-        raise InputError(f"{name} holds no pairs", remedy=_FORM)
+        raise InputError(f"{name} has no pairs", remedy=_FORM)
     return tuple(pairs)
 
 
@@ -49,21 +48,23 @@ def _pair(line: bytes, *, where: str) -> Pair:
         raise InputError(f"{where} is longer than {LINE_BYTES >> 10} KiB", remedy="shorten its texts")
     try:
         value = json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, too many digits
-        raise InputError(f"{where} is no JSON ({error})", remedy=_FORM) from error
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or too many digits
+        raise InputError(f"{where} is not JSON ({error})", remedy=_FORM) from error
     if not isinstance(value, dict) or value.keys() != {"query", "document"}:
-        raise InputError(f'{where} is no object of just "query" and "document"', remedy=_FORM)
+        raise InputError(f'{where}: expected an object with exactly the members "query" and "document"', remedy=_FORM)
     return Pair(_text(value["query"], f"{where}: query"), _text(value["document"], f"{where}: document"))
 
 
 def _text(value: object, where: str) -> str:
-    """A text that can be sent to a machine. A lone surrogate, as in "\\ud800", is none."""
+    """A text that can be sent to a machine. Raises InputError for other values, empty texts and lone surrogates."""
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where} is no text", remedy="write a string of one word or more")
+        raise InputError(f"{where}: expected a text that is not empty", remedy="write a string of one or more words")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InputError(f"{where} holds half of a character", remedy="write characters in UTF-8") from error
+        raise InputError(
+            f"{where} has a lone surrogate", remedy="write both halves of the surrogate pair, or the character in UTF-8"
+        ) from error
     return value
 
 

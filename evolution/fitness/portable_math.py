@@ -1,7 +1,7 @@
-"""exp and ln of f64 with the same bits on every machine, which no libm and no numpy promises. Pure.
+"""exp and ln of f64 with the same bits on every machine, which neither libm nor numpy guarantees. Pure.
 
-IEEE 754 fixes the result of +, -, *, rint and ldexp to the last bit, so `exp` uses nothing else; `ln` leaves it to the
-decimal arithmetic of Python's standard library, which rounds correctly.
+IEEE 754 defines every bit of the results of +, -, *, rint and ldexp, so `exp` uses only these. `ln` uses the decimal
+arithmetic of Python's standard library, which rounds correctly.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 _LN_2 = 0.6931471805599453
 _TAYLOR_TERMS = 14
-"""|r| <= ln(2)/2, so the first term left out, r^14/14!, is below 2^-57."""
+"""|r| <= ln(2)/2, so the first omitted term, r^14/14!, is below 2^-57."""
 _LOWEST = -700.0
-"""exp of less is no normal number."""
+"""exp of smaller values is treated as 0; it is close to the smallest normal number."""
 _DECIMAL = decimal.Context(prec=25)
 
 
 def exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """e^x for x from -inf to 0, of the same shape, within 1e-14 of itself for x above -30; below -700, 0.
+    """e^x for x from -inf to 0, of the same shape; relative error at most 1e-14 for x above -30; 0 for x below -700.
 
     e^x = 2^k e^r with k = rint(x / ln 2) and r = x - k ln 2, and e^r by its Taylor series.
     """

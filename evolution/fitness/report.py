@@ -1,8 +1,8 @@
-"""What a finished run is judged by: retrieval on pairs that its search never saw, with the doubt that is left. Pure.
+"""The report on a finished run: retrieval metrics on held-out pairs, with confidence intervals. Pure.
 
 MRR@10, recall@k and nDCG@10 as in C. D. Manning et al., "Introduction to Information Retrieval", chapter 8, for one
 right document a query. The intervals are percentile bootstraps, B. Efron and R. Tibshirani, "An Introduction to the
-Bootstrap", chapter 13; before and after are resampled together, query by query, as they were asked the same.
+Bootstrap", chapter 13; before and after are resampled together, as the queries are the same.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _RESAMPLED_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Report:
-    """What became of each query: its document's rank among all, from 1, and its InfoNCE loss among those of its block.
+    """For each query the rank of its document among all, from 1, and its InfoNCE loss among the documents of its block.
 
-    Of documents as near as its own, all others come first: a model to which all texts are the same finds none.
+    At equal similarity other documents rank first, so a model that gives all texts one embedding finds none.
     """
 
     ranks: tuple[int, ...]
@@ -54,17 +54,17 @@ class Report:
                 return found / np.log2(1.0 + ranks)
             case "loss":
                 return np.array(self.losses)
-        raise InputError(f"there is no metric {metric!r}", remedy=f"take one of {', '.join(METRICS)}")
+        raise InputError(f"unknown metric {metric!r}", remedy=f"use one of {', '.join(METRICS)}")
 
     def mean(self, metric: str) -> float:
-        """One of `METRICS`."""
+        """The mean of one of `METRICS`."""
         values = self.values(metric).tolist()
         return math.fsum(values) / len(values)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value, and the bounds of its confidence interval."""
+    """A value and the bounds of its confidence interval."""
 
     value: float
     low: float
@@ -73,7 +73,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A metric before and after a run, and after less before."""
+    """A metric before and after a run, and the difference (after - before)."""
 
     before: Interval
     after: Interval
@@ -88,10 +88,10 @@ def retrieval_report(
     document_chars: int = DOCUMENT_CHARACTERS,
     block: int = BATCH_SIZE,
 ) -> Report:
-    """Rank each query's document among those of all pairs, and take its loss among those of its block of pairs.
+    """Rank each query's document among those of all pairs, and compute its loss within its block of pairs.
 
-    The loss is the one that a search with batches of `block` pairs sees. The blocks are in the order of the pairs, the
-    last one filled up with pairs before it. Raises what `embed` raises, InputError as `RetrievalFitness.evaluate` does.
+    The loss is that of a search with batches of `block` pairs. Blocks are in the order of the pairs; the last one is
+    filled up with the pairs before it. Raises what `embed` raises, InputError as `RetrievalFitness.evaluate` does.
     """
     check_settings(batch_size=block, temperature=temperature, document_chars=document_chars)
     shown, queries, documents = embedded(embed, pairs, document_chars=document_chars)
@@ -120,7 +120,7 @@ def compare(before: Report, after: Report, *, seed: int = 0) -> Mapping[str, Com
     Raises InputError for reports of different numbers of queries.
     """
     if len(before.ranks) != len(after.ranks):
-        what = f"a report on {len(before.ranks)} pairs and one on {len(after.ranks)} cannot be compared"
+        what = f"expected two reports on the same pairs, got {len(before.ranks)} and {len(after.ranks)} pairs"
         raise InputError(what, remedy="make both on the same pairs")
     rows = [report.values(metric) for metric in METRICS for report in (before, after)]
     means = _resampled_means(np.stack(rows, axis=1), seed=seed)

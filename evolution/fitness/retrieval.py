@@ -1,4 +1,4 @@
-"""The fitness of an encoder: how surely a query's document stands out among the documents of other queries. Pure."""
+"""The fitness of an encoder: minus the InfoNCE loss of finding a query's document among those of a batch. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from vboot.errors import InputError
 TEMPERATURE = 0.05
 BATCH_SIZE = 64
 DOCUMENT_CHARACTERS = 200
-"""The beginning of a package's description says what it is; it bounds what a text takes a machine."""
+"""The beginning of a description says what the package is. The limit bounds the time to embed a text."""
 NEIGHBOURS = 7
-"""With each pair of a batch that many whose documents are like its own: where a model errs, not where it is sure."""
+"""For each random pair of a batch so many pairs with similar documents (hard negatives)."""
 
 _DOMAIN = b"vector_boot batch 1"
 
@@ -37,15 +37,15 @@ class RetrievalFitness:
     ) -> None:
         """`seed` (0 to 2^64 - 1) chooses the batches, of at most `batch_size` pairs. Raises InputError for bad numbers.
 
-        A batch holds pairs drawn at random, each with `neighbours` pairs whose documents share most with its own
-        (hard negatives); 0 draws all at random. Texts are cut to `document_chars` characters. The lower the
-        temperature, the more the nearest document counts.
+        A batch has pairs drawn at random, each followed by `neighbours` pairs with the most similar documents (hard
+        negatives); 0 draws all at random. Texts are cut to `document_chars` characters. The lower the
+        temperature, the more the most similar wrong document counts.
         """
         check_settings(batch_size=batch_size, temperature=temperature, document_chars=document_chars)
         if not 0 <= seed < 1 << 64:
-            raise InputError(f"a seed of {seed} is out of range", remedy="give 0 to 2^64 - 1")
+            raise InputError(f"expected a seed from 0 to 2^64 - 1, got {seed}", remedy="choose another seed")
         if neighbours < 0:
-            raise InputError(f"{neighbours} neighbours cannot be", remedy="give 0 or more")
+            raise InputError(f"expected 0 or more neighbours, got {neighbours}", remedy="give 0 or more")
         self._search = search
         self._seed = seed
         self._batch_size = batch_size
@@ -58,7 +58,7 @@ class RetrievalFitness:
 
     @property
     def search(self) -> SearchData:
-        """The data that it was made for."""
+        """The data of the search."""
         return self._search
 
     def batch(self, number: int) -> tuple[Pair, ...]:
@@ -82,10 +82,10 @@ class RetrievalFitness:
         return tuple(chosen)
 
     def evaluate(self, embed: Embed, pairs: Sequence[Pair]) -> Evaluation:
-        """Minus each query's loss, and the mean. One call of `embed`: all queries, then all documents, none twice.
+        """Minus the loss of each query, and the mean. Calls `embed` once, with all distinct queries, then documents.
 
-        Documents that answer the same query, or are the same text, do not count against each other. Raises what
-        `embed` raises; InputError for fewer than two pairs, and for embeddings that are not of length 1.
+        Documents of the same query, and equal documents, do not count against each other. Raises what `embed` raises;
+        InputError for fewer than two pairs, and for embeddings that are not of length 1.
         """
         shown, queries, documents = embedded(embed, pairs, document_chars=self._document_chars)
         losses = info_nce(shown, queries, documents, temperature=self._temperature)
@@ -107,34 +107,36 @@ class RetrievalFitness:
 
 
 def check_settings(*, batch_size: int, temperature: float, document_chars: int) -> None:
-    """Raises InputError for numbers that no loss can be taken with."""
+    """Raises InputError for values out of range."""
     if batch_size < 2 or document_chars < 1:
-        what = f"a batch of {batch_size} pairs or a text of {document_chars} characters is too small"
+        what = f"a batch of {batch_size} pairs, or a text of {document_chars} characters, is too small"
         raise InputError(what, remedy="give 2 pairs or more, and 1 character or more")
     if not 1e-3 <= temperature <= 1e3:
-        raise InputError(f"a temperature of {temperature} is out of range", remedy="give 0.001 to 1000")
+        raise InputError(
+            f"expected a temperature from 0.001 to 1000, got {temperature}", remedy="choose one in this range"
+        )
 
 
 def embedded(embed: Embed, pairs: Sequence[Pair], *, document_chars: int) -> tuple[list[Pair], Quantised, Quantised]:
-    """The pairs as the model is shown them, and the embeddings of queries and documents, each (pairs, dim).
+    """The pairs with shortened texts, and the embeddings of queries and documents, each (pairs, dim).
 
-    Raises what `embed` raises, InputError for fewer than two pairs and for embeddings that are none of length 1.
+    Raises what `embed` raises; InputError for fewer than two pairs, and for embeddings that are not of length 1.
     """
     if len(pairs) < 2:
-        raise InputError(f"{len(pairs)} pairs cannot be told apart", remedy="give two or more")
+        raise InputError(f"expected two or more pairs, got {len(pairs)}", remedy="give more pairs")
     shown = [_shortened(pair, document_chars) for pair in pairs]
     queries, documents = [pair.query for pair in shown], [pair.document for pair in shown]
     row = {text: number for number, text in enumerate(dict.fromkeys(queries + documents))}
     vectors = embed(list(row))
     if vectors.ndim != 2 or len(vectors) != len(row):
-        what = f"{len(row)} texts were embedded as an array of shape {vectors.shape}"
-        raise InputError(what, remedy="give one embedding for each text")
+        what = f"expected {len(row)} embeddings, got an array of shape {vectors.shape}"
+        raise InputError(what, remedy="return one embedding for each text")
     whole = quantise(vectors)
     return shown, whole[[row[text] for text in queries]], whole[[row[text] for text in documents]]
 
 
 def shorten(text: str, characters: int) -> str:
-    """A text of at most so many characters: its first whole words, or the beginning of a first word too long."""
+    """The text cut to at most `characters`: its first whole words, or the beginning of its first word."""
     if len(text) <= characters:
         return text
     start, space, _ = text[: characters + 1].rpartition(" ")

@@ -1,8 +1,8 @@
-"""Splitting pairs into what a search may see and what only its report may. Pure.
+"""Splits pairs into the data of a search and the held-out data of its report. Pure.
 
-The part of a pair follows from its own content alone, so a longer list moves no pair from one part to another, and a
-search that is started again after an update of the list still has never seen the pairs that it is judged by. A pair
-that shares its query or its document with a part that judges more is left out: a text is never in two parts.
+The part of a pair depends on its content alone. So more pairs move no pair to another part, and a search that is
+continued after an update of the package lists has not seen its held-out pairs. No text is in two parts: a pair whose
+query or document is also in a part with precedence is left out.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from evolution.fitness.contract import Dataset, Pair, SearchData
 from vboot.errors import InputError
 
 _SALT = b"vector_boot pairs 1"
-"""Another number here makes another split."""
+"""Another salt gives another split."""
 _SHARES = {"train": 70, "calibration": 10, "watch": 5, "held_out": 15}
 """Percent of all pairs."""
 _JUDGES_FIRST = ("held_out", "calibration", "watch", "train")
-"""Of two parts with a text in common, the one that comes first here keeps it."""
+"""If a text is in two parts, the first of them in this order keeps it."""
 _WATCH_CHARACTERS = 200
-"""An emulated machine embeds a text of so many in some seconds."""
+"""An emulated machine embeds a text of this length in a few seconds."""
 
 
 @dataclass(frozen=True)
 class PartSizes:
-    """The most pairs that a part may have."""
+    """The greatest number of pairs in each part."""
 
     train: int = 16384
     calibration: int = 256
@@ -38,16 +38,16 @@ DEFAULT_SIZES = PartSizes()
 
 
 def pair_digest(pair: Pair) -> bytes:
-    """SHA-256 of a pair's content, under this split's salt. Raises UnicodeEncodeError for a lone surrogate."""
+    """SHA-256 of a pair's content with the salt of this split. Raises UnicodeEncodeError for a lone surrogate."""
     query, document = pair.query.encode(), pair.document.encode()
     return hashlib.sha256(_SALT + len(query).to_bytes(8, "little") + query + document).digest()
 
 
 def split(pairs: Iterable[Pair], *, source: str, sizes: PartSizes = DEFAULT_SIZES) -> Dataset:
-    """The parts, each in the order of its pairs' digests and cut to its size; equal pairs count once.
+    """The parts, each in the order of its pairs' digests and cut to its size; duplicates count once.
 
-    No text of one part, cut off or not, is in another. `watch` takes pairs of two short texts first. Raises InputError
-    when a part gets fewer than two pairs.
+    No text of a part is in another part, also not among the pairs cut off. `watch` prefers pairs of two short texts.
+    Raises InputError if a part has fewer than two pairs.
     """
     parts: dict[str, list[tuple[bytes, Pair]]] = {name: [] for name in _SHARES}
     for digest, pair in sorted({pair_digest(pair): pair for pair in pairs}.items()):
@@ -63,7 +63,7 @@ def split(pairs: Iterable[Pair], *, source: str, sizes: PartSizes = DEFAULT_SIZE
         chosen = entries[: getattr(sizes, name)]
         if len(chosen) < 2:
             what = f"{source}: the {name.replace('_', '-')} part has {len(chosen)} pairs"
-            raise InputError(what, remedy="give more pairs, 100 or so, and allow two or more for each part")
+            raise InputError(what, remedy="give more pairs, about 100 in all, and allow two or more for each part")
         kept[name] = tuple(pair for _, pair in chosen)
         content.update(f"{name} {len(chosen)}\n".encode() + b"".join(digest for digest, _ in chosen))
     search = SearchData(kept["train"], kept["calibration"], kept["watch"])
@@ -71,7 +71,7 @@ def split(pairs: Iterable[Pair], *, source: str, sizes: PartSizes = DEFAULT_SIZE
 
 
 def _part(digest: bytes) -> str:
-    """The part whose share of 0 to 1 holds the digest's first 8 bytes, read as a fraction."""
+    """The part whose share of the range 0 to 1 has the digest's first 8 bytes, read as a fraction."""
     position = int.from_bytes(digest[:8], "big") * 100
     end = 0
     for name, share in _SHARES.items():

@@ -3,11 +3,11 @@
 The caller drives each generation:
 
 1. `ask()` returns the proposals. Each is a list of edits on the *parent*, the current weights; an empty list is the
-   parent itself, for strategies that compare with it. All are scored on the same data. Until all are told, `ask`
+   parent itself, for strategies that compare with it. All are scored on the same data. Until all have results, `ask`
    returns the same proposals.
 2. `tell(id, verdict)` once for each, in any order. Repeating the same call changes nothing; a different verdict for an
    id, and an unknown id, are refused.
-3. `move()` once all are told: the edits that would lead from the parent to the next one, or None for no move.
+3. `move()` once all have their results: the edits that would lead from the parent to the next one, or None for no move.
 4. `settle(accepted)` says whether the move was applied (False if it was None). The next `ask` starts a new generation.
 
 `state()` between any two calls returns the complete state, including the position of the generator: a strategy restored
@@ -56,7 +56,7 @@ class Strategy(Protocol):
         """Record the verdict on one proposal. Raises InputError for an unknown id or a different second verdict."""
 
     def move(self) -> Proposal | None:
-        """The change of the parent that the scores suggest, or None. Raises InputError until all proposals are told."""
+        """The change of the parent that the scores suggest, or None. Raises InputError if a result is missing."""
 
     def settle(self, accepted: bool) -> None:
         """End the generation. Raises InputError before `move` was called."""

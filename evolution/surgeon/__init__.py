@@ -1,4 +1,4 @@
-"""Operations on the weights in a GGUF file: `GGUFSurgeon` reads it, computes, and writes another in its place."""
+"""Operations on the weights in a GGUF file: `GGUFSurgeon` reads one file and writes another."""
 
 from evolution.surgeon.surgeon import GGUFSurgeon
 

@@ -1,4 +1,4 @@
-"""Children of two related checkpoints: whole tensors, or rows of them, of one or of the other. Pure."""
+"""Crossover of two related checkpoints: each tensor, or each row, is taken from one of them. Pure."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from vboot.weights.edits import SEED
 from vboot.weights.storage_types import FLOAT_STORAGE, Bytes
 
 Unit: TypeAlias = Literal["tensor", "row"]
-"""What is inherited as a whole."""
+"""The unit that is taken from one file as a whole."""
 
 
 def crossover(
     first: Mapping[str, TensorData], other: Mapping[str, TensorData], *, seed: str, unit: Unit, share: float
 ) -> Iterator[Change]:
-    """The first's tensors with about a `share` of tensors or rows (`unit`) from the other, in the first's types.
+    """The first file's tensors, with about a `share` of tensors or rows (`unit`) from the other, in the first's types.
 
-    Which ones, `seed` (16 hex) decides: word i of the noise of seeded edits selects row i of a tensor, word 0 a whole
-    tensor. Programs are inherited too, if both files hold the slot. Raises InputError, EditError.
+    `seed` (16 hex) selects them: word i of the noise of seeded edits decides on row i of a tensor, word 0 on a whole
+    tensor. Evolved programs take part if both files have the slot. Raises InputError, EditError.
     """
     if not SEED.fullmatch(seed):
-        raise InputError(f"{seed!r:.40} is not a seed", remedy="give 16 lower-case hex digits")
+        raise InputError(f"expected a seed of 16 lower-case hex digits, got {seed!r:.40}", remedy="give such a seed")
     if not 0 <= share <= 1:
-        raise InputError(f"{share:g} is not a share", remedy="give a number from 0 to 1")
+        raise InputError(f"expected a share from 0 to 1, got {share:g}", remedy="give a number in this range")
     names = [name for name in first if name in other and name not in PROTECTED]
     for name in names:
         kinds = {first[name].type, other[name].type}

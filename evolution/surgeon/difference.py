@@ -16,10 +16,10 @@ from vboot.weights.storage_types import Bytes, block_of
 
 
 def difference(first: GGUFFile, other: GGUFFile) -> FileDifference:
-    """What differs, tensors in another type, shape or file before the others, those by relative norm."""
+    """The differences: first tensors that differ in type, shape or presence, then the others by relative norm."""
     names = [*first.tensors, *(name for name in other.tensors if name not in first.tensors)]
     found = [_compare(name, first.tensors.get(name), other.tensors.get(name)) for name in names]
-    differing = sorted((each for each in found if each is not None), key=_unlikeness, reverse=True)
+    differing = sorted((each for each in found if each is not None), key=_rank, reverse=True)
     ours, theirs = ({entry.key: entry.value for entry in file.layout.metadata} for file in (first, other))
     return FileDifference(
         str(first.path),
@@ -32,7 +32,7 @@ def difference(first: GGUFFile, other: GGUFFile) -> FileDifference:
 
 
 def count_changed(kind: str, before: Bytes, after: Bytes) -> tuple[int, int]:
-    """How many bytes, and how many blocks, differ between two tensors of the type `kind` with as many elements."""
+    """The numbers of bytes and of blocks that differ between two tensors of type `kind` and equal length."""
     size = block_of(kind).bytes
     changed_bytes = changed_blocks = 0
     for old, new in zip(pieces(kind, before), pieces(kind, after), strict=True):
@@ -62,7 +62,7 @@ def _compare(name: str, ours: TensorData | None, theirs: TensorData | None) -> T
 
 def _norms(ours: TensorData, theirs: TensorData) -> dict[str, float | None]:
     squares = norm = greatest = 0.0
-    with np.errstate(all="ignore"):  # what is not finite has no norm
+    with np.errstate(all="ignore"):  # norms that are not finite become None
         for x, y in zip(values(ours), values(theirs), strict=True):
             delta = y - x
             squares += float(np.square(delta).sum())
@@ -73,6 +73,6 @@ def _norms(ours: TensorData, theirs: TensorData) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in found.items()}
 
 
-def _unlikeness(each: TensorDifference) -> tuple[bool, float]:
+def _rank(each: TensorDifference) -> tuple[bool, float]:
     is_other = len(set(each.types)) > 1 or len(set(each.shapes)) > 1
     return is_other, math.inf if each.relative is None else each.relative

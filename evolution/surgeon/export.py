@@ -32,7 +32,7 @@ from vboot.gguf import (
 )
 
 NewContents: TypeAlias = Mapping[str, Callable[[], bytes]]
-"""By tensor: all its new bytes, asked for when they are written."""
+"""By tensor: a function that returns all its new bytes, called when they are written."""
 
 _KEY_PREFIX = "vector_boot."
 _VERSION = 3
@@ -83,8 +83,8 @@ def plain_layout(layout: Layout) -> PlainLayout:
 def export(base: GGUFFile, contents: NewContents, sink: Sink, progress: Progress) -> ExportReport:
     """Write the plain model of a file, with new contents for some tensors. One tensor is held at a time.
 
-    A file that no composition made is copied as it is, apart from these contents. Raises ValueError for contents of
-    another length, and what reading them raises; the sink may have been given something by then.
+    A file that was not composed is copied unchanged, apart from these contents. Raises ValueError for contents of
+    wrong length, and what reading them raises; the sink may already have received data.
     """
     if is_composed(base.layout):
         plain = plain_layout(base.layout)

@@ -1,4 +1,4 @@
-"""A GGUF file open for reading: mapped, so that only what is looked at takes memory, and no other program's."""
+"""A GGUF file open for reading. It is memory-mapped, so only pages that are read take memory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
 
 
 class GGUFFile:
-    """A file that the runtime's parser accepts. What it maps stays as it was when others take the file's name.
+    """A file that the runtime's parser accepts. The mapping stays valid if another file is renamed over the path.
 
-    `data` is the whole file, `layout` says where its parts lie, `tensors` are the bytes of each, in the file's order;
-    `status` is what the system said of it when it was opened.
+    `data` is the whole file, `layout` the positions of its parts, `tensors` the tensors by name in the file's order,
+    `status` the result of fstat when it was opened.
     """
 
     def __init__(self, path: Path, check: FileCheck) -> None:
-        """Have it judged, then open it. Raises InputError, ToolError."""
+        """Check the file, then open it. Raises InputError, ToolError."""
         try:
             is_special = path.exists() and not path.is_file()
         except OSError as error:
@@ -34,13 +34,13 @@ class GGUFFile:
         if is_special:
             raise InputError(f"{path} is not a regular file", remedy="name a GGUF file")
         if check(path).get("kind") == "rts":
-            raise InputError(f"{path} is an RTS file", remedy="take the model out of it with `vboot extract --tensors`")
+            raise InputError(f"{path} is an RTS file", remedy="extract its model with `vboot extract --tensors`")
         try:
             with path.open("rb") as file:
                 self.status = os.fstat(file.fileno())
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error})", remedy="do not change it meanwhile") from error
+            raise InputError(f"{path} cannot be read ({error})", remedy="do not change it while it is read") from error
         self.path = path
         self.data = memoryview(mapping)
         self.layout = read_layout(self.data, name=str(path))
@@ -49,7 +49,7 @@ class GGUFFile:
                 info.name,
                 type_name(info.type),
                 info.dims,
-                # A view does all that its readers ask of bytes, and takes no memory.
+                # A view supports every operation on bytes that is used here, and takes no memory.
                 cast("bytes", self.data[info.offset : info.offset + info.size]),
             )
             for info in self.layout.tensors
@@ -58,12 +58,12 @@ class GGUFFile:
 
     @property
     def architecture(self) -> str:
-        """What the file says that its model is; empty if it does not."""
+        """The architecture that the file states; empty if it states none."""
         stated = scalar(self.layout.metadata, "general.architecture")
         return stated if isinstance(stated, str) else ""
 
     def is_replaced(self) -> bool:
-        """Whether its name no longer leads to what was opened, or it has been written to."""
+        """Whether the path now leads to another file, or the file was written to."""
         try:
             now = self.path.stat()
         except OSError:
@@ -77,6 +77,6 @@ class GGUFFile:
         return self._digests[name]
 
     def model_sha256(self, changed: Mapping[str, str] | None = None) -> str:
-        """The model's digest (hex), with the SHA-256 of some tensors replaced."""
+        """The model's digest (hex), with the SHA-256 of some tensors replaced by `changed`."""
         known = changed or {}
         return model_sha256({name: known.get(name) or self.sha256(name) for name in self.tensors})

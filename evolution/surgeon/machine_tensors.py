@@ -1,4 +1,4 @@
-"""Tensors that every machine has, whether its model's file holds them or not, and the digest of a model. Pure."""
+"""The tensors that every machine has beside those of its model, and the digest of a model. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EMPTY_SLOT_SHA256 = hashlib.sha256(bytes(4096)).hexdigest()
 def model_sha256(tensors: Mapping[str, str]) -> str:
     """The digest (hex) that a machine would give a model, from the SHA-256 (hex) of its tensors.
 
-    It is the protocol's: SHA-256 over all unprotected tensors in name order of name, 0, SHA-256 of the bytes.
+    SHA-256 over all unprotected tensors in name order of: name, byte 0, SHA-256 of the bytes (spec/machine-tensors.md).
     """
     digests = dict.fromkeys(SLOTS, EMPTY_SLOT_SHA256) | dict(tensors)
     digest = hashlib.sha256()

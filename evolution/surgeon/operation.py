@@ -1,4 +1,4 @@
-"""What every operation comes to: new bytes for some tensors, new types for those stored otherwise. Pure."""
+"""The result of every operation: new bytes for some tensors, and new types for some. Pure."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Operation:
-    """`changes` in any order, each made when it is asked for; they may repeat what is there.
+    """`changes` in any order, computed lazily; a change may be equal to the old bytes.
 
-    `types` by tensor: those that get another one; each has a change. `kept` are tensors in which the files differ and
-    that stay the first's; `distances` (see `relation`) by file.
+    `types`: the new types by tensor; each of these tensors has a change. `kept`: tensors in which the files differ and
+    of which the first file's are kept. `distances` (see `relation`) by file.
     """
 
     changes: Iterator[Change]

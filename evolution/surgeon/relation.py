@@ -1,9 +1,9 @@
-"""Whether checkpoints are related: the same tensors, and values that come from a common ancestor. Pure.
+"""Whether checkpoints are related: the same tensors, with values from a common ancestor. Pure.
 
-Fine-tuning moves the weights of a network little, compared with their size; matrices of networks that began apart are
-as good as orthogonal, however alike they behave. So the distance of a tensor is |a - b| / max(|a|, |b|), in Euclidean
-norms: near 0 for relatives, 1 to sqrt(2) for what is orthogonal. That of models is the median over their matrices, so
-that a head which was trained anew does not decide.
+Fine-tuning changes weights little compared with their size. Matrices of networks with different initial weights are
+almost orthogonal, even if the networks behave alike. So the distance of a tensor is |a - b| / max(|a|, |b|), in
+Euclidean norms: near 0 for related ones, 1 to sqrt(2) for orthogonal ones. The distance of models is the median over
+their matrices, so a newly trained head has no influence.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from vboot.errors import InputError
 from vboot.weights.arithmetic import TensorData
 
 RELATED = 0.5
-"""The greatest distance of relatives.
+"""The greatest distance of related models.
 
-In all-MiniLM-L6-v2 the 276 pairs of matrices of one shape, which are strangers, have 1.10 to 1.41; storing it as Q8_0
-moves it by 0.006.
+In all-MiniLM-L6-v2 the 276 pairs of matrices of equal shape, which are unrelated, have distances of 1.10 to 1.41.
+Storing the model as Q8_0 changes it by 0.006.
 """
 
 
@@ -33,7 +33,7 @@ def weights(tensors: Mapping[str, TensorData]) -> dict[str, TensorData]:
 
 
 def require_relatives(first: GGUFFile, other: GGUFFile, *, force: bool) -> float | None:
-    """Their distance. Raises InputError that names what sets them apart; with `force` distance alone does not."""
+    """The distance of two files. Raises InputError if they are not related; with `force` the distance may be any."""
     apart = f"{first.path} and {other.path} are not related"
     if first.architecture != other.architecture:
         what = f"{apart}: one is of architecture {first.architecture!r}, one of {other.architecture!r}"
@@ -47,18 +47,18 @@ def require_relatives(first: GGUFFile, other: GGUFFile, *, force: bool) -> float
             raise InputError(what, remedy="give files with the same shapes")
     found = distance(ours, theirs)
     if found is None and not force:
-        what = f"{apart}, as far as can be known: they hold values that are not finite, or that cannot be read"
-        raise InputError(what, remedy="give sound relatives, or force it if you know that they are")
+        what = f"{apart}, or it cannot be known: they hold values that are not finite or cannot be decoded"
+        raise InputError(what, remedy="give files of related models, or use `force` if you know that they are")
     if found is not None and found > RELATED and not force:
         what = f"{apart}: their distance is {found:.2f}, above {RELATED:g}"
-        raise InputError(what, remedy="give relatives, or force it if you know that they are")
+        raise InputError(what, remedy="give files of related models, or use `force` if you know that they are")
     return found
 
 
 def distance(ours: Mapping[str, TensorData], theirs: Mapping[str, TensorData]) -> float | None:
     """The median distance of the matrices of two models with the same tensors.
 
-    None if no values can be compared, or not all that can be read are finite where they differ.
+    None if no values can be compared, or values that differ are not finite.
     """
     pairs = [(tensor, theirs[name]) for name, tensor in ours.items()]
     comparable = [(a, b) for a, b in pairs if is_readable(a.type) and is_readable(b.type)]
@@ -71,7 +71,7 @@ def _distance(a: TensorData, b: TensorData) -> float:
     if a.type == b.type and a.data == b.data:
         return 0.0
     delta = ours = theirs = 0.0
-    with np.errstate(all="ignore"):  # what is not finite makes no relative
+    with np.errstate(all="ignore"):  # values that are not finite give no distance
         for x, y in zip(values(a), values(b), strict=True):
             delta += float(np.square(x - y).sum())
             ours += float(np.square(x).sum())

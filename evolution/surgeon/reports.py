@@ -1,4 +1,4 @@
-"""What the surgeon tells of its operations."""
+"""The surgeon's reports on its operations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TensorChange:
-    """A tensor before and after: its types, its size in bytes and blocks after, how many of them changed, its SHA-256.
+    """A changed tensor: its types, its new size in bytes and blocks, how many of them changed, its SHA-256.
 
-    All of a tensor that is stored in another type counts as changed.
+    All bytes of a tensor that gets another type count as changed.
     """
 
     name: str
@@ -25,11 +25,11 @@ class TensorChange:
 
 @dataclass(frozen=True)
 class SurgeryReport:
-    """What an operation did to `base`; `output` is None for a dry run, and then it is what it would do.
+    """The changes of an operation to `base`; `output` is None for a dry run.
 
     `bytes` is the size of the new file; `model_before` and `model` are digests as a machine gives them (hex). `kept`:
-    tensors in which merged files differ and that stay the first's. `distances`: from the first, by file; None
-    where it cannot be known.
+    tensors in which merged files differ and of which the first file's are kept. `distances`: from the first file,
+    by file; None if it cannot be computed.
     """
 
     base: str
@@ -66,10 +66,10 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """A tensor in two files. What does not apply is None, as all of the other's is for a tensor that it lacks.
+    """A tensor that differs between two files. Members that do not apply are None, also for a file without it.
 
     Bytes and blocks are counted where type and shape are the same. Norms are of the differences of values: `l2` the
-    Euclidean one, `max` the greatest; `relative` is l2 by the Euclidean norm of the first's values.
+    Euclidean norm, `max` the greatest magnitude; `relative` is l2 divided by the norm of the first file's values.
     """
 
     name: str
@@ -87,9 +87,9 @@ class TensorDifference:
 
 @dataclass(frozen=True)
 class FileDifference:
-    """How two files differ: tensors (the least alike first), keys of metadata, digests of the models (hex).
+    """How two files differ: tensors (greatest difference first), keys of metadata, digests of the models (hex).
 
-    `same` counts the tensors in which they do not.
+    `same` is the number of equal tensors.
     """
 
     first: str

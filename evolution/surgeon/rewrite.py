@@ -1,4 +1,4 @@
-"""A GGUF file with an operation done to it: computed, told of, and put wherever a sink takes it."""
+"""Applies an operation to a GGUF file: computes the report, and passes the new file's bytes to a sink."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from vboot.weights.arithmetic import EditError, TensorData
 from vboot.weights.storage_types import all_finite, block_of
 
 Sink: TypeAlias = Callable[[int, memoryview], None]
-"""Takes bytes of the new file and where in it they belong, each byte once, in any order."""
+"""Called with an offset in the new file and the bytes there; each byte once, in any order."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told what is done, bytes so far and bytes in all (0: not known)."""
+"""Called with the current phase, bytes done and bytes in all (0: not known)."""
 
 _CHUNK = 1 << 22
 _TYPE_AND_OFFSET = struct.Struct("<IQ")
 
 
 def rewrite(base: GGUFFile, operation: Operation, sink: Sink | None, progress: Progress) -> SurgeryReport:
-    """Do an operation to a file. Without a sink only its changes are computed, to be told of.
+    """Apply an operation to a file. Without a sink only the report is computed.
 
-    One changed tensor is held at a time. Raises EditError when it would change nothing or something protected, or
-    make a value that is not finite; the sink may have been given something by then.
+    One changed tensor is held in memory at a time. Raises EditError if it would change nothing or a protected tensor,
+    or produce a value that is not finite; the sink may already have received data.
     """
     numbers = {name: int(GGMLQuantizationType[kind]) for name, kind in operation.types.items()}
     header, places = _relaid(bytes(base.data[: base.layout.data_offset]), base.layout, numbers)
@@ -43,11 +43,11 @@ def rewrite(base: GGUFFile, operation: Operation, sink: Sink | None, progress: P
     changed: dict[str, TensorChange] = {}
     done = 0
     for change in operation.changes:
-        told = _judge(base.tensors[change.name], change, operation.types.get(change.name))
+        report = _judge(base.tensors[change.name], change, operation.types.get(change.name))
         done += len(change.data)
         progress("compute", done, 0)
-        if told is not None:
-            changed[change.name] = told
+        if report is not None:
+            changed[change.name] = report
             if sink is not None:
                 sink(at[change.name], change.data.data)
     if not changed:
@@ -91,7 +91,7 @@ def _relaid(header: bytes, layout: Layout, types: Mapping[str, int]) -> tuple[by
 
 
 def _judge(before: TensorData, change: Change, new_type: str | None) -> TensorChange | None:
-    """What a change does; None for nothing."""
+    """The report on a change; None if the bytes stay the same."""
     kind = new_type or before.type
     if before.name in PROTECTED:
         raise EditError(Code.PROTECTED_TENSOR, f"{before.name!r} is protected")
@@ -111,7 +111,7 @@ def _judge(before: TensorData, change: Change, new_type: str | None) -> TensorCh
 def _unchanged(
     base: GGUFFile, places: tuple[TensorEntry, ...], changed: Mapping[str, TensorChange]
 ) -> Iterator[tuple[int, memoryview]]:
-    """What stays of the data section, and what lies between the tensors, with its offsets in the new file."""
+    """The unchanged tensors and the padding of all, with their offsets in the new file."""
     for index, (old, new) in enumerate(zip(base.layout.tensors, places, strict=True)):
         if new.name not in changed:
             yield new.offset, base.data[old.offset : old.offset + old.size]
@@ -119,7 +119,7 @@ def _unchanged(
 
 
 def _padding(base: GGUFFile, index: int, places: tuple[TensorEntry, ...]) -> memoryview:
-    """What follows a tensor: what the base has there, unless the tensor has another size."""
+    """The padding after a tensor: that of the base, unless the tensor has another size."""
     infos = base.layout.tensors
     old, new = infos[index], places[index]
     if new.size != old.size:

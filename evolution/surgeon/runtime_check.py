@@ -1,4 +1,4 @@
-"""The judge of GGUF files: the runtime's own parser, before anything here reads a file and after one was written."""
+"""The check of GGUF files by the runtime's own parser, before a file is read and after one was written."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ EXECUTABLE_VARIABLE = "VECTOR_BOOT_EXECUTABLE"
 _EXECUTABLE = Path(__file__).resolve().parents[2] / "vector_boot" / "target" / "release" / "vector_boot"
 
 FileCheck: TypeAlias = Callable[[Path], Mapping[str, Any]]
-"""Judges a file: the report of `vector_boot check --json`, or InputError when it is refused."""
+"""Checks a file: returns the report of `vector_boot check --json`, or raises InputError if the file is refused."""
 
 
 def runtime_check(file: Path) -> Mapping[str, Any]:
-    """Judge a file with the executable that `find_executable` finds. Raises InputError, ToolError."""
+    """Check a file with the executable that `find_executable` finds. Raises InputError, ToolError."""
     return check_file(find_executable(), file)
 
 
 def find_executable() -> Path:
-    """What VECTOR_BOOT_EXECUTABLE names, else the checkout's. Raises InputError when it is not there."""
+    """The path in VECTOR_BOOT_EXECUTABLE, else the checkout's executable. Raises InputError if it does not exist."""
     named = os.environ.get(EXECUTABLE_VARIABLE)
     path = Path(named) if named else _EXECUTABLE
     if path.is_file():
         return path
     remedy = f"correct {EXECUTABLE_VARIABLE}" if named else "run `vboot build`"
-    raise InputError(f"the executable of the runtime is not at {path}", remedy=f"{remedy}, or pass `check`")
+    raise InputError(f"there is no executable of the runtime at {path}", remedy=f"{remedy}, or pass `check`")

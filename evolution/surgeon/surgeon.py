@@ -1,10 +1,10 @@
-"""Surgery on the weights in a GGUF file: read, computed, judged, written beside and renamed, or only told of.
+"""Operations on the weights in a GGUF file. The new file is written beside its target, checked, then renamed.
 
     surgeon = GGUFSurgeon(Path("vectorland.gguf"))
     report = surgeon.apply([Seeded("blk.*.weight", "00c0ffee00c0ffee", "normal", 0.01, 1e-3)])     # a dry run
     report = surgeon.apply(edits, output=Path("evolved.gguf"))
 
-Outside the bytes of the tensors that change, the new file is the old one to the byte.
+Outside of the changed tensors the new file equals the old one, byte for byte.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from vboot.weights.edits import Edit
 
 
 class GGUFSurgeon:
-    """Operates on one file as it was when it was opened: after an operation in place it is opened anew.
+    """Operations on one file as it was when it was opened. Open it again after an operation in place.
 
-    Every operation is a dry run unless it is given an `output`, another file than those it reads, or `in_place`, which
-    replaces the file that it reads. Either way the new file appears whole, after the runtime's parser has accepted it
-    and its digest is the one that was computed, or not at all.
+    Every operation is a dry run unless it gets `output`, a path other than those it reads, or `in_place`, which
+    replaces the file that it reads. The target is replaced only after the runtime's parser has accepted the new file
+    and its digest is the computed one; otherwise it stays as it was.
 
-    All raise EditError when they would change nothing (1008), touch what a machine protects (1002) or make a value
-    that is not finite (1005), InputError for other files and options that do not do, ToolError when the parser fails.
+    All raise EditError if they would change nothing (1008) or a protected tensor (1002), or produce a value that is not
+    finite (1005); InputError for unusable files and options; ToolError if the parser fails.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class GGUFSurgeon:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return self._base.path
 
     def tensors(self) -> dict[str, TensorInfo]:
@@ -76,11 +76,11 @@ class GGUFSurgeon:
         """One tensor. Raises InputError for an unknown name."""
         found = self.tensors().get(name)
         if found is None:
-            raise InputError(f"{self.path} has no tensor {name!r}", remedy="see `vboot inspect` for those it has")
+            raise InputError(f"{self.path} has no tensor {name!r}", remedy="see `vboot inspect` for its tensors")
         return found
 
     def digest(self) -> str:
-        """The model's digest (hex), as a machine that runs it would give it."""
+        """The model's digest (hex), equal to that of a machine with this model."""
         return self._base.model_sha256()
 
     def apply(
@@ -101,9 +101,9 @@ class GGUFSurgeon:
     def requantise(
         self, types: Mapping[str, str], *, output: Path | None = None, in_place: bool = False
     ) -> SurgeryReport:
-        """Store tensors, by name or pattern, in other types: F32, F16, BF16, Q8_0.
+        """Convert tensors, by name or pattern, to other types: F32, F16, BF16, Q8_0.
 
-        A pattern means matrices alone. The file's metadata stays, `general.file_type` included.
+        A pattern matches matrices only. The file's metadata stays, also `general.file_type`.
         """
         return self._operate(requantise(self._base.tensors, types), output, in_place)
 
@@ -116,9 +116,9 @@ class GGUFSurgeon:
         output: Path | None = None,
         in_place: bool = False,
     ) -> SurgeryReport:
-        """The weighted mean of this file and others, in this one's types; equal weights unless they are given.
+        """The weighted mean of this file and others, in the types of this one; by default with equal weights.
 
-        The files must be relatives; with `force` they may be distant ones. The machine's own tensors stay as they are.
+        The files must be related; with `force` their distance may be any. The machine's own tensors stay unchanged.
         """
         files = [self._base, *self._relatives(others)]
         distances = self._distances(files[1:], force)
@@ -138,7 +138,7 @@ class GGUFSurgeon:
         output: Path | None = None,
         in_place: bool = False,
     ) -> SurgeryReport:
-        """This file with about a `share` of tensors, or of their rows, from a relative; `seed` (16 hex) says which."""
+        """This file with about a `share` of its tensors or rows from a related file; `seed` (16 hex) selects them."""
         files = self._relatives([other])
         distances = self._distances(files, force)
         changes = crossover(self._base.tensors, files[0].tensors, seed=seed, unit=unit, share=share)
@@ -166,7 +166,7 @@ class GGUFSurgeon:
         return difference(self._base, GGUFFile(other, self._check))
 
     def verify(self, revised: Path, edits: Sequence[Edit]) -> SurgeryReport:
-        """That a file is this one with these edits, to the byte. Raises InputError that says where it is not."""
+        """Check that a file equals this one with these edits, byte for byte. Raises InputError if not."""
         found = GGUFFile(revised, self._check)
 
         def compare(offset: int, expected: memoryview) -> None:
@@ -184,8 +184,8 @@ class GGUFSurgeon:
         infos = self._base.layout.tensors
         names = [info.name for info in infos if info.offset <= offset < info.offset + info.size]
         place = f"in tensor {names[0]!r}" if names else "outside of the tensors"
-        what = f"{found.path} is not {self.path} with these edits: it differs {place}, from byte {offset} on"
-        return InputError(what, remedy="see `vboot surgeon diff` for what was done to it")
+        what = f"{found.path} is not {self.path} with these edits: it differs {place}, first at byte {offset}"
+        return InputError(what, remedy="see the differences with `vboot surgeon diff`")
 
     def _edited(self, edits: Sequence[Edit]) -> Operation:
         changed = each_change(edits, self._base.tensors, PROTECTED)
@@ -193,14 +193,14 @@ class GGUFSurgeon:
 
     def _relatives(self, paths: Sequence[Path]) -> list[GGUFFile]:
         if not paths:
-            raise InputError(f"{self.path} has nothing to be joined with", remedy="name another file")
+            raise InputError(f"expected another file to merge with {self.path}", remedy="name one")
         return [GGUFFile(path, self._check) for path in paths]
 
     def _distances(self, files: Sequence[GGUFFile], force: bool) -> dict[str, float | None]:
         return {str(file.path): require_relatives(self._base, file, force=force) for file in files}
 
     def _kept(self, files: Sequence[GGUFFile], names: frozenset[str]) -> tuple[str, ...]:
-        """Those tensors of `names` in which some file differs from this one."""
+        """The tensors of `names` in which some file differs from this one."""
         ours = self._base.tensors
         differs = {
             name
@@ -224,33 +224,33 @@ class GGUFSurgeon:
             _require_model(report.model, expected_model, self.path)
             return report
         if output is not None and in_place:
-            raise InputError(f"{output} is named although the change is in place", remedy="give one of both")
+            raise InputError(
+                f"expected either an output or a change in place, got both ({output})", remedy="give one of them"
+            )
         target = self.path if output is None else output
         for source in sources if in_place else (self.path, *sources):
             _refuse_same(target, source)
         with atomic_write(target) as file:
-            if in_place:  # a private model stays private
+            if in_place:  # a model that others cannot read stays so
                 os.fchmod(file.fileno(), stat.S_IMODE(self._base.status.st_mode))
             report = rewrite(self._base, operation, _writer(file), self._progress)
             _require_model(report.model, expected_model, target)
             file.flush()
             self._judge_written(Path(file.name), target, report.model)
             if in_place and self._base.is_replaced():
-                raise InputError(f"{target} was changed by somebody else meanwhile", remedy="open it again")
+                raise InputError(f"{target} was changed by another process in the meantime", remedy="open it again")
         return replace(report, output=str(target))
 
     def _judge_written(self, temporary: Path, target: Path, model: str) -> None:
-        """FileCheck the new file before it gets its name; `model` is the digest (hex) that it must have."""
+        """Check the new file before it is renamed to `target`; `model` is the digest (hex) that it must have."""
         self._progress("check", 0, 0)
         try:
             written = GGUFFile(temporary, self._check)
         except InputError as error:
-            raise VbootError(
-                f"what was made for {target} is refused: {error.what}", remedy="report this bug"
-            ) from error
+            raise VbootError(f"the new file for {target} is refused: {error.what}", remedy="report this bug") from error
         if written.model_sha256() != model:
-            what = f"what was written for {target} is not what was computed"
-            raise VbootError(what, remedy="see whether the disk is sound; nothing was changed")
+            what = f"the new file for {target} does not have the computed digest"
+            raise VbootError(what, remedy="check the disk; nothing was changed")
 
 
 def _writer(file: BinaryIO) -> Sink:

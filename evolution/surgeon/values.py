@@ -1,4 +1,4 @@
-"""The values of tensors of every type that can be read as numbers, a piece at a time. Pure."""
+"""The values of tensors of every type that can be decoded, a piece at a time. Pure."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from vboot.weights.arithmetic import TensorData
 from vboot.weights.storage_types import Bytes, block_of, decode_any
 
 _PIECE = 1 << 18
-"""Elements handled at a time: whole blocks of every type, and little memory."""
+"""Elements handled at a time: whole blocks of every type, in little memory."""
 
 
 def stored(tensor: TensorData) -> Bytes:
-    """The bytes of a tensor, as they are."""
+    """The stored bytes of a tensor, uint8 (n,)."""
     return np.frombuffer(tensor.data, np.uint8)
 
 
 def pieces(kind: str, data: Bytes) -> Iterator[Bytes]:
-    """Bytes of a type in pieces of as many elements for every type; the last one may have fewer."""
+    """Bytes of a type in pieces of _PIECE elements, the same number for every type; the last piece may have fewer."""
     block = block_of(kind)
     step = _PIECE // block.elements * block.bytes
     return (data[start : start + step] for start in range(0, len(data), step))
 
 
 def values(tensor: TensorData) -> Iterator[NDArray[np.float64]]:
-    """All elements of a tensor of a type that `is_readable`, in pieces of as many elements for every type."""
+    """All elements of a tensor of a type that `is_readable`, in the pieces of `pieces`."""
     return (_decoded(tensor.type, piece) for piece in pieces(tensor.type, stored(tensor)))
 
 

@@ -88,7 +88,7 @@ def _commands(contenders: Contenders) -> dict[str, Sequence[str]]:
 def _samplers(
     contenders: Contenders, machine: MachineClient, children: Mapping[str, EmbeddingChild], texts: Sequence[str]
 ) -> dict[str, Callable[[], float]]:
-    """By contender, what asks it ten times and says the mean."""
+    """By contender, a function that asks it ten times and returns the mean."""
     samplers: dict[str, Callable[[], float]] = {SOCKET: partial(_mean, partial(_ask, machine, texts))}
     for name, child in children.items():
         given: Texts = contenders.ids(texts) if name == _IN_PROCESS else texts
@@ -112,7 +112,7 @@ def _pass(child: EmbeddingChild, texts: Texts) -> float:
 
 
 def _overhead(case: Case) -> BenchFinding:
-    """What a request costs beside its pass: the median over the turns."""
+    """The cost of a request without its pass: the median over the rounds."""
     pairs = zip(case.samples[SOCKET], case.samples[_IN_PROCESS], strict=True)
     extra = statistics.median(whole - alone for whole, alone in pairs)
     return BenchFinding(f"{case.name}: added to the pass in process", quantity(extra, "s"))

@@ -1,4 +1,4 @@
-"""What more tensors and a longer past cost: a small mutation, and the first answer after the worker was killed."""
+"""The cost of more tensors and a longer journal: a small mutation, and the first reply after the worker was killed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _machine(folder: Path, tensors: int) -> Iterator[Connected]:
 
 
 def _mutations(line: Connected, count: int) -> tuple[float, ...]:
-    """Seconds of each of so many small mutations."""
+    """The duration of each of a number of small mutations, in seconds."""
     generation = line.machine.hello().generation
     samples = []
     for number in range(count):

@@ -1,4 +1,4 @@
-"""How long a small change takes, kind by kind, over a socket and into a virtual machine; and the heart meanwhile."""
+"""Duration of a small change of each kind, over a socket and into a virtual machine, and the heartbeat during it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machines that the mutation benchmarks change: in a process beside us, and in a virtual machine."""
+"""The machines that the mutation benchmarks change: in a local process, and in a virtual machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RUN_FOLDER = REPOSITORY / "build" / "run" / "bench-mutation"
 
 @dataclass(frozen=True)
 class Connected:
-    """A machine, and how many bytes have gone both ways over its line."""
+    """A machine, and the number of bytes sent and received over its connection."""
 
     machine: MachineClient
     wire_bytes: Callable[[], int]

@@ -1,4 +1,4 @@
-"""All weights changed at once: by a short recipe, by shipping them, and by the way without this machine."""
+"""All weights changed at once: by a short recipe, by sending all bytes, and by rebuilding the file."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _read(model: Path) -> dict[str, TensorData]:
 
 
 def _others(held: dict[str, TensorData]) -> set[str]:
-    """The machine's own tensors, which a pattern never means."""
+    """The machine's own tensors, which a pattern never matches."""
     return {name for name in held if not name.endswith(".weight")}
 
 

@@ -1,4 +1,4 @@
-"""The bert of a GGUF as an ONNX graph, for a race against onnxruntime.
+"""The bert of a GGUF as an ONNX graph, for the comparison with onnxruntime.
 
 Needs `onnx` beside `gguf` and `numpy`; neither onnx nor onnxruntime is a dependency of the project.
 
@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 class _Graph:
-    """Nodes and weights so far; every method returns the name of what it computes."""
+    """Nodes and weights so far; every method returns the name of its result."""
 
     def __init__(self, path: Path) -> None:
         reader = gguf.GGUFReader(path)

@@ -1,4 +1,4 @@
-"""The runtimes that ours is measured against, each in an environment of its own below build/peers.
+"""The runtimes that ours is compared with, each in its own environment below build/peers.
 
 An environment is made when it is missing or other packages are pinned since; llama.cpp is compiled for the processor
 of this machine, which takes some minutes.

@@ -1,4 +1,4 @@
-"""An initramfs whose PID 1 is a Python program: the interpreter, the libraries and the modules it imports, no more.
+"""An initramfs whose PID 1 is a Python program: only the interpreter, the libraries and the modules it imports.
 
 Everything keeps the path it has here, so that the interpreter finds its home. Libraries are stripped; modules are
 compiled beforehand and marked as needing no check against their source, which the guest does not have. So the peer

@@ -1,4 +1,4 @@
-"""What a benchmark gives back, and what it is given."""
+"""The results of a benchmark, and its settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Unit: TypeAlias = Literal["s", "bytes", "bytes/s"]
 
 @dataclass(frozen=True)
 class Setting:
-    """How to run: `quick` takes fewer samples of less work, `folder` is for large files, `say` tells a person."""
+    """How to run: `quick` takes fewer samples of less work, `folder` is for large files, `say` prints progress."""
 
     quick: bool
     folder: Path

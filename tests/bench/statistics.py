@@ -1,4 +1,4 @@
-"""What samples say: medians, ratios and growth. Pure."""
+"""Statistics of samples: medians, ratios and growth. Pure."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ def growth_exponent(small: tuple[float, float], large: tuple[float, float]) -> f
     """
     (size, cost), (more_size, more_cost) = small, large
     if min(size, cost, more_size, more_cost) <= 0 or size == more_size:
-        raise ValueError(f"no growth can be told from {small} and {large}")
+        raise ValueError(f"growth cannot be computed from {small} and {large}")
     return math.log(more_cost / cost) / math.log(more_size / size)

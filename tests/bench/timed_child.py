@@ -1,4 +1,4 @@
-"""A child process that stays: each line it is given is one piece of work, each line it answers says what that took."""
+"""A long-running child process: each line sent to it is one task, each line of its output gives the time it took."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TimedChild:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                bufsize=0,  # so that poll sees all there is
+                bufsize=0,  # so that poll sees all data
                 cwd=REPOSITORY,
             )
         except OSError as error:
@@ -68,7 +68,7 @@ class TimedChild:
         self._errors.close()
 
     def _line(self) -> bytes:
-        """The next line; what there is of it when the child closes its output."""
+        """The next line; an incomplete one if the child closes its output."""
         descriptor = self._answers.fileno()
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)

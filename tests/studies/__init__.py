@@ -1,1 +1,1 @@
-"""Experiments on the real model, written up in docs/: how far evolution gets, and where its limits are."""
+"""Experiments on the real model, reported in docs/: what evolution reaches, and its limits."""

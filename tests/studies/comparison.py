@@ -1,4 +1,4 @@
-"""Our search beside random search, (1+1)-ES, OpenAI-ES and CMA-ES on the same model, at equal evaluations.
+"""Compares our search with random search, (1+1)-ES, OpenAI-ES and CMA-ES on the same model, at equal evaluations.
 
     python -m tests.studies.comparison [--weights F16 Q8_0] [--evaluations 320] [--lists FOLDER] [-o FILE]
 
@@ -35,7 +35,7 @@ DOCUMENT_CHARACTERS = 200
 TEMPERATURE = 0.05
 SEED = 1
 EVERYTHING = Tier("everything", "normal", ("blk.*", "token_embd_norm.*"), sigma=3e-3)
-"""What OpenAI-ES is used on as published: all parameters."""
+"""OpenAI-ES as published changes all parameters."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ CONTENDERS = (
 
 
 def main() -> None:
-    """Run the contenders and write what came of them."""
+    """Run the contenders and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", nargs="+", default=["F16", "Q8_0"])
     parser.add_argument("--evaluations", type=int, default=320)
-    parser.add_argument("--steps", type=int, default=4, help="how often the held-out pairs are scored")
+    parser.add_argument("--steps", type=int, default=4, help="number of times that the held-out pairs are scored")
     parser.add_argument("--only", nargs="+", metavar="NAME")
     parser.add_argument("--lists", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/evolution.json"))
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def versus(runs: Sequence[dict[str, Any]], data: Dataset) -> None:
-    """Add to each run but the first how the final model of the first does beside its own, on the held-out pairs."""
+    """Add to each run but the first the comparison of its final model with that of the first, on the held-out pairs."""
     ours, *others = (_held_out(_final_model(run["weights"], run["contender"]["name"]), data) for run in runs)
     for run, theirs in zip(runs[1:], others, strict=True):
         differences = {name: compared.difference for name, compared in compare(theirs, ours).items()}

@@ -1,4 +1,4 @@
-"""Which changes of weights a model bears, and which a search can learn from: the study that the tiers rest on.
+"""Which changes of weights a model tolerates, and which a search can improve: the basis of the tiers.
 
     python -m tests.studies.feasibility [--lists FOLDER] [-o docs/feasibility.json]
 
@@ -38,7 +38,7 @@ GENERATIONS = 5
 NEUTRAL, DEGRADED = 0.01, 0.05
 
 MATRICES = Tier("matrices", "normal", ("blk.*[!m].weight",), sigma=1e-3)
-"""Not a standard tier: every weight of every matrix costs a pass over the model."""
+"""Not a standard tier: changing every weight of every matrix takes as long as a pass over the model."""
 
 SIZES: dict[str, tuple[float, ...]] = {
     "output": (0.01, 0.03, 0.1),
@@ -69,7 +69,7 @@ def main() -> None:
                 try:
                     found["search"].append(_search(machine, data, weights, tier))
                     print(found["search"][-1], flush=True)
-                except InputError as error:  # a tier that this type does not have
+                except InputError as error:  # this type has no tensors of the tier
                     print(weights, tier, error)
         arguments.output.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -95,7 +95,7 @@ def _noise(machine: MachineClient, data: Dataset, weights: str) -> Iterator[dict
             milliseconds = []
             try:
                 space = search_space(_sized(name, size), machine.tensors())
-            except InputError:  # this type has nothing of the tier
+            except InputError:  # this type has no tensors of the tier
                 break
             for seed in range(SEEDS):
                 edits = combine(space, [Noise(f"{seed:016x}", 1.0)])

@@ -1,4 +1,4 @@
-"""What the studies have in common: the real model in a storage type, and the data."""
+"""Shared by the studies: the real model in a storage type, and the data."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def model_file(weights: str) -> Path:
 
 
 def data_set(lists: Path = debian.APT_LISTS) -> Dataset:
-    """Debian's package descriptions, as this machine has them."""
+    """The pairs of Debian's package descriptions on this host."""
     return split(debian.read_pairs(lists), source=debian.SOURCE)
 
 
 @contextmanager
 def shadow(model: Path) -> Iterator[MachineClient]:
-    """A runtime of its own on a model, whose changes cost no energy."""
+    """A new runtime with a model, without a limit on energy."""
     with RustNeuralBridge(energy=False) as bridge:
         bridge.initialize(model)
         with bridge.client(timeout=300) as machine:

@@ -1,4 +1,4 @@
-"""Puts the tables and the plot of the studies into docs: `python -m tests.studies.write_up`. The words are by hand.
+"""Writes the tables and the plot of the studies into docs: `python -m tests.studies.write_up`. Other text is kept.
 
 docs/feasibility.md and docs/evolution.md hold, between `<!-- NAME -->` and `<!-- end -->`, what is made here of
 docs/feasibility.json and docs/evolution.json.
@@ -18,7 +18,7 @@ _COLOURS = ("#d62728", "#1f77b4", "#9467bd", "#2ca02c", "#8c564b", "#7f7f7f")
 
 
 def main() -> None:
-    """Rewrite the tables that there are figures for."""
+    """Rewrite the tables for which there are results."""
     if (path := _DOCS / "feasibility.json").is_file():
         found = json.loads(path.read_text())
         _fill(_DOCS / "feasibility.md", {"noise": _noise(found["noise"]), "search": _search(found["search"])})

@@ -1,1 +1,1 @@
-"""Random changes and their ways back against a running machine, every byte predicted: `python -m tests.torture`."""
+"""Random mutations and rollbacks against a running machine, with every byte predicted: `python -m tests.torture`."""

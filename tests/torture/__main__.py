@@ -1,4 +1,4 @@
-"""`python -m tests.torture [--cycles N] [--hours H] [--seed S] [--from N]`: zero wrong bytes, or how to see them again.
+"""`python -m tests.torture [--cycles N] [--hours H] [--seed S] [--from N]`: zero wrong bytes, or how to reproduce.
 
 Every cycle applies random edits to every type of tensor, predicts each reply and each byte with the numpy twin, and
 rolls back. The exit code is 1 at the first deviation.
@@ -24,7 +24,7 @@ _SAY_SECONDS = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the cycles asked for."""
+    """Run the requested cycles."""
     arguments = _arguments(argv)
     seconds = arguments.hours * 3600 if arguments.hours else None
     cycles = arguments.cycles if arguments.cycles or not seconds else None
@@ -50,13 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def explain(failed: Failed, seed: int) -> str:
-    """What went wrong, the edits of that cycle as recipes, and how to run it again."""
+    """The failure, the edits of its cycle as recipes, and the commands to reproduce it."""
     cycle = draw_cycle(seed, failed.cycle, tensors(seed))
     what = [f"{draft.defect or 'edits'}: {recipe(draft.edits)}" for draft in cycle.drafts]
     replay = f"replay (from cycle {failed.cycle - failed.cycle % EPOCH} on):"
     command = f"python -m tests.torture --seed {seed} --from {failed.cycle} --cycles 1"
     all_of_it = f"python -m tests.torture --seed {seed} --cycles {failed.cycle + 1}"
-    again = [replay, f"  {command}", "or, where it takes a longer past:", f"  {all_of_it}"]
+    again = [replay, f"  {command}", "or, if it depends on earlier cycles:", f"  {all_of_it}"]
     return "\n".join([f"DEVIATION, seed {seed}, {failed}", *what, *again])
 
 
@@ -64,9 +64,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.torture", description="Every byte of every change predicted."
     )
-    parser.add_argument("--cycles", type=int, metavar="N", help=f"how many ({_CYCLES:,}, or what --hours allow)")
-    parser.add_argument("--hours", type=float, metavar="H", help="how long at most")
-    parser.add_argument("--seed", type=int, default=1, help="of all that is drawn (1)")
+    parser.add_argument(
+        "--cycles", type=int, metavar="N", help=f"number of cycles ({_CYCLES:,}, or as many as --hours allow)"
+    )
+    parser.add_argument("--hours", type=float, metavar="H", help="time limit in hours")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random numbers (1)")
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="N", help="the first cycle (0)")
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""What each cycle does, drawn from the seed and the cycle's number alone: any cycle can be drawn again. Pure."""
+"""The content of each cycle, drawn from the seed and its number alone, so any cycle can be repeated. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Defect: TypeAlias = Literal["stale", "confidence", "too_many", "crc", "other_con
 """What is wrong with a request, whatever its edits are; `repeat` sends an accepted one again."""
 Trial: TypeAlias = Literal["promote", "roll_back", "expire"]
 Disturbance: TypeAlias = Literal["kill", "segv", "cut"]
-"""The worker gets SIGKILL or SIGSEGV, or the client leaves in the middle of a message."""
+"""The worker gets SIGKILL or SIGSEGV, or the client disconnects in the middle of a message."""
 
 Families: TypeAlias = Mapping[str, Sequence[TensorData]]
 """Tensors by the first part of their names."""
@@ -30,12 +30,12 @@ _Draw: TypeAlias = Callable[[Random, Families], Edit]
 _DEFECTS: tuple[Defect, ...] = ("stale", "confidence", "too_many", "crc", "other_content", "repeat")
 _TRIALS: tuple[Trial, ...] = ("promote", "roll_back", "promote", "roll_back", "expire")
 _DISTURBANCES: Mapping[Disturbance, int] = {"cut": 8, "kill": 1, "segv": 1}
-"""How often each, of ten."""
+"""The frequency of each, out of ten."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A mutation to ask for, with at most one defect."""
+    """A mutation to request, with at most one defect."""
 
     edits: tuple[Edit, ...]
     defect: Defect | None
@@ -60,14 +60,14 @@ class Cycle:
 
 
 def draw_cycle(seed: int, number: int, tensors: Mapping[str, TensorData]) -> Cycle:
-    """The cycle of this number. Of `tensors`, names, types and shapes matter alone."""
+    """The cycle of this number. Only names, types and shapes of `tensors` matter."""
     random = Random(f"{seed} {number}")
     disturbance = None
     if random.random() < 1 / 150:
         disturbance = random.choices(list(_DISTURBANCES), list(_DISTURBANCES.values()))[0]
     trial = random.choice(_TRIALS) if random.random() < (1 / 4 if disturbance else 1 / 40) else None
     if disturbance and trial == "expire":
-        trial = None  # it could be over before the line is up again
+        trial = None  # it could be over before the connection is back
     by_family = _families(tensors)
     count = 1 if trial == "expire" else random.choice((1, 1, 1, 2, 2, 3))
     drafts = tuple(_draft(random, by_family, clean=trial is not None) for _ in range(count))
@@ -76,7 +76,7 @@ def draw_cycle(seed: int, number: int, tensors: Mapping[str, TensorData]) -> Cyc
         number=number,
         drafts=drafts,
         kept=not trial and random.random() < 1 / 8,
-        # As often near as far: each doubling of the distance is as likely as the one before.
+        # Log-uniform: each doubling of the distance is equally likely.
         detour=int(2 ** random.uniform(0, 10)) if detour and not trial else None,
         trial=trial,
         disturbance=disturbance,
@@ -208,4 +208,4 @@ _SPOILERS: tuple[_Draw, ...] = (
     lambda random, families: Seeded(random.choice(families["coded"]).name, "0" * 16, "step", 1.0, 2.0),
     lambda random, families: Seeded(random.choice(families["coded"]).name, "0" * 16, "scale", 1.0, 1e9),
 )
-"""Edits that are refused, each for a reason of its own."""
+"""Edits that are refused, each for another reason."""

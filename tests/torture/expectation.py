@@ -1,4 +1,4 @@
-"""What a request should be answered, and whether it was. Pure."""
+"""The expected reply to a request, and its comparison with the actual one. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class State:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it goes out, whose it is, and what it should be answered.
+    """A request as it is sent, its origin, and the expected reply.
 
     `code`: of the expected refusal, 0 for none. `result`: members that the result must have, with these values.
     `generation`: the one current after it. `resent`: its first reply is lost, so it may have been done already.
@@ -43,7 +43,7 @@ class Request:
 
 
 def check(request: Request, reply: Mapping[str, Any], blob: bytes | None, state: Callable[[int], State]) -> None:
-    """Raise Deviation unless this is the reply predicted. `state` tells the weights of any recent generation."""
+    """Raise Deviation unless this is the reply predicted. `state` returns the weights of any recent generation."""
     error, result = reply.get("error"), reply.get("result")
     if isinstance(error, dict):
         _check_refusal(request, error)
@@ -69,7 +69,7 @@ def _check_refusal(request: Request, error: Mapping[str, Any]) -> None:
     code = error.get("code")
     if code == request.code:
         return
-    # Asked again after later changes were made, a refused one is too late before it is wrong; a trial may be over.
+    # Repeated after later changes, a bad request is refused as stale first; a trial may be over.
     late = request.resent and ((request.code and code == STALE) or (request.method == "renew" and code == NOT_KEPT))
     if not late:
         expected = f"refused with {request.code}" if request.code else "accepted"
@@ -82,7 +82,7 @@ def _check_weights(
     generation = result.get("generation")
     later = request.resent and isinstance(generation, int) and generation >= request.generation
     if not isinstance(generation, int) or (generation != request.generation and not later):
-        raise Deviation(f"{request.method} tells generation {generation}, not {request.generation}")
+        raise Deviation(f"{request.method} reports generation {generation}, not {request.generation}")
     weights = state(generation)
     if request.method == "digest":
         if result.get("model") != weights.model:

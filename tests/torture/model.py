@@ -1,4 +1,4 @@
-"""The model that is tortured: small tensors of every type there is, packed so that neighbours share pages. Pure."""
+"""The model under test: small tensors of every type, packed so that neighbours share pages. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vboot.weights.arithmetic import TensorData
 from vboot.weights.storage_types import CODE_RANGES, FLOAT_STORAGE, all_finite, block_of, encode
 
 ALIGNMENT = 32
-"""The least that GGUF has by default: one page of memory then holds parts of many tensors."""
+"""GGUF's default alignment: one page of memory then holds parts of many tensors."""
 SLOT_NAMES = tuple(f"evolved.{number}" for number in range(SLOTS))
 PROTECTED = ("hw.mmio", "cortex_journal", *(f"kernel.{number}" for number in range(SLOTS)))
 
@@ -48,7 +48,7 @@ def tensors(seed: int) -> dict[str, TensorData]:
 
 
 def gguf_bytes(tensors: Mapping[str, TensorData]) -> bytes:
-    """A GGUF file of these tensors, without the slots: the machine makes those itself."""
+    """A GGUF file of these tensors, without the slots: the machine adds them itself."""
     own = [tensor for tensor in tensors.values() if tensor.name not in SLOT_NAMES]
     infos, data = b"", bytearray()
     for tensor in own:
@@ -64,7 +64,7 @@ def gguf_bytes(tensors: Mapping[str, TensorData]) -> bytes:
 
 
 def stored_bytes(kind: str, elements: int, random: Random, *, finite: bool) -> bytes:
-    """Random bytes for so many elements of a type, whole blocks; not `finite`: whatever comes, NaN included."""
+    """Random bytes for a number of elements of a type, whole blocks; not `finite`: NaN may be among them."""
     size = elements // block_of(kind).elements * block_of(kind).bytes
     while True:
         if kind in FLOAT_STORAGE and finite:
@@ -89,7 +89,7 @@ def _tensor(name: str, kind: str, shape: Sequence[int], random: Random) -> Tenso
 
 
 def _finite_blocks(kind: str, elements: int, random: Random) -> bytes:
-    """Block by block: of many random blocks, one would hardly ever be finite in all."""
+    """Drawn block by block: many random blocks are hardly ever all finite."""
     size = block_of(kind).elements
     if kind in FLOAT_STORAGE or size == 1:
         return stored_bytes(kind, elements, random, finite=True)

@@ -1,4 +1,4 @@
-"""Edits as a recipe that `vboot mutate` takes: what made a machine deviate, for a person to look at. Pure."""
+"""Edits as a recipe that `vboot mutate` takes: the edits after which a machine deviated, for analysis. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
 
 def recipe(edits: Sequence[Edit]) -> str:
-    """The recipe in JSON, in one line; every f32 is written so that it is read back to the bit."""
+    """The recipe in JSON, in one line; every f32 is written so that parsing gives the same bits."""
     return json.dumps({"confidence": 0.9, "edits": [_members(edit) for edit in edits]})
 
 

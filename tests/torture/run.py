@@ -1,4 +1,4 @@
-"""Runs cycles against a machine and stops at the first answer or byte that is not as predicted."""
+"""Runs cycles against a machine and stops at the first reply or byte that differs from the prediction."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from vboot.weights.arithmetic import TensorData
 from vboot.weights.edits import Dense
 
 EPOCH = 256
-"""Cycles after which the weights are those of the model file again; from here on a run can be repeated."""
+"""Number of cycles after which the weights are reset to the model file; a run can be repeated from there."""
 
 _SHORT_LEASE_MS = 8
 _EXPIRY_SECONDS = 10.0
 _GOOD_LIFE_SECONDS = 1.1
-"""Workers that die sooner one after the other are given up with all changes: the machine thinks them the cause."""
+"""If workers die faster than this one after the other, the machine discards all changes as the likely cause."""
 _CHOICES = 1 << 16
 
 
@@ -55,7 +55,7 @@ def torture(
     model: Mapping[str, TensorData] | None = None,
     on_progress: Callable[[Tally], None] = lambda _tally: None,
 ) -> Tally:
-    """Run a plan on a new machine in `folder`. `model` is what the machine is believed to hold. Raises Failed."""
+    """Run a plan on a new machine in `folder`. `model`: the expected tensors. Raises Failed."""
     held = tensors(plan.seed)
     path = folder / "torture.gguf"
     path.write_bytes(gguf_bytes(held))
@@ -65,7 +65,7 @@ def torture(
             return _cycles(run, plan, on_progress)
         except Lost:
             cycles = [request.cycle for request in run.wire.waiting] or [run.cycle]
-            why = f"the machine closed the connection, {len(cycles)} requests up to cycle {cycles[-1]} were under way"
+            why = f"the machine closed the connection, {len(cycles)} requests up to cycle {cycles[-1]} had no reply yet"
             raise Failed(cycles[0], why) from None
         except Deviation as deviation:
             raise Failed(run.cycle, str(deviation)) from deviation
@@ -93,7 +93,7 @@ def _cycles(run: _Run, plan: TorturePlan, on_progress: Callable[[Tally], None]) 
 
 @dataclass
 class _Run:
-    """A torture under way: the machine, its double, and where both are."""
+    """A running torture test: the machine, its twin, and their common position."""
 
     seed: int
     model: Mapping[str, TensorData]
@@ -109,7 +109,7 @@ class _Run:
         self.wire = Wire(self.machine.socket, self._judge, check_alive=self._check_alive)
 
     def start_epoch(self, number: int) -> None:
-        """Back to the weights of the model file, all of them read and compared."""
+        """Roll back to the weights of the model file; read and compare all of them."""
         self.cycle = number
         self._return_to(number, self.base)
         self.base = self.twin.generation
@@ -118,7 +118,7 @@ class _Run:
         self.wire.submit(self.twin.hello(number))
 
     def perform(self, cycle: Cycle) -> None:
-        """One cycle."""
+        """Run one cycle."""
         start = self.twin.generation
         if cycle.trial == "expire":
             self._expire(cycle)
@@ -147,7 +147,7 @@ class _Run:
         self.tally.cycles += 1
 
     def _requests(self, cycle: Cycle) -> list[Request]:
-        """The mutations of a cycle, as if all were answered already."""
+        """Send the mutations of a cycle without waiting for replies."""
         earlier: Request | None = None
         requests: list[Request] = []
         for draft in cycle.drafts:
@@ -170,7 +170,7 @@ class _Run:
         return request
 
     def _expire(self, cycle: Cycle) -> None:
-        """A trial that nobody promotes."""
+        """Let a trial expire without promoting it."""
         self.wire.drain()
         request = self._mutate(cycle, cycle.drafts[0], None, _SHORT_LEASE_MS)
         self.wire.submit(request)
@@ -190,12 +190,12 @@ class _Run:
         self._judge(hello, answer)
 
     def _disturbed(self, cycle: Cycle) -> None:
-        """The worker dies, or the client leaves in the middle of a message, while changes are under way."""
+        """Kill the worker, or disconnect in the middle of a message, while requests are unanswered."""
         worker = self.wire.ask(Request(cycle.number, "stats", {}))[0]["result"]["worker"]["pid"]
         if cycle.disturbance != "cut":
             time.sleep(max(0.0, self.born + _GOOD_LIFE_SECONDS - time.monotonic()))
         *requests, last = self._requests(cycle)
-        # Where it happens is drawn from the number too, as far as the clock lets it be repeated.
+        # The moment is drawn from the number, too; it is as repeatable as timing allows.
         share = (cycle.number * 40503 % _CHOICES) / _CHOICES
         try:
             for request in requests:
@@ -208,7 +208,7 @@ class _Run:
                 self._kill(cycle, worker, share)
                 self.wire.await_loss()
         except Lost:
-            pass  # before all was sent: it died that fast
+            pass  # it died before all was sent
         self.wire.resume()
         self.wire.drain()
         if cycle.disturbance == "cut":
@@ -226,7 +226,7 @@ class _Run:
             os.kill(worker, signal.SIGKILL)
 
     def _return_to(self, cycle: int, to: int) -> None:
-        """Roll back. What the worker forgot when it died is written anew instead."""
+        """Roll back. If the worker no longer has the generation after its death, write the bytes instead."""
         wanted = self.twin.state(to)
         request = self.twin.rollback(cycle, to)
         self.tally.events["rollbacks"] += 1

@@ -1,4 +1,4 @@
-"""What a torture has done so far, and how to say it. Pure."""
+"""Counts of a torture test, and their text. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CODES = {
 
 @dataclass
 class Tally:
-    """Counts of what was done and answered as predicted."""
+    """Counts of the actions whose replies were as predicted."""
 
     cycles: int = 0
     mutations: int = 0
@@ -56,7 +56,7 @@ def kind_of(edit: Edit) -> str:
             return "program"
 
 
-# The first wrong byte ends a run: as long as there is anything to count, there was none.
+# The first wrong byte ends a run, so every summary of a run has none.
 
 
 def progress(tally: Tally, seconds: float, *, cycles: int | None) -> str:

@@ -1,4 +1,4 @@
-"""The machine's double: keeps its weights, predicts each reply, remembers its newest generations."""
+"""The machine's twin: keeps its weights, predicts each reply, remembers its newest generations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vboot.weights.arithmetic import EditError, TensorData, apply
 from vboot.weights.edits import Edit, Seeded, pack
 
 REMEMBERED = 2048
-"""Generations whose weights are known here."""
+"""Number of generations whose weights are remembered."""
 
 _WRONG_PARAMS, _CONFIDENCE, _TOO_MANY, _CRC, _OTHER_CONTENT = -32602, 1006, 1013, 1011, 1020
 _EDITS_LIMIT = 256
@@ -26,7 +26,7 @@ _PADDING = Seeded("float.F32.0", "0" * 16, "normal", 0.5, 1.0)
 
 
 class Twin:
-    """The state that the machine should be in once it has answered all that was asked of it so far."""
+    """The expected state of the machine after it has answered all requests so far."""
 
     def __init__(self, tensors: Mapping[str, TensorData], *, run: int) -> None:
         """`run` makes the ids of changes differ from those of other runs against the same machine."""
@@ -64,7 +64,7 @@ class Twin:
         lease_ms: int | None = None,
         earlier: Request | None = None,
     ) -> Request:
-        """Ask for edits. `earlier` is an accepted mutation, for the defects that need one."""
+        """Request edits. `earlier` is an accepted mutation, for the defects that need one."""
         if defect == "repeat" and earlier:
             return replace(earlier, cycle=cycle, result={**(earlier.result or {}), "replayed": True})
         padding = [_PADDING] * (_EDITS_LIMIT + 1 - len(edits)) if defect == "too_many" else []
@@ -99,7 +99,7 @@ class Twin:
         return replace(request, result=result, generation=self.generation)
 
     def rollback(self, cycle: int, to: int) -> Request:
-        """Ask for the weights of a remembered generation."""
+        """Request a rollback to a remembered generation."""
         state = self.state(to)
         self._before_rollback = (self.generation, self.promoted, self.on_trial)
         if to <= self.promoted:
@@ -112,43 +112,43 @@ class Twin:
         return Request(cycle, "rollback", params, result=result, generation=self.generation)
 
     def undo_rollback(self) -> None:
-        """The last request, a rollback, was refused after all."""
+        """Undo the prediction of the last request, a rollback that was refused."""
         del self._states[self.generation]
         self.generation, self.promoted, self.on_trial = self._before_rollback
         self._take(self.state().data)
 
     def promote(self, cycle: int) -> Request:
-        """Ask for the current generation to be kept."""
+        """Request promotion of the current generation."""
         self.promoted, self.on_trial = self.generation, False
         params = {"id": self._next_id(), "generation": self.generation}
         return Request(cycle, "promote", params, result={"promoted": self.generation}, generation=self.generation)
 
     def renew(self, cycle: int) -> Request:
-        """Ask for more time for the open trial."""
+        """Request a longer lease for the open trial."""
         params = {"generation": self.generation, "lease_ms": LONG_LEASE_MS}
         return Request(cycle, "renew", params, result={}, generation=self.generation)
 
     def expire(self) -> None:
-        """The lease is over: what was promoted comes back by itself."""
+        """The lease is over: the machine rolls back to the promoted generation by itself."""
         self.on_trial = False
         self._arrive(self.state(self.promoted))
         self.promoted = self.generation
 
     def checkpoint(self, cycle: int) -> Request:
-        """Ask for an image of the weights."""
+        """Request a checkpoint."""
         return Request(cycle, "checkpoint", {}, result={"generation": self.generation}, generation=self.generation)
 
     def digest(self, cycle: int) -> Request:
-        """Ask for the digest of the model."""
+        """Request the digest of the model."""
         return Request(cycle, "digest", {"tensors": []}, generation=self.generation)
 
     def read(self, cycle: int, tensor: str) -> Request:
-        """Ask for all bytes of a tensor."""
+        """Request all bytes of a tensor."""
         params = {"tensor": tensor, "bytes": len(self.tensors[tensor].data)}
         return Request(cycle, "read", params, generation=self.generation)
 
     def hello(self, cycle: int) -> Request:
-        """Ask what is current and promoted."""
+        """Request the current and the promoted generation."""
         params = {"protocol": 1, "client": "torture"}
         result = {"generation": self.generation, "promoted": self.promoted, "emergency": None}
         return Request(cycle, "hello", params, result=result, generation=self.generation)
@@ -162,7 +162,7 @@ class Twin:
         gate = {"stale": STALE, "confidence": _CONFIDENCE, "too_many": _TOO_MANY}.get(defect or "", 0)
         if defect == "other_content" and has_earlier:
             gate = _OTHER_CONTENT
-        # The first defect found at the gate answers, save what makes the parameters wrong.
+        # The first defect that the gate finds decides, except invalid parameters, which come first.
         try:
             changed = apply(edits, self.tensors | self._protected, PROTECTED)
         except EditError as refusal:
@@ -170,7 +170,7 @@ class Twin:
         return gate, changed
 
     def _become(self, changed: Mapping[str, bytes]) -> int:
-        """Make the next generation of new bytes; how many differ."""
+        """Make the next generation with new bytes; returns how many bytes differ."""
         state = self.state()
         count = sum(_differing(state.data[name], data) for name, data in changed.items())
         sha256 = {**state.sha256, **{name: hashlib.sha256(data).digest() for name, data in changed.items()}}

@@ -1,4 +1,4 @@
-"""Many requests under way at once, and what becomes of them when the line breaks: they are all sent again.
+"""Pipelined requests; after a lost connection all unanswered requests are sent again.
 
 Requests are answered in order, so that the oldest one without a reply is the one that the next reply must be for.
 """
@@ -21,7 +21,7 @@ Answer = tuple[Mapping[str, Any], bytes | None]
 
 _POSTED = 0
 _WINDOW = 40
-"""Below the 64 at which a machine stops reading."""
+"""Below 64, the number at which a machine stops reading."""
 _REPLY_SECONDS = 60.0
 _SLICE_SECONDS = 0.2
 _RETRY_SECONDS = 0.005
@@ -48,7 +48,7 @@ class Wire:
 
     @property
     def waiting(self) -> list[Request]:
-        """What is without a reply, oldest first."""
+        """The requests without a reply, oldest first."""
         return [request for _, request in self._pending]
 
     def submit(self, request: Request) -> None:

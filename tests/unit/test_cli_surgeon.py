@@ -33,7 +33,8 @@ def test_from_an_edit_to_its_verification(vboot: Vboot, model: Path) -> None:
     checked = vboot.json("surgeon", "verify", "out.gguf", "--against", model, *NOISE, *SEED)
     assert (checked["against"], checked["changed"]) == (str(model), made["tensors"])
     assert vboot("surgeon", "verify", "out.gguf", "--against", model, *NOISE, "--seed", "0" * 16) == 1
-    assert f"out.gguf is not {model} with these edits: it differs in tensor '{QUERY}', from byte" in vboot.last_error()
+    place = f"it differs in tensor '{QUERY}', first at byte"
+    assert f"out.gguf is not {model} with these edits: {place}" in vboot.last_error()
     assert vboot("surgeon", "diff", model, "out.gguf") == 0
     assert vboot.out.startswith(f"{len(made['tensors'])} tensors differ, 39 are the same\n")
     assert made["model"] in vboot.out
@@ -102,7 +103,7 @@ def test_long_lists_are_cut(vboot: Vboot, model: Path) -> None:
     noise = ("--seeded", "*", "--density", "1", "--scale", "0.1", "-o", "out.gguf")
     assert vboot("surgeon", "apply", model, "--requantise", "*=F32", "-o", "wide.gguf") == 0
     assert vboot("surgeon", "apply", "wide.gguf", *noise) == 1
-    assert "'evolved.0' is of type I8" in vboot.last_error()
+    assert "'evolved.0' has type I8" in vboot.last_error()
     assert vboot("surgeon", "apply", model, "--seeded", "[bpt]*", *noise[2:]) == 0
     assert vboot.out.splitlines()[-1] == "and 21 more"
     assert vboot("surgeon", "diff", model, "out.gguf") == 0
@@ -127,12 +128,12 @@ def test_names_in_a_file_cannot_drive_the_terminal(vboot: Vboot) -> None:
         (["apply", "x.gguf", *NOISE], "one of the arguments -o --in-place --dry-run is required"),
         (["apply", "x.gguf", "--dry-run"], "give one of --recipe, --seeded, --set, --dense"),
         (["apply", "x.gguf", "--dry-run", "--requantise", "Q8_0"], "'Q8_0' is not GLOB=TYPE"),
-        (["apply", "x.gguf", "--dry-run", "--requantise", "*=F16", *NOISE], "--requantise goes with no other change"),
-        (["merge", "a.gguf", "b.gguf", "--seed", "0", "--dry-run"], "--seed goes with --crossover"),
-        (["merge", "a", "b", "--crossover", "--weights", "1", "--dry-run"], "--weights is not for --crossover"),
+        (["apply", "x.gguf", "--dry-run", "--requantise", "*=F16", *NOISE], "--requantise cannot be combined"),
+        (["merge", "a.gguf", "b.gguf", "--seed", "0", "--dry-run"], "--seed needs --crossover"),
+        (["merge", "a", "b", "--crossover", "--weights", "1", "--dry-run"], "--weights cannot be combined"),
         (["merge", "a", "b", "c", "--crossover", "--dry-run"], "--crossover takes two files"),
         (["merge", "a.gguf", "--dry-run"], "the following arguments are required: B"),
-        (["verify", "x.gguf", *NOISE], "edits go with --against"),
+        (["verify", "x.gguf", *NOISE], "edits need --against"),
         (["verify", "x.gguf", "--against", "y.gguf"], "give one of --recipe, --seeded, --set, --dense"),
         (["verify", "x.gguf", "--against", "y.gguf", *NOISE], "--seeded needs --seed here"),
         (["diff", "a.gguf", "b.gguf", "--wrong"], "unrecognized arguments: --wrong"),

@@ -105,5 +105,5 @@ def test_a_candidate_just_at_the_margin_seldom_gets_a_high_confidence() -> None:
 
 @pytest.mark.parametrize(("before", "after"), [((-1.0,), (-1.0,)), ((-1.0, -2.0), (-1.0, -2.0, -3.0))])
 def test_what_is_not_paired_is_refused(before: tuple[float, ...], after: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match="no pairs to compare"):
+    with pytest.raises(InputError, match="expected the same two or more items"):
         probability_not_degraded(evaluation(*before), evaluation(*after), tolerance=0.05)

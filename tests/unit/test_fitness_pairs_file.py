@@ -34,17 +34,17 @@ def test_any_bytes_give_pairs_or_an_input_error(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        (b"{", "is no JSON"),
-        (b'{"query": "\xff", "document": "d"}', "is no JSON"),
+        (b"{", "is not JSON"),
+        (b'{"query": "\xff", "document": "d"}', "is not JSON"),
         (b'{"query": "q", "document": "d", "query": "r"}', "a member is given twice"),
-        (b"[" * 50_000, "is no JSON"),
-        (b"1" * 5000, "is no JSON"),
-        (b'["q", "d"]', 'is no object of just "query" and "document"'),
-        (b'{"query": "q"}', "is no object of just"),
-        (b'{"query": "q", "document": "d", "id": 3}', "is no object of just"),
-        (b'{"query": 3, "document": "d"}', "query is no text"),
-        (b'{"query": "q", "document": "  "}', "document is no text"),
-        (b'{"query": "q", "document": "\\ud800"}', "document holds half of a character"),
+        (b"[" * 50_000, "is not JSON"),
+        (b"1" * 5000, "is not JSON"),
+        (b'["q", "d"]', 'expected an object with exactly the members "query" and "document"'),
+        (b'{"query": "q"}', "expected an object with exactly"),
+        (b'{"query": "q", "document": "d", "id": 3}', "expected an object with exactly"),
+        (b'{"query": 3, "document": "d"}', "query: expected a text"),
+        (b'{"query": "q", "document": "  "}', "document: expected a text"),
+        (b'{"query": "q", "document": "\\ud800"}', "document has a lone surrogate"),
         (b'{"query": "q", "document": "' + b"d" * 65_536 + b'"}', "is longer than 64 KiB"),
     ],
 )
@@ -62,7 +62,7 @@ def test_a_file_is_read_with_the_mark_that_some_editors_write_first(tmp_path: Pa
 
 def test_a_file_without_pairs_or_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"\n \n")
-    with pytest.raises(InputError, match="empty holds no pairs"):
+    with pytest.raises(InputError, match="empty has no pairs"):
         pairs_file.read(tmp_path / "empty")
     with pytest.raises(InputError, match="cannot read"):
         pairs_file.read(tmp_path)

@@ -174,7 +174,7 @@ def test_a_file_with_anything_else_done_to_it_is_found(tmp_path: Path, where: st
     data[at[where]] ^= 1
     (tmp_path / "other").write_bytes(data)
     names = {"changed tensor": "in tensor 'a'", "another tensor": "in tensor 'c'", "end": "in tensor 'c'"}
-    place = f"{names.get(where, 'outside of the tensors')}, from byte {at[where]} on"
+    place = f"{names.get(where, 'outside of the tensors')}, first at byte {at[where]}"
     with pytest.raises(InputError, match=f"other is not .*in with these edits: it differs {place}"):
         surgeon.verify(tmp_path / "other", changes)
 
@@ -189,5 +189,5 @@ def test_padding_at_the_end_is_not_nothing(tmp_path: Path) -> None:
     size = (tmp_path / "out").stat().st_size
     (tmp_path / "out").write_bytes((tmp_path / "out").read_bytes() + whole[size:])
     for base, name, place in ((path, "out", f"byte {size}"), (tmp_path / "out", "in", "byte ")):
-        with pytest.raises(InputError, match=f"{name} is not .*, from {place}"):
+        with pytest.raises(InputError, match=f"{name} is not .*, first at {place}"):
             GGUFSurgeon(base).verify(tmp_path / name, changes)

@@ -44,11 +44,11 @@ def test_in_place(file: Path) -> None:
     assert GGUFSurgeon(file).digest() == report.model
     assert file.stat().st_mode & 0o777 == 0o640
     assert entries(file.parent) == ["model.gguf"]
-    with pytest.raises(InputError, match="was changed by somebody else meanwhile; open it again"):
+    with pytest.raises(InputError, match="was changed by another process in the meantime; open it again"):
         surgeon.apply(EDITS, in_place=True)
     assert GGUFSurgeon(file).digest() == report.model
     file.unlink()
-    with pytest.raises(InputError, match="was changed by somebody else meanwhile"):
+    with pytest.raises(InputError, match="was changed by another process in the meantime"):
         surgeon.apply(EDITS, in_place=True)
 
 
@@ -74,7 +74,7 @@ def test_sources_are_not_overwritten_by_name(file: Path, tmp_path: Path) -> None
     for operate in operations:
         with pytest.raises(InputError, match="is both input and output"):
             operate()
-    with pytest.raises(InputError, match="give one of both"):
+    with pytest.raises(InputError, match="give one of them"):
         surgeon.apply(EDITS, output=tmp_path / "new", in_place=True)
     with pytest.raises(InputError, match=r"cannot write .*gone/out"):
         surgeon.apply(EDITS, output=tmp_path / "gone" / "out")
@@ -128,7 +128,7 @@ def test_what_the_parser_refuses_afterwards_does_not_appear(file: Path) -> None:
         return runtime_check(path)
 
     old = file.read_bytes()
-    with pytest.raises(VbootError, match=r"what was made for .*model\.gguf is refused: .*R22.*report this bug"):
+    with pytest.raises(VbootError, match=r"the new file for .*model\.gguf is refused: .*R22.*report this bug"):
         GGUFSurgeon(file, check=strict).apply(EDITS, in_place=True)
     assert (file.read_bytes(), entries(file.parent)) == (old, [file.name])
 
@@ -141,7 +141,7 @@ def test_a_write_that_did_not_reach_the_file_is_detected(file: Path, tmp_path: P
             path.write_bytes(data)
         return runtime_check(path)
 
-    with pytest.raises(VbootError, match="is not what was computed; see whether the disk is sound"):
+    with pytest.raises(VbootError, match="does not have the computed digest; check the disk"):
         GGUFSurgeon(file, check=forgetful).apply(EDITS, output=tmp_path / "out")
     assert entries(file.parent) == [file.name]
 
@@ -184,7 +184,7 @@ def test_a_name_that_the_system_refuses_is_refused(file: Path) -> None:
 
 def test_an_rts_file_is_not_a_gguf_file(file: Path, tmp_path: Path) -> None:
     write_rts(tmp_path / "model.rts", binary=executable_path(), tensors=file)
-    with pytest.raises(InputError, match=r"is an RTS file; take the model out of it with `vboot extract --tensors`"):
+    with pytest.raises(InputError, match=r"is an RTS file; extract its model with `vboot extract --tensors`"):
         GGUFSurgeon(tmp_path / "model.rts")
 
 
@@ -216,7 +216,7 @@ def test_the_executable_can_be_named(file: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("VECTOR_BOOT_EXECUTABLE", str(executable_path()))
     GGUFSurgeon(file)
     monkeypatch.setenv("VECTOR_BOOT_EXECUTABLE", str(tmp_path / "gone"))
-    with pytest.raises(InputError, match=r"the executable of the runtime is not at .*gone; correct VECTOR_BOOT_EXEC"):
+    with pytest.raises(InputError, match=r"there is no executable of the runtime at .*gone; correct VECTOR_BOOT_EXEC"):
         GGUFSurgeon(file)
     monkeypatch.setenv("VECTOR_BOOT_EXECUTABLE", "/bin/false")
     with pytest.raises(ToolError, match="ended with exit status 1 and no report"):

@@ -126,7 +126,7 @@ def test_incompatible_models_are_refused(tmp_path: Path, other: dict[str, Stored
 @pytest.mark.parametrize("weights", [[1.0], [0.5, 0.6], [float("nan"), 1], [float("inf"), -float("inf")]])
 def test_invalid_merge_weights_are_refused(tmp_path: Path, weights: list[float]) -> None:
     paths = relatives(tmp_path)
-    with pytest.raises(InputError, match=r"have 1 weights|do not add up to 1"):
+    with pytest.raises(InputError, match=r"expected \d weights|do not add up to 1"):
         GGUFSurgeon(paths[0]).merge(paths[1:], weights=weights)
 
 
@@ -160,7 +160,7 @@ def test_nothing_that_is_not_finite_is_made(tmp_path: Path) -> None:
     second = write_model(tmp_path / "b", {"m": matrix(values), "n": matrix(values)})
     surgeon = GGUFSurgeon(first)
     for join in (surgeon.merge, lambda others, **how: surgeon.crossover(others[0], seed=SEED, share=1, **how)):
-        with pytest.raises(InputError, match="as far as can be known: they hold values that are not finite"):
+        with pytest.raises(InputError, match="or it cannot be known: they hold values that are not finite"):
             join([second])
         with pytest.raises(EditError) as caught:
             join([second], force=True, output=tmp_path / "out")
@@ -234,7 +234,7 @@ def test_a_crossover_converts_to_the_first_ones_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seed", "share"), [("00", 0.5), ("X" * 16, 0.5), (SEED, 1.5), (SEED, float("nan"))])
 def test_invalid_crossover_parameters_are_refused(tmp_path: Path, seed: str, share: float) -> None:
     paths = relatives(tmp_path)
-    with pytest.raises(InputError, match=r"is not a (seed|share)"):
+    with pytest.raises(InputError, match=r"expected a (seed|share)"):
         GGUFSurgeon(paths[0]).crossover(paths[1], seed=seed, share=share)
     with pytest.raises(EditError, match="changes nothing"):
         GGUFSurgeon(paths[0]).crossover(paths[1], seed=SEED, share=0)

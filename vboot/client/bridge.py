@@ -58,7 +58,7 @@ class NeuralStats:
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor lies in the model: ggml type, shape (fastest dimension first), offset and size in bytes."""
+    """The position of a tensor in the model: ggml type, shape (fastest dimension first), offset and size in bytes."""
 
     type: str
     shape: tuple[int, ...]

@@ -62,7 +62,7 @@ def connect(
 ) -> MachineClient:
     """Connect to the machine behind a Unix socket; returns once it has answered `hello`.
 
-    `timeout`: seconds that a request may take. `client`: the name that the machine is told. `check` is called about ten
+    `timeout`: seconds that a request may take. `client`: the name sent to the machine. `check` is called about ten
     times a second during every wait; an exception that it raises ends the wait. Raises LinkLostError if no machine
     listens there, MachineTimeoutError if it does not answer, RequestRefusedError if it has no free connection or
     another version of the protocol.
@@ -259,7 +259,7 @@ class MachineClient:
         return decode(Rollback, self._change("rollback", params).result, name="rollback")
 
     def promote(self, generation: int, *, id: str | None = None) -> Promotion:  # noqa: A002
-        """Keep this generation for good; this ends a trial."""
+        """Keep this generation permanently; this ends a trial."""
         params = {"id": id or secrets.token_hex(16), "generation": generation}
         return decode(Promotion, self._change("promote", params).result, name="promote")
 

@@ -55,7 +55,7 @@ def predict(
             break
     else:
         raise MachineError(
-            "the weights kept changing while they were read", remedy="try again when nobody changes them"
+            "the weights kept changing while they were read", remedy="try again while no other client changes them"
         )
     protected = {name for name, info in infos.items() if info.protected}
     changed = apply(edits, tensors, protected)

@@ -259,7 +259,7 @@ class Session:
             raise
         except BaseException:  # also KeyboardInterrupt, and what `check` raises
             if method in METHODS and METHODS[method].cancellable:
-                # Later requests would have to wait for the end of this one, whose reply nobody wants any more.
+                # Later requests would have to wait for the end of this one, whose reply is no longer needed.
                 with suppress(LinkLostError, MachineTimeoutError):
                     self.cancel(ident, time.monotonic() + _CANCEL_SECONDS)
             raise

@@ -56,7 +56,7 @@ class Batch:
 
 def batches(texts: Sequence[str]) -> Iterator[Batch]:
     """The texts, in order, in as few requests as they fit. Raises InputError for no texts, and for a single str."""
-    if isinstance(texts, str):  # it is a sequence of its characters, which nobody means
+    if isinstance(texts, str):  # a string is also a sequence of texts, its characters
         raise InputError("expected a list of texts, got one str", remedy="give a list of texts")
     if not texts:
         raise InputError("there is no text to embed", remedy="give one or more")
