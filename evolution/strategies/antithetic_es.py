@@ -121,15 +121,15 @@ class AntitheticEs:
 
     def _weighted(self, generation: int, memory: AntitheticEsMemory, scores: Sequence[float | None]) -> list[Noise]:
         """The noise of each pair that has both scores, with its share of the step."""
-        told = [
+        scored = [
             (seed_of(self.seed, generation, pair), plus, minus)
             for pair, (plus, minus) in enumerate(zip(scores[::2], scores[1::2], strict=True))
             if plus is not None and minus is not None
         ]
-        better = np.array([[plus, minus] for _, plus, minus in told], np.float64).reshape(-1, 2)
+        better = np.array([[plus, minus] for _, plus, minus in scored], np.float64).reshape(-1, 2)
         shares = of_unit_length(pair_coefficients(better[:, 0], better[:, 1], self.shaping))
         step = self.learning_rate * memory.stride * memory.spread
-        return [Noise(seed, step * float(share)) for (seed, _, _), share in zip(told, shares, strict=True)]
+        return [Noise(seed, step * float(share)) for (seed, _, _), share in zip(scored, shares, strict=True)]
 
     def _best(self, generation: int, memory: AntitheticEsMemory, scores: Sequence[float | None]) -> list[Noise]:
         """The noises that beat the parent, best first, at most as many as are applied together."""

@@ -124,7 +124,7 @@ class AskTell(Generic[MemoryT]):
             )
 
     def move(self) -> Proposal | None:
-        """The change of the parent that the scores suggest, or None. Raises InputError until all proposals are told."""
+        """The change of the parent that the scores suggest, or None. Raises InputError if a result is missing."""
         if waiting := self._waiting():
             raise InputError(
                 f"{waiting} proposals of generation {self._generation} have no verdict", remedy="tell all of them first"

@@ -47,7 +47,7 @@ _SCRATCH = REPOSITORY / "build"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmarks asked for; the exit code is 0 when all ran, whether their goals are met or not."""
+    """Run the requested benchmarks; the exit code is 0 when all ran, whether their goals are met or not."""
     arguments = _arguments(argv)
     host = describe_host(select("auto"))
     _SCRATCH.mkdir(exist_ok=True)
@@ -80,7 +80,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(name: str, setting: Setting) -> Result | None:
-    """One benchmark, its result printed; None when it failed: the others are worth their while all the same."""
+    """One benchmark, its result printed; None if it failed, so that the others still run."""
     try:
         result: Result = importlib.import_module(f"tests.bench.{BENCHMARKS[name]}").run(setting)
     except VbootError as error:

@@ -1,4 +1,4 @@
-"""Booting: ours against busybox printing a line and against Python bringing the same model up, under one kernel."""
+"""Boot time: ours against busybox that prints a line and Python that loads the same model, with the same kernel."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _cases(boots: Mapping[str, Sequence[Boot]], contenders: Mapping[str, Contend
 
 
 def _since(boot: Boot, text: str) -> float:
-    """Seconds from the kernel's handing over."""
+    """Seconds from the moment when the kernel starts PID 1."""
     return boot.seconds[text] - boot.seconds[HANDED_OVER]
 
 

@@ -51,7 +51,7 @@ class Line:
 
 
 def line_up(setting: Setting) -> Line:
-    """Build everything the machines are made of in `setting.folder`. Raises VbootError."""
+    """Build the files of all machines in `setting.folder`. Raises VbootError."""
     folder = setting.folder
 
     def quiet(_phase: str, _done: int, _total: int) -> None:

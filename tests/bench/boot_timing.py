@@ -1,4 +1,4 @@
-"""Boots a machine once and tells when its console said what, by the host's clock."""
+"""Boots a machine once and records when its console printed which text, by the host's clock."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from qemu.spec import MachineSpec
 from tests.support.evolution_port.expect import machine_port
 
 HANDED_OVER = "Run /init as init process"
-"""What the kernel prints right before it executes PID 1."""
+"""The line that the kernel prints immediately before it executes PID 1."""
 APPEND = "console=ttyS0 panic=-1 quiet sysctl.kernel.printk=7"
-"""Quiet until the kernel has done all but set its sysctls and hand over: so that line is printed, and none before."""
+"""Quiet until the kernel sets its sysctls, just before it starts PID 1, so only that line is printed."""
 
 _DEADLINE_SECONDS = 30.0
 _POLL_SECONDS = 0.001
@@ -74,7 +74,7 @@ def _wait_for(machine: VirtualMachine, texts: tuple[str, ...], *, seconds: float
 
 
 def _anon_bytes(machine: VirtualMachine) -> int:
-    """Asked until both processes have been measured, which the machine does from its first beat on."""
+    """Asked repeatedly until both processes were measured, which the machine does from its first beat on."""
     seconds = _STATS_SECONDS * machine.accel.scale
     until = time.monotonic() + seconds
     with machine_port(machine) as port:

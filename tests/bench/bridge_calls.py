@@ -1,4 +1,4 @@
-"""What a call costs over the bridge, beside the same call over the socket."""
+"""The cost of a call over the bridge, compared with the same call over the socket."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _mutation(machine: MachineClient) -> Callable[[], object]:
-    """A small change; each differs from the one before, and all wait for energy as they must."""
+    """A small change; each differs from the one before, and waits for energy as usual."""
     number = 0
 
     def change() -> object:

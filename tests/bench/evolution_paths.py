@@ -1,4 +1,4 @@
-"""From what evolution has made to its execution: into the running machine, and through files to one that reloads."""
+"""From a result of evolution to its execution: in the running machine, and through files that a consumer reloads."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _HOW = (
 
 @dataclass
 class _Files:
-    """The V6 path, and how long each publication of a sample took by itself, in seconds."""
+    """The V6 path, and the duration of each publication alone, in seconds."""
 
     daemon: EvolutionDaemonV6
     consumer: ReloadingConsumer

@@ -1,4 +1,4 @@
-"""How fast a run of EvolutionDaemonV7 goes, and what its own work costs beside the evaluations."""
+"""The speed of a run of EvolutionDaemonV7, and the cost of its own work compared with that of the evaluations."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _loaded(library: Path, model: Path) -> RustNeuralBridge:
 
 
 def _bare(model: Path, library: Path, fitness: RetrievalFitness, *, rounds: int) -> tuple[tuple[float, ...], float]:
-    """Seconds of embedding a batch's texts, so many times; seconds of asking for one proposal."""
+    """The seconds of each of several embeddings of a batch's texts, and of asking for one proposal."""
     texts: list[str] = []
     with RustNeuralBridge(library=library, energy=False) as bridge:
         bridge.initialize(model)
@@ -123,7 +123,7 @@ def _bare(model: Path, library: Path, fitness: RetrievalFitness, *, rounds: int)
 
 
 def _data() -> SearchData:
-    """Made-up pairs: what is measured does not depend on what they say."""
+    """Generated pairs: the measurement does not depend on their content."""
 
     def text(number: int, words: int) -> str:
         return f"{number} " + " ".join(_WORDS[(number * 7 + step * step) % len(_WORDS)] for step in range(words))

@@ -1,4 +1,4 @@
-"""The size of the executable, against the smallest one that Rust's standard library can be in."""
+"""The size of the executable, against the smallest executable with Rust's standard library."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOW = (
 
 
 def run(setting: Setting) -> Result:
-    """Build and weigh both. Raises ToolError."""
+    """Build both and compare their sizes. Raises ToolError."""
     setting.say("building both executables")
     ours = build_executable(log=LOG, progress=lambda _phase, _done, _total: None)
     sizes = {OURS: ours.stat().st_size, EMPTY: _build_empty(setting.folder).stat().st_size}

@@ -9,13 +9,13 @@ import time
 
 
 class InitParams(ctypes.Structure):
-    """`struct gguf_init_params` of gguf.h: without a context for tensors, the head alone is read and judged."""
+    """`struct gguf_init_params` of gguf.h: without a context for tensors, only the head is read and checked."""
 
     _fields_ = [("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p)]
 
 
 def main() -> None:
-    """Answer each path on stdin with `NANOSECONDS TENSORS` for opening, judging and freeing it."""
+    """Answer each path on stdin with `NANOSECONDS TENSORS` for opening, checking and freeing it."""
     library = ctypes.CDLL(sys.argv[1])
     open_file, tensor_count, free = library.gguf_init_from_file, library.gguf_get_n_tensors, library.gguf_free
     open_file.argtypes, open_file.restype = [ctypes.c_char_p, InitParams], ctypes.c_void_p

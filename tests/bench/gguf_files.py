@@ -1,4 +1,4 @@
-"""Makes GGUF files to measure with: named and laid out like language models, of any size."""
+"""Makes GGUF files for benchmarks, with the names and layout of language models, of any size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def synthetic(tensors: int, *, rows: int, columns: int, tokens: int) -> Model:
 
 
 def write_sparse(path: Path, model: Model) -> None:
-    """Write the head of a model and leave its tensors a hole: they read as zeros and take no room on the disk."""
+    """Write the head of a model and leave its tensors sparse: they read as zeros and take no space on disk."""
     planned = plan(model)
     path.write_bytes(planned.header)
     os.truncate(path, planned.size)
@@ -50,7 +50,7 @@ def write_random(path: Path, model: Model) -> None:
 
 
 def _tensor_names() -> Iterator[str]:
-    """Names as llama.cpp gives them, without end."""
+    """Names as in llama.cpp, an endless iterator."""
     yield from ("token_embd.weight", "output_norm.weight", "output.weight")
     for block in count():
         for part in _PARTS:

@@ -9,7 +9,7 @@ from gguf import GGUFReader
 
 
 def main() -> None:
-    """Answer each path on stdin with `NANOSECONDS TENSORS` for opening, reading and giving it back."""
+    """Answer each path on stdin with `NANOSECONDS TENSORS` for opening, reading and closing it."""
     for line in sys.stdin:
         path = line.rstrip("\n")
         start = time.perf_counter_ns()

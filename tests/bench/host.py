@@ -1,4 +1,4 @@
-"""Says on what a run was measured: machine, versions, commit, date."""
+"""Describes the host of a run: machine, versions, commit, date."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def describe_host(accel: Accel) -> dict[str, str]:
 
 
 def first_line(command: Sequence[str]) -> str:
-    """The first line of what a program says of its version. Raises ToolError when it cannot be run."""
+    """The first line of a program's version text. Raises ToolError when it cannot be run."""
     done = capture(command, phase=f"asking {command[0]} for its version", timeout_s=_QUERY_SECONDS)
     return (done.stdout or done.stderr).partition("\n")[0].strip()
 
 
 def _commit() -> str:
-    """The checked-out commit, and whether files differ from it (those that a run writes itself aside)."""
+    """The checked-out commit, and whether files differ from it (except those that a run writes itself)."""
     head = first_line(["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]) or "unknown"
     others = [":!docs/benchmarks.md", ":!docs/benchmarks.json"]
     status = first_line(["git", "-C", str(REPOSITORY), "status", "--porcelain", "--", ".", *others])

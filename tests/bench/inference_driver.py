@@ -1,4 +1,4 @@
-"""What the drivers of the peers share; run by the peers' own Python.
+"""Common code of the peers' drivers, run by the peers' own Python.
 
 A driver is run as `DRIVER MODEL OUTPUT THREADS [VOCABULARY.gguf]` and works like vector_boot/examples/embed.rs: each
 line of stdin is a JSON array of texts, every text an array of token ids or (with a tokenizer) a string. OUTPUT gets all
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 Prepare = Callable[[list[Any]], Callable[[], Any]]
-"""Takes a batch, does what belongs outside the clock, and gives back the pass: embeddings, float32 [texts, width]."""
+"""Takes a batch, prepares it (not timed), and returns the pass, which gives embeddings, float32 [texts, width]."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -34,7 +34,7 @@ _LEAST_PASSES = 3
 _REST_SECONDS = 0.01
 _HOW = (
     "all-MiniLM-L6-v2, one process for each runtime, the model loaded. Token ids go in, embeddings of length one come"
-    " out; nobody tokenises inside the clock, which runs around the pass alone. A sample is the median of three or"
+    " out; only the pass is timed, without tokenisation. A sample is the median of three or"
     " more passes that follow each other, enough of them for 1,024 tokens; all threads rest for 10 ms before it, so"
     " that those still spinning after their own pass take nothing from the next. Ours is"
     " `vector_boot/examples/embed.rs`. onnxruntime runs the float32 graph of `tests/bench/onnx_graph.py` with its fused"

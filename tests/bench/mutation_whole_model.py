@@ -62,10 +62,10 @@ def _measure(setting: Setting, model: Path, name: str) -> tuple[Case, BenchFindi
     case = Case(name, "s", samples)
     recipe_bytes = len(json.dumps(pack([_EDIT])[0][0], separators=(",", ":")))
     shipped_bytes = sum(len(data) for data in changed.values())
-    told = ", ".join(f"{case.ratio(way):.3g} times as long {way}" for way in (SHIPPED, REBUILT))
+    compared = ", ".join(f"{case.ratio(way):.3g} times as long {way}" for way in (SHIPPED, REBUILT))
     took = quantity(case.summary().median, "s")
     sizes = f"{recipe_bytes} bytes of recipe against {quantity(shipped_bytes, 'bytes')} of tensors"
-    return case, BenchFinding(name, f"{took}, {told}; {sizes}")
+    return case, BenchFinding(name, f"{took}, {compared}; {sizes}")
 
 
 def _read(model: Path) -> dict[str, TensorData]:

@@ -118,15 +118,15 @@ def _noise(machine: MachineClient, data: Dataset, weights: str) -> Iterator[dict
 
 
 def _shares(changes: Sequence[float | None]) -> dict[str, Any]:
-    told = [change for change in changes if change is not None]
+    known = [change for change in changes if change is not None]
     count = len(changes)
     return {
-        "mean": statistics.fmean(told) if told else None,
-        "deviation": statistics.pstdev(told) if told else None,
-        "best": min(told, default=None),
-        "better": sum(change < -NEUTRAL for change in told) / count,
-        "neutral": sum(abs(change) <= NEUTRAL for change in told) / count,
-        "worse": sum(change > NEUTRAL for change in told) / count,
+        "mean": statistics.fmean(known) if known else None,
+        "deviation": statistics.pstdev(known) if known else None,
+        "best": min(known, default=None),
+        "better": sum(change < -NEUTRAL for change in known) / count,
+        "neutral": sum(abs(change) <= NEUTRAL for change in known) / count,
+        "worse": sum(change > NEUTRAL for change in known) / count,
         "degraded": sum(change is None or change > DEGRADED for change in changes) / count,
     }
 

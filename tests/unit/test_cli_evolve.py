@@ -244,7 +244,7 @@ def _started(words: list[Any], folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 300
+    until = time.monotonic() + 600  # only ends a hang
     while not path.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until, f"there is no {path.name}"

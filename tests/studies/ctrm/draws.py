@@ -70,7 +70,7 @@ _QUANTISED_TIERS: Mapping[str, tuple[float, _Make]] = {
     "block scales": (0.3, _seeded(_MATRICES, "scale", 1.0)),
     "code steps": (0.25, _seeded(_MATRICES, "step", 1.0)),
 }
-"""By name: the size (of code steps the density) about which a sentence encoder starts to suffer, and the edits."""
+"""By name: the size (of code steps the density) at about which a sentence encoder starts to degrade, and the edits."""
 
 
 def draws(infos: Sequence[TensorInfo], count: int, *, seed: int) -> list[Draw]:
