@@ -7,6 +7,7 @@ use crate::mutation::plan::plan;
 use crate::mutation::request::parse_edits;
 use crate::sys::memory::memory_file;
 use crate::tensor::tests::{file, load};
+use std::io;
 
 const ELEMENTS: u64 = 64 << 10;
 
