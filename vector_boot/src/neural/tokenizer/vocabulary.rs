@@ -90,7 +90,7 @@ impl Vocabulary {
         let mut ends = Vec::with_capacity(tokens.len);
         for token in tokens.array.strings() {
             text.extend_from_slice(split_mark(token).1.as_bytes());
-            ends.push(text.len() as u32); // the parser allows 64 MiB of metadata
+            ends.push(text.len() as u32); // the parser limits the metadata to 48 MiB
         }
         (vocabulary.text, vocabulary.ends) = (text.into(), ends.into());
         let mut types = types.chunks_exact(4).map(|raw| i32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]));
