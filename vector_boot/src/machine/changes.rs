@@ -88,8 +88,9 @@ impl Machine {
         Ok(json!({"generation": generation, "durable": false}).into())
     }
 
-    /// Microseconds until the open trial ends, if one is open.
+    /// Microseconds until the open trial ends, if one is open. In emergency mode none is: nothing could end it.
     pub fn lease_left_us(&self) -> Option<u64> {
+        self.lineage.as_ref()?;
         match self.vitals().lease_until_us() {
             0 => None,
             until => Some(until.saturating_sub(monotonic_us())),

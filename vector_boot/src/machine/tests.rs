@@ -51,3 +51,10 @@ fn in_emergency_mode_the_methods_that_the_table_allows_are_answered() {
         assert_eq!(code, expected, "{}", request.method.name());
     }
 }
+
+#[test]
+fn in_emergency_mode_no_trial_is_waited_for() {
+    let machine = in_emergency();
+    machine.vitals().set_lease_until(1); // left by the worker before
+    assert_eq!(machine.lease_left_us(), None);
+}
