@@ -445,6 +445,7 @@ def test_a_worker_killed_by_a_truncated_file_comes_back_in_emergency(
         port = machine.connect()
         assert "the model's file was" in result(port, "hello", **HELLO)["emergency"]
         assert code(port, "digest", {}) == 1016
+        assert code(port, "digest", {"tensors": 5}) == -32602  # parameters are checked before the mode, in every thread
         port.close()
 
 

@@ -1,5 +1,7 @@
 //! The worker's loop: one thread serves the port, a second one runs long requests.
 
+mod faults;
+
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -150,8 +152,9 @@ impl Service {
         self.check_model_file();
         if done.connection == self.connection.number {
             if let Some((id, answer)) = done.answer {
-                // In emergency mode require_model fails: an answer computed from a changed file is not sent.
-                self.connection.answer(&id, self.machine.require_model().and(answer));
+                // An answer computed from a changed file is not sent.
+                let lost = self.machine.require_model().err().filter(|_| self.model_lost);
+                self.connection.answer(&id, lost.map_or(answer, Err));
             }
         }
         self.send_events();
@@ -360,45 +363,6 @@ impl Service {
         {
             stopping.sent = Control::Shutdown { reboot: stopping.reboot }.send(&self.control).is_ok();
             stopping.deadline_ms = now + BYE_WAIT_MS; // when to try again if the message could not be sent
-        }
-    }
-
-    fn fault(&mut self, request: &Request) -> Answer {
-        if !self.settings.fault_allowed {
-            return Err(RequestError::new(code::UNKNOWN_METHOD, "fault requests are switched off on this machine"));
-        }
-        let mut params = request.params.clone();
-        let what = required("what", params.text("what")?)?;
-        let count = params.integer("count")?.unwrap_or(1);
-        params.finish()?;
-        let Some(what) = FaultKind::parse(&what) else {
-            let known = FaultKind::ALL.map(FaultKind::name).join(", ");
-            return Err(RequestError::new(
-                code::INVALID_PARAMS,
-                format!("there is no fault {what:?}: expected {known}"),
-            ));
-        };
-        request.no_blob()?;
-        self.machine.require_model()?;
-        if what == FaultKind::Orphans {
-            Control::Orphans { count }.send(&self.control).map_err(|_| RequestError::new(code::BUSY, "busy"))?;
-        } else {
-            self.crash = Some(what);
-        }
-        Ok(json!({}).into())
-    }
-
-    /// Crashes as requested, once the answer has been sent.
-    fn crash_if_asked(&mut self) {
-        if self.connection.has_output() {
-            return;
-        }
-        match self.crash.take() {
-            Some(FaultKind::Segv) => crate::sys::fault::segv(),
-            Some(FaultKind::Abort) => std::process::abort(),
-            Some(FaultKind::Hang) => std::thread::sleep(Duration::MAX),
-            Some(FaultKind::Oom) => crate::sys::fault::exhaust_memory(self.settings.appliance),
-            Some(FaultKind::Orphans) | None => (),
         }
     }
 }
