@@ -6,6 +6,8 @@ pub mod memory;
 #[cfg(feature = "standalone")]
 pub mod fault;
 #[cfg(feature = "standalone")]
+pub mod local_socket;
+#[cfg(feature = "standalone")]
 pub mod message;
 #[cfg(feature = "standalone")]
 pub mod power;

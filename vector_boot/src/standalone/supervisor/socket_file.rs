@@ -1,10 +1,13 @@
 //! The file of the listening socket: what may be replaced when it is made, and what is removed at the end.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+
+use crate::sys::local_socket;
 
 /// The longest path that a socket can be bound to, in bytes.
 const PATH_LIMIT: usize = 107;
@@ -17,25 +20,30 @@ pub struct SocketFile {
     file: File,
 }
 
-impl SocketFile {
-    fn at(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
-        Ok(SocketFile { path: path.to_path_buf(), file })
-    }
-
-    /// Whether the path still names this file.
-    fn is_in_place(&self) -> io::Result<bool> {
-        let (own, found) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
-        Ok((own.dev(), own.ino()) == (found.dev(), found.ino()))
-    }
-}
-
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_in_place().unwrap_or(false) {
+        if names(&self.path, &self.file).unwrap_or(false) {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Opens a file only as a name, which has no effect on it; symbolic links are not followed.
+fn open_as_name(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
+}
+
+/// Whether the path is a name of this file.
+fn names(path: &Path, file: &File) -> io::Result<bool> {
+    let (own, found) = (file.metadata()?, fs::symlink_metadata(path)?);
+    Ok((own.dev(), own.ino()) == (found.dev(), found.ino()))
+}
+
+/// The name for a file of this process beside `path`.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(format!("~{}", std::process::id()));
+    name.into()
 }
 
 /// Listens at `path` with mode 0600. A socket that nobody listens on is replaced; any other file stays as it is.
@@ -43,33 +51,33 @@ impl Drop for SocketFile {
 /// # Errors
 /// One sentence that names the path: another file or a live socket is there, or the socket cannot be made.
 pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), String> {
-    let name = path.display();
-    let failed = |error: io::Error| format!("{name}: cannot listen: {error}");
+    let failed = |error: io::Error| format!("{}: cannot listen: {error}", path.display());
     remove_abandoned_socket(path)?;
     // Between bind and listen a client would be refused, so the socket gets its final name once it listens.
-    let mut temporary = path.as_os_str().to_os_string();
-    temporary.push(format!("~{}", std::process::id()));
-    let temporary = if temporary.len() <= PATH_LIMIT { PathBuf::from(temporary) } else { path.to_path_buf() };
-    let listener = UnixListener::bind(&temporary).map_err(failed)?;
-    let file = SocketFile::at(&temporary).map_err(failed)?;
-    fs::set_permissions(&temporary, Permissions::from_mode(0o600)).map_err(failed)?;
-    if temporary == path {
+    let temporary = beside(path);
+    let temporary = if temporary.as_os_str().len() <= PATH_LIMIT { temporary } else { path.to_path_buf() };
+    let listener = local_socket::listen(&temporary).map_err(failed)?;
+    let file = SocketFile { file: open_as_name(&temporary).map_err(failed)?, path: temporary };
+    if file.path == path {
         return Ok((listener, file));
     }
     // Unlike rename, a link never replaces a file that appeared since the check above. Dropping `file` removes the
     // temporary name.
-    fs::hard_link(&temporary, path).map_err(failed)?;
-    Ok((listener, SocketFile::at(path).map_err(failed)?))
+    fs::hard_link(&file.path, path).map_err(failed)?;
+    let linked = SocketFile { path: path.to_path_buf(), file: file.file.try_clone().map_err(failed)? };
+    Ok((listener, linked))
 }
 
 /// Removes the socket at `path` if nobody listens on it; refuses anything else that is there.
 fn remove_abandoned_socket(path: &Path) -> Result<(), String> {
     let name = path.display();
-    let found = match fs::symlink_metadata(path) {
-        Ok(found) => found.file_type(),
+    let failed = |error: io::Error| format!("{name}: cannot listen: {error}");
+    let file = match open_as_name(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(format!("{name}: cannot listen: {error}")),
+        Err(error) => return Err(failed(error)),
     };
+    let found = file.metadata().map_err(failed)?.file_type();
     if !found.is_socket() {
         let kind = match found {
             kind if kind.is_file() => "a regular file",
@@ -79,17 +87,47 @@ fn remove_abandoned_socket(path: &Path) -> Result<(), String> {
         };
         return Err(format!("{name}: cannot listen: {kind} is there: choose another path, or remove it first"));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|error| format!("{name}: cannot replace the abandoned socket: {error}"))
-        }
-        Ok(_) => Err(format!("{name}: cannot listen: another process listens there: choose another path")),
+    match local_socket::is_listened_on(path) {
+        Ok(false) => remove_if_same(path, &file),
+        Ok(true) => Err(format!("{name}: cannot listen: another process listens there: choose another path")),
         Err(error) => Err(format!("{name}: cannot listen: a socket is there that may be in use: {error}")),
+    }
+}
+
+/// Removes the name `path` of `file`. If another file has taken the name, that one keeps it: the file is first renamed, and
+/// only then compared, because another process may replace it between a comparison and the removal.
+fn remove_if_same(path: &Path, file: &File) -> Result<(), String> {
+    let name = path.display();
+    let failed = |error: io::Error| format!("{name}: cannot replace the abandoned socket: {error}");
+    let aside = beside(path);
+    match local_socket::rename_to_new(path, &aside) {
+        Ok(()) => (),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()), // another process has removed it
+        // Some file systems cannot rename without replacing.
+        Err(error) if error.kind() == ErrorKind::InvalidInput && names(path, file).unwrap_or(false) => {
+            return fs::remove_file(path).map_err(failed);
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    if names(&aside, file).map_err(failed)? {
+        return fs::remove_file(&aside).map_err(failed);
+    }
+    match local_socket::rename_to_new(&aside, path) {
+        Ok(()) => Err(format!("{name}: cannot listen: another process has just put a file there")),
+        Err(error) => {
+            let aside = aside.display();
+            Err(format!(
+                "{name}: cannot listen: another process uses this path; one of its files is now {aside}: {error}"
+            ))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     struct Folder(PathBuf);
@@ -145,5 +183,41 @@ mod tests {
         fs::write(&path, "text").unwrap();
         drop(file);
         assert_eq!(fs::read(&path).unwrap(), b"text");
+    }
+    #[test]
+    fn a_file_that_replaced_the_abandoned_socket_meanwhile_stays() {
+        let folder = Folder::new("replaced");
+        let path = folder.0.join("socket");
+        drop(local_socket::listen(&path).unwrap());
+        let examined = open_as_name(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let (listener, _file) = listen(&path).unwrap();
+        assert!(remove_if_same(&path, &examined).unwrap_err().contains("has just put a file there"));
+        UnixStream::connect(&path).unwrap();
+        drop(listener);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "text").unwrap();
+        remove_if_same(&path, &examined).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"text");
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_listener_that_accepts_nothing_is_live_too() {
+        let folder = Folder::new("full");
+        let path = folder.0.join("socket");
+        let _listener = local_socket::listen(&path).unwrap();
+        let mut waiting = Vec::new();
+        while waiting.len() < 1000 {
+            match local_socket::connect(&path) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    break;
+                }
+            }
+        }
+        assert!(waiting.len() < 1000, "the backlog has a limit");
+        assert!(listen(&path).unwrap_err().contains("another process listens"));
     }
 }
