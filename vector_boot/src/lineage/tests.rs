@@ -1,4 +1,5 @@
 use std::fs::File;
+use std::io;
 
 use super::*;
 use crate::journal::storage::{LogStorage, MemoryFile};
@@ -7,7 +8,6 @@ use crate::mutation::plan::plan;
 use crate::mutation::request::parse_edits;
 use crate::sys::memory::memory_file;
 use crate::tensor::tests::{file, load};
-use std::io;
 
 const ELEMENTS: u64 = 64 << 10;
 
