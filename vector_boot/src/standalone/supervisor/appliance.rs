@@ -9,7 +9,7 @@ use super::cmdline::{self, KernelSettings, OnFail};
 use super::devices;
 use super::probe::Probe;
 use super::worker_process::{Resources, WorkerProcess};
-use super::{console, setup, share, End, Supervisor, SupervisorParts};
+use super::{console, setup, share, End, SharedFiles, Supervisor, SupervisorParts};
 use crate::hw_mmio::{word, Page};
 use crate::standalone::worker::Options;
 use crate::standalone::EMBEDDED_MODEL;
@@ -53,16 +53,16 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     let executable = Probe::start(true)?; // hashes while modules are loaded
     setup::load_modules(setup::Modules::Early);
     setup::apply_settings();
-    let (shared, shared_fd, journal) = share(settings.period, start_us)?;
-    Page::new(shared.words()).set(word::SLOT, settings.slot);
+    let SharedFiles { words, words_file, journal } = share(settings.period, start_us)?;
+    Page::new(words.words()).set(word::SLOT, settings.slot);
     let mounts_us = sys::monotonic_us() - start_us;
-    Vitals::new(shared.words()).reach_phase(1, mounts_us);
+    Vitals::new(words.words()).reach_phase(1, mounts_us);
     console::say_phase("mounts", mounts_us);
-    let resources = find_resources(&settings, shared_fd, journal)?;
+    let resources = find_resources(&settings, words_file, journal)?;
     let mut supervisor = Supervisor::new(SupervisorParts {
         signals,
         period: settings.period,
-        shared,
+        shared: words,
         worker: WorkerProcess::new(resources),
         executable,
         appliance: true,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::probe::Probe;
 use super::worker_process::{Resources, WorkerProcess};
-use super::{console, share, socket_file, Supervisor, SupervisorParts};
+use super::{console, share, socket_file, SharedFiles, Supervisor, SupervisorParts};
 use crate::standalone::worker::Options;
 use crate::sys::signal::Signals;
 use crate::sys::watch::Watch;
@@ -72,18 +72,18 @@ pub fn run(settings: &ListenSettings) -> Result<(), String> {
     let unusable = |error: io::Error| format!("{tensors}: {error}");
     let model = open_model(&settings.tensors).map_err(unusable)?;
     let watch = Watch::new(&model).map_err(unusable)?;
-    let (shared, shared_fd, journal) = share(settings.period, start_us)?;
+    let SharedFiles { words, words_file, journal } = share(settings.period, start_us)?;
     console::say_phase("start", 0);
     let (listener, _socket_file) = socket_file::listen(&settings.socket)?;
     let executable = Probe::start(false)?;
     let energy_unlimited = settings.energy_unlimited;
     let options = Options { listens: true, fault: settings.fault, energy_unlimited, ..Options::default() };
     let port = OwnedFd::from(listener);
-    let resources = Resources { options, shared: shared_fd, port, journal, model: Some(model), watch };
+    let resources = Resources { options, shared: words_file, port, journal, model: Some(model), watch };
     let mut supervisor = Supervisor::new(SupervisorParts {
         signals,
         period: settings.period,
-        shared,
+        shared: words,
         worker: WorkerProcess::new(resources),
         executable,
         appliance: false,
