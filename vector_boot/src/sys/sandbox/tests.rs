@@ -71,6 +71,12 @@ fn only_the_ioctl_that_is_used_passes() {
 }
 
 #[test]
+fn a_descriptor_can_be_dropped_in_a_debug_build() {
+    assert_eq!(filtered(libc::SYS_fcntl, [0, libc::F_GETFD as _, 0, 0, 0, 0]), DONE);
+    assert_eq!(filtered(libc::SYS_fcntl, [0, libc::F_SETFL as _, 0, 0, 0, 0]), KILLED);
+}
+
+#[test]
 fn nothing_is_started_opened_or_signalled() {
     let path = c"/etc/hostname".as_ptr() as u64;
     let at = libc::AT_FDCWD as u64;
