@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.torture.draws import draw_cycle
 from tests.torture.model import tensors
 from tests.torture.recipes import recipe
-from tests.torture.run import EPOCH, Failed, TorturePlan, torture
+from tests.torture.run import EPOCH, CycleFailedError, TorturePlan, torture
 from tests.torture.tally import Tally, progress, summary
 
 _CYCLES = 100_000
@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         try:
             tally = torture(Path(folder), plan, on_progress=say)
-        except Failed as failed:
+        except CycleFailedError as failed:
             _write(explain(failed, plan.seed))
             return 1
     print(summary(tally, time.monotonic() - started))
     return 0
 
 
-def explain(failed: Failed, seed: int) -> str:
+def explain(failed: CycleFailedError, seed: int) -> str:
     """The failure, the edits of its cycle as recipes, and the commands to reproduce it."""
     cycle = draw_cycle(seed, failed.cycle, tensors(seed))
     what = [f"{draft.defect or 'edits'}: {recipe(draft.edits)}" for draft in cycle.drafts]

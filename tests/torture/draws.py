@@ -43,10 +43,10 @@ class Draft:
 
 @dataclass(frozen=True)
 class Cycle:
-    """One cycle: mutations, then the way back, unless they are kept.
+    """One cycle: mutations, then a rollback unless `kept`.
 
-    `detour`: before that, a return to the state of so many generations ago. `trial`: the mutations are on trial, and
-    this is its end. `disturbance`: what happens while they are under way. `reading`: tensors to read in full.
+    `detour`: number of generations to roll back before that. `trial`: the mutations are on trial, which ends in this
+    way. `disturbance`: the fault while requests are unanswered. `reading`: tensors to read in full.
     """
 
     number: int

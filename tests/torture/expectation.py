@@ -10,7 +10,7 @@ from typing import Any
 STALE, NOT_KEPT = 1007, 1014
 
 
-class Deviation(Exception):  # noqa: N818
+class DeviationError(Exception):
     """The machine did not answer as predicted."""
 
 
@@ -43,15 +43,17 @@ class Request:
 
 
 def check(request: Request, reply: Mapping[str, Any], blob: bytes | None, state: Callable[[int], State]) -> None:
-    """Raise Deviation unless this is the reply predicted. `state` returns the weights of any recent generation."""
+    """Raise DeviationError unless this is the reply predicted. `state` returns the weights of any recent generation."""
     error, result = reply.get("error"), reply.get("result")
     if isinstance(error, dict):
         _check_refusal(request, error)
         return
     if not isinstance(result, dict):
-        raise Deviation(f"{request.method} was answered {reply!r:.200}")
+        raise DeviationError(f"{request.method} was answered {reply!r:.200}")
     if request.code:
-        raise Deviation(f"{request.method} should be refused with {request.code}, and was answered {result!r:.200}")
+        raise DeviationError(
+            f"{request.method} should be refused with {request.code}, and was answered {result!r:.200}"
+        )
     if request.method in ("digest", "read"):
         _check_weights(request, result, blob, state)
         return
@@ -62,7 +64,7 @@ def check(request: Request, reply: Mapping[str, Any], blob: bytes | None, state:
     if wrong:
         found = {name: result.get(name) for name in wrong}
         predicted = {name: expected[name] for name in wrong}
-        raise Deviation(f"{request.method} was answered {found}, not {predicted}")
+        raise DeviationError(f"{request.method} was answered {found}, not {predicted}")
 
 
 def _check_refusal(request: Request, error: Mapping[str, Any]) -> None:
@@ -73,7 +75,9 @@ def _check_refusal(request: Request, error: Mapping[str, Any]) -> None:
     late = request.resent and ((request.code and code == STALE) or (request.method == "renew" and code == NOT_KEPT))
     if not late:
         expected = f"refused with {request.code}" if request.code else "accepted"
-        raise Deviation(f"{request.method} should be {expected}, and was refused: {error.get('message')} (code {code})")
+        raise DeviationError(
+            f"{request.method} should be {expected}, and was refused: {error.get('message')} (code {code})"
+        )
 
 
 def _check_weights(
@@ -82,17 +86,17 @@ def _check_weights(
     generation = result.get("generation")
     later = request.resent and isinstance(generation, int) and generation >= request.generation
     if not isinstance(generation, int) or (generation != request.generation and not later):
-        raise Deviation(f"{request.method} reports generation {generation}, not {request.generation}")
+        raise DeviationError(f"{request.method} reports generation {generation}, not {request.generation}")
     weights = state(generation)
     if request.method == "digest":
         if result.get("model") != weights.model:
-            raise Deviation(f"the model's digest is {result.get('model')}, not {weights.model}")
+            raise DeviationError(f"the model's digest is {result.get('model')}, not {weights.model}")
         return
     name = request.params["tensor"]
     if blob != weights.data[name]:
         places = [at for at, (a, b) in enumerate(zip(blob or b"", weights.data[name], strict=False)) if a != b]
         where = f"byte {places[0]} and {len(places) - 1} more" if places else "their number"
-        raise Deviation(f"the bytes of {name} are wrong in {where}")
+        raise DeviationError(f"the bytes of {name} are wrong in {where}")
 
 
 def model_digest(sha256: Mapping[str, bytes]) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from tests.support.local_machine import LocalMachine, local_machine
 from tests.torture.draws import Cycle, Draft, draw_cycle
-from tests.torture.expectation import NOT_KEPT, Deviation, Request, check
+from tests.torture.expectation import NOT_KEPT, DeviationError, Request, check
 from tests.torture.model import gguf_bytes, tensors
 from tests.torture.tally import Tally
 from tests.torture.twin import LONG_LEASE_MS, Twin
-from tests.torture.wire import Answer, Lost, Wire
+from tests.torture.wire import Answer, ConnectionLostError, Wire
 from vboot.weights.arithmetic import TensorData
 from vboot.weights.edits import Dense
 
@@ -39,7 +39,7 @@ class TorturePlan:
     seconds: float | None = None
 
 
-class Failed(Exception):  # noqa: N818
+class CycleFailedError(Exception):
     """A deviation. Attributes: `cycle`, `why`."""
 
     def __init__(self, cycle: int, why: str) -> None:
@@ -55,7 +55,7 @@ def torture(
     model: Mapping[str, TensorData] | None = None,
     on_progress: Callable[[Tally], None] = lambda _tally: None,
 ) -> Tally:
-    """Run a plan on a new machine in `folder`. `model`: the expected tensors. Raises Failed."""
+    """Run a plan on a new machine in `folder`. `model`: the expected tensors. Raises CycleFailedError."""
     held = tensors(plan.seed)
     path = folder / "torture.gguf"
     path.write_bytes(gguf_bytes(held))
@@ -63,12 +63,12 @@ def torture(
         run = _Run(plan.seed, held if model is None else model, machine)
         try:
             return _cycles(run, plan, on_progress)
-        except Lost:
+        except ConnectionLostError:
             cycles = [request.cycle for request in run.wire.waiting] or [run.cycle]
             why = f"the machine closed the connection, {len(cycles)} requests up to cycle {cycles[-1]} had no reply yet"
-            raise Failed(cycles[0], why) from None
-        except Deviation as deviation:
-            raise Failed(run.cycle, str(deviation)) from deviation
+            raise CycleFailedError(cycles[0], why) from None
+        except DeviationError as deviation:
+            raise CycleFailedError(run.cycle, str(deviation)) from deviation
         finally:
             run.wire.close()
 
@@ -207,7 +207,7 @@ class _Run:
                 self.wire.submit(last)
                 self._kill(cycle, worker, share)
                 self.wire.await_loss()
-        except Lost:
+        except ConnectionLostError:
             pass  # it died before all was sent
         self.wire.resume()
         self.wire.drain()
@@ -258,4 +258,4 @@ class _Run:
 
     def _check_alive(self) -> None:
         if self.machine.process.wait(0):
-            raise Deviation("the machine has ended")
+            raise DeviationError("the machine has ended")

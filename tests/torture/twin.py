@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.torture.draws import Defect
-from tests.torture.expectation import STALE, Deviation, Request, State, model_digest
+from tests.torture.expectation import STALE, DeviationError, Request, State, model_digest
 from tests.torture.model import PROTECTED
 from vboot.weights.arithmetic import EditError, TensorData, apply
 from vboot.weights.edits import Edit, Seeded, pack
@@ -52,7 +52,7 @@ class Twin:
         """The weights of a remembered generation, by default the current one."""
         generation = self.generation if generation is None else generation
         if generation not in self._states:
-            raise Deviation(f"generation {generation} is none of {self.oldest} to {self.generation}")
+            raise DeviationError(f"generation {generation} is none of {self.oldest} to {self.generation}")
         return self._states[generation]
 
     def mutate(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.torture.expectation import Deviation, Request
+from tests.torture.expectation import DeviationError, Request
 from vboot.protocol.framing import Reader, Spoilt, encode
 
 Answer = tuple[Mapping[str, Any], bytes | None]
@@ -28,7 +28,7 @@ _RETRY_SECONDS = 0.005
 _PIECE = 1 << 18
 
 
-class Lost(Exception):  # noqa: N818
+class ConnectionLostError(Exception):
     """The machine closed the connection."""
 
 
@@ -52,14 +52,14 @@ class Wire:
         return [request for _, request in self._pending]
 
     def submit(self, request: Request) -> None:
-        """Send a request as soon as the window has room. Raises Lost."""
+        """Send a request as soon as the window has room. Raises ConnectionLostError."""
         self._number += 1
         self._pending.append((self._number, request))
         self._out += _encode(self._number, request)
         self._settle(_WINDOW)
 
     def drain(self) -> None:
-        """Wait until all is answered. Raises Lost."""
+        """Wait until all is answered. Raises ConnectionLostError."""
         self._settle(0)
 
     def ask(self, request: Request) -> Answer:
@@ -102,7 +102,7 @@ class Wire:
         while True:
             try:
                 self._pump(until)
-            except Lost:
+            except ConnectionLostError:
                 return
 
     def resume(self) -> None:
@@ -136,7 +136,7 @@ class Wire:
             self._socket.close()
             self._check_alive()
             if time.monotonic() > until:
-                raise Deviation(f"the machine does not greet within {_REPLY_SECONDS:g} s")
+                raise DeviationError(f"the machine does not greet within {_REPLY_SECONDS:g} s")
             time.sleep(_RETRY_SECONDS)
 
     def _settle(self, most: int) -> None:
@@ -154,7 +154,7 @@ class Wire:
             except BlockingIOError:
                 self._pump(time.monotonic() + _REPLY_SECONDS)
             except OSError as error:
-                raise Lost from error
+                raise ConnectionLostError from error
 
     def _pump(self, until: float) -> bool:
         """Wait a little for bytes to come or to go; whether any came."""
@@ -164,7 +164,7 @@ class Wire:
             self._check_alive()
             if time.monotonic() > until:
                 method = self._pending[0][1].method if self._pending else "the loss of the connection"
-                raise Deviation(f"{method} was not answered within {_REPLY_SECONDS:g} s")
+                raise DeviationError(f"{method} was not answered within {_REPLY_SECONDS:g} s")
             return False
         mask = events[0][1]
         if mask & select.POLLOUT and not mask & select.POLLERR:
@@ -176,12 +176,12 @@ class Wire:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise Lost from error
+            raise ConnectionLostError from error
         if not data:
-            raise Lost
+            raise ConnectionLostError
         for incoming in self._reader.feed(data):
             if isinstance(incoming, Spoilt):
-                raise Deviation(f"the machine sent {incoming.why}")
+                raise DeviationError(f"the machine sent {incoming.why}")
             self._take(incoming.members, incoming.blob)
         return True
 
@@ -189,7 +189,7 @@ class Wire:
         if "vector_boot" in members or members.get("id") == _POSTED:
             return
         if not self._pending or members.get("id") != self._pending[0][0]:
-            raise Deviation(f"out of turn the machine sent {members!r:.200}")
+            raise DeviationError(f"out of turn the machine sent {members!r:.200}")
         _, request = self._pending.popleft()
         self._on_answer(request, (members, blob))
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from tests.bench.mutation_machines import percentile
 from tests.torture.__main__ import explain, main
 from tests.torture.draws import draw_cycle
-from tests.torture.expectation import Deviation, Request, State, check, model_digest
+from tests.torture.expectation import DeviationError, Request, State, check, model_digest
 from tests.torture.model import SLOT_NAMES, gguf_bytes, tensors
 from tests.torture.recipes import recipe
-from tests.torture.run import EPOCH, Failed, TorturePlan, torture
+from tests.torture.run import EPOCH, CycleFailedError, TorturePlan, torture
 from tests.torture.tally import Tally, progress, summary
 from tests.torture.twin import Twin
 from tests.torture.wire import Wire
@@ -51,7 +51,7 @@ def test_two_thousand_cycles_go_as_predicted(tmp_path: Path) -> None:
 def test_a_single_wrong_bit_is_found_and_reported_reproducibly(tmp_path: Path) -> None:
     name = "other.Q6_K.1"
     flipped = bytes([MODEL[name].data[0] ^ 1]) + MODEL[name].data[1:]
-    with pytest.raises(Failed, match=f"bytes of {name} are wrong in byte 0") as failed:
+    with pytest.raises(CycleFailedError, match=f"bytes of {name} are wrong in byte 0") as failed:
         torture(tmp_path, TorturePlan(SEED, cycles=1), model={**MODEL, name: replace(MODEL[name], data=flipped)})
     explanation = explain(failed.value, SEED)
     assert f"python -m tests.torture --seed {SEED} --from 0 --cycles 1" in explanation
@@ -65,7 +65,7 @@ def test_a_worker_that_dies_unasked_is_a_deviation(tmp_path: Path) -> None:
             for worker in Path(f"/proc/{child}/task/{child}/children").read_text().split():
                 os.kill(int(worker), signal.SIGKILL)
 
-    with pytest.raises(Failed, match="closed the connection"):
+    with pytest.raises(CycleFailedError, match="closed the connection"):
         torture(tmp_path, TorturePlan(SEED, cycles=3 * EPOCH), on_progress=kill_once)
 
 
@@ -166,7 +166,7 @@ def test_what_is_as_predicted_passes(request_: Request, reply: Mapping[str, Any]
 def test_what_is_not_as_predicted_is_a_deviation(
     request_: Request, reply: Mapping[str, Any], blob: bytes | None, why: str
 ) -> None:
-    with pytest.raises(Deviation, match=why):
+    with pytest.raises(DeviationError, match=why):
         check(request_, reply, blob, STATES.__getitem__)
 
 
@@ -204,7 +204,7 @@ def test_percentiles_are_samples_by_nearest_rank() -> None:
 
 def test_a_wire_without_a_machine_says_so() -> None:
     def gone() -> None:
-        raise Deviation("the machine has ended")
+        raise DeviationError("the machine has ended")
 
-    with tempfile.TemporaryDirectory() as folder, pytest.raises(Deviation, match="ended"):
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(DeviationError, match="ended"):
         Wire(Path(folder, "none.sock"), lambda _request, _answer: None, check_alive=gone)

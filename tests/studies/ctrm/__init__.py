@@ -1,1 +1,1 @@
-"""How far CTRM can be believed: random candidates on a real model, what it says of them, and what they come to."""
+"""The reliability of CTRM: its confidences in random candidates on a real model, compared with outcomes."""

@@ -27,9 +27,11 @@ _SEED = 6
 
 
 def main() -> int:
-    """Measure, write rows and plot where asked, print the tables."""
+    """Measure, write rows and plot if requested, print the tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.studies.ctrm", description=__doc__)
-    parser.add_argument("models", nargs="*", metavar="NAME=FILE=CANDIDATES", help="a GGUF file and how many to draw")
+    parser.add_argument(
+        "models", nargs="*", metavar="NAME=FILE=CANDIDATES", help="a GGUF file and the number of candidates"
+    )
     parser.add_argument("--lists", type=Path, default=APT_LISTS, help="folder of apt's package lists")
     parser.add_argument("--rows", type=Path, help="file of rows: written, or read when no model is given")
     parser.add_argument("--plot", type=Path, help="SVG to write")

@@ -20,7 +20,7 @@ _SPREAD = 4.0
 
 @dataclass(frozen=True)
 class Draw:
-    """A candidate of a tier: `size` is what its edits scale with."""
+    """A candidate of a tier: its edits are proportional to `size`."""
 
     tier: str
     size: float

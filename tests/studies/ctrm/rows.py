@@ -1,4 +1,4 @@
-"""Measuring candidates in a shadow: what CTRM sees on one block of the data, and what they come to on the others."""
+"""Measures candidates in a shadow: the judgement of CTRM on one block of the data, and the outcome on the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NO_LIMITS = CtrmLimits(
 
 @dataclass(frozen=True)
 class Row:
-    """A candidate measured. `values`: what each check of the weights found, by its name, which is its limit's as well.
+    """A measured candidate. `values`: the value of each check of the weights, by its name, which is that of its limit.
 
     `fall` is the relative fall of the score on all data. `blocks`: of each block as calibration data, the raw
     confidence, and whether on the other blocks the score fell by less than the limit.
@@ -50,7 +50,7 @@ class Row:
 def measure_rows(
     bridge: RustNeuralBridge, model: str, some: Sequence[Draw], fitness: Fitness, blocks: Sequence[Sequence[Pair]]
 ) -> Iterator[Row]:
-    """Each candidate's row, as it is measured; all blocks have as many pairs. Raises what a shadow raises."""
+    """Yields each candidate's row as it is measured; all blocks have as many pairs. Raises what a shadow raises."""
     with bridge.client(timeout=60.0) as shadow:
         infos = shadow.tensors()
         before = [measure(shadow, fitness, block) for block in blocks]
@@ -103,7 +103,7 @@ def _row(
 
 
 def _fall(pairs: Sequence[tuple[Measured, Measured | None]]) -> float:
-    """The relative fall of the mean score; infinite where there is none after."""
+    """The relative fall of the mean score; infinite if there is no score after."""
     before = fmean(old.score for old, _ in pairs)
     after = [new.score for _, new in pairs if new is not None]
     if len(after) < len(pairs):

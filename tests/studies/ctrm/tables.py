@@ -1,4 +1,4 @@
-"""What measured candidates show, as Markdown tables. Pure."""
+"""The results of measured candidates as Markdown tables. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def tiers(rows: Sequence[Row]) -> str:
-    """By model, tier and third of the sizes: how many degrade, are refused by numbers alone, and pass the gate."""
+    """By model, tier and third of the sizes: how many degrade, are refused by checks of the weights, and pass."""
     head = ("model", "tier", "size", "candidates", "degraded", "refused unseen", "passed", "of these degraded")
     lines = []
     for model, tier in dict.fromkeys((row.model, row.tier) for row in rows):
@@ -48,7 +48,7 @@ def _tier_line(model: str, tier: str, some: Sequence[Row]) -> list[str]:
 
 
 def values(rows: Sequence[Row]) -> str:
-    """Of each check with a number: its limit, the greatest value that did no harm, the least and the greatest seen."""
+    """For each check with a value: its limit, the greatest harmless value, the least and the greatest seen."""
     head = ("check", "limit", "model", "greatest without harm", "least with harm", "greatest")
     lines = []
     for check in dict.fromkeys(check for row in rows for check in row.values):
@@ -63,7 +63,7 @@ def values(rows: Sequence[Row]) -> str:
 
 
 def norms(rows: Sequence[Row]) -> str:
-    """By model and tier: where on the scale of `total_norm` harm begins."""
+    """By model and tier: the `total_norm` at which degradation begins."""
     head = ("model", "tier", "candidates", "degraded", "greatest total norm without harm", "least with harm")
     lines = []
     for model, tier in dict.fromkeys((row.model, row.tier) for row in rows):
@@ -74,7 +74,7 @@ def norms(rows: Sequence[Row]) -> str:
 
 
 def _onset(rows: Sequence[Row], check: str) -> tuple[str, str]:
-    """The greatest value that did no harm, and the least that did; empty where there is none."""
+    """The greatest harmless value, and the least harmful one; empty if there is none."""
     harmless = [row.values[check] for row in rows if row.fall < CtrmLimits().degradation]
     harmful = [row.values[check] for row in rows if row.fall >= CtrmLimits().degradation]
     return f"{max(harmless):.3g}" if harmless else "", f"{min(harmful):.3g}" if harmful else ""
@@ -86,7 +86,7 @@ def _refused(row: Row) -> bool:
 
 
 def halves(rows: Sequence[Row]) -> tuple[Outcomes, Outcomes]:
-    """The outcomes of every other candidate of a tier as computed, and corrected by a map fitted to those between."""
+    """The outcomes of every other candidate of a tier as computed, and corrected by a map fitted to the rest."""
     by_tier: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         by_tier.setdefault((row.model, row.tier), []).append(row)
@@ -113,7 +113,7 @@ def reliability_table(series: Sequence[tuple[str, Sequence[Bin]]]) -> str:
 
 
 def scores(named: Sequence[tuple[str, Outcomes]]) -> str:
-    """Brier score, and how often what passes the gate is not degraded."""
+    """Brier score, and the rate of candidates passing the gate that are not degraded."""
     head = ("", "Brier score", "above the gate", "of these not degraded")
     lines = []
     for name, outcomes in named:
