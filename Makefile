@@ -1,13 +1,13 @@
 # Two commands do everything on a new machine: `make image` and `make boot`. Each target sets up what it needs itself.
-#   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   the image, in build/
-#   make boot                                                      the image, running, with a prompt
-#   make demo                                                      what it can do: changed while it runs, and changed back
-#   make aarch64-tools                                             what the tests need to build and run for aarch64, too
+#   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   builds the image in build/
+#   make boot                                                      boots the image and opens a prompt
+#   make demo                                                      boots it, changes its weights while it runs, rolls them back
+#   make aarch64-tools                                             installs what the tests for aarch64 need
 #   make test | check | bench | fuzz | torture | deps | clean
 #
 # Values given on make's command line reach the recipes as environment variables with the prefix VBOOT_. Neither make nor
-# the shell interprets them, so any character may stand in them. A variable of the environment without the prefix, such as
-# another program's MODEL, does not count.
+# the shell interprets them, so they may contain any character. Environment variables without the prefix, such as another
+# program's MODEL, are ignored.
 define pass_on
 ifeq ($$(origin $(1)),command line)
 override $(1) := $$(value $(1))
@@ -67,7 +67,8 @@ check: deps $(VENV)/.ready
 bench: deps $(VENV)/.ready
 	@$(PY) -m tests.bench
 
-# Random changes and their ways back, every byte predicted: CYCLES=100000, SEED=1, HOURS= (as long as that, instead).
+# Random mutations and rollbacks; every result is compared with a prediction, byte by byte. CYCLES=100000 SEED=1; HOURS=N runs
+# for N hours instead of a number of cycles.
 torture: deps $(VENV)/.ready
 	@$(PY) -m tests.torture $${VBOOT_CYCLES:+--cycles "$$VBOOT_CYCLES"} $${VBOOT_SEED:+--seed "$$VBOOT_SEED"} \
 		$${VBOOT_HOURS:+--hours "$$VBOOT_HOURS"}

@@ -31,10 +31,10 @@ class Package:
 
 
 def kernel_package(meta: str) -> Package:
-    """Follow a meta package such as linux-image-cloud-amd64 to the package that holds the kernel.
+    """Follow a meta package such as linux-image-cloud-amd64 to the package that contains the kernel.
 
     Raises:
-        ToolError: apt is missing, its lists are, or they know no such package.
+        ToolError: apt or its package lists are missing, or the lists do not contain the package.
     """
     depends = _apt_show(meta).get("Depends", "")
     match = re.search(r"linux-image-[^ ,]+", depends)
@@ -60,11 +60,11 @@ def download(package: Package, folder: Path, *, progress: Progress) -> Path:
     """Fetch the .deb into `folder`; apt checks it against its signed lists.
 
     Raises:
-        ToolError: it cannot be fetched, with apt's reason.
+        ToolError: it cannot be downloaded; the text contains apt's reason.
     """
     phase = f"downloading {package.name} {package.version}"
     progress(phase, 0, 0)
-    # As root, apt downloads as a user of its own where that user may write, and otherwise warns and does it as root.
+    # Run by root, apt downloads as its user _apt where that user may write; otherwise it warns and downloads as root.
     command = ["apt-get", "download", f"{package.name}={package.version}"]
     try:
         run_logged(
@@ -82,7 +82,7 @@ def download(package: Package, folder: Path, *, progress: Progress) -> Path:
 
 
 def unpack(deb: Path, *, progress: Progress) -> Path:
-    """Unpack a .deb file beside itself; the folder returned holds its files below `root`.
+    """Unpack a .deb file beside itself; its files are below `root` in the folder returned.
 
     Raises:
         ToolError: dpkg-deb is missing or failed.

@@ -1,4 +1,4 @@
-"""The built image as a machine boots it: its files, the memory it needs, its kernel command line."""
+"""The built image for direct boot: its files, the memory it needs, its kernel command line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from initramfs.memory import MemoryNeed
 from vboot.errors import InputError
 
 BASE_COMMAND_LINE = "console=ttyS0 panic=-1 quiet"
-"""A panic ends the machine at once; without `panic=` it would hang for ever."""
+"""A panic ends the machine at once; without `panic=` it would hang forever."""
 
 
 @dataclass(frozen=True)
 class BootImage:
-    """What direct boot takes: kernel, archive and the RTS disk, and what memory they need together."""
+    """What direct boot needs: kernel, initramfs and RTS disk, and the memory for all of them."""
 
     vmlinuz: Path
     initramfs: Path
@@ -28,15 +28,15 @@ class BootImage:
 
 
 def open_image(folder: Path) -> BootImage:
-    """The image in the output folder of a build. Raises InputError when there is none, or its kernel is no bzImage.
+    """The image in the output folder of a build. Raises InputError when there is none, or its kernel is not a bzImage.
 
-    Whether model and executable are sound is the machine's to judge.
+    Model and executable are not checked here; the machine checks them at boot.
     """
     vmlinuz, archive, rts = (folder / name for name in (VMLINUZ_NAME, INITRAMFS_NAME, RTS_NAME))
     missing = [path.name for path in (vmlinuz, archive, rts) if not path.is_file()]
     if missing:
         raise InputError(
-            f"{folder} holds no image: {', '.join(missing)} not there", remedy="make one with `vboot build`"
+            f"{folder} contains no image: {', '.join(missing)} missing", remedy="make one with `vboot build`"
         )
     try:
         kernel = bzimage.parse(vmlinuz.read_bytes())
@@ -49,7 +49,7 @@ def open_image(folder: Path) -> BootImage:
 
 
 def command_line(runtime: RuntimeSettings, append: str) -> str:
-    """The kernel command line: the base, the [runtime] settings, then the user's words, which so have the last say."""
+    """The kernel command line: the base, the [runtime] settings, then `append`, which has precedence."""
     words = [
         BASE_COMMAND_LINE,
         f"vector_boot.heartbeat_ms={runtime.heartbeat_ms}",

@@ -20,7 +20,7 @@ INITRAMFS_NAME = "initramfs.cpio"
 
 
 def kernel_step(kernel: KernelSettings, output: Path) -> Step:
-    """The kernel, its configuration checked: Debian's, or a file of the user's."""
+    """Copies the kernel, Debian's or the user's own, and checks its configuration."""
     given = tuple(path for path in (_own_kernel(kernel), kernel.config) if path)
 
     def run(context: Context) -> Facts:
@@ -33,7 +33,7 @@ def kernel_step(kernel: KernelSettings, output: Path) -> Step:
 
 
 def initramfs_step(kernel: KernelSettings, *, rts: Path, vmlinuz: Path, output: Path) -> Step:
-    """The archive: `/init` is the RTS image's binary section to the byte, which PID 1 compares at boot."""
+    """The archive. `/init` has the bytes of the RTS image's binary section, because PID 1 compares the two at boot."""
     modules = tuple(sorted(path for path in kernel.modules.rglob("*.ko*"))) if kernel.modules else ()
 
     def run(context: Context) -> Facts:
@@ -78,7 +78,7 @@ def _own_kernel(kernel: KernelSettings) -> Path | None:
     path = Path(kernel.source)
     if not path.is_file():
         raise InputError(
-            f"kernel.source = {kernel.source!r} is neither debian nor a file",
+            f"kernel.source = {kernel.source!r} is neither 'debian' nor a file",
             remedy="use debian or the path of a bzImage",
         )
     return path
@@ -89,6 +89,6 @@ def _parameters(kernel: KernelSettings) -> dict[str, object]:
 
 
 def _sources() -> tuple[Path, ...]:
-    """The code that writes the archive: when it changes, what it wrote is no longer what it would write."""
+    """The code that writes the archive; a change of it repeats the step."""
     folder = Path(initramfs.__file__).parent
     return tuple(sorted(path for path in folder.rglob("*") if path.suffix in {".py", ".j2"}))

@@ -1,6 +1,6 @@
 """The header of an x86 bzImage (Documentation/arch/x86/boot.rst in the Linux source) and the kernel packed inside it.
 
-Pure: bytes in, facts out. All numbers are little-endian.
+Pure functions on bytes. All numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INIT_SIZE_AT = 0x260
 HEADER_END = 0x264
 SECTOR = 512
 
-# 2.12 (Linux 3.8) brought xloadflags; every field read here is older.
+# 2.12 (Linux 3.8) introduced xloadflags; every field read here is older.
 OLDEST_PROTOCOL = 0x020C
 XLF_KERNEL_64 = 1
 PE_OFFSET_AT = 0x3C
@@ -46,9 +46,9 @@ _PACKERS = {
 
 @dataclass(frozen=True)
 class BzImage:
-    """What a boot loader and the builder need to know of a kernel.
+    """What a boot loader and the builder need to know about a kernel.
 
-    `release` is that of `uname -r`; `init_size` the bytes of memory that unpacking and starting it takes;
+    `release` is that of `uname -r`; `init_size` the memory in bytes that unpacking and starting it takes;
     `payload` the offset and size of the compressed kernel in the file.
     """
 
@@ -63,7 +63,7 @@ def parse(data: bytes) -> BzImage:
     """Read the header of a 64-bit bzImage.
 
     Raises:
-        InputError: it is none, is cut short, or a field points outside of it.
+        InputError: it is not a bzImage, is truncated, or a field points outside of it.
     """
     if len(data) < HEADER_END or data[MAGIC_AT:][:4] != b"HdrS" or data[BOOT_FLAG_AT:][:2] != b"\x55\xaa":
         raise InputError(
@@ -74,11 +74,11 @@ def parse(data: bytes) -> BzImage:
         raise InputError(f"bzImage: boot protocol {protocol:#06x} at offset 0x206 is older than {OLDEST_PROTOCOL:#06x}")
     if not _u16(data, XLOADFLAGS_AT) & XLF_KERNEL_64:
         raise InputError("bzImage: a 32-bit kernel (bit 0 of xloadflags at offset 0x236 is clear), expected x86-64")
-    # Zero sectors means four, for the sake of very old kernels.
+    # Zero sectors mean four, for compatibility with very old kernels.
     setup_end = ((data[SETUP_SECTORS_AT] or 4) + 1) * SECTOR
     offset, size = struct.unpack_from("<II", data, PAYLOAD_AT)
     if setup_end + offset + size > len(data):
-        raise InputError(f"bzImage: cut short: the kernel ends at {setup_end + offset + size}, the file at {len(data)}")
+        raise InputError(f"bzImage: truncated: the kernel ends at {setup_end + offset + size}, the file at {len(data)}")
     return BzImage(
         release=_release(data, setup_end),
         protocol=(protocol >> 8, protocol & 0xFF),
@@ -89,10 +89,10 @@ def parse(data: bytes) -> BzImage:
 
 
 def embedded_config(data: bytes) -> str | None:
-    """The .config text that CONFIG_IKCONFIG=y packs into a kernel; None if there is none to be found.
+    """The .config text that CONFIG_IKCONFIG=y packs into a kernel; None if it has none.
 
     Raises:
-        InputError: no bzImage, or its kernel cannot be unpacked here (LZ4, Zstandard, LZO) or is damaged.
+        InputError: not a bzImage, its kernel is damaged or packed with LZ4, Zstandard or LZO, which are not supported.
     """
     offset, size = parse(data).payload
     kernel = _unpack(data[offset : offset + size])
@@ -120,21 +120,19 @@ def _unpack(payload: bytes) -> bytes:
                 return _bounded(lzma.LZMADecompressor(), payload)
     except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
         raise InputError(f"bzImage: the kernel inside it ({packer}) is damaged: {error}") from error
-    raise InputError(
-        f"bzImage: the kernel inside it is packed with {packer}, which cannot be searched for its configuration"
-    )
+    raise InputError(f"bzImage: the kernel inside it is packed with {packer}, so its configuration cannot be read")
 
 
 def _bounded(unpacker: zlib._Decompress | bz2.BZ2Decompressor | lzma.LZMADecompressor, data: bytes) -> bytes:
-    """Unpack one stream, ignoring what follows it (the build appends the size), but never more than a gigabyte."""
+    """Unpack one stream to at most 1 GiB; what follows it (the kernel's build appends the size) is ignored."""
     unpacked = unpacker.decompress(data, MAX_UNPACKED)
     if not unpacker.eof:
-        raise InputError("bzImage: a packed part of it is cut short or unpacks to more than 1 GiB")
+        raise InputError("bzImage: a packed part of it is truncated or unpacks to more than 1 GiB")
     return unpacked
 
 
 def _release(data: bytes, setup_end: int) -> str:
-    """The first word of the version text, which the header points to (less 0x200)."""
+    """The first word of the version text, at the header's pointer plus 0x200."""
     start = _u16(data, KERNEL_VERSION_AT) + SECTOR
     text = data[start : min(start + 256, setup_end)].partition(b"\0")[0]
     words = text.decode("ascii", "replace").split()

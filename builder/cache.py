@@ -1,8 +1,8 @@
-"""What the last build did, kept by content: a step whose inputs, parameters and outputs are unchanged is not repeated.
+"""The record of the last build: a step whose inputs, parameters and outputs are unchanged is not repeated.
 
-Two memories share one JSON record. `files` remembers the SHA-256 of a file by its stamp, so that an unchanged 1 GB
-model costs one stat; `steps` remembers what each step consumed and produced. The record is a cache: damaged or
-missing, it is empty, and everything is built again.
+One JSON file holds two tables. `files` has the SHA-256 of each file with its stamp (size, times, inode), so that an
+unchanged 1 GB model costs one stat; `steps` has what each step read and wrote. A damaged or missing record counts as
+empty, and everything is built again.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ LOCK_NAME = ".vboot.lock"
 VERSION = 1
 
 CHUNK_BYTES = 1 << 20
-# Hashing less than this takes a few milliseconds: not worth a word, nor a wait for a stamp that can be trusted.
+# Hashing less than this takes a few milliseconds: no progress is reported, and no wait makes the stamp reliable.
 LARGE_BYTES = 8 << 20
 # Linux stamps files with the time of the last timer tick (4 ms, at most 10 ms apart): a write within one tick of an
 # earlier one leaves the stamp as it was.
 STAMP_GRANULARITY_NS = 20_000_000
 
 Progress = Callable[[str, int, int], None]
-"""Called with (phase, done, total); units are the phase's own, total 0 means unknown."""
+"""Called with (phase, done, total); the units depend on the phase, total 0 means unknown."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class FileEntry:
     sha256: str
 
     def holds_for(self, status: os.stat_result) -> bool:
-        """Whether a file with this status surely still has these contents."""
+        """Whether a file with this status is certain to have these contents."""
         stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
         unchanged = stamp == (self.size, self.mtime_ns, self.ctime_ns, self.inode)
         return unchanged and self.ctime_ns + STAMP_GRANULARITY_NS < self.hashed_at_ns
@@ -57,7 +57,7 @@ class FileEntry:
 class StepEntry:
     """One finished step: its parameters (JSON text by name), SHA-256 by path of what it read and wrote, its facts.
 
-    `discovered` are inputs that only the run itself revealed, such as the files a compiler included.
+    `discovered` are inputs that become known only during the run, such as the files that a compiler included.
     """
 
     key: str
@@ -69,7 +69,7 @@ class StepEntry:
 
 
 def step_key(name: str, *, parameters: Mapping[str, str], inputs: Mapping[str, str]) -> str:
-    """SHA-256 (hex) of a step's name, parameters and its inputs' contents; paths are no part of it."""
+    """SHA-256 (hex) of a step's name, parameters and its inputs' contents; paths are not part of it."""
     canonical = json.dumps([name, dict(parameters), list(inputs.values())], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -96,7 +96,7 @@ class Cache:
     steps: dict[str, StepEntry] = field(default_factory=dict)
 
     def sha256(self, file: Path, *, progress: Progress | None = None) -> str:
-        """The file's SHA-256 (hex), from memory when its stamp is unchanged. Raises OSError."""
+        """The file's SHA-256 (hex), from the record when its stamp is unchanged. Raises OSError."""
         name = str(file.resolve())
         status = file.stat()
         known = self.files.get(name)
@@ -111,14 +111,14 @@ class Cache:
         return digest
 
     def has(self, file: Path, sha256: str, *, progress: Progress | None = None) -> bool:
-        """Whether the file is there with these contents."""
+        """Whether the file exists with these contents."""
         try:
             return self.sha256(file, progress=progress) == sha256
         except OSError:
             return False
 
     def save(self) -> None:
-        """Write the record atomically, without the files that are gone."""
+        """Write the record atomically, without files that no longer exist."""
         self.files = {name: entry for name, entry in self.files.items() if Path(name).exists()}
         with atomic_write(self.path) as stream:
             stream.write(render_record(self.files, self.steps))
@@ -135,7 +135,7 @@ def render_record(files: Mapping[str, FileEntry], steps: Mapping[str, StepEntry]
 
 
 def parse_record(data: bytes) -> tuple[dict[str, FileEntry], dict[str, StepEntry]]:
-    """Read a record. Anything that is not exactly one of ours gives an empty memory, never an error."""
+    """Read a record. Anything that is not a valid record gives two empty tables, never an error."""
     try:
         document = json.loads(data)
         if document["version"] != VERSION:
@@ -144,7 +144,9 @@ def parse_record(data: bytes) -> tuple[dict[str, FileEntry], dict[str, StepEntry
         steps = {name: StepEntry(**entry) for name, entry in document["steps"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}, {}
-    if not all(_sound_file(entry) for entry in files.values()) or not all(_sound_step(step) for step in steps.values()):
+    if not all(_is_valid_file(entry) for entry in files.values()) or not all(
+        _is_valid_step(step) for step in steps.values()
+    ):
         return {}, {}
     return files, steps
 
@@ -177,7 +179,7 @@ def open_cache(folder: Path, *, writing: bool = True) -> Iterator[Cache]:
         try:
             yield cache
         finally:
-            # Also after a failure: the hashes already made are worth keeping.
+            # Also after a failure, to keep the hashes computed so far.
             cache.save()
 
 
@@ -190,12 +192,12 @@ def _load(path: Path) -> Cache:
     return Cache(path, files, steps)
 
 
-def _sound_file(entry: FileEntry) -> bool:
+def _is_valid_file(entry: FileEntry) -> bool:
     numbers = (entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode, entry.hashed_at_ns)
     return all(type(number) is int for number in numbers) and isinstance(entry.sha256, str)
 
 
-def _sound_step(entry: StepEntry) -> bool:
+def _is_valid_step(entry: StepEntry) -> bool:
     texts = (entry.parameters, entry.inputs, entry.discovered, entry.outputs)
     return (
         isinstance(entry.key, str)

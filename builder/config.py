@@ -1,4 +1,4 @@
-"""`appliance.toml`: reading it, and resolving each setting from flag, environment, file and default."""
+"""Reads `appliance.toml`, and resolves each setting from flag, environment, file and default."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vboot.errors import InputError
 
 FILE_NAME = "appliance.toml"
 LIMIT_BYTES = 1 << 20
-"""Far above any file of settings: a wrong path must not read a disk image into memory."""
+"""More than any file of settings needs: a wrong path must not read a disk image into memory."""
 
 
 def load_config(*, flags: Mapping[str, Value], environment: Mapping[str, str], file: Path | None) -> Config:
@@ -49,8 +49,8 @@ def load_config(*, flags: Mapping[str, Value], environment: Mapping[str, str], f
 def parse_toml(text: str, *, origin: str, folder: Path) -> dict[str, Value]:
     """Turn the text of an `appliance.toml` into accepted values by dotted name.
 
-    `origin` is the file's name in errors, `folder` where its relative paths start. Raises InputError that names the
-    key, its value, its line and, for an unknown key, the nearest one that exists.
+    `origin` is the file's name in errors; relative paths start at `folder`. Raises InputError that names the key, its
+    value, its line and, for an unknown key, the most similar one that exists.
     """
     try:
         document = tomllib.loads(text)
@@ -116,7 +116,7 @@ def _variable(name: str) -> str:
 
 def _read(file: Path) -> dict[str, Value]:
     try:
-        # A FIFO would block the open; what is not a regular file is refused below.
+        # Opening a FIFO would block; anything but a regular file is refused below.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as stream:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -149,10 +149,10 @@ def _unknown(path: tuple[str, ...], where: str) -> InputError:
         nearest = difflib.get_close_matches(f"[{path[0]}]", valid, n=1)
     else:
         valid = [setting.name for setting in SETTINGS]
-        # A right key in a wrong section is a likelier mistake than a wrong key.
+        # A correct key in the wrong section is a more likely mistake than a wrong key.
         nearest = [setting.name for setting in SETTINGS if setting.key == path[1]]
         nearest = nearest or difflib.get_close_matches(".".join(path), valid, n=1)
-    remedy = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(valid)}"
+    remedy = f"did you mean {nearest[0]}?" if nearest else f"expected one of {', '.join(valid)}"
     return InputError(f"{where} is not a {'section' if len(path) == 1 else 'setting'}", remedy=remedy)
 
 

@@ -1,4 +1,4 @@
-"""Looking at the host: what the build, the boot and the tests need, and what of it is there."""
+"""Checks the host for what the build, the boot and the tests need."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vboot.errors import VbootError
 from vboot.programs import capture
 
 MINIMUM_PYTHON = (3, 11)
-# Model, image and cargo's target folder together, with as much again to spare.
+# Twice the size of model, image and cargo's target folder together.
 MINIMUM_FREE_BYTES = 2 << 30
 QUERY_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
 class HostTool:
-    """One line of host_tools.txt: a command, or patterns of a file, and the Debian package that brings it."""
+    """One line of host_tools.txt: a command, or patterns of a file, and the Debian package that contains it."""
 
     probe: str
     package: str
@@ -32,7 +32,7 @@ class HostTool:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing looked at. `found` is its version, path or amount; None if it is missing, and `remedy` says what to do.
+    """The result of one check. `found` is a version, path or amount; None if it is missing: `remedy` says what to do.
 
     `needed_by` is build, boot or tests.
     """
@@ -45,12 +45,12 @@ class Diagnosis:
 
 
 def examine_host(folder: Path) -> list[Diagnosis]:
-    """Look at everything; `folder` is where the image will be written."""
+    """Run all checks; `folder` is where the image will be written."""
     return [_python(), *_rust(), *map(_host_tool, host_tools()), *_debian(), _disk(folder), _accelerator()]
 
 
 def can_build(diagnoses: list[Diagnosis]) -> bool:
-    """Whether all that the build needs is there."""
+    """Whether everything that the build needs was found."""
     return all(diagnosis.found is not None for diagnosis in diagnoses if diagnosis.needed_by == "build")
 
 
@@ -60,7 +60,7 @@ def host_tools() -> list[HostTool]:
 
 
 def parse_host_tools(text: str) -> list[HostTool]:
-    """Rows of four fields between "|"; lines that are empty or begin with "#" are none."""
+    """Rows of four fields separated by "|"; empty lines and lines that begin with "#" are skipped."""
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [HostTool(*line.split("|")) for line in lines]
 
@@ -95,7 +95,7 @@ def _host_tool(tool: HostTool) -> Diagnosis:
 
 
 def _debian() -> list[Diagnosis]:
-    remedy = "use Debian or a derivative, or give a kernel of yours with --kernel"
+    remedy = "use Debian or a derivative, or name your own kernel with --kernel"
     return [
         Diagnosis(name, _version_of(path) if (path := shutil.which(name)) else None, "build", purpose, remedy)
         for name, purpose in (("dpkg-deb", "unpacking Debian's kernel"), ("apt-get", "fetching Debian's kernel"))
@@ -121,7 +121,7 @@ def _accelerator() -> Diagnosis:
 
 
 def _version_of(path: str) -> str | None:
-    """The first line a program prints about itself; None if it does not run."""
+    """The first line of the output of `PATH --version`; None if that fails."""
     try:
         answer = capture([path, "--version"], phase=f"asking {path} for its version", timeout_s=QUERY_TIMEOUT_S)
     except VbootError:

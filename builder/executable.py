@@ -1,4 +1,4 @@
-"""Building the two faces of the Rust crate: the executable that is PID 1, and the library for Python and C."""
+"""Builds the Rust crate: the executable that is PID 1, and the shared library for Python and C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.cache import Progress
-from builder.elf_check import Finding, check_executable
+from builder.elf_check import ElfDefect, check_executable
 from vboot.errors import InputError, ToolError
 from vboot.programs import capture, run_logged
 
@@ -20,18 +20,18 @@ CRATE = Path(__file__).resolve().parent.parent / "vector_boot"
 BUILD_TIMEOUT_S = 3600.0
 QUERY_TIMEOUT_S = 30.0
 
-# crt-static stands on the command line because in the cargo configuration it would drop the cdylib.
+# crt-static is given on the command line because in the cargo configuration cargo would not build the cdylib.
 EXECUTABLE_ARGUMENTS = (
     "rustc", "--release", "--features", "standalone", "--bin", "vector_boot", "--", "-C", "target-feature=+crt-static",
 )  # fmt: skip
 LIBRARY_ARGUMENTS = ("build", "--release")
-# Variables that change what is compiled; the rest of the environment does not.
+# The environment variables that change what is compiled.
 ENVIRONMENT = ("RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "VECTOR_BOOT_MODEL")
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A cargo and the compiler beside it; `version` is what the compiler says of itself ("rustc 1.88.0 (...)")."""
+    """A cargo and its compiler; `version` is the output of `rustc --version` ("rustc 1.88.0 (...)")."""
 
     cargo: Path
     rustc: Path
@@ -39,12 +39,12 @@ class Toolchain:
 
 
 def executable_path(crate: Path = CRATE) -> Path:
-    """Where cargo leaves the executable."""
+    """Where cargo writes the executable."""
     return crate / "target" / "release" / "vector_boot"
 
 
 def library_path(crate: Path = CRATE) -> Path:
-    """Where cargo leaves the shared library."""
+    """Where cargo writes the shared library."""
     return crate / "target" / "release" / "libvector_boot.so"
 
 
@@ -52,8 +52,8 @@ def library_path(crate: Path = CRATE) -> Path:
 def find_toolchain(crate: Path = CRATE) -> Toolchain:
     """The first cargo on PATH, else in ~/.cargo/bin, whose compiler is new enough for the crate.
 
-    All of PATH is looked at: an old cargo may stand before Debian's new cargo-web. Raises ToolError that says which
-    were found, InputError without a crate.
+    All of PATH is searched: an old cargo may come before Debian's newer cargo-web. Raises ToolError that lists those
+    found, InputError without a crate.
     """
     minimum = minimum_rust(crate)
     folders = [*os.get_exec_path(), str(Path.home() / ".cargo" / "bin")]
@@ -74,7 +74,7 @@ def find_toolchain(crate: Path = CRATE) -> Toolchain:
 
 
 def minimum_rust(crate: Path = CRATE) -> tuple[int, int]:
-    """The oldest compiler the crate's Cargo.toml admits, as (major, minor). Raises InputError without a crate."""
+    """The oldest compiler that the crate's Cargo.toml accepts, as (major, minor). Raises InputError without a crate."""
     try:
         document = tomllib.loads((crate / "Cargo.toml").read_text(encoding="utf-8"))
         major, minor, *_ = str(document["package"]["rust-version"]).split(".")
@@ -94,16 +94,16 @@ def parse_rust_version(text: str) -> tuple[int, int] | None:
 
 
 def build_executable(*, log: Path, progress: Progress, crate: Path = CRATE) -> Path:
-    """Build and judge the static executable. Raises ToolError (cargo's last errors in it), InputError without a crate.
+    """Build and check the static executable. Raises ToolError (with cargo's last errors), InputError without a crate.
 
-    `log` receives cargo's whole output.
+    cargo's whole output is written to `log`.
     """
     _run_cargo(EXECUTABLE_ARGUMENTS, crate=crate, log=log, progress=progress)
     path = executable_path(crate)
     with path.open("rb") as file:
-        findings = check_executable(file)
-    if findings:
-        raise _unfit(path, findings, log)
+        defects = check_executable(file)
+    if defects:
+        raise _unfit(path, defects, log)
     return path
 
 
@@ -114,7 +114,7 @@ def build_library(*, log: Path, progress: Progress, crate: Path = CRATE) -> Path
 
 
 def crate_files(crate: Path = CRATE) -> tuple[Path, ...]:
-    """The files that steer cargo itself; what it compiles is known from `included_files` after a run."""
+    """The files that configure cargo; `included_files` gives those that it compiled."""
     names = ("Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml")
     return tuple(crate / name for name in names if (crate / name).is_file())
 
@@ -124,24 +124,25 @@ def included_files(crate: Path = CRATE) -> tuple[Path, ...]:
     listing = executable_path(crate).with_suffix(".d")
     if not listing.is_file():
         return ()
-    # What stands under target/ was generated from the other files and the environment.
-    return tuple(path for path in parse_dep_info(listing.read_text()) if not path.is_relative_to(crate / "target"))
+    # Files under target/ are generated from the other files and the environment.
+    paths = parse_dep_info(os.fsdecode(listing.read_bytes()))
+    return tuple(path for path in paths if not path.is_relative_to(crate / "target"))
 
 
 def parse_dep_info(text: str) -> tuple[Path, ...]:
-    """The prerequisites in a Makefile-style dependency file; a space inside a path is written as backslash-space."""
-    paths = []
-    for line in text.splitlines():
-        _, colon, prerequisites = line.partition(": ")
-        if colon:
-            words = re.findall(r"(?:\\ |\S)+", prerequisites)
-            paths += [Path(word.replace("\\ ", " ")) for word in words]
-    return tuple(dict.fromkeys(paths))
+    """The prerequisites in a dependency file of cargo: one rule, `TARGET: FILE FILE ...` and a newline.
+
+    In a path cargo writes a space as backslash-space and every other character as it is, also backslashes and newlines.
+    So ": " is never part of a path. A path that ends in a backslash cannot be told from one with a space.
+    """
+    _, _, prerequisites = text.removesuffix("\n").partition(": ")
+    words = filter(None, re.split(r"(?<!\\) ", prerequisites))
+    return tuple(dict.fromkeys(Path(word.replace("\\ ", " ")) for word in words))
 
 
 def _run_cargo(arguments: Sequence[str], *, crate: Path, log: Path, progress: Progress) -> None:
     toolchain = find_toolchain(crate)
-    # A cargo takes the first rustc on PATH, which may be an older one than its own.
+    # Without RUSTC cargo runs the first rustc on PATH, which may be older than its own.
     environment = {**os.environ, "RUSTC": str(toolchain.rustc), "CARGO_TERM_COLOR": "never"}
     verb, *rest = arguments
     run_logged(
@@ -166,8 +167,8 @@ def _phases(progress: Progress) -> Callable[[str], None]:
     return on_line
 
 
-def _unfit(path: Path, findings: Sequence[Finding], log: Path) -> ToolError:
-    reasons = " ".join(finding.text for finding in findings)
+def _unfit(path: Path, defects: Sequence[ElfDefect], log: Path) -> ToolError:
+    reasons = " ".join(defect.text for defect in defects)
     return ToolError(
         f"the executable {path} is not fit to be PID 1: {reasons.removesuffix('.')}",
         command=["cargo", *EXECUTABLE_ARGUMENTS],

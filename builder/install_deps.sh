@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what host_tools.txt lists, Python's venv and Rust, from Debian's packages. Silent when nothing is missing.
-# With --dry-run it prints the commands and changes nothing. Needs no Python, so that it can install it.
+# With --dry-run it prints the commands and changes nothing. It does not need Python, because it may have to install it.
 set -eu
 
 here=$(dirname "$0")
@@ -10,8 +10,8 @@ rust_version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$here/../vector_boot/Ca
 
 say() { echo "vboot: $*" >&2; }
 
-# A command on PATH, or a file that one of the patterns matches.
-is_there() {
+# Whether a command is on PATH, or a file matches one of the patterns.
+is_present() {
     case $1 in
     /*) for file in $1; do [ ! -e "$file" ] || return 0; done ; return 1 ;;
     *) command -v "$1" >/dev/null 2>&1 ;;
@@ -21,18 +21,18 @@ is_there() {
 missing_tools() {
     while IFS='|' read -r probe package _; do
         case $probe in '' | '#'*) continue ;; esac
-        is_there "$probe" || echo "$package"
+        is_present "$probe" || echo "$package"
     done <"$here/host_tools.txt"
 }
 
-# A virtual environment that exists answers for Python; asking python3 itself takes longer than all the rest.
-python_is_there() {
+# An existing virtual environment shows that Python is installed; starting python3 takes longer than all other probes.
+python_is_present() {
     [ -x "$here/../.venv/bin/python" ] ||
         python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-# A cargo that vboot would take, anywhere on PATH or from rustup, whose rustc stands beside it.
-rust_is_there() (
+# Whether there is a cargo that vboot would use: on PATH or from rustup, with a rustc in the same folder.
+rust_is_present() (
     IFS=:
     for folder in $PATH "${HOME-}/.cargo/bin"; do
         [ -x "$folder/cargo" ] && [ -x "$folder/rustc" ] || continue
@@ -42,7 +42,7 @@ rust_is_there() (
     exit 1
 )
 
-# "1.88.0 (...)" against the version that the crate asks for.
+# Whether "1.88.0 (...)" is at least the version that the crate requires.
 is_new_enough() {
     major=${1%%.*}
     minor=${1#*.}
@@ -53,13 +53,13 @@ is_new_enough() {
 
 missing() {
     missing_tools
-    python_is_there || echo "python3 python3-venv"
-    rust_is_there || echo "rustc-web cargo-web"
+    python_is_present || echo "python3 python3-venv"
+    rust_is_present || echo "rustc-web cargo-web"
 }
 
-# Without them apt-get cannot find the kernel either, which the build downloads.
+# Whether apt has package lists: the build needs them too, to download the kernel.
 has_package_lists() {
-    ! command -v apt-get >/dev/null 2>&1 || is_there '/var/lib/apt/lists/*_Packages*'
+    ! command -v apt-get >/dev/null 2>&1 || is_present '/var/lib/apt/lists/*_Packages*'
 }
 
 packages=$(missing | tr '\n' ' ')

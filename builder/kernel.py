@@ -1,4 +1,4 @@
-"""Getting the kernel that carries the machine: Debian's package, unpacked but never installed, or any bzImage."""
+"""Finds the kernel of the image: Debian's package, unpacked but never installed, or any bzImage."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def debian_kernel(
 ) -> Kernel:
     """The kernel of Debian's linux-image-FLAVOUR, downloaded once into `cache` and unpacked there.
 
-    What is in `cache` is used as it is, after its hashes were checked; `refresh` asks apt for a newer version. If a
-    first download fails, a kernel of this flavour in `installed`/boot serves instead, and `progress` is told.
+    A kernel in `cache` is used after its hashes are checked; `refresh` asks apt for a newer version. If the first
+    download fails, a kernel of this flavour in `installed`/boot is used instead, which `progress` reports.
 
     Raises:
         ToolError: apt or dpkg-deb is missing or failed, and no such kernel is installed.
@@ -80,7 +80,7 @@ def installed_kernel(root: Path, *, flavour: str) -> Kernel | None:
     """The newest kernel of this flavour under `root`/boot, if there is one.
 
     Raises:
-        InputError: it is there, but cannot be read or lacks something required.
+        InputError: it exists, but cannot be read or lacks something required.
     """
     found = _newest_kernel(root, flavour)
     return None if found is None else _kernel(*found, package=f"installed: {found[0]}")
@@ -89,11 +89,11 @@ def installed_kernel(root: Path, *, flavour: str) -> Kernel | None:
 def kernel_from_path(path: Path, *, config: Path | None = None, modules: Path | None = None) -> Kernel:
     """Any x86-64 bzImage.
 
-    Its configuration is, in this order: the file `config`, config-RELEASE beside it, the one packed into it
-    (CONFIG_IKCONFIG=y).
+    Its configuration is the first of these: the file `config`, config-RELEASE in the same folder, the one packed into
+    it (CONFIG_IKCONFIG=y).
 
     Raises:
-        InputError: no bzImage, no configuration to be found, or one that lacks something required.
+        InputError: not a bzImage, no configuration found, or one that lacks something required.
     """
     return _kernel(path, config, modules, package=f"file: {path.name}")
 
@@ -156,28 +156,28 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _install(folder: Path, *, flavour: str, progress: Progress) -> Package:
-    """Download and unpack the package; `folder` is replaced once all of it is there."""
+    """Download and unpack the package; `folder` is replaced when that is complete."""
     progress("resolving the kernel package", 0, 0)
     package = apt.kernel_package(f"linux-image-{flavour}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".kernel-", dir=folder.parent) as scratch:
             content = apt.unpack(apt.download(package, Path(scratch), progress=progress), progress=progress)
-            # No flush: what a power cut leaves behind fails the check of hashes and is fetched again.
+            # Not synced to disk: a copy damaged by a power cut fails the check of hashes and is downloaded again.
             record = {"package": asdict(package), "tree": _tree_sha256(content / "root")}
             (content / RECORD_NAME).write_text(json.dumps(record, indent=1))
             if folder.exists():
                 folder.rename(Path(scratch) / "replaced")
             content.rename(folder)
     except OSError as error:
-        # Another build may have put the same package there in the meantime.
+        # Another build may have stored the same package in the meantime.
         if _cached(folder, progress) != package:
-            raise InputError(f"{folder}: the kernel cannot be kept there: {error.strerror}") from error
+            raise InputError(f"{folder}: the kernel cannot be stored there: {error.strerror}") from error
     return package
 
 
 def _cached(folder: Path, progress: Progress) -> Package | None:
-    """The package unpacked in `folder`, if all of it is there unchanged."""
+    """The package unpacked in `folder`, if it is complete and unchanged."""
     try:
         record = json.loads((folder / RECORD_NAME).read_bytes())
         progress("checking the cached kernel", 0, 0)

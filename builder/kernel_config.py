@@ -1,4 +1,4 @@
-"""A kernel's configuration: reading `.config`, and the options without which the appliance does not run. Pure."""
+"""Reads a kernel's `.config`, and checks it for the options that the appliance needs. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,70 +15,70 @@ _UNSET = re.compile(r"# CONFIG_(\w+) is not set", re.ASCII)
 
 @dataclass(frozen=True)
 class Requirement:
-    """An option (no CONFIG_), what it is for, whether a module will do, and whether the machine runs without."""
+    """An option (without CONFIG_), its purpose, whether a module is enough, and whether the machine needs it."""
 
     option: str
     reason: str
-    module_will_do: bool = False
+    module_is_enough: bool = False
     required: bool = True
 
 
 @dataclass(frozen=True)
-class Finding:
-    """An option that is not as it should be, and its value (`n` when absent)."""
+class OptionMismatch:
+    """An option with another value than required, and its value (`n` when absent)."""
 
     requirement: Requirement
     value: str
 
     def __str__(self) -> str:
         """One line: `CONFIG_PSI is n, expected y (for CPU pressure in hw.mmio)`."""
-        expected = "y or m" if self.requirement.module_will_do else "y"
+        expected = "y or m" if self.requirement.module_is_enough else "y"
         return f"CONFIG_{self.requirement.option} is {self.value}, expected {expected} (for {self.requirement.reason})"
 
 
-def _needs(option: str, reason: str) -> Requirement:
+def _required(option: str, reason: str) -> Requirement:
     return Requirement(option, reason)
 
 
-def _gains(option: str, reason: str) -> Requirement:
+def _optional(option: str, reason: str) -> Requirement:
     return Requirement(option, reason, required=False)
 
 
 REQUIREMENTS: tuple[Requirement, ...] = (
-    _needs("64BIT", "the x86-64 executable"),
-    _needs("BLK_DEV_INITRD", "unpacking the initramfs with /init"),
-    _needs("BINFMT_ELF", "running /init"),
-    _needs("PROC_FS", "/proc, where PID 1 sees its own executable and the worker"),
-    _needs("SYSFS", "/sys, where the evolution port and the disks are found by name"),
-    _needs("DEVTMPFS", "/dev, where device nodes appear as drivers find devices"),
-    _needs("TMPFS", "the root file system"),
-    _needs("SHMEM", "memory shared by PID 1 and the worker"),
-    _needs("MEMFD_CREATE", "the journal without a state device, and the hw.mmio page"),
-    _needs("BLOCK", "disks"),
-    _needs("PCI", "virtio devices"),
-    _needs("TTY", "the console"),
-    _needs("PRINTK", "kernel messages on the console"),
-    _needs("SERIAL_8250", "the console"),
-    _needs("SERIAL_8250_CONSOLE", "the console, console=ttyS0"),
-    _needs("MULTIUSER", "the worker's own user id; without it the worker is root"),
-    _needs("SECCOMP_FILTER", "the worker's system call filter"),
-    _needs("FUTEX", "locks of Rust's standard library"),
-    _needs("EPOLL", "waiting for the evolution port"),
-    _needs("SIGNALFD", "the signals of PID 1"),
-    _needs("TIMERFD", "the heartbeat"),
-    _needs("EVENTFD", "waking the worker"),
-    _needs("POSIX_TIMERS", "clocks"),
-    _needs("ADVISE_SYSCALLS", "madvise on the weights"),
-    _needs("ACPI", "powering off"),
-    *[Requirement(driver.option, driver.reason, module_will_do=True, required=driver.required) for driver in MACHINE],
-    _gains("SMP", "more than one processor"),
-    _gains("HIGH_RES_TIMERS", "heartbeats more punctual than a timer tick"),
-    _gains("PSI", "CPU pressure in hw.mmio"),
-    _gains("SECURITY_LANDLOCK", "a second wall between the worker and files"),
-    _gains("EFI_STUB", "flashing: UEFI firmware starts such a kernel"),
-    _gains("EFI_PARTITION", "flashing: the partitions of a GPT disk"),
+    _required("64BIT", "the x86-64 executable"),
+    _required("BLK_DEV_INITRD", "unpacking the initramfs with /init"),
+    _required("BINFMT_ELF", "running /init"),
+    _required("PROC_FS", "/proc, where PID 1 sees its own executable and the worker"),
+    _required("SYSFS", "/sys, where the evolution port and the disks are found by name"),
+    _required("DEVTMPFS", "/dev, where device nodes appear as drivers find devices"),
+    _required("TMPFS", "the root file system"),
+    _required("SHMEM", "memory shared by PID 1 and the worker"),
+    _required("MEMFD_CREATE", "the journal without a state device, and the hw.mmio page"),
+    _required("BLOCK", "disks"),
+    _required("PCI", "virtio devices"),
+    _required("TTY", "the console"),
+    _required("PRINTK", "kernel messages on the console"),
+    _required("SERIAL_8250", "the console"),
+    _required("SERIAL_8250_CONSOLE", "the console, console=ttyS0"),
+    _required("MULTIUSER", "the worker's own user id; without it the worker is root"),
+    _required("SECCOMP_FILTER", "the worker's system call filter"),
+    _required("FUTEX", "locks of Rust's standard library"),
+    _required("EPOLL", "waiting for the evolution port"),
+    _required("SIGNALFD", "the signals of PID 1"),
+    _required("TIMERFD", "the heartbeat"),
+    _required("EVENTFD", "waking the worker"),
+    _required("POSIX_TIMERS", "clocks"),
+    _required("ADVISE_SYSCALLS", "madvise on the weights"),
+    _required("ACPI", "powering off"),
+    *[Requirement(driver.option, driver.reason, module_is_enough=True, required=driver.required) for driver in MACHINE],
+    _optional("SMP", "more than one processor"),
+    _optional("HIGH_RES_TIMERS", "heartbeats more precise than a timer tick"),
+    _optional("PSI", "CPU pressure in hw.mmio"),
+    _optional("SECURITY_LANDLOCK", "a second restriction of the worker's access to files"),
+    _optional("EFI_STUB", "flashing: UEFI firmware can start the kernel"),
+    _optional("EFI_PARTITION", "flashing: the partitions of a GPT disk"),
 )
-"""What the appliance asks of a kernel; the drivers are those that the initramfs loads when they are modules."""
+"""What the appliance requires of a kernel. Drivers may be modules: the initramfs loads them."""
 
 
 def parse(text: str) -> dict[str, str]:
@@ -100,12 +100,12 @@ def parse(text: str) -> dict[str, str]:
     return config
 
 
-def check(config: Mapping[str, str]) -> list[Finding]:
-    """Every option that is not as it should be, in the order of `REQUIREMENTS`."""
+def check(config: Mapping[str, str]) -> list[OptionMismatch]:
+    """Every option with another value than required, in the order of `REQUIREMENTS`."""
     return [
-        Finding(requirement, config.get(requirement.option, "n"))
+        OptionMismatch(requirement, config.get(requirement.option, "n"))
         for requirement in REQUIREMENTS
-        if config.get(requirement.option, "n") not in ({"y", "m"} if requirement.module_will_do else {"y"})
+        if config.get(requirement.option, "n") not in ({"y", "m"} if requirement.module_is_enough else {"y"})
     ]
 
 
@@ -113,9 +113,9 @@ def require(config: Mapping[str, str]) -> None:
     """Refuse a kernel that cannot run the appliance.
 
     Raises:
-        InputError: names the first required option that is not set, and how many there are.
+        InputError: names the first required option that is not set, and the number of them.
     """
-    missing = [finding for finding in check(config) if finding.requirement.required]
+    missing = [mismatch for mismatch in check(config) if mismatch.requirement.required]
     if missing:
         more = f" ({len(missing)} required options are missing)" if len(missing) > 1 else ""
         raise InputError(f"this kernel cannot run the appliance: {missing[0]}{more}", remedy="choose another kernel")

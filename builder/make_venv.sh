@@ -1,11 +1,11 @@
 #!/bin/sh
 # Makes the virtual environment FOLDER, or brings it up to date: `sh builder/make_venv.sh FOLDER`, in the checkout's root.
-# FOLDER/.ready records what it was made for. Another checkout path or Python version makes it again from nothing: its
-# scripts name their interpreter by path, and its packages lie in a folder that names the version.
+# FOLDER/.ready records what it was made for. After a change of the checkout's path or of the Python version it is made
+# anew: its scripts contain the path of the interpreter, and its packages are in a folder named by the version.
 set -eu
 
 venv=$1
-# Asked of the base interpreter, because `python3` may be the one in FOLDER itself.
+# The base interpreter, because `python3` may be the one in FOLDER.
 python=$(python3 -c 'import sys; print(sys._base_executable)')
 place="$(pwd -P)/$venv
 $("$python" -VV)"
@@ -25,6 +25,6 @@ esac
 pip="$venv/bin/python -m pip --disable-pip-version-check --quiet"
 $pip install --require-hashes -r requirements.lock
 $pip install --no-deps --no-build-isolation -e .
-# Written whole: a run that is interrupted leaves no record.
+# Written atomically: an interrupted run leaves no record.
 printf '%s\n' "$wanted" >"$venv/.ready.new"
 mv "$venv/.ready.new" "$venv/.ready"

@@ -45,12 +45,12 @@ def render_manifest(
         "configuration": dict(configuration),
     }
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
-    # Bytes of a file name that are not UTF-8 are surrogates here; escaped, they are JSON again.
+    # Bytes of a file name that are not UTF-8 are surrogates here; they must be escaped to be valid JSON.
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def parse_outputs(data: bytes, *, origin: str) -> dict[str, OutputFile]:
-    """The outputs a manifest lists, by path. Raises InputError, naming `origin`, if it is no manifest of ours."""
+    """The outputs a manifest lists, by path. Raises InputError, which names `origin`, if it is not a manifest."""
     try:
         document = json.loads(data)
         version = document["version"]
@@ -60,7 +60,9 @@ def parse_outputs(data: bytes, *, origin: str) -> dict[str, OutputFile]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{origin} is not a manifest", remedy="run `vboot build` again") from error
     if version != VERSION:
-        raise InputError(f"{origin} is a manifest of version {version}, not {VERSION}", remedy="use its own vboot")
+        raise InputError(
+            f"{origin} is a manifest of version {version}, expected {VERSION}", remedy="use the vboot that wrote it"
+        )
     if not all(type(output.size) is int and isinstance(output.sha256, str) for output in outputs.values()):
         raise InputError(f"{origin} is not a manifest", remedy="run `vboot build` again")
     return outputs
@@ -74,8 +76,8 @@ def file_name(path: Path) -> str:
 def configuration_of(config: Config) -> dict[str, dict[str, Any]]:
     """The settings that shape the image, by section.
 
-    Of a path only the last part is kept, and neither the output folder nor the machine's settings: the same image
-    built in another place must have the same manifest.
+    Of a path only the last part is kept; the output folder and the machine's settings are left out. So the same image
+    built in another folder has the same manifest.
     """
     return {
         "model": {

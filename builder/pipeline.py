@@ -1,4 +1,4 @@
-"""Runs steps in order, skips those with nothing to do, and tells a reporter what happens."""
+"""Runs steps in order, skips those that are up to date, and reports to a `Reporter`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vboot.errors import VbootError
 
 @dataclass(frozen=True)
 class StepResult:
-    """What became of a step: whether it ran (or, in a dry run, would), why, for how long, and what it knows."""
+    """The outcome of a step: whether it ran (in a dry run: would run), why, its duration in seconds, its facts."""
 
     name: str
     ran: bool
@@ -26,9 +26,9 @@ class StepResult:
 
 
 def run(steps: Sequence[Step], *, cache: Cache, dry_run: bool = False, reporter: Reporter) -> tuple[StepResult, ...]:
-    """Run the steps that have a reason to, in the order given; outputs of one may be inputs of a later one.
+    """Run the steps that are not up to date, in the order given; outputs of one may be inputs of a later one.
 
-    A dry run changes nothing and says what would run. Raises the VbootError of the first step that fails.
+    A dry run changes nothing and reports what would run. Raises the VbootError of the first step that fails.
     """
     results: list[StepResult] = []
     facts: dict[str, Facts] = {}
@@ -74,13 +74,13 @@ def _run_step(step: Step, cache: Cache, facts: dict[str, Facts], reporter: Repor
 def _execute(step: Step, cache: Cache, facts: dict[str, Facts], progress: Progress) -> StepEntry:
     inputs = hash_all(step.inputs, cache, progress=progress)
     started_ns = time.time_ns()
-    learned = step.run(Context(progress, facts, lambda path: cache.sha256(path, progress=progress)))
+    facts_of_run = step.run(Context(progress, facts, lambda path: cache.sha256(path, progress=progress)))
     missing = [str(path) for path in step.outputs if not path.is_file()]
     if missing:
         raise VbootError(f"step {step.name} ended without writing {', '.join(missing)}", remedy="report this bug")
     discovered = hash_all(step.discovered(), cache, progress=progress)
     for name in discovered:
-        # Edited while the step read it: which contents it saw is unknown, so nothing may match next time.
+        # Edited while the step ran: which contents it read is unknown, so the next build must repeat it.
         if Path(name).stat().st_mtime_ns >= started_ns:
             discovered[name] = ""
     parameters = step.parameter_texts()
@@ -90,7 +90,7 @@ def _execute(step: Step, cache: Cache, facts: dict[str, Facts], progress: Progre
         inputs=inputs,
         discovered=discovered,
         outputs=hash_all(step.outputs, cache, progress=progress),
-        facts=dict(learned),
+        facts=dict(facts_of_run),
     )
 
 

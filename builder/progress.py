@@ -1,4 +1,4 @@
-"""Showing a build to a person: live bars on a terminal, plain lines everywhere else."""
+"""Shows the progress of a build: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 UPDATES_PER_SECOND = 10
-# Without a terminal a line now and then shows that a long phase is alive, without flooding a log.
+# Without a terminal a line every few seconds shows that a long phase still runs.
 PLAIN_INTERVAL_S = 5.0
-# A phase that counts and ends sooner needs no line of its own.
-PATIENCE_S = 1.0
+# A phase with a total that ends sooner gets no line.
+FIRST_LINE_DELAY_S = 1.0
 
 
 class Reporter(Protocol):
     """Receives the events of a build, step by step. `total` 0 means unknown."""
 
     def start(self, step: str, reason: str) -> None:
-        """The step runs now, for this reason."""
+        """The step starts to run, for this reason."""
 
     def progress(self, step: str, phase: str, done: int, total: int) -> None:
-        """The step is in this phase; may come thousands of times a second, also before `start`."""
+        """The step is in this phase. May be called thousands of times a second, also before `start`."""
 
     def skip(self, step: str, reason: str) -> None:
-        """The step has nothing to do."""
+        """The step is up to date."""
 
     def done(self, step: str, seconds: float) -> None:
         """The step has finished."""
@@ -37,7 +37,7 @@ class Reporter(Protocol):
 
 
 class PlainReporter:
-    """One line per event. A phase gets one when it begins, or later if it counts, then one every few seconds."""
+    """One line per event. A phase prints one when it begins (later if it has a total), then every few seconds."""
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -46,7 +46,7 @@ class PlainReporter:
         self._next_line = 0.0
 
     def start(self, step: str, reason: str) -> None:
-        """Print that and why the step runs."""
+        """Print that the step runs, and why."""
         self._print(f"{step}: running, {reason}")
 
     def progress(self, step: str, phase: str, done: int, total: int) -> None:
@@ -54,14 +54,14 @@ class PlainReporter:
         now = self._clock()
         if (step, phase) != self._phase:
             self._phase = (step, phase)
-            # One that does not count may never be heard of again, so it is named at once.
-            self._next_line = now + PATIENCE_S if total else now
+            # A phase without a total may report only once, so it is printed at once.
+            self._next_line = now + FIRST_LINE_DELAY_S if total else now
         if now >= self._next_line:
             self._next_line = now + PLAIN_INTERVAL_S
             self._print(f"{step}: {phase} {100 * done // total}%" if total else f"{step}: {phase}")
 
     def skip(self, step: str, reason: str) -> None:
-        """Print that and why the step is skipped."""
+        """Print that the step is skipped, and why."""
         self._print(f"{step}: skipped, {reason}")
 
     def done(self, step: str, seconds: float) -> None:
@@ -69,7 +69,7 @@ class PlainReporter:
         self._print(f"{step}: done in {seconds:.1f} s")
 
     def fail(self, step: str, error: str) -> None:
-        """Print that the step failed; what and why follows from the command line."""
+        """Print that the step failed; the command line prints the error."""
         self._print(f"{step}: failed")
 
     def _print(self, line: str) -> None:
@@ -81,7 +81,7 @@ class TerminalReporter:
     """A bar under the finished lines, redrawn at most ten times a second by rich."""
 
     def __init__(self, stream: TextIO) -> None:
-        # Imported here: rich costs 80 ms that a build with nothing to draw does without.
+        # Imported here because importing rich takes 80 ms.
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -117,14 +117,14 @@ class TerminalReporter:
         self._finish(f"{step}: done in {seconds:.1f} s")
 
     def fail(self, step: str, error: str) -> None:
-        """Leave a line for the failed step; what and why follows from the command line."""
+        """Leave a line for the failed step; the command line prints the error."""
         self._finish(f"{step}: failed")
 
     def _update(self, description: str, done: int, total: int) -> None:
         if self._bars is None:
             self._bars = self._make_bars()
             self._bars.start()
-        # A task's total cannot be taken back, so each phase is a task of its own.
+        # rich cannot remove the total of a task, so each phase gets its own task.
         if self._task is None or description != self._description:
             if self._task is not None:
                 self._bars.remove_task(self._task)
@@ -140,7 +140,7 @@ class TerminalReporter:
 
 
 def make_reporter(stream: TextIO, *, dumb: bool = False) -> Reporter:
-    """The reporter that suits the stream; `dumb` forces plain lines (TERM=dumb, --json)."""
+    """The reporter for the stream; `dumb` forces plain lines (TERM=dumb, --json)."""
     if stream.isatty() and not dumb:
         return TerminalReporter(stream)
     return PlainReporter(stream)

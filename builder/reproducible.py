@@ -1,4 +1,4 @@
-"""Builds the image a second time where everything that must not matter is different, and compares the files."""
+"""Builds the image a second time, in another place and environment, and compares the files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from builder.manifest import parse_outputs
 from vboot.errors import InputError
 from vboot.programs import run_logged
 
-# What a build reads of this project; the rest of the checkout has no part in an image.
+# The folders that a build reads; the rest of the checkout does not influence an image.
 SOURCES = ("builder", "cli", "image", "initramfs", "qemu", "spec", "vboot")
 CRATE_SOURCES = ("Cargo.toml", "Cargo.lock", "build.rs", "build", "src", "tests", "examples")
-OTHER_SURROUNDINGS = {"TZ": "Pacific/Chatham", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "SOURCE_DATE_EPOCH": "86400"}
+OTHER_ENVIRONMENT = {"TZ": "Pacific/Chatham", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "SOURCE_DATE_EPOCH": "86400"}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A file that came out otherwise: SHA-256 of the first and of the second build ("" where one has no such file)."""
+    """A file that differs: SHA-256 of the first and of the second build ("" where one has no such file)."""
 
     name: str
     first: str
@@ -54,7 +54,7 @@ def build_again(words: Sequence[str], *, folder: Path, progress: Progress) -> Pa
             timeout_s=BUILD_TIMEOUT_S,
             log=folder / "second-build.log",
             folder=copy,
-            environment=environment | OTHER_SURROUNDINGS,
+            environment=environment | OTHER_ENVIRONMENT,
             on_line=lambda line: progress(line, 0, 0),
             remedy="see the log",
         )

@@ -1,4 +1,4 @@
-"""Every key of `appliance.toml`, declared once: SETTINGS makes the TOML reader, the flags and their help."""
+"""Every key of `appliance.toml`, declared once: the TOML reader, the flags and their help are made from SETTINGS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class Setting:
-    """One key: where it stands in `appliance.toml`, which flag overrides it, and which values are good.
+    """One key: its place in `appliance.toml`, the flag that overrides it, and its valid values.
 
     `choices` are the only values a text may have; for a "name or path" they are the names that are not paths.
     `verbs` are the commands that take the flag. `environment` names a variable that overrides the file; a flag
@@ -61,7 +61,7 @@ class Setting:
         return names or ("PATH" if self.kind == "path" else "TEXT")
 
     def from_toml(self, value: object, *, folder: Path) -> Value:
-        """Accept a TOML value; relative paths start at `folder`, where the file stands. Raises InputError."""
+        """Accept a TOML value; relative paths start at `folder`, the folder of the file. Raises InputError."""
         if self.kind == "integer":
             if isinstance(value, bool) or not isinstance(value, int):
                 raise self._wrong(value, "must be a whole number")
@@ -75,10 +75,10 @@ class Setting:
         return folder / str(accepted) if self.kind == "path" else str(folder / str(accepted))
 
     def from_text(self, text: str) -> Value:
-        """Accept a flag's or an environment variable's text; relative paths stay as they are. Raises InputError."""
+        """Accept the text of a flag or environment variable; relative paths are not changed. Raises InputError."""
         if self.kind != "integer":
             return self._accept_text(text)
-        # Not int() alone: it also takes "1_000", " 7 " and other scripts' digits.
+        # int() alone would also accept "1_000", " 7 " and digits of other scripts.
         if not (text.isascii() and text.removeprefix("-").isdigit()) or len(text) > 20:
             raise self._wrong(text, f"must be a whole number from {self.minimum} to {self.maximum}")
         return self._in_range(int(text))
@@ -111,7 +111,7 @@ class Setting:
         return InputError(f"{self.name} = {shown(value)} {why}")
 
 
-# `boot` builds first, so it takes what `build` takes.
+# `boot` builds first, so it accepts the flags of `build`.
 BUILD = ("build", "boot")
 IMAGE = ("build", "compose", "boot")
 MACHINE = ("boot",)
@@ -120,16 +120,16 @@ RUNTIME = ("build", "boot")
 # fmt: off
 SETTINGS: tuple[Setting, ...] = (
     Setting("model", "source", "name or path", "minilm", "--model", IMAGE,
-            "the model the machine is: minilm (sentence embeddings), tiny (for tests) or a GGUF file of yours",
+            "the model: minilm (sentence embeddings), tiny (for tests) or the path of a GGUF file",
             choices=("minilm", "tiny"), environment="VBOOT_MODEL"),
     Setting("model", "type", "text", None, "--type", IMAGE,
-            "type of the weights: F16 unless given; a GGUF file of yours is left as it is",
+            "type of the weights of minilm or tiny, default F16; the weights of a GGUF file are not converted",
             choices=("F16", "F32", "Q8_0"), environment="VBOOT_TYPE"),
     Setting("model", "pooling", "text", None, "--pooling", IMAGE,
-            "how a bert that does not state it makes an embedding of its tokens' vectors",
+            "how the tokens' vectors become one embedding, for a bert model whose file does not state it",
             choices=("mean", "cls", "last")),
     Setting("model", "max_tokens", "integer", None, "--max-tokens", IMAGE,
-            "most tokens of a text, for a bert that takes fewer than its context length; longer texts are cut",
+            "maximum tokens of a text, for a bert model that takes fewer than its context length; longer texts are cut",
             minimum=2, maximum=2**32 - 1),
 
     Setting("image", "output", "path", Path("build"), "--output", BUILD,
@@ -142,7 +142,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("machine", "memory_mib", "integer", 0, "--memory", MACHINE,
             "memory in MiB; 0 computes what the machine needs", maximum=2**20),
     Setting("machine", "accel", "text", "auto", "--accel", MACHINE,
-            "QEMU accelerator; auto uses KVM where a guest really runs under it", choices=("auto", "kvm", "tcg")),
+            "QEMU accelerator; auto uses KVM where a test guest runs under it", choices=("auto", "kvm", "tcg")),
     Setting("machine", "cpus", "integer", 2, "--cpus", MACHINE,
             "number of processors", minimum=1, maximum=64),
     Setting("machine", "cpu", "text", "max", "--cpu", MACHINE,
@@ -151,31 +151,31 @@ SETTINGS: tuple[Setting, ...] = (
             "words added to the kernel command line"),
 
     Setting("kernel", "source", "name or path", "debian", "--kernel", BUILD,
-            "Debian's cloud kernel, or a bzImage of yours", choices=("debian",)),
+            "debian (its cloud kernel) or the path of a bzImage", choices=("debian",)),
     Setting("kernel", "config", "path", None, "--kernel-config", BUILD,
-            "configuration of a kernel of yours"),
+            "configuration (.config) of your own kernel"),
     Setting("kernel", "modules", "path", None, "--kernel-modules", BUILD,
-            "lib/modules/RELEASE folder of a kernel of yours"),
+            "lib/modules/RELEASE folder of your own kernel"),
 
     Setting("runtime", "heartbeat_ms", "integer", 100, "--heartbeat-ms", RUNTIME,
             "milliseconds between two heartbeats", minimum=10, maximum=10_000),
     Setting("runtime", "onfail", "text", "poweroff", "--onfail", RUNTIME,
             "what the machine does when it cannot start", choices=("poweroff", "reboot", "hold")),
     Setting("runtime", "energy", "text", "on", "--energy", RUNTIME,
-            "whether mutations draw on a budget", choices=("on", "off")),
+            "whether an energy budget limits the rate of mutations", choices=("on", "off")),
     Setting("runtime", "fault", "integer", 0, "--fault", RUNTIME,
             "1 lets clients inject faults for tests, in unsigned images only", maximum=1),
 )
-"""The table, in the order in which the file and the help show it."""
+"""All settings, in the order of the file and the help."""
 # fmt: on
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """[model]: what the machine is. `type` None is F16, or a GGUF file left as it is.
+    """[model]: the model of the image. `type` None is F16 for the built-in models, and the file's own types otherwise.
     `pooling` and `max_tokens` None leave both as the model states them.
 
-    `source_origin` says where `source` was given when that was not a flag or a file: the environment variable.
+    `source_origin` names the environment variable that `source` came from; empty if it came from elsewhere.
     """
 
     source: str
@@ -207,7 +207,7 @@ class MachineSettings:
 
 @dataclass(frozen=True)
 class KernelSettings:
-    """[kernel]: which kernel carries the machine."""
+    """[kernel]: the kernel of the image."""
 
     source: str
     config: Path | None

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from vboot.errors import InputError
 
-# Far above any Ed25519 PEM: a wrong path must not read a disk image into memory.
+# More than any Ed25519 PEM file has: a wrong path must not read a disk image into memory.
 LIMIT_BYTES = 64 << 10
 
 

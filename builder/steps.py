@@ -1,4 +1,4 @@
-"""A step of a build: what it reads, what it writes, and why it has to run."""
+"""A step of a build: its inputs and outputs, and the reason for which it has to run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from builder.cache import Cache, Progress, StepEntry, step_key
 from vboot.errors import InputError
 
 Facts = Mapping[str, str | int]
-"""What a run learned and later steps or the manifest want to know; kept with the step, so a skipped step has it too."""
+"""Values from a run that later steps and the manifest use; stored in the cache, so that a skipped step has them too."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a running step may use: where to report progress, the facts of earlier steps, remembered file hashes."""
+    """What a running step may use: where to report progress, the facts of earlier steps, cached file hashes."""
 
     progress: Progress
     facts: Mapping[str, Facts]
@@ -24,7 +24,7 @@ class Context:
 
 
 def nothing_discovered() -> tuple[Path, ...]:
-    """The `discovered` of a step whose inputs are all known beforehand."""
+    """The `discovered` of a step whose inputs are all known before it runs."""
     return ()
 
 
@@ -32,7 +32,7 @@ def nothing_discovered() -> tuple[Path, ...]:
 class Step:
     """One unit of work, repeated only when its name, parameters, inputs' contents or outputs' contents have changed.
 
-    `parameters` are JSON values. `discovered` is asked after a run for inputs that only the run revealed.
+    `parameters` are JSON values. `discovered` is called after a run and gives inputs that became known only then.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Step:
 
     @property
     def id(self) -> str:
-        """The name in the cache: the same step writing elsewhere is remembered apart."""
+        """The name in the cache; the same step with other outputs has an entry of its own."""
         return f"{self.name} -> {', '.join(str(path.resolve()) for path in self.outputs)}"
 
     def parameter_texts(self) -> dict[str, str]:
@@ -53,21 +53,21 @@ class Step:
 
 
 def reason_to_run(step: Step, cache: Cache, *, pending: Collection[Path] = (), progress: Progress) -> str | None:
-    """Say why the step must run, or None if its outputs stand as its last run left them.
+    """The reason why the step must run, or None if it is up to date.
 
-    `pending` are files that an earlier step of the same plan is going to write. Raises InputError if an input is
-    missing that no step makes.
+    `pending` are files that an earlier step of the same plan will write. Raises InputError for a missing input that
+    is not one of them.
     """
     for path in step.inputs:
         if path not in pending and not path.is_file():
-            raise InputError(f"step {step.name} needs {path}, which is not there", remedy="check the path")
+            raise InputError(f"step {step.name} needs {path}, which does not exist", remedy="check the path")
     entry = cache.steps.get(step.id)
     if entry is None:
         return _missing_output(step) or "no record of a run"
     return (
         _missing_output(step)
         or _changed_parameter(step, entry)
-        or next((f"{path.name} is made anew" for path in step.inputs if path in pending), None)
+        or next((f"{path.name} will be rebuilt" for path in step.inputs if path in pending), None)
         or _changed_input(step, entry, hash_all(step.inputs, cache, progress=progress))
         or _changed_file(entry, cache, progress)
     )
@@ -85,7 +85,7 @@ def hash_all(paths: tuple[Path, ...], cache: Cache, *, progress: Progress) -> di
 
 
 def _missing_output(step: Step) -> str | None:
-    return next((f"{path.name} is not there" for path in step.outputs if not path.exists()), None)
+    return next((f"{path.name} is missing" for path in step.outputs if not path.exists()), None)
 
 
 def _changed_parameter(step: Step, entry: StepEntry) -> str | None:

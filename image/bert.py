@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image.embedding_settings import MAX_TOKENS_KEY, POOLING_TYPES
-from image.gguf_types import TensorType
-from image.gguf_writer import Model, Tensor, boolean, f32, i32_array, string, string_array, u32
+from image.gguf_writer import Model, Tensor, TensorType, boolean, f32, i32_array, string, string_array, u32
 from vboot.gguf import Metadata
 
 ModelType = Literal["F16", "F32", "Q8_0"]

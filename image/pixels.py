@@ -1,4 +1,4 @@
-"""The pixel machine as images know it: its instruction table and the built-in programs."""
+"""Pixel programs in an image: the instruction table, the built-in programs, and the layout of a slot."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ SLOT_PIXELS = (SLOT_BYTES - 4) // 3
 
 
 @dataclass(frozen=True)
-class Opcode:
-    """An instruction {250, code, b}: what it does, what b may be, and how many values it takes off the stack.
+class PixelInstruction:
+    """An instruction {250, code, b}: what it does, what b may be, and how many values it pops off the stack.
 
     `immediates` are names that b counts from 0. `operand` is "slot" (0 to 7 is kernel.b, 128 to 135 is
     evolved.(b - 128)), "vector" (any b, 0 means 255) or empty; with neither, b is 0.
@@ -27,14 +27,14 @@ class Opcode:
     operand: str = ""
 
 
-def opcode_table() -> tuple[Opcode, ...]:
-    """The instructions, from their one source `spec/pixels.toml`."""
+def instruction_table() -> tuple[PixelInstruction, ...]:
+    """The instructions, read from `spec/pixels.toml`."""
     entries = tomllib.loads(_text("pixels.toml"))["opcode"]
-    return tuple(Opcode(**{**entry, "immediates": tuple(entry.get("immediates", ()))}) for entry in entries)
+    return tuple(PixelInstruction(**{**entry, "immediates": tuple(entry.get("immediates", ()))}) for entry in entries)
 
 
 def kernel_programs() -> tuple[bytes, ...]:
-    """The pixels of kernel.0 to kernel.7, three bytes each, as `spec/kernels.txt` holds them assembled."""
+    """The pixels of kernel.0 to kernel.7, three bytes each, read from `spec/kernels.txt`."""
     lines = _text("kernels.txt").splitlines()
     return tuple(bytes.fromhex(line.partition(":")[2]) for line in lines if not line.startswith("#"))
 

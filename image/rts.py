@@ -1,4 +1,6 @@
-"""The header of the RTS container, version 1: 512 bytes in front of an executable and a GGUF.
+"""The header of an RTS container, version 1: 512 bytes in front of an executable and a GGUF model.
+
+RTS is the project's container format: executable and model in one file (spec/rts.md).
 
 Layout (integers big-endian): magic "RTS\\x01", u32 version 1, u64 binary offset 512, u64 binary size N, u64 tensor
 offset 512 + N, u64 tensor size M, SHA-256 of the binary section, SHA-256 of the tensor section (zero: absent), key id
@@ -18,7 +20,7 @@ HEADER_SIZE = 512
 MAGIC = b"RTS\x01"
 VERSION = 1
 SIGNED_SIZE = 144
-"""The signature covers this many first bytes of the header."""
+"""Number of bytes at the start of the header that the signature covers."""
 SECTION_ALIGNMENT = 4096
 """The tensor section starts at a multiple of this in a bootable file, so that it can be mapped in place."""
 
@@ -54,7 +56,7 @@ class RtsError(InputError):
     """An RTS file breaks a rule.
 
     Attributes: field (a name in FIELD_OFFSETS, or header, binary, tensors, trailing), offset (byte in the file), value
-    (what stands there), expected, path (None until the file is known). The text names them all.
+    (what the file contains), expected, path (None until the file is known). The text names them all.
     """
 
     def __init__(self, field: str, *, offset: int, value: str, expected: str, path: Path | None = None) -> None:
@@ -74,7 +76,7 @@ class RtsError(InputError):
 
 @dataclass(frozen=True)
 class RtsHeader:
-    """What a header says: sizes in bytes, digests and key id of 32 bytes, signature of 64 bytes."""
+    """The fields of a header: sizes in bytes, digests and key id of 32 bytes, signature of 64 bytes."""
 
     binary_size: int
     tensor_size: int
@@ -101,7 +103,7 @@ class RtsHeader:
 
     @property
     def bootable(self) -> bool:
-        """Whether the tensor section starts on a page, as booting demands and reading does not."""
+        """Whether the tensor section starts on a page: required for booting, not for reading."""
         return self.tensor_offset % SECTION_ALIGNMENT == 0
 
 
@@ -126,7 +128,7 @@ def pack_header(header: RtsHeader) -> bytes:
 def parse_header(head: bytes, *, file_size: int, block_device: bool = False) -> RtsHeader:
     """Read a header and check every rule that needs no section bytes.
 
-    `head` is the first 512 bytes of a file (or block device) of `file_size` bytes; a device may go on after the
+    `head` is the first 512 bytes of a file (or block device) of `file_size` bytes; a device may be longer than the
     sections, a file may not. Raises RtsError for the first broken rule, in the order of the fields.
     """
     if len(head) < HEADER_SIZE or file_size < HEADER_SIZE:
@@ -153,7 +155,7 @@ def parse_header(head: bytes, *, file_size: int, block_device: bool = False) -> 
 def check_sections(binary_start: bytes, tensor_start: bytes, header: RtsHeader) -> None:
     """Check the magic of both sections, given their first 16 and first 4 bytes (fewer if a section is shorter).
 
-    Raises RtsError for a binary section that is no ELF or a tensor section that is no GGUF.
+    Raises RtsError for a binary section that is not an ELF or a tensor section that is not a GGUF.
     """
     if len(binary_start) < ELF_IDENT_SIZE:
         raise RtsError(

@@ -1,4 +1,4 @@
-"""RTS files on disk: write, verify, extract, repack. Everything streams; no section is held in memory."""
+"""RTS files on disk: write, verify, extract, repack. Data are streamed; no section is read into memory as a whole."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import mmap
 import os
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from image import rts
-from image.elf import elf_end
 from image.rts import RtsError, RtsHeader
 from image.streams import (
     Progress,
@@ -32,10 +32,17 @@ from image.streams import (
 from vboot.errors import InputError
 from vboot.files import atomic_write
 
+_ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+_SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
+_ELF64_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
+_SHT_NOBITS = 8
+_PN_XNUM = 0xFFFF
+
 
 @dataclass(frozen=True)
 class _Section:
-    """Bytes of an open file that become a section, then `padding` zeros; `sha256` only where it is known already."""
+    """Bytes of an open file that become a section, then `padding` zeros; `sha256` only if it is known already."""
 
     file: BinaryIO
     offset: int
@@ -56,8 +63,9 @@ def write_rts(
 ) -> RtsHeader:
     """Write an RTS file of the executable `binary` and the GGUF `tensors`, and return its header.
 
-    The executable is padded with zeros so that the tensors start on a page. `check` judges the GGUF first (only its
-    magic is looked at here) and raises if it is not acceptable. Raises InputError for unusable inputs or output.
+    The executable is padded with zeros so that the tensors start on a page. `check` is called with the GGUF first
+    (only its magic is checked here) and raises if it is not acceptable. Raises InputError for unusable inputs or
+    output.
     """
     refuse_same_file(output, binary)
     refuse_same_file(output, tensors)
@@ -78,15 +86,15 @@ def repack(
     check: Callable[[Path], None] | None = None,
     progress: Progress | None = None,
 ) -> RtsHeader:
-    """Write a copy of the RTS file `path` with one half replaced, and return the new header.
+    """Write a copy of the RTS file `path` with one section replaced, and return the new header.
 
-    The half kept is copied inside the kernel and keeps its stated digest, so damage in it stays visible to
-    `verify_rts`. The security version is kept; the old signature cannot be, so the copy is unsigned without a
+    The other section is copied inside the kernel and keeps its stated digest, so `verify_rts` still detects damage in
+    it. The security version is kept. The old signature would be wrong, so the copy is unsigned without a
     `signing_key`. Raises InputError (RtsError for a broken `path`).
     """
     replacement = binary or tensors
     if replacement is None or (binary is not None and tensors is not None):
-        raise InputError("repack replaces one half", remedy="give either a binary or tensors")
+        raise InputError("repack replaces one section", remedy="give either a binary or tensors")
     refuse_same_file(output, path)
     refuse_same_file(output, replacement)
     if check is not None and tensors is not None:
@@ -152,8 +160,8 @@ def verify_open(
 def extract(path: Path, *, binary: Path | None = None, tensors: Path | None = None) -> RtsHeader:
     """Copy one or both sections of an RTS file out, checking their digests on the way, and return the header.
 
-    The tensors come out byte for byte. The executable loses its zero padding where its own tables say how long it is,
-    and is executable. Nothing is written unless all is well. Raises RtsError or InputError.
+    The tensors come out byte for byte. The zero padding of the executable is cut off if its own tables state its
+    length, and its mode is executable. After an error no output is written. Raises RtsError or InputError.
     """
     outputs = [output for output in (binary, tensors) if output is not None]
     for output in outputs:
@@ -168,7 +176,7 @@ def extract(path: Path, *, binary: Path | None = None, tensors: Path | None = No
             actual = consume(read_chunks(file, offset=rts.HEADER_SIZE, size=header.binary_size), target=target)
             rts.check_digest("binary_sha256", stated=header.binary_sha256, actual=actual)
             _strip_padding(target)
-            # Executable by whoever may read it, so the umask is honoured.
+            # Executable for those who may read it, so the umask is respected.
             mode = os.fstat(target.fileno()).st_mode & 0o777
             os.fchmod(target.fileno(), mode | (mode & 0o444) >> 2)
         if tensors is not None:
@@ -241,7 +249,7 @@ def _new_tensors(file: BinaryIO, *, path: Path) -> _Section:
 
 
 def _kept(file: BinaryIO, *, offset: int, size: int, stated: bytes) -> _Section:
-    """A section of an RTS file as it is; the digest its header states is taken over, if there is one."""
+    """A section of an RTS file, unchanged, with the digest that its header states, if there is one."""
     return _Section(file, offset=offset, size=size, sha256=None if stated == rts.ABSENT_DIGEST else stated)
 
 
@@ -285,7 +293,7 @@ def _check_signature(header: RtsHeader, public_key: Ed25519PublicKey) -> None:
 
 
 def _strip_padding(target: BinaryIO) -> None:
-    """Cut the zeros our writer adds: fewer than a page, after the ELF's own end. Anything else is kept."""
+    """Cut off the zeros that our writer adds: less than a page, after the ELF's own end. Anything else is kept."""
     target.flush()
     with mmap.mmap(target.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
         size = len(view)
@@ -293,6 +301,37 @@ def _strip_padding(target: BinaryIO) -> None:
         padded = end is not None and size - end < rts.SECTION_ALIGNMENT and not any(view[end:])
     if end is not None and padded:
         target.truncate(end)
+
+
+def elf_end(data: bytes | memoryview) -> int | None:
+    """Return the length of the ELF file at the start of `data`, in bytes, or None if its tables do not state it.
+
+    It is the largest end of the section header table, the program header table, and the file contents of every
+    section and segment (System V ABI). Only 64-bit little-endian files are understood. None also stands for tables
+    that leave `data`, for extended numbering, and for a file without any table.
+    """
+    if len(data) < _ELF_HEADER.size or bytes(data[:6]) != _ELF64_LITTLE_ENDIAN:
+        return None
+    fields = _ELF_HEADER.unpack_from(data)
+    phoff, shoff, ehsize = fields[5], fields[6], fields[8]
+    phentsize, phnum, shentsize, shnum = fields[9:13]
+    ends = [ehsize]
+    if phnum:
+        if phnum == _PN_XNUM or phentsize != _PROGRAM_HEADER.size or phoff + phnum * phentsize > len(data):
+            return None
+        ends.append(phoff + phnum * phentsize)
+        for index in range(phnum):
+            segment = _PROGRAM_HEADER.unpack_from(data, phoff + index * phentsize)
+            ends.append(segment[2] + segment[5])
+    if shoff:
+        if shnum == 0 or shentsize != _SECTION_HEADER.size or shoff + shnum * shentsize > len(data):
+            return None
+        ends.append(shoff + shnum * shentsize)
+        for index in range(shnum):
+            section = _SECTION_HEADER.unpack_from(data, shoff + index * shentsize)
+            ends.append(0 if section[1] == _SHT_NOBITS else section[4] + section[5])
+    end = max(ends)
+    return end if len(ends) > 1 and end <= len(data) else None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Moving bytes between files at the speed of the disk, hashing them on the way."""
+"""Copies bytes between files, and hashes them meanwhile."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Progress = Callable[[str, int, int], None]
 """Called as progress(phase, bytes done, bytes in total)."""
 
 CHUNK = 1 << 20
-# Larger than CHUNK, because nothing passes through here; small enough to show progress and to be interrupted.
+# Larger than CHUNK, because the kernel copies; small enough to show progress and to be interrupted.
 _KERNEL_CHUNK = 64 << 20
 
-# What copy_file_range answers where it cannot serve: old kernels, some pairs of file systems.
+# Errors of copy_file_range where it is not supported: old kernels, some pairs of file systems.
 _NO_COPY_FILE_RANGE = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
 
 
 def read_chunks(file: BinaryIO, *, offset: int, size: int) -> Iterator[memoryview]:
     """Yield `size` bytes from `offset` in chunks of at most 1 MiB.
 
-    Two buffers take turns, so a chunk stays valid while the next one is read and no longer.
+    Two buffers are used in turn, so a chunk stays valid until the second chunk after it is requested.
     Raises InputError when the file ends early.
     """
     buffers = (bytearray(min(CHUNK, size)), bytearray(min(CHUNK, size)))
@@ -61,8 +61,9 @@ def consume(
 ) -> bytes:
     """Write all chunks to `target` (if given) and return their SHA-256, 32 bytes.
 
-    A second thread hashes one chunk while this one writes it and reads the next, so the cost is the slower of the two
-    and the digest is of exactly the bytes written. `progress` gets the number of bytes done after each chunk.
+    A second thread hashes one chunk while this one writes it and reads the next, so the time is that of the slower
+    of the two, and the digest is of exactly the bytes written. `progress` gets the number of bytes done after each
+    chunk.
     """
     digest = hashlib.sha256()
     done = 0
@@ -85,7 +86,7 @@ def consume(
 def copy_range(
     source: BinaryIO, target: BinaryIO, *, offset: int, size: int, progress: Callable[[int], None] | None = None
 ) -> None:
-    """Append `size` bytes of `source` from `offset` to `target` inside the kernel, sharing extents where it can.
+    """Append `size` bytes of `source` from `offset` to `target` inside the kernel, which shares extents where possible.
 
     Falls back to reading and writing. `progress` gets the number of bytes done from time to time. Raises InputError
     when the source ends early.
@@ -99,7 +100,7 @@ def copy_range(
         done += count
         if progress is not None:
             progress(done)
-    # The kernel moved the descriptor behind the buffered file's back.
+    # The kernel moved the descriptor's offset, which the buffered file does not know.
     target.seek(0, os.SEEK_END)
     for chunk in read_chunks(source, offset=offset + done, size=size - done):
         target.write(chunk)
@@ -137,7 +138,7 @@ def open_input(path: Path, *, what: str) -> BinaryIO:
 
 
 def is_block_device(file: BinaryIO) -> bool:
-    """Whether the open file is a block device, whose end says nothing about its contents."""
+    """Whether the open file is a block device, which may be longer than its contents."""
     return stat.S_ISBLK(os.fstat(file.fileno()).st_mode)
 
 
@@ -147,7 +148,7 @@ def size_of(file: BinaryIO) -> int:
 
 
 def refuse_same_file(output: Path, source: Path) -> None:
-    """Raise InputError when both names lead to one file, through links of any kind too."""
+    """Raise InputError when both names mean the same file, also through links."""
     try:
         same = output.samefile(source)
     except OSError:

@@ -36,8 +36,8 @@ CONFIG = BertConfig(
     epsilon=1e-12,
 )
 
-# Tokens outweigh positions, so that word order matters less than words; queries and keys are large enough for attention
-# to prefer some tokens; the rest keeps the variance near one.
+# Token embeddings are larger than positions, so that words matter more than their order; queries and keys are large
+# enough for attention to prefer some tokens; the other scales keep the variance near one.
 _SCALES = {
     "token_embd.weight": 1.0,
     "position_embd.weight": 1 / 8,

@@ -1,6 +1,6 @@
 """The appliance's initramfs: `/init`, the device nodes it needs before devtmpfs, kernel modules, mount points.
 
-The archive is not compressed: its contents hardly shrink, and the kernel needs no decompressor for it.
+The archive is not compressed: compression would hardly reduce it, and the kernel needs no decompressor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from vboot.errors import InputError
 SENTINEL = "etc/vector_boot.complete"
 """The last entry: 64 hexadecimal digits, SHA-256 of the archive's bytes before it, and a newline.
 
-When memory runs out the kernel drops the rest of an archive and boots on; a missing or short sentinel shows that.
+When memory runs out, the kernel drops the rest of an archive and continues to boot; then this entry is missing or
+short.
 """
 MODULES_LOAD = "lib/modules/modules.load"
 MOUNT_POINTS = ("proc", "sys", "run", "tmp")
@@ -35,14 +36,14 @@ def build_initramfs(
         extra: further entries, such as a tiny model.
 
     Raises:
-        InputError: `init` is no ELF file, or an entry that newc cannot hold.
+        InputError: `init` is not an ELF file, or newc cannot represent an entry.
     """
     if not init.startswith(b"\x7fELF"):
         raise InputError("/init of the initramfs is not an ELF executable", remedy="build the standalone vector_boot")
     tree = newc.with_parents(
         [
             newc.directory("dev"),
-            # Before it mounts devtmpfs, PID 1 has only these: without a console and null, Rust's std dies before main.
+            # PID 1 has only these until it mounts devtmpfs; without console and null, Rust's std aborts before main.
             newc.char_device("dev/console", 5, 1),
             newc.char_device("dev/null", 1, 3, mode=0o666),
             newc.char_device("dev/kmsg", 1, 11, mode=0o644),

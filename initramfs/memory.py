@@ -1,7 +1,7 @@
-"""How much memory a machine needs, computed from sizes. Pure.
+"""How much memory a machine needs, computed from sizes. Pure functions.
 
-Too little memory is not an error to Linux: the root file system is a tmpfs that may fill half of the memory, and when
-an archive does not fit, the kernel prints one line and boots on with files cut or missing.
+Linux does not stop for lack of memory: the root file system is a tmpfs that may fill half of the memory, and when an
+archive does not fit, the kernel prints one line and continues to boot with truncated or missing files.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 
 MIB = 1 << 20
 
-# What Linux keeps beyond its image once it runs (slabs, tables, free-page watermarks): 12 MiB measured with Debian's
+# What Linux uses beyond its image once it runs (slabs, tables, free-page watermarks): 12 MiB measured with Debian's
 # 6.1 cloud kernel, as the machine's memory less init_size less MemAvailable.
 KERNEL_RUNTIME_BYTES = 16 * MIB
 # The two processes, before-images of recent mutations, activations of a forward pass.
 WORKSPACE_BYTES = 96 * MIB
-# Firmware, and what a moment may need more than the average.
+# Firmware, and short peaks.
 MARGIN_BYTES = 32 * MIB
-# A struct page of 64 bytes describes each 4096 bytes: of 64 parts, 63 are left.
+# A struct page of 64 bytes describes each 4096 bytes: 63 of 64 parts remain usable.
 MEMORY_MAP_SHARE = (64, 63)
 STEP_MIB = 16
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """The memory a machine needs and what for, in bytes.
+    """The memory that a machine needs, by purpose, in bytes.
 
     Attributes:
         kernel_bytes: what unpacking and starting the kernel takes (`init_size` of the bzImage).
@@ -47,7 +47,7 @@ class MemoryNeed:
 
     @property
     def running_bytes(self) -> int:
-        """Later: the kernel, the unpacked archive, every page of the weights once, and the workspace."""
+        """After boot: the kernel, the unpacked archive, every page of the weights once, and the workspace."""
         kernel = self.kernel_bytes + KERNEL_RUNTIME_BYTES
         return kernel + self.initramfs_bytes + self.weights_bytes + self.workspace_bytes
 
@@ -59,7 +59,7 @@ class MemoryNeed:
         return -(-need // (STEP_MIB * MIB)) * STEP_MIB
 
     def explain(self) -> str:
-        """One line on where the number comes from."""
+        """One line that explains the number."""
         if self.unpacking_bytes > self.running_bytes:
             parts = f"kernel {_mib(self.kernel_bytes)} + 3 x initramfs {_mib(self.initramfs_bytes)} while it unpacks"
         else:

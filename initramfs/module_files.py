@@ -1,4 +1,4 @@
-"""Reads kernel modules from a lib/modules/RELEASE folder, whatever they are compressed with."""
+"""Reads kernel modules from a lib/modules/RELEASE folder, also compressed ones."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def module_files(folder: Path) -> dict[str, Path]:
 
 
 def read_module(path: Path) -> bytes:
-    """The uncompressed module: `.ko`, `.ko.gz`, `.ko.xz`, and `.ko.zst` with the help of the zstd program.
+    """The uncompressed module: `.ko`, `.ko.gz`, `.ko.xz`, and `.ko.zst` through the program zstd.
 
     Raises:
-        InputError: the file cannot be read, is damaged or has another ending.
+        InputError: the file cannot be read, is damaged or has another extension.
         ToolError: zstd is needed and is missing or failed.
     """
     try:
@@ -68,7 +68,7 @@ def _unzstd(path: Path) -> bytes:
         remedy = "install zstd, or decompress the modules first"
         raise ToolError(f"{path}: zstd is needed to read this module", command=command, remedy=remedy) from error
     except subprocess.TimeoutExpired as error:
-        raise ToolError(f"{path}: zstd gave no answer in {ZSTD_TIMEOUT_S} s", command=command) from error
+        raise ToolError(f"{path}: zstd did not finish within {ZSTD_TIMEOUT_S} s", command=command) from error
     if done.returncode != 0:
         stderr = done.stderr.decode(errors="replace").strip()
         what = f"{path}: zstd cannot decompress this module: {stderr}"

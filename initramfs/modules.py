@@ -1,8 +1,8 @@
 """Which kernel modules the machine loads, and in which order.
 
 What a module needs is read from its own `.modinfo` section (`depends=`, written by the kernel's build): Debian's
-packages carry no modules.dep, which depmod makes only on installation. Code built into the kernel never appears there.
-Loading a module before one it depends on fails with ENOENT, so dependencies come first.
+packages carry no modules.dep, which depmod makes only on installation. Code that is built into the kernel is not
+listed there. Loading a module before one it depends on fails with ENOENT, so dependencies come first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vboot.errors import InputError
 
 @dataclass(frozen=True)
 class Wanted:
-    """A driver: its module, the configuration option that builds it (no CONFIG_), and what is lost without it.
+    """A driver: its module, the configuration option that builds it (without CONFIG_), and its purpose.
 
     A `late` driver is loaded after the first heartbeat, which does not need it.
     """
@@ -51,8 +51,8 @@ MACHINE: tuple[Wanted, ...] = (
     Wanted("virtio_rng", "HW_RANDOM_VIRTIO", True, "entropy; without it getrandom may block at boot"),
     Wanted("virtio_mmio", "VIRTIO_MMIO", False, "virtio devices of machines without PCI (microvm)"),
     # The real timer before the emulated one: the first to register becomes /dev/watchdog.
-    Wanted("i6300esb", "I6300ESB_WDT", False, "a hardware watchdog that outlives a hung kernel", late=True),
-    Wanted("softdog", "SOFT_WATCHDOG", False, "a watchdog where there is no hardware one", late=True),
+    Wanted("i6300esb", "I6300ESB_WDT", False, "a hardware watchdog, which works when the kernel hangs", late=True),
+    Wanted("softdog", "SOFT_WATCHDOG", False, "a watchdog for machines without a hardware one", late=True),
     Wanted("button", "ACPI_BUTTON", False, "the power button", late=True),
     Wanted("evdev", "INPUT_EVDEV", False, "reading the power button", late=True),
     Wanted("dm_verity", "DM_VERITY", False, "integrity of signed images", late=True),
@@ -66,7 +66,7 @@ PHYSICAL_DISKS: tuple[Wanted, ...] = (
     Wanted("xhci_pci", "USB_XHCI_PCI", False, "USB ports"),
     Wanted("usb_storage", "USB_STORAGE", False, "USB disks"),
 )
-"""What a flashed disk needs besides, on hardware; not loaded elsewhere because probing SATA ports costs boot time."""
+"""What a flashed disk also needs on hardware; not loaded elsewhere because probing SATA ports takes boot time."""
 
 
 def module_name(path: str) -> str:
@@ -83,8 +83,8 @@ def module_info(module: Module) -> dict[str, str]:
     try:
         section = ELFFile(io.BytesIO(module.data)).get_section_by_name(".modinfo")
         texts = section.data().decode("utf-8", "replace").split("\0") if section is not None else []
-    except Exception as error:  # pyelftools raises whatever the damage leads it to
-        raise InputError(f"kernel module {module.name}: not a sound ELF file ({error})") from error
+    except Exception as error:  # pyelftools raises many types of exceptions
+        raise InputError(f"kernel module {module.name}: not a valid ELF file ({error})") from error
     if not texts:
         raise InputError(f"kernel module {module.name}: it has no .modinfo section")
     info: dict[str, str] = {}
@@ -108,11 +108,11 @@ def select(
         wanted: drivers, in the order in which they should be loaded; the late ones go last.
         release: the kernel's release (`uname -r`), which its modules must be built for.
         config: the kernel's configuration, `{"VIRTIO_BLK": "m"}`; `y` means built in, so there is nothing to load.
-        available: names of the modules at hand.
-        read: gives the uncompressed .ko file of an available module.
+        available: names of the modules whose files exist.
+        read: returns the uncompressed .ko file of an available module.
 
     Raises:
-        InputError: a required driver is neither built in nor at hand, a dependency is missing, a module is damaged or
+        InputError: a required driver is neither built in nor available, a dependency is missing, a module is damaged or
             belongs to another kernel.
     """
     loaded: dict[str, Module] = {}
@@ -145,7 +145,7 @@ _REMEDY = "give the lib/modules/RELEASE folder that belongs to this kernel"
 
 
 def _check_release(name: str, *, built_for: str, release: str) -> None:
-    """The kernel refuses at boot what was built for another one; better to hear it now."""
+    """Refuse at build time what the kernel would refuse at boot: a module built for another kernel."""
     if built_for != release:
         raise InputError(f"kernel module {name} is built for Linux {built_for!r}, not {release!r}", remedy=_REMEDY)
 
@@ -153,5 +153,5 @@ def _check_release(name: str, *, built_for: str, release: str) -> None:
 def _missing(driver: Wanted, value: str) -> InputError:
     what = f"the kernel has no {driver.module} driver ({driver.reason})"
     if value == "m":
-        return InputError(f"{what}: CONFIG_{driver.option}=m but its module file is not there", remedy=_REMEDY)
+        return InputError(f"{what}: CONFIG_{driver.option}=m but its module file does not exist", remedy=_REMEDY)
     return InputError(f"{what}: CONFIG_{driver.option} is not set", remedy="choose a kernel that has it")

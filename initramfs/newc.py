@@ -1,9 +1,9 @@
-"""The "new ASCII" cpio archive that Linux unpacks as its first root file system: bytes in, bytes out.
+"""The "new ASCII" cpio archive that Linux unpacks as its first root file system. Pure functions on bytes.
 
 Layout: Documentation/driver-api/early-userspace/buffer-format.rst in the Linux source. A record is a 110-byte header
 (magic `070701` and thirteen 8-digit hexadecimal numbers), the name with a NUL, padding to 4, the data, padding to 4.
 
-There is one way to write a given list of records: owner 0:0, time 0, inode numbers counted from 1, no hard links,
+The encoding of a list of records is unique: owner 0:0, time 0, inode numbers counted from 1, no hard links,
 the whole padded to 512 bytes. `read` accepts exactly what `archive` writes, so `archive(read(data)) == data`.
 """
 
@@ -20,7 +20,7 @@ HEADER_SIZE = 110
 TRAILER_NAME = "TRAILER!!!"
 ARCHIVE_ALIGNMENT = 512
 
-# The sizes are 8 hexadecimal digits wide; the kernel skips, without a word, names and targets beyond PATH_MAX.
+# The sizes are 8 hexadecimal digits wide; the kernel silently skips names and targets beyond PATH_MAX.
 MAX_FILE_SIZE = 0xFFFF_FFFF
 PATH_MAX = 4096
 NAME_MAX = 255
@@ -47,7 +47,7 @@ class Record:
 
 
 def directory(name: str, *, mode: int = 0o755) -> Record:
-    """A directory; only needed when it is empty or wants another mode, since parents are made on demand."""
+    """A directory; only needed when it is empty or has another mode, since missing parents are added."""
     return Record(name, stat.S_IFDIR | mode)
 
 
@@ -57,7 +57,7 @@ def file(name: str, data: bytes, *, mode: int = 0o644) -> Record:
 
 
 def symlink(name: str, target: str) -> Record:
-    """A symbolic link to `target`, kept as given."""
+    """A symbolic link to `target`, which is not changed."""
     return Record(name, stat.S_IFLNK | 0o777, target.encode())
 
 
@@ -72,14 +72,14 @@ def with_parents(records: Iterable[Record]) -> list[Record]:
     The kernel creates no parents: a path whose directory is missing is dropped without a message.
 
     Raises:
-        InputError: a bad record, a name twice, a parent that is no directory or comes after its child.
+        InputError: an invalid record, a name used twice, a parent that is not a directory or comes after its child.
     """
     modes: dict[str, int] = {}
     tree: list[Record] = []
     for record in records:
         _check(record)
         if record.name in modes:
-            raise _refused(record.name, "the name is taken by an earlier entry (or by its own contents)")
+            raise _refused(record.name, "the name is used by an earlier entry (or is the parent of one)")
         missing: list[str] = []
         parent = _parent(record.name)
         while parent and parent not in modes:
@@ -103,7 +103,7 @@ def pieces(records: Sequence[Record]) -> Iterator[bytes]:
 
 
 def archive(records: Iterable[Record]) -> bytes:
-    """The archive of `records`, in their order, with missing parents put in.
+    """The archive of `records`, in their order, with missing parents added.
 
     Raises:
         InputError: as `with_parents`.
@@ -116,7 +116,7 @@ def read(data: bytes) -> list[Record]:
     """The records of an archive that `archive` wrote, parents included.
 
     Raises:
-        InputError: anything else, naming the entry and the field or offset at fault.
+        InputError: anything else; names the entry and the wrong field or offset.
     """
     records: list[Record] = []
     offset = 0
@@ -157,7 +157,7 @@ def _read_record(data: bytes, offset: int, *, inode: int) -> tuple[Record, int]:
     expected = _header(record, inode=inode)
     if header != expected:
         wrong = next(f for i, f in enumerate(FIELDS) if digits[i] != expected[len(MAGIC) + 8 * i :][:8])
-        raise _refused(text, f"{wrong} is not what our writer puts there")
+        raise _refused(text, f"{wrong} is not what our writer writes")
     if name[-1:] != b"\0" or any(data[name_end:body]) or any(data[end:after]):
         raise _refused(text, "the padding is not zero")
     return record, after
@@ -221,7 +221,7 @@ def _check_name(name: str) -> None:
     try:
         encoded = name.encode()
     except UnicodeEncodeError as error:
-        raise _refused(name, "the name has no UTF-8 form") from error
+        raise _refused(name, "the name cannot be encoded as UTF-8") from error
     if name == TRAILER_NAME:
         raise _refused(name, "this name ends an archive")
     if len(encoded) >= PATH_MAX or any(len(part) > NAME_MAX for part in encoded.split(b"/")):

@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from image.pixels import opcode_table  # noqa: E402
+from image.pixels import instruction_table  # noqa: E402
 from spec.pages import PAGES  # noqa: E402
 
 PROTOCOL_MODULE = Path("vboot/protocol/tables.py")
@@ -121,7 +121,7 @@ def table_module() -> str:
     """The instruction table as a Python module without further imports."""
     entries = "\n".join(
         f"    Opcode({opcode.code}, {_quoted(opcode.name)}, {_tuple(opcode.immediates)}, {_quoted(opcode.operand)}),"
-        for opcode in opcode_table()
+        for opcode in instruction_table()
     )
     return f'''"""The instructions of the pixel interpreter. Generated from spec/pixels.toml by spec/generate.py."""
 

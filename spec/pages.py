@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from image.machine_tensors import MmioEntry, mmio_table
-from image.pixels import Opcode, opcode_table
+from image.pixels import PixelInstruction, instruction_table
 
 SPEC = Path(__file__).resolve().parent
 SLOTS = 8
@@ -59,7 +59,7 @@ def machine_tensors_page() -> str:
 
 def pixels_page() -> str:
     """pixels.md with its tables renewed."""
-    instructions = ((f"0x{x.code:02X}", x.name, _immediate(x), x.effect) for x in opcode_table())
+    instructions = ((f"0x{x.code:02X}", x.name, _immediate(x), x.effect) for x in instruction_table())
     titles = ((f"kernel.{slot}", _title(slot)) for slot in range(SLOTS))
     parts = {
         "instructions": _table(("g", "name", "b", "effect"), instructions),
@@ -140,7 +140,7 @@ def _title(slot: int) -> str:
     return (SPEC / "kernels" / f"kernel.{slot}.txt").read_text("utf-8").splitlines()[0].lstrip("; ")
 
 
-def _immediate(opcode: Opcode) -> str:
+def _immediate(opcode: PixelInstruction) -> str:
     if opcode.operand == "slot":
         return "0–7 `kernel.b`, 128–135 `evolved.(b-128)`"
     if opcode.operand == "vector":

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image.gguf_types import TensorType
-from image.gguf_writer import Model, Tensor, boolean, f32, i32_array, plan, string, string_array, u32
+from image.gguf_writer import Model, Tensor, TensorType, boolean, f32, i32_array, plan, string, string_array, u32
 from vboot.gguf import Metadata
 
 _PARTS = (

@@ -85,7 +85,7 @@ def test_the_memory_is_computed_from_the_files(image: Path) -> None:
 
 def test_an_image_that_is_not_whole(image: Path) -> None:
     (image / "initramfs.cpio").unlink()
-    with pytest.raises(InputError, match=r"holds no image: initramfs\.cpio not there; make one with `vboot build`"):
+    with pytest.raises(InputError, match=r"contains no image: initramfs\.cpio missing; make one with `vboot build`"):
         open_image(image)
     (image / "initramfs.cpio").touch()
     (image / "vmlinuz").write_bytes(b"no kernel")
@@ -101,7 +101,7 @@ def test_an_image_that_is_not_whole(image: Path) -> None:
     [
         (["--image", "nowhere"], "nowhere is not there; give the folder of an image, or none to build it"),
         (["--image", "image/vmlinuz"], "booting a disk image through UEFI is not supported yet"),
-        (["--image", "."], "holds no image: vmlinuz, initramfs.cpio, vector_boot.rts not there"),
+        (["--image", "."], "contains no image: vmlinuz, initramfs.cpio, vector_boot.rts missing"),
         (
             ["--image", "image", "--state", "s.img"],
             "no state disk s.img; make one with `truncate -s 64M s.img`",

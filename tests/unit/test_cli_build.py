@@ -53,7 +53,7 @@ def test_dry_run_names_the_reason_and_writes_nothing(vboot: Vboot, tmp_path: Pat
     assert {step["name"]: step["ran"] for step in answer["steps"]} == dict.fromkeys(STEPS, True)
     assert list(tmp_path.iterdir()) == []
     assert vboot("build", "--dry-run", "--model", "tiny") == 0
-    assert "compose     would run  vectorland.gguf is not there" in vboot.out
+    assert "compose     would run  vectorland.gguf is missing" in vboot.out
 
 
 def test_model_comes_from_flag_environment_or_file(

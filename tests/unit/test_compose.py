@@ -148,7 +148,7 @@ def test_output_that_is_the_model_is_refused(tmp_path: Path, model: Path) -> Non
 
 def test_type_of_a_file_may_only_be_confirmed(tmp_path: Path, model: Path) -> None:
     compose(str(model), tmp_path / "out.gguf", type="Q8_0")
-    with pytest.raises(InputError, match="copied as it is"):
+    with pytest.raises(InputError, match="copied unchanged"):
         compose(str(model), tmp_path / "out2.gguf", type="F16")
 
 

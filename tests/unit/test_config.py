@@ -136,7 +136,7 @@ def test_relative_paths_start_at_the_file() -> None:
         ('[model]\nsorce = "x"', ["appliance.toml:2", "model.sorce", "'x'", "did you mean model.source?"]),
         ("\n\n[modle]\n", ["appliance.toml:3", "[modle]", "did you mean [model]?"]),
         ("[model]\nmemory_mib = 5", ["appliance.toml:2", "model.memory_mib", "did you mean machine.memory_mib?"]),
-        ("[zzz]\nqqq = 1", ["appliance.toml:1", "[zzz]", "there are [model], [image]"]),
+        ("[zzz]\nqqq = 1", ["appliance.toml:1", "[zzz]", "expected one of [model], [image]"]),
         ('model = "tiny"', ["appliance.toml:1", "model is a section"]),
         ("[machine]\n\ncpus = 65", ["appliance.toml:3", "machine.cpus = 65", "1 to 64"]),
         ("[machine]\ncpus = 0", ["appliance.toml:2", "machine.cpus = 0"]),

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,8 +51,8 @@ def ignore(phase: str, done: int, total: int) -> None:
 
 @pytest.fixture(scope="module")
 def crate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A crate of the same shape as ours, in a folder with a space, built once."""
-    folder = tmp_path_factory.mktemp("crate") / "vector boot"
+    """A crate of the same shape as ours, built once, in a folder whose name has spaces and backslashes."""
+    folder = tmp_path_factory.mktemp("crate") / "vector boot\\ a\\b\u3000c\td\ne"
     (folder / "src").mkdir(parents=True)
     (folder / "Cargo.toml").write_text(MANIFEST)
     (folder / "Cargo.lock").write_text('version = 4\n\n[[package]]\nname = "vector_boot"\nversion = "0.1.0"\n')
@@ -192,18 +191,16 @@ def test_rust_version(text: str, version: tuple[int, int] | None) -> None:
     assert parse_rust_version(text) == version
 
 
-PATHS = st.lists(
-    st.text(st.characters(exclude_characters="\\\r\n\x00", codec="utf-8"), min_size=1, max_size=12), max_size=5
-)
+PATHS = st.lists(st.text(st.characters(exclude_characters="\x00", codec="utf-8"), min_size=1, max_size=12), max_size=5)
 
 
 @given(PATHS)
 @settings(derandomize=True, deadline=None)
 def test_dependencies_are_read_back(names: list[str]) -> None:
-    # Like cargo: only spaces are escaped; other white space does not occur in the names of sources.
-    names = [re.sub(r"\s", " ", name) for name in names]
+    # Like cargo: only spaces are escaped. A name that ends in a backslash cannot be told from one with a space.
+    names = [name.rstrip("\\") for name in names]
     escaped = " ".join(("/" + name).replace(" ", "\\ ") for name in names)
-    assert parse_dep_info(f"/target/x: {escaped}\n") == tuple(Path("/" + name) for name in dict.fromkeys(names))
+    assert parse_dep_info(f"/target:\\ of/x: {escaped}\n") == tuple(Path("/" + name) for name in dict.fromkeys(names))
 
 
 @given(st.text(max_size=50))

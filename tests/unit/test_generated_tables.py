@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from image.gguf_types import TensorType
+from image.gguf_writer import TensorType
 from image.machine_tensors import machine_tensors
 from vboot.protocol.tables import MACHINE_TENSORS, METHODS
 

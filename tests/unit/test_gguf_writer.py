@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image import gguf_writer as w
-from image.gguf_types import TensorType
-from image.gguf_writer import FileRange, Model, Tensor
+from image.gguf_writer import FileRange, Model, Tensor, TensorType
 from tests.support.rts_vectors import GGUF
 from vboot.errors import InputError
 from vboot.gguf import Layout, Metadata, read_layout, scalar

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from image.gguf_types import TensorType
+from image.gguf_writer import TensorType
 from image.machine_tensors import machine_tensors, mmio_table
 
 TENSORS = {tensor.name: tensor for tensor in machine_tensors()}

@@ -97,7 +97,7 @@ def test_other_files_are_refused(data: bytes) -> None:
 
 
 def test_newer_version_is_refused() -> None:
-    with pytest.raises(InputError, match="of version 2, not 1"):
+    with pytest.raises(InputError, match="of version 2, expected 1"):
         parse_outputs(b'{"version": 2, "outputs": {}}', origin="m")
 
 

@@ -79,7 +79,7 @@ def test_nothing_is_loaded_that_is_built_in() -> None:
 
 @pytest.mark.parametrize(
     ("config", "why"),
-    [(ALL_MODULES, "CONFIG_VIRTIO_BLK=m but its module file is not there"), ({}, "CONFIG_VIRTIO_BLK is not set")],
+    [(ALL_MODULES, "CONFIG_VIRTIO_BLK=m but its module file does not exist"), ({}, "CONFIG_VIRTIO_BLK is not set")],
 )
 def test_a_missing_required_driver_is_named(config: dict[str, str], why: str) -> None:
     with pytest.raises(InputError, match=f"no virtio_blk driver .the disks.*{why}"):

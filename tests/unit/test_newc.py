@@ -198,8 +198,8 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     [
         (replaced(b"070701", b"070707"), "no 070701 header"),
         (lambda archive: archive[:14] + b"0000816G" + archive[22:], "mode is not 8 hexadecimal digits"),
-        (lambda archive: archive[:46] + b"00000001" + archive[54:], "mtime is not what our writer puts there"),
-        (lambda archive: archive[:6] + b"00000007" + archive[14:], "inode is not what our writer puts there"),
+        (lambda archive: archive[:46] + b"00000001" + archive[54:], "mtime is not what our writer writes"),
+        (lambda archive: archive[:6] + b"00000007" + archive[14:], "inode is not what our writer writes"),
         (replaced(b"a\0xyz\0", b"a\0xyz!"), "padding is not zero"),
         (replaced(b"bb\0\0", b"bb\0!"), "padding is not zero"),
         (replaced(b"a\0xyz", b"\xff\0xyz"), "not UTF-8"),

@@ -67,7 +67,7 @@ def chain(tmp_path: Path) -> list[Step]:
 
 
 def test_steps_run_once(tmp_path: Path, chain: list[Step]) -> None:
-    assert reasons(build(tmp_path, chain)) == {"first": "ab is not there", "second": "abab is not there"}
+    assert reasons(build(tmp_path, chain)) == {"first": "ab is missing", "second": "abab is missing"}
     assert (tmp_path / "abab").read_text() == "abab"
     again = build(tmp_path, chain)
     assert reasons(again) == {}
@@ -110,8 +110,8 @@ def truncate(path: Path) -> None:
         ("abab", edit, {"second": "abab has changed"}),
         ("abab", edit_in_place, {"second": "abab has changed"}),
         ("abab", truncate, {"second": "abab has changed"}),
-        ("abab", Path.unlink, {"second": "abab is not there"}),
-        ("ab", Path.unlink, {"first": "ab is not there"}),
+        ("abab", Path.unlink, {"second": "abab is missing"}),
+        ("ab", Path.unlink, {"first": "ab is missing"}),
         ("a", Path.touch, {}),
         ("abab", Path.touch, {}),
     ],
@@ -145,23 +145,23 @@ def test_changed_list_of_inputs_is_seen(tmp_path: Path, chain: list[Step]) -> No
 def test_same_step_with_another_output_is_remembered_apart(tmp_path: Path, chain: list[Step]) -> None:
     other = concatenate("first", chain[0].inputs, tmp_path / "other", parameters={"type": "F16"})
     build(tmp_path, chain)
-    assert reasons(build(tmp_path, [other])) == {"first": "other is not there"}
+    assert reasons(build(tmp_path, [other])) == {"first": "other is missing"}
     assert reasons(build(tmp_path, [*chain, other])) == {}
 
 
 def test_dry_run_says_what_a_run_would_do_and_does_nothing(tmp_path: Path, chain: list[Step]) -> None:
     planned = build(tmp_path, chain, dry_run=True)
-    assert reasons(planned) == {"first": "ab is not there", "second": "abab is not there"}
+    assert reasons(planned) == {"first": "ab is missing", "second": "abab is missing"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     build(tmp_path, chain)
     edit(tmp_path / "a")
-    assert reasons(build(tmp_path, chain, dry_run=True)) == {"first": "a has changed", "second": "ab is made anew"}
+    assert reasons(build(tmp_path, chain, dry_run=True)) == {"first": "a has changed", "second": "ab will be rebuilt"}
     assert (tmp_path / "ab").read_text() == "ab"
 
 
 def test_missing_input(tmp_path: Path, chain: list[Step]) -> None:
     (tmp_path / "b").unlink()
-    with pytest.raises(InputError, match=r"step first needs .*/b, which is not there"):
+    with pytest.raises(InputError, match=r"step first needs .*/b, which does not exist"):
         build(tmp_path, chain)
     with pytest.raises(InputError, match="step first needs"):
         build(tmp_path, chain, dry_run=True)
@@ -249,10 +249,10 @@ def test_the_reporter_gets_all_events_in_order(tmp_path: Path, chain: list[Step]
         run([*chain, failing], cache=cache, reporter=recorder)
     assert recorder.events == [
         ("skip", "first", "up to date"),
-        ("start", "second", "abab is not there"),
+        ("start", "second", "abab is missing"),
         ("progress", "second", "concatenating", "1", "2"),
         ("done", "second"),
-        ("start", "failing", "never is not there"),
+        ("start", "failing", "never is missing"),
         ("fail", "failing", "broken"),
     ]
 

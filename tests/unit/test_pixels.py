@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image.machine_tensors import machine_tensors
-from image.pixels import SLOT_BYTES, SLOT_PIXELS, kernel_programs, opcode_table, program_slot
+from image.pixels import SLOT_BYTES, SLOT_PIXELS, instruction_table, kernel_programs, program_slot
 from vboot.errors import InputError
 from vboot.weights.pixel_table import OPCODES
 from vboot.weights.pixels import assemble, disassemble
 
 
 def test_the_table_is_the_documented_one() -> None:
-    assert {opcode.name: (opcode.code, opcode.immediates or opcode.operand) for opcode in opcode_table()} == {
+    assert {opcode.name: (opcode.code, opcode.immediates or opcode.operand) for opcode in instruction_table()} == {
         "LIT": (0x00, ""),
         "TENSOR": (0x01, ""),
         "INPUT": (0x02, ("bytes", "f32")),

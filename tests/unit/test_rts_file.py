@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from image.elf import elf_end
 from image.rts import RtsError, pack_header
-from image.rts_file import extract, key_id, repack, verify_rts, write_rts
+from image.rts_file import elf_end, extract, key_id, repack, verify_rts, write_rts
 from tests.support.rts_vectors import ELF, GGUF
 from vboot.errors import InputError
 
@@ -223,7 +222,7 @@ def test_unusable_inputs_are_refused_and_nothing_is_written(tmp_path: Path, elf:
     with pytest.raises(InputError, match="security version"):
         write_rts(output, binary=elf, tensors=gguf, security_version=2**64)
     for half in (None, elf):
-        with pytest.raises(InputError, match="one half"):
+        with pytest.raises(InputError, match="one section"):
             repack(output, tmp_path / "other.rts", binary=half, tensors=half)
     with pytest.raises(InputError):
         extract(output)

@@ -26,6 +26,17 @@ impl Network {
         Ok(Network { config, tokenizer: Tokenizer::from_gguf(gguf)? })
     }
 
+    /// The hyperparameters of a GGUF's network, checked as by [`Network::from_gguf`] but without building the tokenizer:
+    /// see [`Tokenizer::check`] for the difference.
+    ///
+    /// # Errors
+    /// As [`Network::from_gguf`].
+    pub fn check(gguf: &Gguf<'_>) -> Result<BertConfig, NetworkError> {
+        let config = architecture::check(gguf)?.config();
+        Tokenizer::check(gguf)?;
+        Ok(config)
+    }
+
     /// The hyperparameters of a pass whose embeddings are scaled to length one, or are not.
     pub fn config(&self, normalize: bool) -> BertConfig {
         BertConfig { normalize, ..self.config }

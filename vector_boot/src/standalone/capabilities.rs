@@ -1,4 +1,7 @@
-//! What a machine with this model can and cannot do: known before it boots, from the same code that decides it then.
+//! What a machine with this model can and cannot do, by the checks that decide it when it boots.
+//!
+//! The index of the vocabulary is not built here, because it could need more memory than `check` may use. So a vocabulary
+//! made of equal hashes passes here, and leads to emergency mode when the machine boots.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +36,7 @@ pub struct Capabilities {
 impl Capabilities {
     /// What the machine will decide about the model when it boots.
     pub fn of(gguf: &Gguf<'_>) -> Self {
-        let network = Network::from_gguf(gguf).map(|network| network.config(true));
+        let network = Network::check(gguf);
         let mut edits: BTreeMap<_, BTreeMap<_, usize>> = BTreeMap::new();
         for (name, kind) in KINDS {
             let counts = edits.entry(name).or_default();

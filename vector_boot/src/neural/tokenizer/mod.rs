@@ -68,6 +68,18 @@ impl Tokenizer {
         Ok(Tokenizer { normalizer: Normalizer::from_gguf(gguf)?, vocabulary, special })
     }
 
+    /// Refuses what [`Tokenizer::from_gguf`] refuses, except a vocabulary with too many pieces of equal hash. It builds no
+    /// table, so it needs little memory for a vocabulary of any size.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_gguf`].
+    pub fn check(gguf: &Gguf<'_>) -> Result<(), NetworkError> {
+        let tokens = vocabulary::tokens(gguf)?;
+        let special = Special::from_gguf(gguf, tokens.len)?;
+        Vocabulary::check(&tokens, vocabulary::token_types(gguf, tokens.len)?, special)?;
+        Normalizer::from_gguf(gguf).map(drop)
+    }
+
     /// Number of tokens; every id is below it.
     pub fn token_count(&self) -> usize {
         self.vocabulary.len()

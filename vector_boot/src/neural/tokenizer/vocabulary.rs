@@ -10,6 +10,7 @@ pub const WORD_LIMIT: usize = 100;
 
 /// U+2581 marks a piece that starts a word.
 const WORD_START: &str = "\u{2581}";
+const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
@@ -93,25 +94,19 @@ impl Vocabulary {
             ends.push(text.len() as u32); // the parser limits the metadata to 48 MiB
         }
         (vocabulary.text, vocabulary.ends) = (text.into(), ends.into());
-        let mut types = types.chunks_exact(4).map(|raw| i32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]));
-        for (id, token) in (0..).zip(tokens.array.strings()) {
-            let token_type = types.next().unwrap_or(1);
-            if !(1..=BYTE).contains(&token_type) {
-                return invalid(format!("tokenizer.ggml.token_type of token {id} is {token_type}, expected 1 to 6"));
-            }
-            if token_type == USER_DEFINED {
-                // How such a token is matched (before or after normalization, inside words or not) is not in the file.
-                return Err(NetworkError::Unsupported(format!(
-                    "tokenizer.ggml.token_type of token {id} is 4 (user-defined), which this tokenizer does not match"
-                )));
-            }
-            let matches_text = !matches!(token_type, UNKNOWN | CONTROL | UNUSED | BYTE) && !special.contains(id);
-            if matches_text && vocabulary.insert(id, split_mark(token)).is_none() {
+        for ((id, token), matched) in (0..).zip(tokens.array.strings()).zip(matched_by_text(types, special)) {
+            if matched? && vocabulary.insert(id, split_mark(token)).is_none() {
                 let why = "tokenizer.ggml.tokens has too many tokens of equal hash, expected a real vocabulary";
                 return invalid(why.to_string());
             }
         }
         Ok(vocabulary)
+    }
+
+    /// Refuses what [`Vocabulary::new`] refuses, in less time and without memory for an index. Only a vocabulary with too
+    /// many pieces of equal hash passes here and is refused there.
+    pub fn check(tokens: &Tokens<'_>, types: &[u8], special: Special) -> Result<(), NetworkError> {
+        matched_by_text(types, special).take(tokens.len).try_for_each(|matched| matched.map(drop))
     }
 
     /// Adds a piece; of two with the same text the later one counts, as in a vocab.txt.
@@ -151,6 +146,23 @@ impl Vocabulary {
             Some((id, *end))
         })
     }
+}
+
+/// For each id in turn, whether text can match the token: normal tokens, which are all if `types` is empty.
+fn matched_by_text(types: &[u8], special: Special) -> impl Iterator<Item = Result<bool, NetworkError>> + '_ {
+    let types = types.chunks_exact(4).map(|raw| i32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]));
+    (0..).zip(types.chain(std::iter::repeat(NORMAL))).map(move |(id, token_type)| {
+        if !(NORMAL..=BYTE).contains(&token_type) {
+            return invalid(format!("tokenizer.ggml.token_type of token {id} is {token_type}, expected 1 to 6"));
+        }
+        if token_type == USER_DEFINED {
+            // How such a token is matched (before or after normalization, inside words or not) is not in the file.
+            return Err(NetworkError::Unsupported(format!(
+                "tokenizer.ggml.token_type of token {id} is 4 (user-defined), which this tokenizer does not match"
+            )));
+        }
+        Ok(!matches!(token_type, UNKNOWN | CONTROL | UNUSED | BYTE) && !special.contains(id))
+    })
 }
 
 fn invalid<T>(why: String) -> Result<T, NetworkError> {
