@@ -73,6 +73,7 @@ PAIRS: dict[str, tuple[int, tuple[Edit, ...]]] = {
     "1002_before_1004_shape": (1002, (low_rank("kernel.0", _ONE_A, _ONE_B, 1),)),
     "1002_before_1003": (1002, (dense("kernel.0", 4096, b"x"),)),
     "1004_before_1019": (1004, (low_rank("v.Q4_0", _ONE_A, _ONE_B, 1),)),
+    "1004_before_1019_of_a_program": (1004, (program("w.F32", bytes(5)),)),
     "1004_before_1003": (1004, (dense("w.F32", 4 * COLUMNS * ROWS + 1, bytes(4)),)),
     "1019_before_1003": (1019, (sparse("v.I32", "set", [48], [1.0]),)),
     "1003_before_1005": (1003, (_OUTSIDE, _NAN)),

@@ -338,7 +338,8 @@ def program_cases() -> Iterator[Case]:
     )
     yield refused("not I8", 1019, tensor("F32", [4], name="evolved.x"), Program("evolved.x", bytes(3)))
     yield refused("not the size of a slot", 1004, tensor("I8", [64], name="evolved.x"), Program("evolved.x", bytes(3)))
-    yield refused("not I8, and half a pixel", 1019, tensor("F32", [4]), Program(WEIGHT, bytes(4)))
+    yield refused("not I8, and half a pixel", 1004, tensor("F32", [4]), Program(WEIGHT, bytes(4)))
+    yield refused("not I8, and one pixel too many", 1004, tensor("F32", [4]), Program(WEIGHT, bytes(4095)))
 
 
 def wire_cases() -> Iterator[Case]:
@@ -348,6 +349,12 @@ def wire_cases() -> Iterator[Case]:
     apart, overlapping = ([dense | {"blob": [0, 8]}, dense | {"blob": [start, 8]}] for start in (8, 4))
     blob = random_floats("parts", 4).astype("<f4").tobytes()
     yield refused_wire("parts overlap", 1003, before, overlapping, blob)
+    inside = [dense | {"blob": [0, 8]}, dense | {"blob": [4, 0]}, dense | {"blob": [8, 8]}]
+    after = blob[8:] + before.data[8:]
+    yield _case("an empty part inside another", before, inside, blob) | {"after": after.hex()}
+    yield _case("an empty part before the one around it", before, inside[::-1], blob) | {
+        "after": (blob[:8] + before.data[8:]).hex()
+    }
     yield refused_wire("a part leaves the blob", 1003, before, apart, blob[:-1])
     yield refused_wire("a part beyond the blob", 1003, before, [dense | {"blob": [1 << 52, 4]}], blob)
     yield refused_wire(

@@ -170,13 +170,14 @@ def _misfit(edit: Edit, tensor: TensorData) -> str | None:
                 return (
                     f"factors of {edit.a.shape} and {edit.b.shape} do not fit {tensor.name!r} of shape {tensor.shape}"
                 )
-        case Program() if tensor.type == "I8":
-            return _slot_misfit(edit.pixels, tensor)
+        case Program():
+            return _program_misfit(edit.pixels, tensor)
     return None
 
 
-def _slot_misfit(pixels: bytes, tensor: TensorData) -> str | None:
-    if not tensor.name.startswith("evolved.") or len(tensor.data) != _SLOT_BYTES:
+def _program_misfit(pixels: bytes, tensor: TensorData) -> str | None:
+    is_slot = tensor.name.startswith("evolved.") and len(tensor.data) == _SLOT_BYTES
+    if tensor.type == "I8" and not is_slot:  # a tensor of another type is left to the check of the type
         return f"{tensor.name!r} is not a slot for a program: the slots are evolved.0 to evolved.7"
     if len(pixels) % 3:
         return f"expected whole pixels of 3 bytes, got {len(pixels)} bytes"

@@ -1,6 +1,6 @@
 //! The request `mutate`: all checks in the order of the protocol, then the change, then the reply.
 
-use serde_json::{json, Value};
+use serde_json::{json, Map, Value};
 
 use super::uploads::Upload;
 use super::{digests, Machine};
@@ -10,7 +10,7 @@ use crate::journal::{Content, EntryKind};
 use crate::lineage::ids::PastChange;
 use crate::lineage::{ChangeRequest, Lineage, MutationPayload};
 use crate::mutation::apply::apply;
-use crate::mutation::plan::{plan, Plan, Target};
+use crate::mutation::plan::{plan, Plan};
 use crate::mutation::request::Mutation;
 use crate::protocol::{code, parse_hex, Blob, RecordKind, Reply, Request, RequestError, EDITS_LIMIT, NAMES_LIMIT};
 use crate::rts::hex;
@@ -79,6 +79,23 @@ struct MutationOutcome {
     sha256: Option<Value>,
 }
 
+impl MutationOutcome {
+    /// The reply to the mutation with this id.
+    fn reply(&self, id: &[u8; 16]) -> Reply {
+        let mut result = json!({
+            "id": hex(id),
+            "generation": self.generation,
+            "changed": {"tensors": self.tensors, "bytes": self.bytes},
+            "durable": false,
+            "replayed": self.replayed,
+        });
+        if let Some(sha256) = &self.sha256 {
+            result["sha256"] = sha256.clone();
+        }
+        result.into()
+    }
+}
+
 impl Machine {
     pub(super) fn mutate(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut record = Record::plain(RecordKind::Mutate, self.generation(), self.uptime_us());
@@ -99,18 +116,7 @@ impl Machine {
                 page.set(word::MUTATIONS_REFUSED, page.get(word::MUTATIONS_REFUSED).wrapping_add(1));
             }
         }
-        let outcome = result?;
-        let mut reply = json!({
-            "id": hex(&record.id),
-            "generation": outcome.generation,
-            "changed": {"tensors": outcome.tensors, "bytes": outcome.bytes},
-            "durable": false,
-            "replayed": outcome.replayed,
-        });
-        if let Some(sha256) = outcome.sha256 {
-            reply["sha256"] = sha256;
-        }
-        Ok(reply.into())
+        Ok(result?.reply(&record.id))
     }
 
     /// Checks parameters and blob, then makes the change.
@@ -247,6 +253,10 @@ impl Machine {
     ) -> Result<MutationOutcome, RequestError> {
         let started_us = monotonic_us();
         let vitals = self.vitals();
+        let targets = plan.targets();
+        let names: Vec<String> =
+            targets.iter().map(|target| lineage.store().tensors()[target.index].name.to_string()).collect();
+        let next_generation = lineage.generation() + 1;
         let mut change = lineage.store_mut().memory_mut().begin();
         let applied = apply(plan, &mut change, &|| vitals.make_progress());
         if let Err(error) = applied {
@@ -254,22 +264,25 @@ impl Machine {
             let name = &lineage.store().tensors()[error.tensor].name;
             return Err(RequestError::new(code::NOT_FINITE, format!("a value of {name:?} would not be finite")));
         }
-        let targets = plan.targets();
         let ranges: Vec<_> = targets.iter().map(|target| target.address..target.address + target.bytes).collect();
         let changed_bytes = change.changed_bytes(&ranges);
-        let changed: Vec<&Target> =
-            targets.iter().zip(&changed_bytes).filter(|(_, bytes)| **bytes > 0).map(|(target, _)| target).collect();
+        let changed: Vec<usize> = (0..targets.len()).filter(|number| changed_bytes[*number] > 0).collect();
         if changed.is_empty() {
             return Err(RequestError::new(code::NO_CHANGE, "the mutation changes nothing"));
         }
-        self.require_energy(plan.touched_bytes())?;
-        let before = change.commit();
         asked.digest = mutation.digest;
         asked.changed_tensors = changed.len() as u32;
         asked.changed_bytes = changed_bytes.iter().sum();
+        let shown = &changed[..changed.len().min(NAMES_LIMIT)];
+        if mutation.digest {
+            let names = shown.iter().map(|number| names[*number].clone());
+            require_line(&mutation.id, next_generation, &asked, names)?;
+        }
+        self.require_energy(plan.touched_bytes())?;
+        let before = change.commit();
         let sha256 = mutation.digest.then(|| {
             lineage.store_mut().drop_digests(before.iter().map(|(page, _)| page));
-            let shown: Vec<usize> = changed.iter().take(NAMES_LIMIT).map(|target| target.index).collect();
+            let shown: Vec<usize> = shown.iter().map(|number| targets[*number].index).collect();
             Value::from(digests(lineage.store(), &shown, self.page()))
         });
         let reply = sha256.as_ref().map(Value::to_string).unwrap_or_default();
@@ -291,6 +304,33 @@ impl Machine {
         let id = (*id != [0; 16]).then(|| hex(id));
         self.queue_event(json!({"kind": "mutation", "generation": generation, "change": kind.name(), "id": id}));
     }
+}
+
+/// Checks, before a change is made, that its reply with the digests of these tensors fits a line.
+///
+/// # Errors
+/// -32602 if it does not.
+fn require_line(
+    id: &[u8; 16],
+    generation: u64,
+    change: &ChangeRequest,
+    names: impl Iterator<Item = String>,
+) -> Result<(), RequestError> {
+    let any_digest = hex(&[0; 32]);
+    let sha256: Map<String, Value> = names.map(|name| (name, any_digest.as_str().into())).collect();
+    let outcome = MutationOutcome {
+        generation,
+        tensors: change.changed_tensors,
+        bytes: change.changed_bytes,
+        replayed: false,
+        sha256: Some(sha256.into()),
+    };
+    if outcome.reply(id).fits_a_line() {
+        return Ok(());
+    }
+    let text =
+        "the reply with the digests does not fit a line: ask without \"digest\", or change fewer tensors at once";
+    Err(RequestError::new(code::INVALID_PARAMS, text))
 }
 
 /// The result of a mutation that was made before.

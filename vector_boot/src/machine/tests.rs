@@ -1,7 +1,8 @@
 use std::io;
 
 use super::*;
-use crate::protocol::Blob;
+use crate::journal::storage::MemoryFile;
+use crate::protocol::{Blob, ID_LIMIT, LINE_LIMIT};
 use crate::vitals::SHARED_WORDS;
 
 /// A machine without a model.
@@ -57,4 +58,66 @@ fn in_emergency_mode_no_trial_is_waited_for() {
     let machine = in_emergency();
     machine.vitals().set_lease_until(1); // left by the worker before
     assert_eq!(machine.lease_left_us(), None);
+}
+
+/// A GGUF with this number of F32 tensors of one element, all 1. A name has 63 control characters, which take six bytes each
+/// in JSON.
+fn file_of_long_names(tensors: usize) -> Vec<u8> {
+    let mut file = b"GGUF\x03\0\0\0".to_vec();
+    file.extend((tensors as u64).to_le_bytes());
+    file.extend(0u64.to_le_bytes());
+    for number in 0..tensors {
+        let mut name = vec![1u8; 63];
+        (name[61], name[62]) = (1 + (number / 31) as u8, 1 + (number % 31) as u8);
+        file.extend(63u64.to_le_bytes());
+        file.extend(name);
+        file.extend(1u32.to_le_bytes());
+        file.extend(1u64.to_le_bytes());
+        file.extend(0u32.to_le_bytes());
+        file.extend((32 * number as u64).to_le_bytes());
+    }
+    file.resize(file.len().next_multiple_of(32), 0);
+    for _ in 0..tensors {
+        file.extend(1f32.to_le_bytes());
+        file.resize(file.len().next_multiple_of(32), 0);
+    }
+    file
+}
+
+/// Changes all tensors and asks for their digests. Returns the generation afterwards and the answer.
+fn with_digests(tensors: usize) -> (u64, Result<Reply, RequestError>) {
+    let (shared, _) = SharedWords::create(c"test", SHARED_WORDS).unwrap();
+    let journal = sys::memory::memory_file(c"test").unwrap().into();
+    let machine = Machine::new(Parts {
+        model: Ok(crate::tensor::tests::load(file_of_long_names(tensors)).unwrap()),
+        runtime: Runtime::new(Err("a test".into())).unwrap(),
+        journal: Ok(Box::new(MemoryFile(journal))),
+        shared: Arc::new(shared),
+        build: "0".repeat(12),
+        energy_limited: false,
+    });
+    let noise = json!({"kind": "seeded", "tensors": "\u{1}*", "seed": "00c0ffee00c0ffee", "form": "normal",
+                       "density": 1, "scale": 1e9});
+    let params = json!({"id": "01".repeat(16), "base_generation": 0, "confidence": 0.9, "digest": true,
+                        "edits": [noise, {"kind": "seeded", "tensors": "\u{1}*", "seed": "00c0ffee00c0ffef",
+                                          "form": "normal", "density": 1, "scale": 1.5e9}]});
+    let Value::Object(params) = params else { unreachable!() };
+    let request =
+        Request { id: 1.into(), method: Method::Mutate, params: protocol::Params::new(params), blob: Blob::None };
+    let answer = machine.answer(&request, Instant::now());
+    (machine.generation(), answer)
+}
+
+#[test]
+fn a_mutation_whose_digests_do_not_fit_a_line_is_refused_and_changes_nothing() {
+    let (generation, answer) = with_digests(256);
+    assert_eq!((generation, answer.unwrap_err().code), (0, code::INVALID_PARAMS));
+    // The largest number of tensors that is accepted fits a line with the longest id, also when it is replayed.
+    let longest_id = Value::from("\u{1}".repeat(ID_LIMIT));
+    let most = (1..256).rev().find(|tensors| with_digests(*tensors).1.is_ok()).unwrap();
+    let (generation, answer) = with_digests(most);
+    let line = answer.unwrap().to_bytes(&longest_id);
+    assert_eq!(generation, 1);
+    assert!(line.len() <= LINE_LIMIT && line.len() > LINE_LIMIT - 1000, "{} bytes", line.len());
+    assert!(serde_json::from_slice::<Value>(&line).unwrap()["error"].is_null());
 }

@@ -215,11 +215,10 @@ impl<'a> Planner<'a, '_> {
 
     fn add_program(&mut self, name: &str, part: BlobPart) -> Result<(), EditError> {
         let (target, tensor) = named(self.store, name)?;
-        let fits = part.len.is_multiple_of(3)
-            && part.len / 3 <= PROGRAM_PIXELS_LIMIT as u64
-            && tensor.bytes == SLOT_BYTES as u64
-            && tensor.name.starts_with("evolved.");
-        if tensor.tensor_type == TensorType::BYTE && !fits {
+        let is_program = part.len.is_multiple_of(3) && part.len / 3 <= PROGRAM_PIXELS_LIMIT as u64;
+        let is_slot = tensor.bytes == SLOT_BYTES as u64 && tensor.name.starts_with("evolved.");
+        // A tensor of another type is left to the check of the type.
+        if !is_program || (tensor.tensor_type == TensorType::BYTE && !is_slot) {
             let limit = PROGRAM_PIXELS_LIMIT;
             let text = format!("a program is at most {limit} pixels of 3 bytes, for one of evolved.0 to evolved.7");
             return refuse(EditErrorKind::Mismatch, text);
@@ -233,11 +232,14 @@ impl<'a> Planner<'a, '_> {
         Ok(())
     }
 
-    /// The bytes of a part that no earlier edit has taken.
+    /// The bytes of a part that no earlier edit has taken. An empty part overlaps no other.
     fn take(&mut self, part: BlobPart) -> Result<&'a [u8], EditError> {
         let refused = |text| EditError::new(EditErrorKind::OutOfBounds, text);
         let leaves = || refused(format!("the part leaves the blob, which has {} bytes", self.blob.len()));
         let bytes = part.of(self.blob).ok_or_else(leaves)?;
+        if bytes.is_empty() {
+            return Ok(bytes);
+        }
         // Both parts lie in the blob: no sum overflows.
         let overlaps =
             |other: &BlobPart| part.offset < other.offset + other.len && other.offset < part.offset + part.len;

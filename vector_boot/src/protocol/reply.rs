@@ -2,7 +2,7 @@
 
 use serde_json::{json, Value};
 
-use super::{code, ParameterError, LINE_LIMIT, VERSION};
+use super::{code, ParameterError, ID_LIMIT, LINE_LIMIT, VERSION};
 
 /// Characters of the longest message of an error: it may quote what the client sent.
 const MESSAGE_LIMIT: usize = 400;
@@ -69,18 +69,28 @@ impl From<Value> for Reply {
 }
 
 impl Reply {
+    /// Whether the line fits whatever the id of the request is, so that every repetition of the request fits as well.
+    pub fn fits_a_line(&self) -> bool {
+        // As text every control character takes six bytes, more than any other byte of an id.
+        self.line(&"\u{1}".repeat(ID_LIMIT).into()).len() <= LINE_LIMIT
+    }
+
     /// The line that answers request `id`, and the blob. A result that does not fit a line is replaced by an error.
     pub fn to_bytes(&self, id: &Value) -> Vec<u8> {
-        let mut answer = json!({"jsonrpc": "2.0", "id": id, "result": self.result});
-        if !self.blob.is_empty() {
-            answer["blob"] = json!({"bytes": self.blob.len(), "crc32c": format!("{:08x}", crc32c::crc32c(&self.blob))});
-        }
-        let mut bytes = line(&answer);
+        let mut bytes = self.line(id);
         if bytes.len() > LINE_LIMIT {
             return RequestError::new(code::INVALID_PARAMS, "the reply does not fit a line: ask for less").to_bytes(id);
         }
         bytes.extend_from_slice(&self.blob);
         bytes
+    }
+
+    fn line(&self, id: &Value) -> Vec<u8> {
+        let mut answer = json!({"jsonrpc": "2.0", "id": id, "result": self.result});
+        if !self.blob.is_empty() {
+            answer["blob"] = json!({"bytes": self.blob.len(), "crc32c": format!("{:08x}", crc32c::crc32c(&self.blob))});
+        }
+        line(&answer)
     }
 }
 
