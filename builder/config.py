@@ -110,8 +110,8 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Value]:
 
 def _variable(name: str) -> str:
     """How an error names the environment variable of the setting `name`."""
-    variable = next(setting.environment for setting in SETTINGS if setting.name == name)
-    return f"environment variable {variable}"
+    variable = next(setting.environment or "" for setting in SETTINGS if setting.name == name)
+    return f"environment variable {variable} ({variable.removeprefix('VBOOT_')}= of make)"
 
 
 def _read(file: Path) -> dict[str, Value]:

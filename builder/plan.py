@@ -32,6 +32,7 @@ from builder.steps import Context, Facts, Step
 from vboot.check import check_file
 from vboot.errors import InputError
 from vboot.files import atomic_write
+from vboot.text import path_text
 
 TENSORS_NAME = "vectorland.gguf"
 RTS_NAME = "vector_boot.rts"
@@ -209,7 +210,8 @@ def _model_file(model: ModelSettings) -> Path:
     nearest = difflib.get_close_matches(model.source, BUILT_IN, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"use {', '.join(BUILT_IN)} or the path of a GGUF file"
     origin = f"{model.source_origin}: " if model.source_origin else ""
-    raise InputError(f"{origin}model.source = {model.source!r} is neither a built-in model nor a file", remedy=hint)
+    shown = repr(model.source) if model.source.isprintable() else path_text(path)
+    raise InputError(f"{origin}model.source = {shown} is neither a built-in model nor a file", remedy=hint)
 
 
 def _flattened(configuration: Mapping[str, Mapping[str, object]]) -> dict[str, object]:

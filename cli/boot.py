@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     """
     config = read_config(arguments)
     disks = _state_disks(arguments.state)
+    _check_cpu(config)  # before a build, which may take minutes
     image = open_or_build(arguments.image, config)
     with booted(
         image, config, disks=disks, run_folder=arguments.run, detach=arguments.detach, timeout=arguments.timeout
@@ -74,6 +75,11 @@ def run(arguments: argparse.Namespace) -> Answer:
             return _prompt(machine, client)
         client.close()  # since the port serves one client at a time, and now it is the caller's
         return _detached(machine) if arguments.detach else _held(machine)
+
+
+def _check_cpu(config: Config) -> None:
+    if config.machine.cpu != DEFAULT_CPU:
+        require_cpu_model(config.machine.cpu)
 
 
 @contextmanager
@@ -91,8 +97,7 @@ def booted(
 
     Raises BootError when it does not come up, or comes up in emergency mode.
     """
-    if config.machine.cpu != DEFAULT_CPU:
-        require_cpu_model(config.machine.cpu)
+    _check_cpu(config)
     accel = _accelerator(config.machine.accel)
     memory_mib = config.machine.memory_mib or image.need.mib
     _say(

@@ -73,6 +73,8 @@ class _Demo:
 
     def __init__(self, client: MachineClient, machine: VirtualMachine, *, seconds_to_hello: float) -> None:
         self.facts: dict[str, Any] = {}
+        # Under emulation on a busy host a single text may take longer than the client's own limit.
+        client.timeout = max(client.timeout, 120)
         self._client = client
         self._machine = machine
         self._seconds_to_hello = seconds_to_hello

@@ -10,6 +10,7 @@ from typing import Any
 from cli.answer import Answer, columns, human_bytes
 from evolution.surgeon.machine_tensors import MACHINE_TENSORS
 from evolution.surgeon.reports import ExportReport, FileDifference, SurgeryReport, TensorChange, TensorDifference
+from image.embedding_settings import MAX_TOKENS_KEY
 from vboot.text import path_text, printable
 
 _TENSORS_SHOWN = 16
@@ -34,7 +35,7 @@ def operation_answer(report: SurgeryReport, *, seed: str | None = None) -> Answe
 
 
 def export_answer(report: ExportReport) -> Answer:
-    """What was exported, and a warning about evolved kernels, for which a plain model has no place."""
+    """What was exported, and a warning about what a plain model cannot hold."""
     lines = [f"{path_text(report.output)}: plain model, {human_bytes(report.bytes)}, {_tensors(report.tensors)}"]
     if report.removed_tensors or report.removed_keys:
         keys = f"{len(report.removed_keys)} key{'' if len(report.removed_keys) == 1 else 's'}"
@@ -44,6 +45,11 @@ def export_answer(report: ExportReport) -> Answer:
     lines.append(f"model {report.model}")
     if report.lost_kernels:
         lines.append(f"warning: the evolved kernels in {', '.join(report.lost_kernels)} are not in the plain model")
+    if MAX_TOKENS_KEY in report.removed_keys:
+        lines.append(
+            "warning: the token limit of the composed file is not in the plain model; "
+            "`vboot inspect` on the composed file shows it, `--max-tokens` sets it when an image is built"
+        )
     return Answer(_with_paths(asdict(report), "base", "output"), "\n".join(lines))
 
 

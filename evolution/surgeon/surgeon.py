@@ -273,4 +273,4 @@ def _refuse_same(target: Path, source: Path) -> None:
     except OSError:
         return
     if same:
-        raise InputError(f"{target} is both input and output", remedy="name another output, or work in place")
+        raise InputError(f"{target} is both input and output", remedy="name another output")

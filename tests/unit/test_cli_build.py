@@ -78,7 +78,7 @@ def test_an_unknown_model_from_the_environment_names_the_variable(
     monkeypatch.setenv("VBOOT_MODEL", "minlm")
     assert vboot("build") == 1
     assert vboot.err == (
-        "vboot: error: environment variable VBOOT_MODEL: "
+        "vboot: error: environment variable VBOOT_MODEL (MODEL= of make): "
         "model.source = 'minlm' is neither a built-in model nor a file; did you mean minilm?\n"
     )
     assert vboot("build", "--model", "minlm") == 1

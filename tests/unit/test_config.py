@@ -65,7 +65,7 @@ def test_a_wrong_value_in_the_environment_names_the_variable() -> None:
     with pytest.raises(InputError) as error:
         resolve(environment={"VBOOT_TYPE": "Q8"})
     assert str(error.value).startswith(
-        "environment variable VBOOT_TYPE: model.type = 'Q8' is not one of F16, F32, Q8_0"
+        "environment variable VBOOT_TYPE (TYPE= of make): model.type = 'Q8' is not one of F16, F32, Q8_0"
     )
 
 

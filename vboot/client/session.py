@@ -271,7 +271,7 @@ class Session:
                 return reply
         self._in_order = False
         raise MachineTimeoutError(
-            f"the machine did not answer {method} in time", remedy="try again, or allow more time"
+            f"the machine did not answer {method} in time", remedy="try again, or allow more time with --timeout"
         )
 
     def _handle(self, incoming: Incoming, awaited: str | None) -> Reply | None:

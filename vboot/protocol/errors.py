@@ -56,15 +56,15 @@ class RequestRefusedError(MachineError):
 class TextTooLongError(RequestRefusedError):
     """A text has more tokens than the model reads, and the caller asked for a refusal instead of a cut (code 1004).
 
-    Attributes: `text`, the index of the text in the list that was given to `embed`.
+    Attributes: `text`, the index (from 0) of the text in the list that was given to `embed`; the message counts from 1.
     """
 
     def __init__(self, text: int) -> None:
         self.text = text
-        super().__init__(Code.MISMATCH, f"text {text} (counted from 0) is longer than the model reads", {"text": text})
+        super().__init__(Code.MISMATCH, f"text {text + 1} is longer than the model reads", {"text": text})
 
     def _remedy(self) -> str | None:
-        return "shorten it, or let it be cut with truncate='end'"
+        return "shorten it, or let it be cut with --truncate end (in Python, truncate='end')"
 
 
 class LinkLostError(MachineError):

@@ -51,7 +51,18 @@ fn beside(path: &Path) -> PathBuf {
 /// # Errors
 /// One sentence that names the path: another file or a live socket is there, or the socket cannot be made.
 pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), String> {
-    let failed = |error: io::Error| format!("{}: cannot listen: {error}", path.display());
+    let failed = |error: io::Error| match error.kind() {
+        ErrorKind::NotFound => format!("{}: cannot listen: its folder does not exist: make it first", path.display()),
+        _ => format!("{}: cannot listen: {error}", path.display()),
+    };
+    let length = path.as_os_str().len();
+    if length == 0 || length > PATH_LIMIT {
+        let name = path.display();
+        return Err(format!(
+            "{name}: cannot listen: expected a path of 1 to {PATH_LIMIT} bytes, got {length}: choose a shorter one, such as \
+             one relative to the current folder"
+        ));
+    }
     remove_abandoned_socket(path)?;
     // Between bind and listen a client would be refused, so the socket gets its final name once it listens.
     let temporary = beside(path);
@@ -172,6 +183,16 @@ mod tests {
         assert!(listen(&folder.0).unwrap_err().contains("a folder is there"));
         assert_eq!(fs::read(&document).unwrap(), b"text");
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_bound_is_refused_with_the_reason() {
+        let folder = Folder::new("paths");
+        let message = |path: &Path| listen(path).unwrap_err();
+        assert!(message(&folder.0.join("x".repeat(120))).contains("expected a path of 1 to 107 bytes, got "));
+        assert!(message(Path::new("")).contains("got 0"));
+        assert!(message(&folder.0.join("none/socket")).contains("its folder does not exist: make it first"));
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
     }
 
     #[test]
