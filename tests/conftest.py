@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Settings for all tests."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import signal
 
 
 def pytest_configure() -> None:
-    """Take Ctrl-C also where a shell has started the tests in the background, and so had it ignored.
+    """Restore SIGINT and SIGHUP, which a background job or nohup leaves ignored.
 
-    Programs inherit that, and the tests that interrupt them would wait in vain.
+    Child processes inherit an ignored signal, and the tests that send it to them would wait until their time limit.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -150,7 +150,7 @@ def test_a_text_that_is_too_long_is_refused_if_that_is_wanted(machine: MachineCl
     words = "a " * 126
     assert machine.embed([words], truncate="refuse").tokens == (128,)
     for long in (words + "a", "the machine " * 10_000):
-        with pytest.raises(TextTooLongError, match="text 70 ") as caught:
+        with pytest.raises(TextTooLongError, match="text 71 ") as caught:
             machine.embed([*["a"] * 70, long, "a"], truncate="refuse")
         assert (caught.value.code, caught.value.text) == (1004, 70)
         assert machine.embed([*["a"] * 70, long, "a"]).truncated == (*[False] * 70, True, False)
