@@ -68,7 +68,8 @@ static void misuse(void) {
     Pixel pixel = {1, 2, 3};
     FAILS(neural_load(NULL), "path is NULL");
     FAILS(neural_load("/nonexistent/model"), "cannot be opened");
-    FAILS(neural_load("/"), "neither a regular file");
+    FAILS(neural_load("\xff\xfe"), "cannot be opened"); // any bytes are a file name
+    FAILS(neural_tensor("\xff\xfe", &len), "UTF-8");
     FAILS(neural_load("\xff\xfe"), "UTF-8");
     char *long_text = malloc(1 << 16);
     memset(long_text, 'a', (1 << 16) - 1);
