@@ -74,8 +74,9 @@ def test_terminal_is_redrawn_at_most_ten_times_a_second() -> None:
             done += 1
             reporter.progress("compose", "write", done, 10**9)
         redrawn = visible(stream.getvalue()).count("compose: write")
-        elapsed = time.monotonic() - started
-        assert elapsed < 120, f"{redrawn} redraws"
+        # A count, not a time: a busy host makes fewer updates between two redraws, never more.
+        assert done < 10**8, f"{redrawn} redraws in {done} updates"
+    elapsed = time.monotonic() - started
     reporter.done("compose", 0.5)
     assert redrawn <= 10 * elapsed + 3, f"{redrawn} redraws in {elapsed} s, {done} updates"
 
