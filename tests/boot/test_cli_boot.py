@@ -78,10 +78,10 @@ def test_detached_boot_connect_and_stop(tiny: Image, run: Path) -> None:
             for restarts, fault in enumerate(("segv", "abort", "hang"), start=1):
                 machine.fault(fault)
                 assert machine.stats().worker.restarts == restarts
-            last = next(machine.events(timeout=120))
+            # The heart beats on: the events are queued, in order, from the first on.
             assert isinstance(first, HeartbeatEvent)
-            assert isinstance(last, HeartbeatEvent)
-            assert last.beats > first.beats + 50
+            beats = (event.beats for event in machine.events(timeout=120) if isinstance(event, HeartbeatEvent))
+            assert any(beat > first.beats + 50 for beat in beats)
             # The ring outlives the workers, and records their restarts.
             later = machine.read("cortex_journal")
             assert later.data[64:128] == ring.data[64:128]

@@ -123,11 +123,11 @@ def test_a_refusal_names_the_text_of_the_whole_list() -> None:
             peer.reply(message, members | {"truncated": [False] * len(texts)}, blob)
 
     machine = MachineClient(Host(embed=embed).open)
-    with pytest.raises(TextTooLongError, match="text 71 ") as caught:
+    with pytest.raises(TextTooLongError, match="text 72 ") as caught:
         machine.embed([*["x"] * 71, "long", "x"], truncate="refuse")
     assert (caught.value.text, caught.value.code, caught.value.data) == (71, 1004, {"text": 71})
     # The machine accepts the part that it gets, but the text is longer than any line.
-    with pytest.raises(TextTooLongError, match="text 1 "):
+    with pytest.raises(TextTooLongError, match="text 2 "):
         machine.embed(["x", "\u0e01" * 70_000], truncate="refuse")
     assert machine.embed(["x"], truncate="refuse").truncated == (False,)
     with pytest.raises(InputError, match="expected truncate 'end' or 'refuse', got 'start'"):
