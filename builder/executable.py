@@ -24,7 +24,8 @@ QUERY_TIMEOUT_S = 30.0
 EXECUTABLE_ARGUMENTS = (
     "rustc", "--release", "--features", "standalone", "--bin", "vector_boot", "--", "-C", "target-feature=+crt-static",
 )  # fmt: skip
-LIBRARY_ARGUMENTS = ("build", "--release")
+# With the features of the executable: then cargo has compiled the library already, and only puts it in its place.
+LIBRARY_ARGUMENTS = ("build", "--release", "--features", "standalone", "--lib")
 # The environment variables that change what is compiled.
 ENVIRONMENT = ("RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "VECTOR_BOOT_MODEL")
 
@@ -111,6 +112,24 @@ def build_library(*, log: Path, progress: Progress, crate: Path = CRATE) -> Path
     """Build the shared library with the C interface. Raises ToolError, InputError without a crate."""
     _run_cargo(LIBRARY_ARGUMENTS, crate=crate, log=log, progress=progress)
     return library_path(crate)
+
+
+def ready_library(*, progress: Progress, crate: Path = CRATE) -> Path:
+    """The shared library, built first where it is missing or older than its sources.
+
+    Without a usable cargo the library that is there is taken as it is. Raises ToolError if there is none, or if cargo
+    fails; InputError without a crate.
+    """
+    log = crate / "target" / "vboot-cargo.log"
+    try:
+        find_toolchain(crate)
+    except ToolError as error:
+        if library_path(crate).is_file():
+            return library_path(crate)
+        what = f"the library of the runtime is not built, and {error.what}"
+        raise ToolError(what, command=error.command, remedy=error.remedy) from error
+    log.parent.mkdir(exist_ok=True)
+    return build_library(log=log, progress=progress, crate=crate)
 
 
 def crate_files(crate: Path = CRATE) -> tuple[Path, ...]:

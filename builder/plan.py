@@ -20,10 +20,12 @@ from builder.executable import (
     CRATE,
     ENVIRONMENT,
     build_executable,
+    build_library,
     crate_files,
     executable_path,
     find_toolchain,
     included_files,
+    library_path,
 )
 from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import OutputFile, configuration_of, file_name, render_manifest
@@ -64,13 +66,14 @@ def plan_composition(model: ModelSettings, output: Path) -> list[Step]:
 
 
 def executable_step(crate: Path = CRATE) -> Step:
-    """Builds the static executable with cargo."""
+    """Builds the static executable with cargo, and the library for Python and C, which then takes no further time."""
     log = crate / "target" / "vboot-cargo.log"
     toolchain = find_toolchain(crate)
 
     def run(context: Context) -> Facts:
         log.parent.mkdir(exist_ok=True)
         path = build_executable(log=log, progress=context.progress, crate=crate)
+        build_library(log=log.with_name("vboot-library.log"), progress=context.progress, crate=crate)
         return {"sha256": context.sha256(path), "rustc": toolchain.version}
 
     environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
@@ -79,7 +82,7 @@ def executable_step(crate: Path = CRATE) -> Step:
         run=run,
         inputs=crate_files(crate),
         parameters={"rustc": toolchain.version, **environment},
-        outputs=(executable_path(crate),),
+        outputs=(executable_path(crate), library_path(crate)),
         discovered=partial(included_files, crate),
     )
 

@@ -1,12 +1,14 @@
-"""The Rust reader, for the verbs that judge files."""
+"""What cargo makes for the verbs, built when it is needed: the Rust reader, and the library of the runtime."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from builder.executable import CRATE, build_executable, executable_path
+from builder.executable import CRATE, build_executable, executable_path, ready_library
 from cli.progress import reported
 from vboot.check import file_size
+from vboot.client.bridge_process import LIBRARY_VARIABLE, find_library
 
 
 def rust_reader(*files: Path) -> Path:
@@ -23,3 +25,15 @@ def rust_reader(*files: Path) -> Path:
         with reported("executable") as progress:
             build_executable(log=log, progress=progress)
     return path
+
+
+def runtime_library() -> Path:
+    """The library that `RustNeuralBridge` runs: the one that $VECTOR_BOOT_LIBRARY names, else the checkout's, built
+    first if it is missing or older than its sources.
+
+    Raises ToolError if it cannot be built, InputError if the one named does not exist.
+    """
+    if os.environ.get(LIBRARY_VARIABLE):
+        return find_library()
+    with reported("library of the runtime") as progress:
+        return ready_library(progress=progress)

@@ -272,7 +272,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         RustNeuralBridge().initialize()
     (tmp_path / "none.so").write_bytes(b"no library")
     for bridge in (RustNeuralBridge(), RustNeuralBridge(library=str(tmp_path / "gone.so"))):
-        with pytest.raises(InputError, match=r"library of the runtime does not load.*cargo build.*VECTOR_BOOT_LIBRARY"):
+        with pytest.raises(InputError, match=r"library of the runtime does not load.*make image.*VECTOR_BOOT_LIBRARY"):
             bridge.initialize()
 
 

@@ -19,6 +19,7 @@ from builder.executable import (
     minimum_rust,
     parse_dep_info,
     parse_rust_version,
+    ready_library,
 )
 from vboot.errors import InputError, ToolError
 
@@ -76,6 +77,14 @@ def test_library_is_built_beside_it(crate: Path) -> None:
     assert build_library(crate=crate, log=crate / "log", progress=ignore) == library_path(crate)
     with library_path(crate).open("rb") as file:
         assert check_library(file, functions=["neural_init"]) == []
+
+
+def test_the_library_is_compiled_with_the_executable(crate: Path) -> None:
+    phases: list[str] = []
+    library_path(crate).unlink(missing_ok=True)
+    assert ready_library(crate=crate, progress=lambda phase, *_: phases.append(phase)) == library_path(crate)
+    assert library_path(crate).is_file()
+    assert phases == []  # nothing was compiled
 
 
 def test_every_compiled_file_is_known(crate: Path) -> None:
@@ -168,6 +177,16 @@ def test_no_toolchain_is_new_enough(fake_toolchain: FakeToolchain, tmp_path: Pat
     fake_toolchain(tmp_path / "path", "1.63.0")
     with pytest.raises(ToolError, match=r"path/rustc is rustc 1\.63\.0"):
         find_toolchain()
+
+
+def test_without_cargo_the_library_is_taken_as_it_is(fake_toolchain: FakeToolchain, tmp_path: Path) -> None:
+    (tmp_path / "Cargo.toml").write_text('[package]\nrust-version = "1.89"\n')
+    expected = r"the library of the runtime is not built, and no cargo with rustc 1\.89 .*; run `make deps`"
+    with pytest.raises(ToolError, match=expected):
+        ready_library(crate=tmp_path, progress=ignore)
+    library_path(tmp_path).parent.mkdir(parents=True)
+    library_path(tmp_path).touch()
+    assert ready_library(crate=tmp_path, progress=ignore) == library_path(tmp_path)
 
 
 def test_minimum_is_what_the_crate_says(tmp_path: Path) -> None:

@@ -62,6 +62,10 @@ def test_sources_of_the_executable_count(tmp_path: Path) -> None:
     assert names(step.discovered()) == {"main.rs", "data.txt"}
 
 
+def test_an_image_brings_the_library_for_python() -> None:
+    assert names(executable_step().outputs) == {"vector_boot", "libvector_boot.so"}
+
+
 def test_environment_that_changes_the_executable_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = executable_step().parameters
     monkeypatch.setenv("RUSTFLAGS", "-C opt-level=0")

@@ -21,7 +21,7 @@ from vboot.protocol.errors import BridgeCrashedError, LinkLostError, MachineTime
 LIBRARY_VARIABLE = "VECTOR_BOOT_LIBRARY"
 _ENERGY_VARIABLE = "VECTOR_BOOT_ENERGY"
 _CHECKOUT = Path(__file__).resolve().parents[2]
-_BUILD = "`cargo build --release` in vector_boot"
+_BUILD = f"`make image` in {_CHECKOUT}"
 _PIECE = 1 << 18
 _END_SECONDS = 2.0
 _STDERR_SHOWN = 400
