@@ -11,7 +11,9 @@ from vboot.weights.edits import SEEDED_FORMS
 def add_edit_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add them. Returns the group of alternatives, of which one must be given."""
     what = parser.add_argument_group("what to change, one of")
-    what.add_argument("--recipe", type=path, metavar="FILE", help="read the edits from a .toml or .json file")
+    what.add_argument(
+        "--recipe", type=path, metavar="FILE", help="read the edits from a .toml or .json file (--recipe-help)"
+    )
     what.add_argument("--seeded", metavar="GLOB", help="add pseudo-random noise to the tensors that match")
     what.add_argument("--set", action="append", metavar="TENSOR[INDEX]=VALUE", help="set one element; can be repeated")
     what.add_argument(

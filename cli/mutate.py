@@ -20,6 +20,7 @@ from cli.proposal import MutationProposal, misuse, propose
 from vboot.client.machine import MachineClient
 from vboot.client.prediction import Prediction, predict, verify
 from vboot.text import path_text
+from vboot.weights.recipe_form import forms_data, recipe_help
 
 _EPILOG = """examples:
   vboot mutate --seeded 'blk.*.weight' --density 0.01 --scale 0.001 --confidence 0.9
@@ -34,6 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(misused=parser.error)
     add_machine(parser)
     add_edit_options(parser)
+    parser.add_argument(
+        "--recipe-help", action="store_true", help="describe recipes: a whole one in TOML and JSON, and every member"
+    )
     how = parser.add_argument_group("how")
     how.add_argument(
         "--confidence", type=finite, metavar="C",
@@ -53,6 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Make the mutation, or predict it."""
+    if arguments.recipe_help:
+        return Answer(forms_data(), recipe_help(), report_only=True)
     given = vars(arguments)
     if wrong := misuse(given):
         arguments.misused(wrong)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vboot.errors import InputError
 from vboot.protocol.messages import TensorInfo
-from vboot.weights import recipe
+from vboot.weights import recipe, recipe_form
 from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse, pack
 from vboot.weights.recipe import load
 from vboot.weights.storage_types import decode, encode
@@ -48,30 +48,46 @@ def one_edit(folder: Path, **members: Any) -> Edit:
     return edit
 
 
-def test_the_documented_recipe_is_one(tmp_path: Path) -> None:
-    assert recipe.__doc__
-    example = re.search(r"\n\n((?:    .*\n|\n)+)", recipe.__doc__)
-    assert example
-    path = tmp_path / "recipe.toml"
-    path.write_text(re.sub(r"^    ", "", example[1], flags=re.MULTILINE), "utf-8")
+def test_the_recipes_of_the_help_are_accepted(tmp_path: Path) -> None:
+    """The minimal one in both languages, and the example of every kind of edit."""
+    noise = Seeded("blk.*.weight", "00c0ffee00c0ffee", "normal", 0.01, 0.001)
+    for text, name in ((recipe_form.minimal_toml(), "a.toml"), (recipe_form.minimal_json(), "a.json")):
+        (tmp_path / name).write_text(text)
+        assert load(tmp_path / name, lookup) == recipe.Recipe((noise,), 0.9, None, None)
+        indented = "\n".join(f"    {line}" if line else "" for line in text.strip().split("\n"))
+        assert f"\n\n{indented}\n\n" in recipe_form.recipe_help()
     np.save(tmp_path / "a.npy", np.ones((2, 1), np.float32))
     np.save(tmp_path / "b.npy", np.ones((3, 1)))
-    read = load(path, lambda name: TensorInfo(name, "F16", (384,), 768, protected=False))
-    assert (read.confidence, read.origin, read.lease_ms) == (0.9, "spelling fix", 60000)
+    blocks = re.findall(r"\n\n((?:    .*\n?)+)", recipe_form.recipe_help())[2:]
+    (tmp_path / "all.toml").write_text(re.sub("^    ", "", "\n".join(blocks), flags=re.MULTILINE))
+    read = load(tmp_path / "all.toml", lambda name: TensorInfo(name, "F16", (384,), 768, protected=False))
     dense, sparse, low_rank, seeded, program = read.edits
     assert dense == Dense("blk.0.attn_q.bias", 0, bytes.fromhex("003800b4"))
     assert isinstance(sparse, Sparse)
     assert (sparse.tensor, sparse.op, sparse.indices.tolist()) == ("token_embd.weight", "add", [7, 1000])
     assert (sparse.indices.dtype.name, sparse.values.dtype.name) == ("uint64", "float32")
     assert isinstance(low_rank, LowRank)
-    assert (low_rank.scale, low_rank.a.shape, low_rank.b.shape, low_rank.b.dtype.name) == (
-        0.01,
-        (2, 1),
-        (3, 1),
-        "float32",
-    )
-    assert seeded == Seeded("blk.*.weight", "00c0ffee00c0ffee", "normal", 0.01, 0.001)
-    assert program == Program("evolved.0", bytes.fromhex("fa0200ff0000"))
+    assert (low_rank.scale, low_rank.a.shape, low_rank.b.dtype.name) == (0.01, (2, 1), "float32")
+    assert (seeded, program) == (noise, Program("evolved.0", bytes.fromhex("fa0200ff0000")))
+
+
+@pytest.mark.parametrize("kind", recipe_form.KINDS)
+def test_the_help_names_every_member_of_a_kind(kind: str, tmp_path: Path) -> None:
+    form = recipe_form.KINDS[kind]
+    section = recipe_form.recipe_help().partition(f'kind = "{kind}": ')[2].partition("\n\nkind = ")[0]
+    listed = dict(re.findall(r"^  (\w+) +(required|optional|one of these) ", section, re.MULTILINE))
+    assert {name for name, need in listed.items() if need == "required"} == {*form.required} - {"kind"}
+    assert {*listed, "kind"} == {*form.members}
+    for name in form.required[1:]:  # the parser requires what the help says
+        with pytest.raises(InputError, match=f"{name} is missing"):
+            from_json(tmp_path, {key: value for key, value in form.example.items() if key != name})
+
+
+def test_the_minimal_recipe_holds_nothing_that_could_be_left_out(tmp_path: Path) -> None:
+    form = recipe_form.KINDS["seeded"]
+    for name in form.example.keys() - {"kind"}:
+        with pytest.raises(InputError, match=f"{name} is missing"):
+            from_json(tmp_path, {key: value for key, value in form.example.items() if key != name})
 
 
 def test_what_is_left_open_is_none(tmp_path: Path) -> None:

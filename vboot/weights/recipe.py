@@ -1,44 +1,6 @@
 """Recipes: mutations in JSON or TOML files, written by people. It reads only the recipe and the files that it names.
 
-    confidence = 0.9               # how sure you are; the machine accepts more than 0.8, up to 1
-    origin = "spelling fix"        # optional: who makes the change, for the journal
-    lease_ms = 60000               # optional: a trial, rolled back after this time unless it is promoted
-
-    [[edits]]                      # new bytes or numbers
-    kind = "dense"
-    tensor = "blk.0.attn_q.bias"
-    offset = 0                     # optional: in bytes, the start of a block
-    values = [0.5, -0.25]          # or value = 0.0 and count = 384, or hex = "3800b400", or base64 = "OAC0AA==",
-                                   # or file = "bias.npy" (numbers), or file = "bias.bin" (bytes as stored)
-    [[edits]]                      # single elements, counted from 0, set or added to
-    kind = "sparse"
-    tensor = "token_embd.weight"
-    op = "add"                     # or "set"
-    indices = [7, 1000]
-    values = [0.125, -0.125]
-
-    [[edits]]                      # w[j][i] += scale * sum over k of a[j][k] * b[i][k]
-    kind = "low_rank"
-    tensor = "blk.0.attn_q.weight"
-    scale = 0.01
-    a = "a.npy"                    # one row for each row of the tensor; a file, or lists of numbers
-    b = "b.npy"                    # one row for each column of the tensor
-
-    [[edits]]                      # noise
-    kind = "seeded"
-    tensors = "blk.*.weight"       # a name, or a pattern
-    seed = "00c0ffee00c0ffee"
-    form = "normal"                # add it; "step": move codes by one; "scale": multiply block scales
-    density = 0.01                 # share of the elements
-    scale = 0.001                  # not for "step"
-
-    [[edits]]                      # pixels for a slot
-    kind = "program"
-    tensor = "evolved.0"
-    hex = "fa0200ff0000"           # or file = "program.bin"
-
-File names are relative to the recipe. Numbers are converted to the type of the tensor, which may be F32 F16 BF16 Q8_0
-F64 I8 I16 I32 I64.
+`vboot mutate --recipe-help` (`recipe_help`) describes them.
 """
 
 from __future__ import annotations
@@ -60,7 +22,8 @@ from numpy.typing import NDArray
 from vboot.errors import InputError
 from vboot.protocol.messages import TensorInfo
 from vboot.protocol.tables import RANK_LIMIT
-from vboot.weights.edits import SEED, SEEDED_FORMS, SPARSE_OPS, Dense, Edit, LowRank, Program, Seeded, Sparse, is_number
+from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
+from vboot.weights.recipe_form import KINDS, MEMBERS, RECIPE, Form
 from vboot.weights.storage_types import FLOAT_STORAGE, block_of, element_dtype, encode
 
 
@@ -82,7 +45,7 @@ def load(path: Path, lookup: Callable[[str], TensorInfo]) -> Recipe:
     top = _read_document(path)
     if not isinstance(top, dict):
         raise InputError(f"{path}: the recipe is {_shown(top)}", remedy="make it an object with edits")
-    _Members(path, "the recipe", top).check(required=("edits",), optional=("confidence", "origin", "lease_ms"))
+    _Members(path, "the recipe", top).check(RECIPE)
     edits = []
     for number, edit in enumerate(top["edits"]):
         place = f"edits[{number}]"
@@ -120,45 +83,6 @@ def _shown(value: Any) -> str:
         return "a number of too many digits"
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 53
-
-
-_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "edits": (_is_list, "a list of edits"),
-    "confidence": (is_number, "a number"),
-    "origin": (_is_text, "a string"),
-    "lease_ms": (lambda value: _is_count(value) and value > 0, "a number of milliseconds"),
-    "kind": (_is_text, "a kind of edit"),
-    "tensor": (_is_text, "the name of a tensor"),
-    "offset": (_is_count, "a number of bytes"),
-    "hex": (_is_text, "a string of hex digits, two for each byte"),
-    "base64": (_is_text, "a string of base64, padded with ="),
-    "file": (_is_text, "the name of a file"),
-    "value": (is_number, "a number"),
-    "count": (_is_count, "a number of elements"),
-    "values": (lambda value: _is_list(value) or _is_text(value), "a list of numbers or a .npy file"),
-    "op": (lambda value: value in SPARSE_OPS, "set or add"),
-    "indices": (lambda value: _is_list(value) or _is_text(value), "a list of element numbers or a .npy file"),
-    "a": (lambda value: _is_list(value) or _is_text(value), "a list of rows or a .npy file"),
-    "b": (lambda value: _is_list(value) or _is_text(value), "a list of rows or a .npy file"),
-    "tensors": (_is_text, "a name or pattern of tensors"),
-    "seed": (lambda value: _is_text(value) and SEED.fullmatch(value) is not None, "16 lower-case hex digits"),
-    "form": (lambda value: value in SEEDED_FORMS, "normal, step or scale"),
-    "density": (lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
-    "scale": (is_number, "a number"),
-}
-"""By member: whether a value is valid, and what is expected, for errors."""
-
-
 @dataclass(frozen=True)
 class _Members:
     """The members of one table of the recipe, and its place in the file."""
@@ -170,19 +94,21 @@ class _Members:
     def refuse(self, what: str, remedy: str | None) -> InputError:
         return InputError(f"{self.path}: {self.place}: {what}", remedy=remedy)
 
-    def check(self, *, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
-        """Raise InputError unless the table has these members and no others, with valid values."""
-        for name, value in self.values.items():
-            if name not in required + optional:
-                raise self.refuse(f"{name!r:.40} is unknown here", f"use {', '.join(required + optional)}")
-            is_right, wanted = _FIELDS[name]
-            if not is_right(value):
-                raise self.refuse(f"{name} is {_shown(value)}", f"make it {wanted}")
-        for name in required:
-            if name not in self.values:
-                raise self.refuse(f"{name} is missing", f"give {_FIELDS[name][1]}")
+    def check(self, form: Form, *, also: tuple[str, ...] = ()) -> None:
+        """Raise InputError unless the table has this form, with valid values; `also` are required too.
 
-    def one_of(self, *names: str) -> str:
+        `one_of` tells which one of several members is given.
+        """
+        for name, value in self.values.items():
+            if name not in form.members:
+                raise self.refuse(f"{name!r:.40} is unknown here", f"use {', '.join(form.members)}")
+            if not MEMBERS[name].accepts(value):
+                raise self.refuse(f"{name} is {_shown(value)}", f"make it {MEMBERS[name].wanted}")
+        for name in form.required + also:
+            if name not in self.values:
+                raise self.refuse(f"{name} is missing", f"give {MEMBERS[name].wanted}")
+
+    def one_of(self, names: tuple[str, ...]) -> str:
         """The one of these members that the table has. Raises InputError unless it has exactly one."""
         given = [name for name in names if name in self.values]
         if len(given) != 1:
@@ -203,7 +129,7 @@ class _Members:
         numbers = self.convert(name, source, dtype)
         if numbers.ndim != dimensions:
             what = f"{name} is {numbers.ndim}-dimensional, not {dimensions}-dimensional"
-            raise self.refuse(what, f"make it {_FIELDS[name][1]}")
+            raise self.refuse(what, f"make it {MEMBERS[name].wanted}")
         return numbers
 
     def convert(self, name: str, source: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -256,26 +182,27 @@ def _converted(numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _edit(members: _Members, lookup: Callable[[str], TensorInfo]) -> Edit:
     kind = members.values.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        *others, last = KINDS
+        raise members.refuse(f"kind is {_shown(kind)}", f"make it {', '.join(others)} or {last}")
+    form = KINDS[kind]
+    steps = members.values.get("form") == "step"
+    members.check(form, also=("scale",) if kind == "seeded" and not steps else ())
     match kind:
         case "dense":
-            return _dense(members, lookup)
+            return _dense(members, members.one_of(form.one_of), lookup)
         case "sparse":
             return _sparse(members)
         case "low_rank":
             return _low_rank(members)
         case "seeded":
             return _seeded(members)
-        case "program":
-            members.check(required=("kind", "tensor"), optional=("hex", "base64", "file"))
-            return Program(members.values["tensor"], _bytes(members, members.one_of("hex", "base64", "file")))
-    raise members.refuse(f"kind is {_shown(kind)}", "make it dense, sparse, low_rank, seeded or program")
+        case _:
+            return Program(members.values["tensor"], _bytes(members, members.one_of(form.one_of)))
 
 
-def _dense(members: _Members, lookup: Callable[[str], TensorInfo]) -> Dense:
-    sources = ("values", "value", "hex", "base64", "file")
-    members.check(required=("kind", "tensor"), optional=("offset", "count", *sources))
+def _dense(members: _Members, source: str, lookup: Callable[[str], TensorInfo]) -> Dense:
     values = members.values
-    source = members.one_of(*sources)
     if "count" in values and source != "value":
         raise members.refuse("count is given without value", "give it with value only")
     tensor = values["tensor"]
@@ -312,11 +239,10 @@ def _bytes(members: _Members, source: str) -> bytes:
     try:
         return bytes.fromhex(text) if source == "hex" else base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise members.refuse(f"{source} is {_shown(text)}", f"make it {_FIELDS[source][1]}") from error
+        raise members.refuse(f"{source} is {_shown(text)}", f"make it {MEMBERS[source].wanted}") from error
 
 
 def _sparse(members: _Members) -> Sparse:
-    members.check(required=("kind", "tensor", "op", "indices", "values"))
     indices = members.array("indices", np.dtype(np.uint64), 1)
     values = members.array("values", np.dtype(np.float32), 1)
     if len(indices) != len(values):
@@ -327,7 +253,6 @@ def _sparse(members: _Members) -> Sparse:
 
 
 def _low_rank(members: _Members) -> LowRank:
-    members.check(required=("kind", "tensor", "scale", "a", "b"))
     a = members.array("a", np.dtype(np.float32), 2)
     b = members.array("b", np.dtype(np.float32), 2)
     if a.shape[1] != b.shape[1] or not 1 <= a.shape[1] <= RANK_LIMIT:
@@ -338,11 +263,8 @@ def _low_rank(members: _Members) -> LowRank:
 
 
 def _seeded(members: _Members) -> Seeded:
-    steps = members.values.get("form") == "step"
-    required = ("kind", "tensors", "seed", "form", "density", *(() if steps else ("scale",)))
-    members.check(required=required, optional=("scale",) if steps else ())
     scale = members.values.get("scale", 1)
-    if steps and scale != 1:
+    if members.values["form"] == "step" and scale != 1:
         raise members.refuse(f"scale is {scale}", "leave it out: steps are of one code")
     fields = ("tensors", "seed", "form", "density")
     return Seeded(**{field: members.values[field] for field in fields}, scale=scale)
