@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,13 +14,13 @@ import numpy as np
 
 from cli.answer import Answer
 from cli.embedding_answers import embeddings_answer, warn_of_truncation
-from cli.machines import add_timeout, connected, require_machine, split_machine
+from cli.machines import add_timeout, connected, names_machine, require_machine, split_machine
 from cli.option_types import path
 from cli.progress import reported
 from vboot.errors import InputError
 from vboot.files import atomic_write
 from vboot.protocol.messages import Embeddings
-from vboot.text import path_text
+from vboot.text import path_text, printable
 
 _EPILOG = """examples:
   vboot embed 'A cat sleeps.' 'A kitten naps.' 'Rates rose.'
@@ -39,8 +40,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: the lines of stdin)",
     )  # fmt: skip
     parser.add_argument(
-        "--npy", type=path, metavar="FILE", help="write the embeddings to FILE as float32 [texts, dim], for numpy.load"
+        "--run", type=path, metavar="RUN|SOCKET", help="the machine, named by an option: then every word is a text"
     )
+    parser.add_argument(
+        "--npy", type=path, metavar="FILE",
+        help="write the embeddings to FILE as float32 [texts, dim], for numpy.load; an earlier result is replaced",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="let --npy replace a file that holds no embeddings")
     parser.add_argument("--no-normalize", action="store_true", help="do not scale the embeddings to length 1")
     parser.add_argument(
         "--truncate", choices=("end", "refuse"), default="end",
@@ -51,10 +57,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Embed the texts, and print or write the embeddings."""
-    arguments.machine, given = split_machine(arguments.words)
+    arguments.machine, given = _machine_and_texts(arguments)
     if arguments.machine is not None:
         require_machine(arguments.machine, remedy=_NO_MACHINE)
-    # Read before the machine is connected to: it serves one client at a time.
+    if arguments.npy is not None and not arguments.force:
+        _require_replaceable(arguments.npy)
+    # Read before the machine is connected to: a connection is not held while somebody types.
     texts = _decoded(given) if given else _lines()
     # Opened first, so that a file that cannot be written fails before the work.
     with nullcontext() if arguments.npy is None else atomic_write(arguments.npy) as file:
@@ -63,6 +71,35 @@ def run(arguments: argparse.Namespace) -> Answer:
         if file is not None:
             np.save(file, made.vectors.astype("<f4"))
     return embeddings_answer(texts, made) if arguments.npy is None else _written(texts, made, arguments.npy)
+
+
+def _machine_and_texts(arguments: argparse.Namespace) -> tuple[Path | None, tuple[str, ...]]:
+    """The machine (None: the newest) and the texts. Raises InputError for a machine where a text is expected."""
+    if arguments.run is not None:
+        return arguments.run, tuple(arguments.words)
+    machine, texts = split_machine(arguments.words)
+    for number, text in enumerate(texts, start=1):
+        if names_machine(text):
+            shown = shlex.quote(printable(text))
+            what = f"text {number} is the path of a machine: {shown}"
+            raise InputError(what, remedy=f"name it with `--run {shown}`; with --run every word is a text")
+    return machine, texts
+
+
+def _require_replaceable(target: Path) -> None:
+    """Raise InputError if there is a file that is not the result of an earlier command."""
+    if not target.is_file() or target.stat().st_size == 0:
+        return
+    try:
+        with target.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file) if version == (1, 0) else ((), True, None)
+        is_ours = len(shape) == 2 and not fortran and dtype == np.dtype("<f4")
+    except (OSError, ValueError):
+        is_ours = False
+    if not is_ours:
+        what = f"{path_text(target)} is there and holds no embeddings"
+        raise InputError(what, remedy="name another file, or replace it with --force")
 
 
 def _embed(arguments: argparse.Namespace, texts: Sequence[str]) -> Embeddings:

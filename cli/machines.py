@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.option_types import path, positive_seconds
+from cli.option_types import count, path, positive_seconds
 from qemu.launch import attach
 from qemu.machine import VirtualMachine
 from vboot.client.machine import MachineClient, connect
@@ -27,10 +27,25 @@ _NEWEST_LOOKED_AT = 100
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Add the argument that names a machine, and the option for its time limit."""
     parser.add_argument(
-        "machine", nargs="?", type=path, metavar="RUN|SOCKET",
+        "machine", nargs="?", type=_machine_path, metavar="RUN|SOCKET",
         help="run folder or evolution socket (default: the newest machine that runs)",
     )  # fmt: skip
     add_timeout(parser)
+
+
+def add_generation(parser: argparse.ArgumentParser, text: str, *, required: bool = False, alias: str = "") -> None:
+    """Add the option that names a generation: the same for every verb. `alias`: another name of it."""
+    names = ("--generation", *([alias] if alias else []))
+    parser.add_argument(*names, dest="generation", type=count, required=required, metavar="G", help=text)
+
+
+def _machine_path(text: str) -> Path:
+    """The path of a run folder or a socket. A number is none, unless there is a file of this name."""
+    found = path(text)
+    if text.isdecimal() and not found.exists():
+        what = f"expected a run folder or an evolution socket, got the number {text}"
+        raise argparse.ArgumentTypeError(f"{what}; a generation is named with --generation {text}")
+    return found
 
 
 def add_timeout(parser: argparse.ArgumentParser) -> None:
@@ -52,15 +67,17 @@ def split_machine(words: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
         return None, ()
     first = parse_path(words[0])
     is_path = "/" in words[0] and not any(char.isspace() for char in words[0])
-    if is_path or _names_machine(first):
+    if is_path or names_machine(words[0]):
         return first, tuple(words[1:])
     return None, tuple(words)
 
 
-def _names_machine(first: Path) -> bool:
+def names_machine(word: str) -> bool:
+    """Whether a word is the path of a run folder or of a socket."""
     try:
-        return first.is_socket() or (first / RUN_FILE).is_file()
-    except OSError:  # a text that is longer than a path may be
+        place = parse_path(word)
+        return place.is_socket() or (place / RUN_FILE).is_file()
+    except (OSError, ValueError):  # a text that is longer than a path may be
         return False
 
 

@@ -6,15 +6,13 @@ import argparse
 
 from cli.answer import Answer
 from cli.change_answers import promotion_answer
-from cli.machines import add_machine, connected
+from cli.machines import add_generation, add_machine, connected
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     add_machine(parser)
-    parser.add_argument(
-        "--generation", type=int, metavar="G", help="the generation to promote (default: the current one)"
-    )
+    add_generation(parser, "the generation to promote (default: the current one)")
 
 
 def run(arguments: argparse.Namespace) -> Answer:

@@ -6,19 +6,17 @@ import argparse
 
 from cli.answer import Answer
 from cli.change_answers import rollback_answer
-from cli.machines import add_machine, connected
+from cli.machines import add_generation, add_machine, connected
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     add_machine(parser)
-    parser.add_argument(
-        "--to", type=int, required=True, metavar="G", help="the generation to restore, see `vboot history`"
-    )
+    add_generation(parser, "the generation to restore, see `vboot history`", required=True, alias="--to")
     parser.add_argument("--reason", default="", metavar="TEXT", help="reason to record in the history")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Roll back."""
     with connected(arguments) as machine:
-        return rollback_answer(machine.rollback(arguments.to, reason=arguments.reason))
+        return rollback_answer(machine.rollback(arguments.generation, reason=arguments.reason))

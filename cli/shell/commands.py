@@ -18,10 +18,11 @@ from cli.shell.changes import COMMANDS as CHANGES
 from cli.shell.changes import tell_event
 from cli.shell.inference import COMMANDS as INFERENCE
 from cli.shell.language import Command, verbs
+from cli.tensor_answers import shape_text, tensors_answer
 from vboot.client.machine import MachineClient
 from vboot.errors import InputError
 from vboot.protocol.errors import MachineError, MachineTimeoutError
-from vboot.protocol.messages import HeartbeatEvent, Hello, Stats, TensorBytes, TensorInfo
+from vboot.protocol.messages import HeartbeatEvent, Hello, Stats, TensorBytes
 from vboot.text import printable
 from vboot.weights.storage_types import element_dtype
 
@@ -108,13 +109,7 @@ def _stats_rows(stats: Stats) -> list[tuple[str, str]]:
 
 
 def _tensors(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
-    tensors = machine.tensors(values.get("prefix", ""))
-    rows = [("tensor", "type", "shape", "bytes", "")]
-    rows += [(printable(t.name), t.type, _shape(t), str(t.bytes), "protected" if t.protected else "") for t in tensors]
-    total = f"{len(tensors)} tensors, {human_bytes(sum(t.bytes for t in tensors))}"
-    return Answer(
-        {"tensors": [asdict(tensor) for tensor in tensors]}, f"{columns(rows)}\n{total}" if tensors else total
-    )
+    return tensors_answer(machine.tensors(values.get("prefix", "")))
 
 
 def _read(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
@@ -129,7 +124,7 @@ def _read(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     elements = np.frombuffer(piece.data, dtype) if dtype else None
     data = {"tensor": info.name, "type": info.type, "offset": offset, "count": count, "generation": piece.generation}
     shown = {"hex": piece.data.hex()} if elements is None else {"values": [_json_number(x) for x in elements.tolist()]}
-    title = f"{printable(info.name)}, {info.type} {_shape(info)}, generation {piece.generation}"
+    title = f"{printable(info.name)}, {info.type} {shape_text(info)}, generation {piece.generation}"
     return Answer(data | shown, f"{title}\n{_hex_rows(piece) if elements is None else _rows(elements, offset)}")
 
 
@@ -216,10 +211,6 @@ def _changes(machine: MachineClient, seconds: float | None) -> Iterator[Answer]:
 def _json_number(value: float) -> float | str:
     """JSON has no words for what is not finite."""
     return value if math.isfinite(value) else str(value)
-
-
-def _shape(tensor: TensorInfo) -> str:
-    return " x ".join(map(str, tensor.shape))
 
 
 def _ms(us: int) -> str:

@@ -105,6 +105,41 @@ def test_a_text_like_a_path_is_no_machine(vboot: Vboot, monkeypatch: pytest.Monk
     assert "and/or is not there; give the folder that boot printed" in vboot.last_error()
 
 
+def test_a_machine_is_no_text(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    """A run folder or socket behind a text was embedded as a text, by another machine."""
+    (tmp_path / "run 1").mkdir()
+    (tmp_path / "run 1" / "machine.json").touch()
+    assert vboot("embed", "a text", "run 1") == 1
+    assert vboot.last_error() == (
+        "vboot: error: text 2 is the path of a machine: 'run 1'; name it with `--run 'run 1'`; "
+        "with --run every word is a text"
+    )
+    assert vboot("embed", machine, "a text", machine) == 1
+    assert f"name it with `--run {machine}`" in vboot.last_error()
+    embedded = vboot.json("embed", "a text", "run 1", "--run", machine)
+    assert [each["text"] for each in embedded["texts"]] == ["a text", "run 1"]
+    assert vboot("embed", "a text", "--run", "gone") == 1
+    assert "gone is not there" in vboot.last_error()
+
+
+def test_npy_replaces_its_own_files_only(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    """Any file was overwritten."""
+    for count in (1, 2):
+        assert vboot("embed", machine, *TEXTS[:count], "--npy", "mine.npy") == 0
+    assert len(np.load(tmp_path / "mine.npy")) == 2
+    (tmp_path / "text.npy").write_text("precious")
+    np.save(tmp_path / "ints.npy", np.arange(6).reshape(2, 3))
+    for name in ("text.npy", "ints.npy"):
+        before = (tmp_path / name).read_bytes()
+        assert vboot("embed", machine, "x", "--npy", name) == 1
+        assert vboot.last_error() == (
+            f"vboot: error: {name} is there and holds no embeddings; name another file, or replace it with --force"
+        )
+        assert (tmp_path / name).read_bytes() == before
+        assert vboot("embed", machine, "x", "--npy", name, "--force") == 0
+        assert np.load(tmp_path / name).shape == (1, 64)
+
+
 @pytest.mark.parametrize(
     ("data", "error"),
     [(b"", "there is no text"), (b"good\ncaf\xe9\n", "line 2 of stdin is not UTF-8; give texts in UTF-8")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,33 @@ def test_no_machine(vboot: Vboot, verb: str) -> None:
     assert "gone is not there; give the folder that boot printed, or an evolution socket" in vboot.err
     assert vboot(verb, *words) == 1
     assert "no machine runs in build/run; boot one with `vboot boot`" in vboot.err
+
+
+def test_one_way_to_name_a_generation(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    """`rollback --to`, `promote --generation` and a bare number were three."""
+    assert vboot("mutate", machine, *SET) == 0
+    assert vboot.json("promote", machine, "--generation", "1") == {"promoted": 1}
+    assert vboot.json("rollback", machine, "--generation", "0")["restored"] == 0
+    assert vboot.json("rollback", machine, "--to", "1")["restored"] == 1
+    for verb in ("rollback", "promote", "history"):
+        assert vboot(verb, "1") == 2
+        assert vboot.last_error() == (
+            "vboot: error: argument RUN|SOCKET: expected a run folder or an evolution socket, got the number 1; "
+            "a generation is named with --generation 1"
+        )
+    assert vboot("rollback", machine) == 2
+    assert "--generation" in vboot.last_error()
+    assert vboot("rollback", machine, "--generation", "-1") == 2
+    assert "expected a whole number of at least 0, got '-1'" in vboot.last_error()
+    (tmp_path / "1").symlink_to(machine)
+    assert vboot.json("rollback", "1", "--generation", "0")["restored"] == 0
+
+
+def test_recipe_help_is_a_recipe(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    assert vboot("mutate", "--recipe-help") == 0
+    toml = vboot.out.partition("in TOML:\n\n")[2].partition("\n\nThe same")[0]
+    (tmp_path / "recipe.toml").write_text(textwrap.dedent(toml))
+    assert vboot("mutate", machine, "--recipe", "recipe.toml") == 0
+    minimal = vboot.json("mutate", "--recipe-help")["minimal"]
+    (tmp_path / "recipe.json").write_text(json.dumps(minimal))
+    assert vboot("mutate", machine, "--recipe", "recipe.json") == 0

@@ -86,7 +86,7 @@ def test_a_script_is_answered_line_by_line(shell: Scripted, local: LocalMachine)
     assert out[8:] == [
         "tensor    type  shape  bytes",
         "kernel.7  I8    4096   4096   protected",
-        "1 tensors, 4.0 KiB",
+        "1 tensor, 4.0 KiB",
     ]
 
 
