@@ -30,6 +30,7 @@ VERBS: Mapping[str, str] = {
     "mutate": "change the weights of a running machine",
     "rollback": "go back to an older generation of the weights",
     "promote": "make a generation of the weights permanent",
+    "save": "write the weights of a running machine to a GGUF file",
     "tensors": "list the tensors of a running machine",
     "history": "show the changes of a machine's weights",
     "evolve": "improve the weights of a running machine",

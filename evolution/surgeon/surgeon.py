@@ -79,6 +79,10 @@ class GGUFSurgeon:
             raise InputError(f"{self.path} has no tensor {name!r}", remedy="see `vboot inspect` for its tensors")
         return found
 
+    def sha256(self, name: str) -> str:
+        """SHA-256 (hex) of a tensor's bytes, computed once."""
+        return self._base.sha256(name)
+
     def digest(self) -> str:
         """The model's digest (hex), equal to that of a machine with this model."""
         return self._base.model_sha256()

@@ -153,11 +153,25 @@ class MachineClient:
         if size == 0:
             return TensorBytes(tensor, offset, b"", self.hello().generation)
         for _ in range(_GENERATIONS_TRIED):
-            pieces = list(self._read_pieces(tensor, offset, size))
-            generations = {generation for generation, _ in pieces}
+            pieces = list(self.pieces(tensor, offset=offset, size=size))
+            generations = {piece.generation for piece in pieces}
             if len(generations) == 1:
-                return TensorBytes(tensor, offset, b"".join(data for _, data in pieces), generations.pop())
+                return TensorBytes(tensor, offset, b"".join(piece.data for piece in pieces), generations.pop())
         raise MachineError(f"{tensor!r} kept changing while it was read", remedy="read a smaller range")
+
+    def pieces(self, tensor: str, *, offset: int = 0, size: int) -> Iterator[TensorBytes]:
+        """`size` bytes (1 or more) of a tensor from byte `offset`, in pieces of at most 1 MiB, requested one by one.
+
+        Every piece is of one generation, but two may be of different ones. Raises RequestRefusedError (1003) for a
+        range outside the tensor.
+        """
+        for start in range(offset, offset + max(1, size), BLOB_LIMIT):
+            want = min(BLOB_LIMIT, offset + size - start)
+            reply = self.request("read", {"tensor": tensor, "offset": start, "bytes": want})
+            piece = decode(Piece, reply.result, name="read")
+            if reply.blob is None or len(reply.blob) != want:
+                raise ProtocolError(f"the machine did not send the {want} bytes asked for", remedy="report this bug")
+            yield TensorBytes(tensor, start, reply.blob, piece.generation)
 
     def digest(self, tensors: Sequence[str] | None = None, *, timeout: float = _DIGEST_SECONDS) -> Digest:
         """SHA-256 of the model and of these tensors (None: of the first 256 by name)."""
@@ -360,16 +374,6 @@ class MachineClient:
         seconds = _CHANGE_SECONDS + len(data) / _UPLOAD_BYTES_PER_SECOND if timeout is None else timeout
         deadline = self._deadline(seconds)
         return changes.change(self._session, method, params, data, wait=wait, progress=progress, deadline=deadline)
-
-    def _read_pieces(self, tensor: str, offset: int, size: int) -> Iterator[tuple[int, bytes]]:
-        """Generation and bytes of each blob that makes up the range."""
-        for start in range(offset, offset + max(1, size), BLOB_LIMIT):
-            want = min(BLOB_LIMIT, offset + size - start)
-            reply = self.request("read", {"tensor": tensor, "offset": start, "bytes": want})
-            piece = decode(Piece, reply.result, name="read")
-            if reply.blob is None or len(reply.blob) != want:
-                raise ProtocolError(f"the machine did not send the {want} bytes asked for", remedy="report this bug")
-            yield piece.generation, reply.blob
 
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self.timeout if timeout is None else timeout)

@@ -1,0 +1,49 @@
+"""Writes the weights of a running machine as a plain GGUF file."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from evolution.surgeon import GGUFSurgeon
+from evolution.surgeon.machine_tensors import EMPTY_SLOT_SHA256, SLOTS, model_sha256
+from evolution.surgeon.reports import ExportReport
+from evolution.transfer.live import Progress, changeable_slots, model_tensors, require_same_tensors
+from evolution.transfer.snapshot import snapshot
+from vboot.client.machine import MachineClient
+from vboot.text import path_text
+
+
+@dataclass(frozen=True)
+class SaveReport:
+    """A file with the weights of `generation`: how it was made from the base, and how many bytes came from the machine.
+
+    `fetched`: tensors that differ from the base. `lost_kernels`: slots of the machine that hold an evolved program,
+    which a plain model cannot.
+    """
+
+    generation: int
+    fetched: int
+    read_bytes: int
+    lost_kernels: tuple[str, ...]
+    file: ExportReport
+
+
+def save(machine: MachineClient, base: GGUFSurgeon, output: Path, *, progress: Progress) -> SaveReport:
+    """Write the current weights to `output`, with the keys of the base: what `GGUFSurgeon.export` would make of them.
+
+    The file is complete or not there, and its digest is the machine's. Raises InputError if the base has other tensors
+    than the machine; MachineError if the weights change all the time.
+    """
+    infos = machine.tensors()
+    theirs = model_tensors(infos)
+    ours = model_tensors(list(base.tensors().values()))
+    require_same_tensors(theirs, ours, path_text(base.path))
+    slots = changeable_slots(infos)
+    with snapshot(machine, theirs, base.sha256, also=slots, folder=output.parent, progress=progress) as taken:
+        contents = {name: functools.partial(taken.read, name) for name in taken.fetched}
+        expected = {name: taken.sha256[name] for name in theirs} | dict.fromkeys(SLOTS, EMPTY_SLOT_SHA256)
+        report = base.export(output, contents, expected_model=model_sha256(expected))
+    lost = tuple(name for name in slots if taken.sha256[name] != EMPTY_SLOT_SHA256)
+    return SaveReport(taken.generation, len(contents), taken.read_bytes, lost, report)

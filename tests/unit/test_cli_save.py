@@ -1,0 +1,155 @@
+"""`vboot save` on the real executable: the file equals what the surgeon makes of the same edits, to the byte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evolution.surgeon import GGUFSurgeon
+from evolution.surgeon.machine_tensors import SLOTS
+from tests.support.local_machine import local_machine, tiny_model
+from tests.support.vboot import Vboot, write_gguf
+from vboot.client.machine import MachineClient, connect
+from vboot.protocol.messages import TensorBytes
+from vboot.weights.edits import Dense, Edit, Program, Seeded, Sparse
+
+NOISE = Seeded("blk.*.weight", "00c0ffee00c0ffee", "normal", 0.3, 0.01)
+ELEMENTS = Sparse("token_embd.weight", "set", np.array([0, 77], np.uint64), np.array([0.5, -1], np.float32))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Path]:
+    with local_machine(tmp_path) as local:
+        yield local.socket
+
+
+def mutate(machine: Path, *edits: Edit) -> None:
+    with connect(machine) as connected:
+        connected.mutate(edits, confidence=1.0)
+
+
+def exported(folder: Path, *edits: Edit) -> bytes:
+    """The plain model of the tiny model with these edits, as `vboot surgeon` makes it."""
+    edited, plain = folder / "edited.gguf", folder / "expected.gguf"
+    GGUFSurgeon(tiny_model()).apply(edits, output=edited)
+    GGUFSurgeon(edited).export(plain)
+    return plain.read_bytes()
+
+
+def test_the_live_weights_as_a_plain_model(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    mutate(machine, NOISE, ELEMENTS)
+    assert vboot("save", machine, "--model", tiny_model(), "-o", "out.gguf") == 0, vboot.err
+    assert vboot.out.startswith("out.gguf: the weights of generation 1 as a plain model, ")
+    assert (tmp_path / "out.gguf").read_bytes() == exported(tmp_path, NOISE, ELEMENTS)
+    saved = vboot.json("save", machine, "--model", tiny_model(), "-o", "again.gguf")
+    with connect(machine) as connected:
+        assert saved["file"]["model"] == connected.digest([]).model
+        sizes = {info.name: info.bytes for info in connected.tensors()}
+    changed = [name for name in sizes if name.startswith("blk.") and name.endswith(".weight")] + ["token_embd.weight"]
+    assert (saved["generation"], saved["fetched"]) == (1, len(changed))
+    assert saved["read_bytes"] == sum(sizes[name] for name in changed)  # and nothing else
+    assert saved["file"]["output"] == "again.gguf"
+    assert sorted(each.name for each in tmp_path.iterdir() if each.name.startswith(("tmp", ".vboot"))) == []
+
+
+def test_a_plain_base_gives_the_same_file(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    GGUFSurgeon(tiny_model()).export(tmp_path / "plain.gguf")
+    mutate(machine, NOISE)
+    assert vboot("save", machine, "--model", "plain.gguf", "-o", "out.gguf") == 0, vboot.err
+    assert (tmp_path / "out.gguf").read_bytes() == exported(tmp_path, NOISE)
+
+
+def while_reading(monkeypatch: pytest.MonkeyPatch, change: Callable[[MachineClient, int], None]) -> list[str]:
+    """Have `change` called after each piece that is read, with their number; the tensors that are read are noted."""
+    read: list[str] = []
+    plain = MachineClient.pieces
+
+    def pieces(self: MachineClient, tensor: str, *, offset: int = 0, size: int) -> Iterator[TensorBytes]:
+        for piece in plain(self, tensor, offset=offset, size=size):
+            read.append(tensor)
+            yield piece
+            change(self, len(read))
+
+    monkeypatch.setattr(MachineClient, "pieces", pieces)
+    return read
+
+
+def test_a_change_meanwhile_is_in_the_file_wholly(
+    vboot: Vboot, machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(machine, NOISE)
+
+    def change(client: MachineClient, pieces: int) -> None:
+        if pieces == 5:
+            client.mutate([ELEMENTS], confidence=1.0)
+
+    read = while_reading(monkeypatch, change)
+    assert vboot.json("save", machine, "--model", tiny_model(), "-o", "out.gguf")["generation"] == 2
+    assert (tmp_path / "out.gguf").read_bytes() == exported(tmp_path, NOISE, ELEMENTS)
+    assert len(read) == len(set(read)) + 1  # only what was read when the change came is read again
+
+
+def test_weights_that_never_rest_are_no_snapshot(
+    vboot: Vboot, machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(machine, NOISE)
+
+    def change(client: MachineClient, pieces: int) -> None:
+        client.mutate([Dense("token_embd_norm.bias", 0, bytes([pieces, 0, 0, 0]))], confidence=1.0)
+
+    while_reading(monkeypatch, change)
+    assert vboot("save", machine, "--model", tiny_model(), "-o", "out.gguf") == 1
+    assert "the weights changed 8 times while they were read; try again while nobody changes them" in vboot.err
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_an_evolved_program_is_lost_with_a_warning(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    mutate(machine, Program(min(SLOTS), bytes.fromhex("fa0200ff0000")), NOISE)
+    assert vboot("save", machine, "--model", tiny_model(), "-o", "out.gguf") == 0, vboot.err
+    assert "warning: the evolved programs in evolved.0 are not in a plain model" in vboot.out
+    assert (tmp_path / "out.gguf").read_bytes() == exported(tmp_path, NOISE)
+
+
+def test_files_stay_as_they_are(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.gguf").write_text("precious")
+    words = ("save", machine, "--model", tiny_model(), "-o")
+    assert vboot(*words, "mine.gguf") == 1
+    assert vboot.last_error() == "vboot: error: mine.gguf is there; name another file, or replace it with --force"
+    assert (tmp_path / "mine.gguf").read_text() == "precious"
+    assert vboot(*words, "mine.gguf", "--force") == 0
+    assert (tmp_path / "mine.gguf").read_bytes() == plain(tmp_path)
+    assert vboot(*words, "missing/out.gguf") == 1
+    assert "missing takes no file: No such file or directory" in vboot.last_error()
+    assert vboot("save", machine, "--model", "mine.gguf", "-o", "mine.gguf", "--force") == 1
+    assert "mine.gguf is both input and output" in vboot.last_error()
+
+
+def plain(folder: Path) -> bytes:
+    GGUFSurgeon(tiny_model()).export(folder / "plain.gguf")
+    return (folder / "plain.gguf").read_bytes()
+
+
+def test_a_base_of_another_model_is_refused(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "other.gguf")
+    assert vboot("save", machine, "--model", "other.gguf", "-o", "out.gguf") == 1
+    assert "other.gguf has no tensor token_embd.weight, which the machine has" in vboot.last_error()
+    assert vboot("save", machine, "-o", "out.gguf") == 1
+    assert "is not known here; name its file with --model" in vboot.last_error()
+
+
+def test_the_base_of_a_run_is_beside_its_image(tmp_path: Path) -> None:
+    from cli.base_model import booted_model
+
+    image = tmp_path / "image"
+    image.mkdir()
+    record = {"inputs": [{"path": str(image / "vmlinuz")}, {"path": str(image / "vector_boot.rts")}]}
+    (tmp_path / "machine.json").write_text(json.dumps(record))
+    assert booted_model(tmp_path) is None
+    (image / "vectorland.gguf").touch()
+    assert booted_model(tmp_path) == image / "vectorland.gguf"
+    (tmp_path / "machine.json").write_text("{}")
+    assert booted_model(tmp_path) is None
