@@ -7,10 +7,11 @@ import difflib
 import os
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from builder.remembered import still_valid
 from builder.settings import (
     SETTINGS,
     Config,
@@ -30,20 +31,34 @@ LIMIT_BYTES = 1 << 20
 """More than any file of settings needs: a wrong path must not read a disk image into memory."""
 
 
-def load_config(*, flags: Mapping[str, Value], environment: Mapping[str, str], file: Path | None) -> Config:
-    """Resolve every setting: flag, then environment variable, then file, then default.
+Recall = Callable[[Path], Mapping[str, Value]]
+"""Gives the settings that an output folder was built with."""
+
+
+def _nothing(_folder: Path) -> Mapping[str, Value]:
+    return {}
+
+
+def load_config(
+    *, flags: Mapping[str, Value], environment: Mapping[str, str], file: Path | None, recall: Recall = _nothing
+) -> Config:
+    """Resolve every setting: flag, then environment variable, then file, then what `recall` gives, then default.
 
     `flags` maps dotted names ("model.source") to accepted values. `file` None means `appliance.toml` in the working
-    directory where there is one. Raises InputError for a file that cannot be read or has a wrong
-    key or value, and for an environment variable with a wrong value, which it names.
+    directory where there is one. `recall` is called with the output folder. Raises InputError for a file that cannot
+    be read or has a wrong key or value, and for an environment variable with a wrong value, which it names.
     """
-    values: dict[str, Value] = {setting.name: setting.default for setting in SETTINGS}
-    if file is not None or os.path.lexists(FILE_NAME):
-        values |= _read(file or Path(FILE_NAME))
-    given = _environment(environment)
-    values |= {**given, **flags}
+    defaults: dict[str, Value] = {setting.name: setting.default for setting in SETTINGS}
+    in_file = _read(file or Path(FILE_NAME)) if file is not None or os.path.lexists(FILE_NAME) else {}
+    from_environment = _environment(environment)
+    given = {**in_file, **from_environment, **flags}
+    remembered = still_valid(recall(Path(str({**defaults, **given}["image.output"]))), given)
     source = "model.source"
-    return _config(values, source_origin=_variable(source) if source in given and source not in flags else "")
+    return _config(
+        {**defaults, **remembered, **given},
+        source_origin=_variable(source) if source in from_environment and source not in flags else "",
+        remembered=frozenset(remembered),
+    )
 
 
 def parse_toml(text: str, *, origin: str, folder: Path) -> dict[str, Value]:
@@ -99,12 +114,15 @@ def line_of(text: str, path: tuple[str, ...]) -> int | None:
 def _environment(environment: Mapping[str, str]) -> dict[str, Value]:
     values = {}
     for setting in SETTINGS:
-        # `make image MODEL=` leaves an empty variable: not given.
-        if setting.environment and (text := environment.get(setting.environment)):
-            try:
-                values[setting.name] = setting.from_text(text)
-            except InputError as error:
-                raise InputError(f"{_variable(setting.name)}: {error.what}", remedy=error.remedy) from error
+        text = environment.get(setting.environment) if setting.environment else None
+        if text is None:
+            continue
+        try:
+            values[setting.name] = setting.from_text(text)
+        except InputError as error:
+            # `make image MODEL=` leaves an empty variable; to take it as not given would build another model.
+            remedy = error.remedy or f"give {setting.metavar}, or leave it out"
+            raise InputError(f"{_variable(setting.name)}: {error.what}", remedy=remedy) from error
     return values
 
 
@@ -169,7 +187,7 @@ def _contains(document: object, path: tuple[str, ...]) -> bool:
     return True
 
 
-def _config(values: Mapping[str, Value], *, source_origin: str) -> Config:
+def _config(values: Mapping[str, Value], *, source_origin: str, remembered: frozenset[str]) -> Config:
     sections: dict[str, dict[str, Any]] = {}
     for setting in SETTINGS:
         sections.setdefault(setting.section, {})[setting.key] = values[setting.name]
@@ -179,4 +197,5 @@ def _config(values: Mapping[str, Value], *, source_origin: str) -> Config:
         machine=MachineSettings(**sections["machine"]),
         kernel=KernelSettings(**sections["kernel"]),
         runtime=RuntimeSettings(**sections["runtime"]),
+        remembered=remembered,
     )

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.settings import Config
 from builder.steps import Facts
 from vboot.errors import InputError
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
 NAME = "manifest.json"
 VERSION = 1
+SEAL = "seal"
+"""The member that seals the others: their SHA-256, and in a signed image a signature of it."""
+_SIGNED_PREFIX = b"vector_boot manifest 1\n"
 
 
 @dataclass(frozen=True)
@@ -26,27 +33,91 @@ class OutputFile:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest that was read and whose seal holds: `inputs` by step, `key_id` in hex (None: unsigned)."""
+
+    outputs: Mapping[str, OutputFile]
+    inputs: Mapping[str, Facts]
+    sha256: str
+    key_id: str | None
+    signature: str | None
+
+    def require_signature(self, key: Ed25519PublicKey, *, origin: str) -> None:
+        """Raises InputError if the signature is not by `key`."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            signature = bytes.fromhex(self.signature or "")
+            if signature.hex() != self.signature:
+                raise ValueError("not in the form that is written")
+            key.verify(signature, _signed(self.sha256))
+        except (InvalidSignature, ValueError):
+            raise InputError(
+                f"the signature of {origin} is not by the key {self.key_id} that it names", remedy=_AGAIN
+            ) from None
+
+
+_AGAIN = "run `vboot build` again, or fetch the image again from its source"
+
+
 def render_manifest(
     *,
     outputs: list[OutputFile],
     inputs: Mapping[str, Facts],
     tools: Mapping[str, str],
     configuration: Mapping[str, Any],
+    signing_key: Ed25519PrivateKey | None = None,
 ) -> bytes:
-    """The manifest as JSON with sorted keys.
+    """The manifest as JSON with sorted keys, sealed, and signed if there is a key.
 
     `inputs` holds the facts of each step by its name, `tools` versions by tool, `configuration` settings by section.
     """
-    document = {
+    document: dict[str, Any] = {
         "version": VERSION,
         "outputs": {output.path: {"bytes": output.size, "sha256": output.sha256} for output in outputs},
         "inputs": {name: dict(facts) for name, facts in inputs.items() if facts},
         "tools": dict(tools),
         "configuration": dict(configuration),
     }
+    seal = {"sha256": hashlib.sha256(_rendered(document)).hexdigest()}
+    if signing_key is not None:
+        public = signing_key.public_key().public_bytes_raw()
+        seal["key_id"] = hashlib.sha256(public).hexdigest()
+        seal["signature"] = signing_key.sign(_signed(seal["sha256"])).hex()
+    return _rendered({**document, SEAL: seal})
+
+
+def _rendered(document: Mapping[str, Any]) -> bytes:
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
     # Bytes of a file name that are not UTF-8 are surrogates here; they must be escaped to be valid JSON.
     return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _signed(sha256: str) -> bytes:
+    """The bytes that a signature covers."""
+    return _SIGNED_PREFIX + bytes.fromhex(sha256)
+
+
+def read_manifest(data: bytes, *, origin: str) -> Manifest:
+    """Read a manifest and check its seal. Raises InputError, which names `origin`, if it is damaged or no manifest."""
+    outputs = parse_outputs(data, origin=origin)
+    document = json.loads(data)
+    seal = document.pop(SEAL, None)
+    inputs = document.get("inputs")
+    members = seal if isinstance(seal, dict) else {}
+    key_id, signature = members.get("key_id"), members.get("signature")
+    if not isinstance(members.get("sha256"), str):
+        raise InputError(f"{origin} has no seal, the digest of its own contents", remedy=_AGAIN)
+    sha256 = hashlib.sha256(_rendered(document)).hexdigest()
+    if members["sha256"] != sha256 or _rendered({**document, SEAL: seal}) != data:
+        raise InputError(
+            f"{origin} is damaged: its contents have SHA-256 {sha256}, expected {members['sha256']}", remedy=_AGAIN
+        )
+    if not (isinstance(inputs, dict) and all(isinstance(facts, dict) for facts in inputs.values())):
+        raise InputError(f"{origin} is not a manifest", remedy=_AGAIN)
+    texts = (key_id if isinstance(key_id, str) else None, signature if isinstance(signature, str) else None)
+    return Manifest(outputs, inputs, sha256, *texts)
 
 
 def parse_outputs(data: bytes, *, origin: str) -> dict[str, OutputFile]:
@@ -58,13 +129,13 @@ def parse_outputs(data: bytes, *, origin: str) -> dict[str, OutputFile]:
             path: OutputFile(path, entry["bytes"], entry["sha256"]) for path, entry in document["outputs"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{origin} is not a manifest", remedy="run `vboot build` again") from error
+        raise InputError(f"{origin} is not a manifest", remedy=_AGAIN) from error
     if version != VERSION:
         raise InputError(
             f"{origin} is a manifest of version {version}, expected {VERSION}", remedy="use the vboot that wrote it"
         )
     if not all(type(output.size) is int and isinstance(output.sha256, str) for output in outputs.values()):
-        raise InputError(f"{origin} is not a manifest", remedy="run `vboot build` again")
+        raise InputError(f"{origin} is not a manifest", remedy=_AGAIN)
     return outputs
 
 

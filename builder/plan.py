@@ -6,12 +6,14 @@ What a step needs is imported when it runs: importing numpy takes longer than a 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import image
 import vboot.gguf
@@ -35,6 +37,9 @@ from vboot.check import check_file
 from vboot.errors import InputError
 from vboot.files import atomic_write
 from vboot.text import path_text
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 TENSORS_NAME = "vectorland.gguf"
 RTS_NAME = "vector_boot.rts"
@@ -151,26 +156,30 @@ def rts_step(config: Config, *, tensors: Path, output: Path) -> Step:
     key = config.image.signing_key
 
     def run(context: Context) -> Facts:
-        from builder.signing_key import load_private_key
+        from image.rts import pack_header
         from image.rts_file import write_rts
 
+        private = _signing_key(config)
         header = write_rts(
             output,
             binary=executable_path(),
             tensors=tensors,
             security_version=config.image.security_version,
-            signing_key=load_private_key(key) if key else None,
+            signing_key=private,
             check=_check,
             progress=context.progress,
         )
         facts: dict[str, str | int] = {"security_version": header.security_version}
-        return facts | ({"key_id": header.key_id.hex()} if header.signed else {})
+        facts["header_sha256"] = hashlib.sha256(pack_header(header)).hexdigest()
+        if private is not None:
+            facts |= {"key_id": header.key_id.hex(), "public_key": private.public_key().public_bytes_raw().hex()}
+        return facts
 
     return Step(
         name="rts",
         run=run,
         inputs=(executable_path(), tensors, *([key] if key else []), *_image_sources()),
-        parameters={"security_version": config.image.security_version, "signed": key is not None},
+        parameters={"security_version": config.image.security_version, "signed": key is not None, "facts": 2},
         outputs=(output,),
     )
 
@@ -188,18 +197,31 @@ def manifest_step(config: Config, steps: Sequence[Step]) -> Step:
             for path in outputs
             if path.is_relative_to(folder)
         ]
-        data = render_manifest(outputs=listed, inputs=context.facts, tools=tools, configuration=configuration)
+        data = render_manifest(
+            outputs=listed,
+            inputs=context.facts,
+            tools=tools,
+            configuration=configuration,
+            signing_key=_signing_key(config),
+        )
         with atomic_write(folder / MANIFEST_NAME) as file:
             file.write(data)
         return {}
 
+    key = config.image.signing_key
     return Step(
         name="manifest",
         run=run,
-        inputs=outputs,
-        parameters={**tools, **_flattened(configuration)},
+        inputs=(*outputs, *([key] if key else [])),
+        parameters={**tools, **_flattened(configuration), "sealed": True},
         outputs=(folder / MANIFEST_NAME,),
     )
+
+
+def _signing_key(config: Config) -> Ed25519PrivateKey | None:
+    from builder.signing_key import load_private_key
+
+    return load_private_key(config.image.signing_key) if config.image.signing_key else None
 
 
 def _check(path: Path) -> None:

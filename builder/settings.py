@@ -16,6 +16,7 @@ WeightType = Literal["F16", "F32", "Q8_0"]
 PoolingName = Literal["mean", "cls", "last"]
 
 U64_MAX = 2**64 - 1
+DEFAULT_OUTPUT = Path("build")
 
 
 def shown(value: object) -> str:
@@ -132,7 +133,7 @@ SETTINGS: tuple[Setting, ...] = (
             "maximum tokens of a text, for a bert model that takes fewer than its context length; longer texts are cut",
             minimum=2, maximum=2**32 - 1),
 
-    Setting("image", "output", "path", Path("build"), "--output", BUILD,
+    Setting("image", "output", "path", DEFAULT_OUTPUT, "--output", BUILD,
             "folder the image is written to"),
     Setting("image", "security_version", "integer", 0, "--security-version", BUILD,
             "number for rollback protection, recorded in the image; an update must not lower it"),
@@ -226,10 +227,14 @@ class RuntimeSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """All settings, resolved; one attribute per section of `appliance.toml`."""
+    """All settings, resolved; one attribute per section of `appliance.toml`.
+
+    `remembered` names the settings whose values are those of the last build in the output folder.
+    """
 
     model: ModelSettings
     image: ImageSettings
     machine: MachineSettings
     kernel: KernelSettings
     runtime: RuntimeSettings
+    remembered: frozenset[str] = frozenset()

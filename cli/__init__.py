@@ -15,6 +15,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import Any, NoReturn
 
+from cli import hints
 from cli.answer import Answer
 from cli.errors import TERMINATED, OutputError, Terminated, VerbStopped, described
 from cli.option_types import path
@@ -106,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     as_json = "--json" in words
+    hints.taken()  # those of an earlier command in this process that failed
     try:
         answer = _answer(words)
     except (KeyboardInterrupt, Terminated, VerbStopped) as stop:
@@ -133,9 +135,10 @@ def _run(words: Sequence[str]) -> int:
 def _tell(answer: Answer, *, as_json: bool) -> None:
     """Print an answer. Raises OutputError if it is lost and was all that the verb was for."""
     try:
+        text = "\n".join(filter(None, [answer.text, *hints.taken()]))
         # A verb that has printed as it went has nothing left to say.
-        if answer.data or answer.text:
-            write_out(json_text(answer.data, indent=2) if as_json else answer.text)
+        if text or answer.data:
+            write_out(json_text(answer.data, indent=2) if as_json else text)
         else:
             flush_out()
     except OutputError as lost:

@@ -12,15 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from builder.boot_image import BootImage, command_line, open_image
+from builder.boot_image import BootImage, command_line
+from builder.integrity import require_unchanged
 from builder.progress import Reporter
 from builder.settings import Config
 from cli.answer import Answer, columns
 from cli.boot_watch import STEP, await_hello, last_words
 from cli.errors import OutputError
+from cli.images import add_demands, demand_of, open_or_build
 from cli.option_types import path, positive_seconds
 from cli.progress import stderr_reporter
-from cli.settings_flags import add_settings, read_config
+from cli.settings_flags import add_settings, read_build_config, read_config
 from cli.shell.verb import Shell
 from cli.stop import end_in_order
 from cli.streams import warn, write_out
@@ -44,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--image",
         type=path,
         metavar="DIR|DISK",
-        help="boot this image without building (default: build what has changed first)",
+        help="boot this image without building (default: the output folder's, built again if sources changed)",
     )
     parser.add_argument("--run", type=path, metavar="DIR", help="run folder (default: a new one in build/run)")
     parser.add_argument(
@@ -56,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds to wait for the machine (default: 20, emulated 120)",
     )
+    add_demands(parser)
     add_settings(parser, verb="boot")
 
 
@@ -67,7 +70,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     config = read_config(arguments)
     disks = _state_disks(arguments.state)
     _check_cpu(config)  # before a build, which may take minutes
-    image = open_or_build(arguments.image, config)
+    image = open_or_build(arguments.image, read_build_config(arguments), demand_of(arguments))
     with booted(
         image, config, disks=disks, run_folder=arguments.run, detach=arguments.detach, timeout=arguments.timeout
     ) as (machine, client):
@@ -98,6 +101,7 @@ def booted(
     Raises BootError when it does not come up, or comes up in emergency mode.
     """
     _check_cpu(config)
+    _say(f"model {image.model}")
     accel = _accelerator(config.machine.accel)
     memory_mib = config.machine.memory_mib or image.need.mib
     _say(
@@ -116,6 +120,7 @@ def booted(
         with _reported() as reporter:
             client = await_hello(machine, reporter, timeout=timeout, memory_mib=memory_mib, need_mib=image.need.mib)
         with client:
+            require_unchanged(image.checked)
             _refuse_emergency(machine, client, detach=detach)
             yield machine, client
 
@@ -238,24 +243,6 @@ def _reported() -> Iterator[Reporter]:
 def _say(text: str) -> None:
     sys.stderr.write(f"{STEP}: {text}\n")
     sys.stderr.flush()
-
-
-def open_or_build(given: Path | None, config: Config) -> BootImage:
-    """The image to boot, built first unless one is named."""
-    if given is None:
-        from builder.plan import plan_build
-        from cli.build import run_plan
-
-        run_plan(plan_build(config), folder=config.image.output, dry_run=False)
-        return open_image(config.image.output)
-    if not given.exists():
-        raise InputError(f"{path_text(given)} is not there", remedy="give the folder of an image, or none to build it")
-    if not given.is_dir():
-        raise InputError(
-            f"{path_text(given)} is a file, and booting a disk image through UEFI is not supported yet",
-            remedy="give the folder of a built image",
-        )
-    return open_image(given)
 
 
 def _state_disks(state: Path | None) -> tuple[Disk, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,16 +15,18 @@ from builder.cache import open_cache
 from builder.executable import executable_path
 from builder.pipeline import StepResult
 from builder.pipeline import run as run_steps
-from builder.plan import TENSORS_NAME, plan_build
+from builder.plan import BUILT_IN, TENSORS_NAME, plan_build
+from builder.remembered import flags_of, remember, require_files
 from builder.reproducible import build_again, compare
-from builder.settings import SETTINGS, Config
+from builder.settings import DEFAULT_OUTPUT, SETTINGS, Config, ModelSettings
 from builder.steps import Step
+from cli import hints
 from cli.answer import Answer, columns, human_bytes
 from cli.capabilities import capability_rows
 from cli.progress import reported, stderr_reporter
 from cli.settings_flags import add_settings, read_config
 from vboot.check import check_file
-from vboot.text import path_json, path_text
+from vboot.text import path_json, path_text, shell_join
 
 VERB = "build"
 OUTPUT = "image.output"
@@ -36,16 +39,53 @@ def configure(parser: argparse.ArgumentParser) -> None:
     only.add_argument(
         "--check-reproducible", action="store_true", help="build a second time in another folder and compare the files"
     )
+    parser.add_argument(
+        "--defaults", action="store_true", help="forget the settings of the last build in the output folder"
+    )
     add_settings(parser, verb=VERB)
 
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Build what has changed."""
     config = read_config(arguments)
-    answer = run_plan(plan_build(config), folder=config.image.output, dry_run=arguments.dry_run)
+    answer = build_image(config, dry_run=arguments.dry_run)
     if not arguments.dry_run:
         answer = _with_capabilities(answer, config.image.output / TENSORS_NAME)
+        hints.next_step(_boot_command(config.image.output))
     return _checked(answer, config) if arguments.check_reproducible else answer
+
+
+def build_image(config: Config, *, dry_run: bool = False) -> Answer:
+    """Build what has changed, and keep the settings for the next build. Says which model it is, and why."""
+    require_files(config)
+    steps = plan_build(config)
+    _tell_settings(config)
+    answer = run_plan(steps, folder=config.image.output, dry_run=dry_run)
+    if not dry_run:
+        remember(config.image.output, config)
+    return answer
+
+
+def _tell_settings(config: Config) -> None:
+    """The model's name, and the settings that nobody gave now."""
+    kept, folder = config.remembered, path_text(config.image.output)
+    why = f" (as {folder} was made; --model changes it)" if "model.source" in kept else ""
+    lines = [f"model: {model_name(config.model)}{why}"]
+    others = flags_of(config, kept - {"model.source"})
+    if others:
+        lines.append(f"also as {folder} was made: {' '.join(others)} (`vboot build --defaults` forgets them)")
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    sys.stderr.flush()
+
+
+def model_name(model: ModelSettings) -> str:
+    """The model of a build in words: its name or path, and the type if one is asked for."""
+    name = model.source if model.source in BUILT_IN else path_text(Path(model.source))
+    return f"{name}, {model.type} weights" if model.type else name
+
+
+def _boot_command(output: Path) -> str:
+    return hints.command("boot") if output == DEFAULT_OUTPUT else f"vboot boot --image {shell_join([str(output)])}"
 
 
 def _with_capabilities(answer: Answer, tensors: Path) -> Answer:

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.answer import Answer, human_bytes
-from cli.boot import booted, open_or_build
+from cli.boot import booted
 from cli.embedding_answers import pairs
+from cli.images import open_or_build
 from cli.option_types import path
 from cli.progress import reported
-from cli.settings_flags import add_settings, read_config
+from cli.settings_flags import add_settings, read_build_config, read_config
 from qemu.machine import VirtualMachine
 from vboot.client.inference import cosine_similarities
 from vboot.client.machine import MachineClient
@@ -60,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """Boot, mutate, be refused, crash the worker, roll back, power off. Exit code 1 at the first unexpected result."""
     config = read_config(arguments)
-    image = open_or_build(arguments.image, config)
+    image = open_or_build(arguments.image, read_build_config(arguments))
     started = time.monotonic()
     with booted(image, config, append="vector_boot.fault=1") as (machine, client):
         demo = _Demo(client, machine, seconds_to_hello=time.monotonic() - started)

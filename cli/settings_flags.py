@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from builder.config import load_config
+from builder.remembered import recall
 from builder.settings import SETTINGS, Config, Setting, Value
 from vboot.errors import InputError
 
@@ -23,10 +25,26 @@ def add_settings(parser: argparse.ArgumentParser, *, verb: str) -> None:
 
 
 def read_config(arguments: argparse.Namespace) -> Config:
-    """Resolve the settings of a parsed command line, its environment and its appliance.toml. Raises InputError."""
-    names = {setting.name for setting in SETTINGS}
+    """Resolve the settings of a parsed command line, its environment, its appliance.toml, and the last build in the
+    output folder (or in the folder that --image names). Raises InputError.
+    """
+    return _resolved(arguments, without=())
+
+
+def read_build_config(arguments: argparse.Namespace) -> Config:
+    """As `read_config`, for the build before a boot: the options of [runtime] are of that boot alone."""
+    return _resolved(arguments, without=("runtime",))
+
+
+def _resolved(arguments: argparse.Namespace, *, without: tuple[str, ...]) -> Config:
+    names = {setting.name for setting in SETTINGS if setting.section not in without}
     flags = {name: value for name, value in vars(arguments).items() if name in names}
-    return load_config(flags=flags, environment=os.environ, file=arguments.config)
+    image: Path | None = getattr(arguments, "image", None)
+
+    def recalled(output: Path) -> Mapping[str, Value]:
+        return {} if getattr(arguments, "defaults", False) else recall(image or output)
+
+    return load_config(flags=flags, environment=os.environ, file=arguments.config, recall=recalled)
 
 
 def _accept(setting: Setting) -> Callable[[str], Value]:

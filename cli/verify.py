@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from builder.cache import hash_file
+from builder.integrity import check_image
 from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import parse_outputs
+from builder.plan import RTS_NAME
 from builder.signing_key import load_public_key
 from cli.answer import Answer
 from cli.option_types import path
@@ -18,17 +21,22 @@ from vboot.check import check_file
 from vboot.errors import InputError
 from vboot.text import path_text
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("file", type=path, metavar="FILE", help="an RTS or GGUF file")
+    parser.add_argument("file", type=path, metavar="FILE", help="an RTS or GGUF file, or the folder of an image")
     parser.add_argument("--key", metavar="PEM|HEX", help="Ed25519 public key that must have signed the file")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Verify one file; what is wrong with it is raised."""
+    """Verify one file or image; the first thing that is wrong with it is raised."""
     file: Path = arguments.file
     key = load_public_key(arguments.key) if arguments.key else None
+    if file.is_dir():
+        return _verify_image(file, key)
     report = check_file(rust_reader(file), file, public_key=key.public_bytes_raw() if key else None)
     with reported("verify") as progress:
         if report["kind"] == "rts":
@@ -46,6 +54,20 @@ def run(arguments: argparse.Namespace) -> Answer:
         f"{name} {value}" for name, value in facts.items() if name in {"digests", "signature", "manifest"} and value
     ]
     return Answer(facts, ", ".join([f"{path_text(file)}: sound {report['kind'].upper()} file", *words]))
+
+
+def _verify_image(folder: Path, key: Ed25519PublicKey | None) -> Answer:
+    """Every file of an image against its manifest, and the container with the Rust reader too."""
+    with reported("verify") as progress:
+        checked = check_image(folder, key=key, tensors=True, composed=True, progress=progress)
+    rts = folder / RTS_NAME
+    check_file(rust_reader(rts), rts, public_key=key.public_bytes_raw() if key else None)
+    signature = "none"
+    if checked.signed_by:
+        signature = f"by the key {checked.signed_by}{'' if key else ', which was not demanded with --key'}"
+    names = [MANIFEST_NAME, *(path.name for path in checked.stamps)]
+    facts = {"folder": folder, "kind": "image", "files": names, "signed_by": checked.signed_by, "key_given": bool(key)}
+    return Answer(facts, f"{path_text(folder)}: sound image, {', '.join(names)}; signature {signature}")
 
 
 def _verify_manifest(file: Path) -> bool:

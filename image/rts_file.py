@@ -127,33 +127,40 @@ def verify_rts(
     (which covers the header alone, so without digests it would say nothing about the sections); the magic of both
     sections; the digests that are present. Raises RtsError for the first rule broken, InputError if unreadable.
     """
-    with open_input(path, what="RTS file") as file, _naming(path):
-        return verify_open(file, block_device=is_block_device(file), public_key=public_key, progress=progress)
+    with open_input(path, what="RTS file") as file:
+        return verify_open(
+            file, path=path, block_device=is_block_device(file), public_key=public_key, progress=progress
+        )
 
 
 def verify_open(
     file: BinaryIO,
     *,
     block_device: bool,
+    path: Path | None = None,
     public_key: Ed25519PublicKey | None = None,
+    tensors: bool = True,
     progress: Progress | None = None,
 ) -> RtsHeader:
-    """`verify_rts` for an open unbuffered file; with `block_device` bytes after the sections are ignored."""
-    head = os.pread(file.fileno(), rts.HEADER_SIZE, 0)
-    header = rts.parse_header(head, file_size=size_of(file), block_device=block_device)
-    if public_key is not None:
-        _check_signature(header, public_key)
-    _check_magic(file, header)
-    total = header.binary_size + header.tensor_size
-    parts = (
-        ("binary_sha256", rts.HEADER_SIZE, header.binary_size, header.binary_sha256, 0),
-        ("tensor_sha256", header.tensor_offset, header.tensor_size, header.tensor_sha256, header.binary_size),
-    )
-    for field, offset, size, stated, before in parts:
-        if stated != rts.ABSENT_DIGEST:
-            report = _reporter(progress, "verify", before=before, total=total)
-            actual = consume(read_chunks(file, offset=offset, size=size), progress=report)
-            rts.check_digest(field, stated=stated, actual=actual)
+    """`verify_rts` for an open unbuffered file, which errors call `path`; with `block_device` bytes after the sections
+    are ignored, without `tensors` the digest of the tensor section is.
+    """
+    with _naming(path) if path else contextlib.nullcontext():
+        head = os.pread(file.fileno(), rts.HEADER_SIZE, 0)
+        header = rts.parse_header(head, file_size=size_of(file), block_device=block_device)
+        if public_key is not None:
+            _check_signature(header, public_key)
+        _check_magic(file, header)
+        parts = [("binary_sha256", rts.HEADER_SIZE, header.binary_size, header.binary_sha256)]
+        if tensors:
+            parts.append(("tensor_sha256", header.tensor_offset, header.tensor_size, header.tensor_sha256))
+        total, before = sum(part[2] for part in parts), 0
+        for field, offset, size, stated in parts:
+            if stated != rts.ABSENT_DIGEST:
+                report = _reporter(progress, "verify", before=before, total=total)
+                actual = consume(read_chunks(file, offset=offset, size=size), progress=report)
+                rts.check_digest(field, stated=stated, actual=actual)
+            before += size
     return header
 
 

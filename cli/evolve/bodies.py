@@ -13,7 +13,8 @@ from typing import TextIO
 
 from builder.plan import TENSORS_NAME
 from builder.settings import Config
-from cli.boot import booted, open_or_build
+from cli.boot import booted
+from cli.images import open_or_build
 from cli.machines import find_machine, newest_running
 from cli.settings_flags import read_config
 from cli.stop import end_in_order

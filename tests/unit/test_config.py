@@ -51,7 +51,6 @@ def test_file_in_the_working_directory_is_read(toml: Path, monkeypatch: pytest.M
 def test_flag_beats_environment_beats_file_beats_default(toml: Path) -> None:
     assert resolve(toml).model.source == str(toml.parent / "models/own.gguf")
     assert resolve(toml, environment={"VBOOT_MODEL": "tiny"}).model.source == "tiny"
-    assert resolve(toml, environment={"VBOOT_MODEL": ""}).model.source.endswith("own.gguf")
     assert resolve(toml, environment={"VBOOT_MODEL": "tiny"}, flags={"model.source": "x.gguf"}).model.source == "x.gguf"
     assert resolve(toml).machine.accel == "auto"
 
@@ -59,6 +58,15 @@ def test_flag_beats_environment_beats_file_beats_default(toml: Path) -> None:
 def test_variables_meant_for_other_programs_do_not_count(toml: Path) -> None:
     assert resolve(toml, environment={"MODEL": "x.gguf", "TYPE": "F32", "CPUS": "9"}) == resolve(toml)
     assert resolve(toml, environment={"VBOOT_TYPE": "F32"}).model.type == "F32"
+
+
+def test_an_empty_model_is_a_mistake_and_not_the_default() -> None:
+    with pytest.raises(InputError) as error:
+        resolve(environment={"VBOOT_MODEL": ""})
+    assert str(error.value) == (
+        "environment variable VBOOT_MODEL (MODEL= of make): model.source = '' is empty; "
+        "give minilm|tiny|PATH, or leave it out"
+    )
 
 
 def test_a_wrong_value_in_the_environment_names_the_variable() -> None:

@@ -5,28 +5,33 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.config import load_config
-from builder.manifest import OutputFile, configuration_of, parse_outputs, render_manifest
+from builder.manifest import Manifest, OutputFile, configuration_of, parse_outputs, read_manifest, render_manifest
 from builder.settings import Config, Value
+from tests.support.vboot import KEY
 from vboot.errors import InputError
 
 OUTPUTS = [OutputFile("b.rts", 5, "22"), OutputFile("a.gguf", 3, "11")]
 
 
-def render() -> bytes:
+def render(signing_key: Ed25519PrivateKey | None = None) -> bytes:
     return render_manifest(
         outputs=OUTPUTS,
         inputs={"rts": {"security_version": 7}, "compose": {"name": "modèle"}, "silent": {}},
         tools={"rustc": "1.88"},
         configuration={"model": {"source": "tiny", "type": None}},
+        signing_key=signing_key,
     )
 
 
 def test_manifest_says_everything() -> None:
-    assert json.loads(render()) == {
+    document = json.loads(render())
+    assert document.pop("seal").keys() == {"sha256"}
+    assert document == {
         "version": 1,
         "outputs": {"a.gguf": {"bytes": 3, "sha256": "11"}, "b.rts": {"bytes": 5, "sha256": "22"}},
         "inputs": {"compose": {"name": "modèle"}, "rts": {"security_version": 7}},
@@ -40,6 +45,36 @@ def test_keys_are_sorted_and_the_last_line_ends() -> None:
     assert text.index('"configuration"') < text.index('"inputs"') < text.index('"outputs"') < text.index('"tools"')
     assert text.index("a.gguf") < text.index("b.rts")
     assert text.endswith("}\n")
+
+
+def test_every_flipped_bit_breaks_the_seal() -> None:
+    data = render(signing_key=KEY)
+    assert read_manifest(data, origin="m").inputs["rts"] == {"security_version": 7}
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            manifest = read_manifest(bytes(flipped), origin="m")
+        except InputError as error:
+            assert str(error).startswith("m ")  # noqa: PT017 -- 13,000 cases
+        else:
+            # The signature and its key are not under the seal, but the signature says when they are wrong.
+            assert manifest.key_id != read_manifest(data, origin="m").key_id or not is_signed(manifest)
+
+
+def is_signed(manifest: Manifest) -> bool:
+    try:
+        manifest.require_signature(KEY.public_key(), origin="m")
+    except InputError:
+        return False
+    return True
+
+
+def test_a_signature_is_by_one_key() -> None:
+    manifest = read_manifest(render(signing_key=KEY), origin="m")
+    assert is_signed(manifest)
+    assert not is_signed(read_manifest(render(signing_key=Ed25519PrivateKey.generate()), origin="m"))
+    assert not is_signed(read_manifest(render(), origin="m"))
 
 
 def test_outputs_are_read_back() -> None:

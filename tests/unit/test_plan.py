@@ -41,7 +41,8 @@ def test_everything_a_step_reads_is_an_input(tmp_path: Path) -> None:
     own = plan(model__source="own.gguf", image__signing_key=Path("key.pem"))
     assert "own.gguf" in names(own["compose"].inputs)
     assert {"vector_boot", "vectorland.gguf", "key.pem"} <= names(own["rts"].inputs)
-    assert own["manifest"].inputs == tuple(path for step in own.values() for path in step.outputs)[:-1]
+    outputs = tuple(path for step in own.values() for path in step.outputs)[:-1]
+    assert own["manifest"].inputs == (*outputs, Path("key.pem"))
     minilm = plan()
     assert minilm["weights"].outputs[0] in minilm["compose"].inputs
 

@@ -1,0 +1,169 @@
+"""Checks a built image against its manifest: before QEMU reads it, and for `vboot verify`.
+
+A manifest lists the digest of every file. Its seal is the SHA-256 of its own contents, which finds damage; in a signed
+image also a signature, without which whoever can change a file could change its digest too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from builder.boot_steps import INITRAMFS_NAME, VMLINUZ_NAME
+from builder.manifest import NAME as MANIFEST_NAME
+from builder.manifest import Manifest, OutputFile, read_manifest
+from builder.plan import RTS_NAME, TENSORS_NAME
+from image.rts import HEADER_SIZE
+from image.streams import Progress, consume, open_input, read_chunks, size_of
+from vboot.errors import InputError
+from vboot.text import path_text
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+REMEDY = "build the image again, or fetch it again from its source"
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What tells that a file is still the one that was checked, without reading it: times in ns."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @staticmethod
+    def of(status: os.stat_result) -> Stamp:
+        """The stamp of a file's status."""
+        return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The files that were found as listed, and by which key they are signed (hex of its id, or None)."""
+
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict)
+    signed_by: str | None = None
+
+
+def check_image(
+    folder: Path,
+    *,
+    key: Ed25519PublicKey | None = None,
+    tensors: bool = False,
+    composed: bool = False,
+    progress: Progress | None = None,
+) -> Checked:
+    """Check manifest, kernel, initramfs, and header, signature and executable of the container, in this order.
+
+    `tensors` also hashes the container's model, which takes as long as reading it; `composed` the file vectorland.gguf,
+    which no machine boots from. `key` must have signed manifest and container; without it a signed one is compared
+    with the public key that it states itself. Raises InputError for the first thing that is wrong.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = read_manifest(path.read_bytes(), origin=path_text(path))
+    except OSError as error:
+        raise InputError(f"{path_text(path)} cannot be read: {error.strerror}", remedy=REMEDY) from error
+    if key is not None:
+        _require_signature(manifest, key, path)
+    elif (stated := _stated_key(manifest)) is not None:
+        _require_signature(manifest, stated, path)
+    stamps = {}
+    for name in (VMLINUZ_NAME, INITRAMFS_NAME, *([TENSORS_NAME] if composed else [])):
+        stamps[folder / name] = _check_file(folder / name, _listed(manifest, name, path), progress)
+    rts = folder / RTS_NAME
+    stamps[rts], signed_by = _check_container(rts, manifest, path, key=key, tensors=tensors, progress=progress)
+    return Checked(stamps, signed_by)
+
+
+def require_unchanged(checked: Checked) -> None:
+    """Raises InputError if a file is no longer the one that was checked."""
+    for path, stamp in checked.stamps.items():
+        try:
+            now = Stamp.of(path.stat())
+        except OSError:
+            now = None
+        if now != stamp:
+            raise InputError(
+                f"{path_text(path)} was changed while the machine started", remedy="do not write to an image in use"
+            )
+
+
+def _listed(manifest: Manifest, name: str, origin: Path) -> OutputFile:
+    listed = manifest.outputs.get(name)
+    if listed is None:
+        raise InputError(f"{path_text(origin)} lists no {name}", remedy=REMEDY)
+    return listed
+
+
+def _check_file(path: Path, listed: OutputFile, progress: Progress | None) -> Stamp:
+    with open_input(path, what="file of the image") as file:
+        stamp = _stamp_of(file, path, listed)
+        report = None if progress is None else lambda done: progress(f"checking {path.name}", done, listed.size)
+        found = consume(read_chunks(file, offset=0, size=listed.size), progress=report).hex()
+    if found != listed.sha256:
+        raise _wrong(path, f"has SHA-256 {found}", f"{listed.sha256} ({MANIFEST_NAME})")
+    return stamp
+
+
+def _check_container(
+    path: Path,
+    manifest: Manifest,
+    origin: Path,
+    *,
+    key: Ed25519PublicKey | None,
+    tensors: bool,
+    progress: Progress | None,
+) -> tuple[Stamp, str | None]:
+    from image.rts_file import verify_open
+
+    facts = manifest.inputs.get("rts", {})
+    with open_input(path, what="RTS file") as file:
+        stamp = _stamp_of(file, path, _listed(manifest, RTS_NAME, origin))
+        head = hashlib.sha256(os.pread(file.fileno(), HEADER_SIZE, 0)).hexdigest()
+        public_key = key or _stated_key(manifest)
+        header = verify_open(
+            file, path=path, block_device=False, public_key=public_key, tensors=tensors, progress=progress
+        )
+    if head != facts.get("header_sha256"):
+        raise _wrong(path, f"has a header of SHA-256 {head}", f"{facts.get('header_sha256')} ({MANIFEST_NAME})")
+    return stamp, header.key_id.hex() if header.signed else None
+
+
+def _stated_key(manifest: Manifest) -> Ed25519PublicKey | None:
+    """The key that the manifest says the image is signed with; it proves nothing, but finds damage."""
+    stated = manifest.inputs.get("rts", {}).get("public_key")
+    if stated is None:
+        return None
+    from builder.signing_key import load_public_key
+
+    return load_public_key(str(stated))
+
+
+def _stamp_of(file: BinaryIO, path: Path, listed: OutputFile) -> Stamp:
+    if size_of(file) != listed.size:
+        raise _wrong(path, f"has {size_of(file)} bytes", f"{listed.size} ({MANIFEST_NAME})")
+    return Stamp.of(os.fstat(file.fileno()))
+
+
+def _require_signature(manifest: Manifest, key: Ed25519PublicKey, path: Path) -> None:
+    wanted = hashlib.sha256(key.public_bytes_raw()).hexdigest()
+    if manifest.key_id is None:
+        remedy = "build it with --signing-key, or leave --key out"
+        raise InputError(
+            f"{path_text(path.parent)} is unsigned, expected a signature by the key {wanted}", remedy=remedy
+        )
+    if manifest.key_id != wanted:
+        raise _wrong(path, f"is signed by the key {manifest.key_id}", wanted)
+    manifest.require_signature(key, origin=path_text(path))
+
+
+def _wrong(path: Path, found: str, expected: str) -> InputError:
+    return InputError(f"{path_text(path)} {found}, expected {expected}", remedy=REMEDY)

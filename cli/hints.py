@@ -1,0 +1,23 @@
+"""The `next:` lines under an answer: the command that a person will most likely want next."""
+
+from __future__ import annotations
+
+import os
+
+_pending: list[str] = []
+
+
+def next_step(text: str) -> None:
+    """Print `next: TEXT` under the answer of this command; never with --json, and not after an error."""
+    _pending.append(f"next: {text}")
+
+
+def command(verb: str) -> str:
+    """How the person who runs this would call a verb: `make boot` below make, else `vboot boot`."""
+    return f"make {verb}" if os.environ.get("MAKELEVEL") else f"vboot {verb}"
+
+
+def taken() -> list[str]:
+    """The lines to print, which are forgotten by that."""
+    lines, _pending[:] = list(_pending), []
+    return lines
