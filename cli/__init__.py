@@ -32,6 +32,7 @@ VERBS: Mapping[str, str] = {
     "rollback": "go back to an older generation of the weights",
     "promote": "make a generation of the weights permanent",
     "save": "write the weights of a running machine to a GGUF file",
+    "apply": "bring a running machine to the weights of a GGUF file",
     "tensors": "list the tensors of a running machine",
     "history": "show the changes of a machine's weights",
     "evolve": "improve the weights of a running machine",

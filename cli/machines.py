@@ -27,7 +27,7 @@ _NEWEST_LOOKED_AT = 100
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Add the argument that names a machine, and the option for its time limit."""
     parser.add_argument(
-        "machine", nargs="?", type=_machine_path, metavar="RUN|SOCKET",
+        "machine", nargs="?", type=machine_path, metavar="RUN|SOCKET",
         help="run folder or evolution socket (default: the newest machine that runs)",
     )  # fmt: skip
     add_timeout(parser)
@@ -39,7 +39,7 @@ def add_generation(parser: argparse.ArgumentParser, text: str, *, required: bool
     parser.add_argument(*names, dest="generation", type=count, required=required, metavar="G", help=text)
 
 
-def _machine_path(text: str) -> Path:
+def machine_path(text: str) -> Path:
     """The path of a run folder or a socket. A number is none, unless there is a file of this name."""
     found = path(text)
     if text.isdecimal() and not found.exists():

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> Answer:
             return prediction_answer(_predict(machine, proposal, arguments.base), proposal)
         expected = _predict(machine, proposal, arguments.base) if arguments.verify else None
         ident = secrets.token_hex(16)
-        with _in_doubt(ident, proposal.seed, arguments.machine):
+        with in_doubt(ident, proposal.seed, arguments.machine):
             with reported("mutate") as progress:
                 made = machine.mutate(
                     proposal.edits,
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 @contextmanager
-def _in_doubt(ident: str, seed: str | None, machine: Path | None) -> Iterator[None]:
+def in_doubt(ident: str, seed: str | None, machine: Path | None) -> Iterator[None]:
     """On an interruption, report the id of the change and the seed that was chosen for it."""
     try:
         yield

@@ -10,7 +10,7 @@ from evolution.surgeon import GGUFSurgeon
 from evolution.surgeon.machine_tensors import EMPTY_SLOT_SHA256, SLOTS, model_sha256
 from evolution.surgeon.reports import ExportReport
 from evolution.transfer.live import Progress, changeable_slots, model_tensors, require_same_tensors
-from evolution.transfer.snapshot import snapshot
+from evolution.transfer.snapshot import LiveWeights
 from vboot.client.machine import MachineClient
 from vboot.text import path_text
 
@@ -41,7 +41,12 @@ def save(machine: MachineClient, base: GGUFSurgeon, output: Path, *, progress: P
     ours = model_tensors(list(base.tensors().values()))
     require_same_tensors(theirs, ours, path_text(base.path))
     slots = changeable_slots(infos)
-    with snapshot(machine, theirs, base.sha256, also=slots, folder=output.parent, progress=progress) as taken:
+
+    def is_here(name: str, sha256: str) -> bool:
+        return base.sha256(name) == sha256
+
+    with LiveWeights(machine, theirs, is_here, also=slots, folder=output.parent, progress=progress) as live:
+        taken = live.take()
         contents = {name: functools.partial(taken.read, name) for name in taken.fetched}
         expected = {name: taken.sha256[name] for name in theirs} | dict.fromkeys(SLOTS, EMPTY_SLOT_SHA256)
         report = base.export(output, contents, expected_model=model_sha256(expected))

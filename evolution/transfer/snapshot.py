@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 
 from evolution.transfer.live import Progress, live_digests
 from vboot.client.machine import MachineClient
@@ -73,62 +73,75 @@ class _Spool:
         return self._file.read(self._sizes[name])
 
 
-@contextmanager
-def snapshot(
-    machine: MachineClient,
-    tensors: Mapping[str, TensorInfo],
-    known: Callable[[str], str],
-    *,
-    also: Sequence[str] = (),
-    folder: Path,
-    progress: Progress,
-) -> Iterator[Snapshot]:
-    """The weights of these tensors, of one generation, as long as the block lasts.
+class LiveWeights:
+    """The weights of some tensors of a machine, taken as often as wanted; a context manager.
 
-    `known`: the SHA-256 (hex) of a tensor that is here already. `also`: tensors of which only the digest is wanted.
-    What is fetched lies in a temporary file in `folder`. Raises MachineError if the weights change all the time,
-    InputError if the folder has no room or is not writable.
+    `is_here`: whether the bytes of a tensor with this SHA-256 (hex) are here already. `also`: tensors of which only the
+    digest is wanted. What is fetched lies in a temporary file in `folder`.
     """
-    try:
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 -- closed below
-    except OSError as error:
-        what = f"{path_text(folder)} takes no file: {error.strerror}"
-        raise InputError(what, remedy="choose a folder that exists and is writable") from error
-    with file:
+
+    def __init__(
+        self,
+        machine: MachineClient,
+        tensors: Mapping[str, TensorInfo],
+        is_here: Callable[[str, str], bool],
+        *,
+        also: Sequence[str] = (),
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        """Raises InputError if the folder takes no file."""
+        self._machine = machine
+        self._tensors = tensors
+        self._is_here = is_here
+        self._also = also
+        self._folder = folder
+        self._progress = progress
         try:
-            taken = _settle(machine, tensors, known, also=also, spool=_Spool(file), progress=progress)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 -- closed by __exit__
+        except OSError as error:
+            what = f"{path_text(folder)} takes no file: {error.strerror}"
+            raise InputError(what, remedy="choose a folder that exists and is writable") from error
+        self._spool = _Spool(self._file)
+
+    def take(self) -> Snapshot:
+        """The weights of the current generation; only what is not here yet is fetched.
+
+        Raises MachineError if the weights change all the time, InputError if the folder has no room.
+        """
+        try:
+            return self._settle()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            what = f"{path_text(folder)} has no room for the weights: {error.strerror}"
+            what = f"{path_text(self._folder)} has no room for the weights: {error.strerror}"
             raise InputError(what, remedy="free some space or choose another folder") from error
-        yield taken
 
+    def __enter__(self) -> Self:
+        return self
 
-def _settle(
-    machine: MachineClient,
-    tensors: Mapping[str, TensorInfo],
-    known: Callable[[str], str],
-    *,
-    also: Sequence[str],
-    spool: _Spool,
-    progress: Progress,
-) -> Snapshot:
-    for _ in range(_ROUNDS):
-        progress("compare digests", 0, 0)
-        found = live_digests(machine, [*tensors, *also])
-        if found is None:
-            continue
-        differing = [name for name in tensors if found.sha256[name] != known(name)]
-        wanted = [tensors[name] for name in differing if spool.sha256.get(name) != found.sha256[name]]
-        if _fetch_all(machine, wanted, spool, found.generation, progress):
-            wrong = [name for name in differing if spool.sha256[name] != found.sha256[name]]
-            if wrong:
-                raise MachineError(f"{wrong[0]!r} arrived with another digest", remedy="report this bug")
-            return Snapshot(found.generation, found.sha256, frozenset(differing), spool.received, spool.read)
-    raise MachineError(
-        f"the weights changed {_ROUNDS} times while they were read", remedy="try again while nobody changes them"
-    )
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def _settle(self) -> Snapshot:
+        spool = self._spool
+        for _ in range(_ROUNDS):
+            self._progress("compare digests", 0, 0)
+            found = live_digests(self._machine, [*self._tensors, *self._also])
+            if found is None:
+                continue
+            differing = [name for name in self._tensors if not self._is_here(name, found.sha256[name])]
+            wanted = [self._tensors[name] for name in differing if spool.sha256.get(name) != found.sha256[name]]
+            if _fetch_all(self._machine, wanted, spool, found.generation, self._progress):
+                wrong = [name for name in differing if spool.sha256[name] != found.sha256[name]]
+                if wrong:
+                    raise MachineError(f"{wrong[0]!r} arrived with another digest", remedy="report this bug")
+                return Snapshot(found.generation, found.sha256, frozenset(differing), spool.received, spool.read)
+        raise MachineError(
+            f"the weights changed {_ROUNDS} times while they were read", remedy="try again while nobody changes them"
+        )
 
 
 def _fetch_all(

@@ -47,6 +47,10 @@ def test_the_edits_make_the_bytes(kind: str, places: set[int], most: int) -> Non
     edits = found.edits(most)
     assert 1 <= len(edits) <= most
     assert applied(kind, before, edits) == after.tobytes()
+    assert found.cost(most) == (len(edits), len(pack(edits)[1]))
+    parts = list(found.split(64 * size))
+    assert [place for part in parts for place in part.changed.tolist()] == sorted(places)
+    assert all(part.changed[-1] - part.changed[0] < 64 for part in parts)
     spent = len(pack(edits)[1]) + len(edits) * EDIT_BYTES
     assert spent <= after.nbytes + EDIT_BYTES  # never more than the whole tensor
 

@@ -6,7 +6,8 @@ edits = found.edits(most=8) if found else ()
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +35,34 @@ class TensorDifference:
 
     def edits(self, most: int) -> tuple[Edit, ...]:
         """At most `most` edits (1 or more) that make it: single elements, or ranges, whichever are fewer bytes."""
-        ranges = self._ranges(most)
-        size = block_of(self.kind).bytes
-        dense = sum((end - start) * size + EDIT_BYTES for start, end in ranges)
-        if _SPARSE_BYTES * len(self.changed) + EDIT_BYTES < dense and (sparse := self._sparse()) is not None:
+        sparse, ranges = self._form(most)
+        if sparse is not None:
             return (sparse,)
+        size = block_of(self.kind).bytes
         return tuple(
             Dense(self.name, start * size, self.after[start * size : end * size].tobytes()) for start, end in ranges
         )
+
+    def cost(self, most: int) -> tuple[int, int]:
+        """The number of these edits, and the bytes of their data."""
+        sparse, ranges = self._form(most)
+        if sparse is not None:
+            return 1, _SPARSE_BYTES * len(self.changed)
+        return len(ranges), sum(end - start for start, end in ranges) * block_of(self.kind).bytes
+
+    def split(self, limit: int) -> Iterator[TensorDifference]:
+        """The same in parts of at most `limit` bytes of the tensor each (a block or more)."""
+        step = max(1, limit // block_of(self.kind).bytes)
+        parts = np.split(self.changed, np.flatnonzero(np.diff(self.changed // step)) + 1)
+        return (replace(self, changed=part) for part in parts)
+
+    def _form(self, most: int) -> tuple[Sparse | None, list[tuple[int, int]]]:
+        """The single elements if they are fewer bytes than the ranges, and the ranges."""
+        ranges = self._ranges(most)
+        size = block_of(self.kind).bytes
+        dense = sum((end - start) * size + EDIT_BYTES for start, end in ranges)
+        is_sparse = _SPARSE_BYTES * len(self.changed) + EDIT_BYTES < dense
+        return self._sparse() if is_sparse else None, ranges
 
     def _ranges(self, most: int) -> list[tuple[int, int]]:
         """Ranges of blocks that hold all changed ones, split where that saves bytes, at the widest gaps first."""

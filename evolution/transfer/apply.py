@@ -1,0 +1,256 @@
+"""Brings a running machine to the weights of a file by the smallest edits: one mutation, which happens wholly or not.
+
+Only if the edits do not fit one mutation are they several, on trial until the last one was made: a trial that is not
+promoted is taken back by the machine, so that it never stays half-way.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import numpy as np
+
+from evolution.surgeon.gguf_file import GGUFFile
+from evolution.surgeon.machine_tensors import MACHINE_TENSORS, PROTECTED, model_sha256
+from evolution.surgeon.values import stored
+from evolution.transfer.live import Progress, changeable_slots, live_digests, model_tensors, require_same_tensors
+from evolution.transfer.snapshot import LiveWeights, Snapshot
+from vboot.client.machine import MachineClient
+from vboot.protocol.errors import MachineError, RequestRefusedError
+from vboot.protocol.messages import MachineLimits, Mutation, TensorInfo
+from vboot.protocol.tables import Code
+from vboot.text import path_text
+from vboot.weights.difference import EDIT_BYTES, TensorDifference, difference
+
+Part: TypeAlias = tuple[TensorDifference, ...]
+"""What one mutation changes."""
+
+_EDITS_PER_TENSOR = (64, 16, 4, 1)
+_CONFLICTS = 2
+_SMALL_PART = 8 << 20
+"""Bytes of a tensor in one mutation, where the machine has no memory for all at once."""
+_CHAIN_LEASE_MS = 120_000
+_LINE_MARGIN = 2048
+
+
+@dataclass(frozen=True)
+class ApplyPlan:
+    """What must be done to the generation `base_generation`: a mutation for each part, `most` edits for a tensor.
+
+    `sha256`: the digests that the changed tensors must get, `model` that of the machine then. `bytes` are those of the
+    edits' data, `read_bytes` what was read from the machine to find them. `left_out`: the machine's own tensors that
+    differ in the file, and stay.
+    """
+
+    base_generation: int
+    parts: tuple[Part, ...]
+    most: int
+    edits: int
+    bytes: int
+    sha256: Mapping[str, str]
+    model: str
+    read_bytes: int
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ApplyReport:
+    """What was done: `generation` has the file's weights. `on_trial`: it is taken back unless it is promoted."""
+
+    plan: ApplyPlan
+    generation: int
+    on_trial: bool
+
+
+class FileApplication:
+    """A file whose weights a machine shall get; a context manager.
+
+    `base`: a file that may hold what the machine has, which then is not read from it (None: there is none).
+    """
+
+    def __init__(self, machine: MachineClient, file: GGUFFile, base: GGUFFile | None, progress: Progress) -> None:
+        """Raises InputError that names the first difference if the file has other tensors than the machine."""
+        infos = machine.tensors()
+        tensors = model_tensors(infos)
+        require_same_tensors(tensors, model_tensors(_infos(file)), path_text(file.path))
+        self._machine = machine
+        self._file = file
+        self._base = base
+        self._progress = progress
+        self._changes = 0
+        self._joins_trial = False
+        folder = Path(tempfile.gettempdir())
+        slots = changeable_slots(infos)
+        self._live = LiveWeights(machine, tensors, self._is_here, also=slots, folder=folder, progress=progress)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def plan(self, *, part_bytes: int | None = None) -> ApplyPlan:
+        """What must be done to the machine's current weights. `part_bytes`: the most bytes of tensors in a mutation.
+
+        Raises MachineError if the weights change all the time.
+        """
+        taken = self._live.take()
+        found = list(self._differences(taken))
+        parts, most = _parts(found, self._machine.greeted.limits, part_bytes)
+        costs = [each.cost(most) for part in parts for each in part]
+        file = self._file
+        slots = {name: digest for name, digest in taken.sha256.items() if name in MACHINE_TENSORS}
+        weights = {name: file.sha256(name) for name in file.tensors if name not in MACHINE_TENSORS}
+        return ApplyPlan(
+            base_generation=taken.generation,
+            parts=parts,
+            most=most,
+            edits=sum(edits for edits, _ in costs),
+            bytes=sum(size for _, size in costs),
+            sha256={each.name: weights[each.name] for each in found},
+            model=model_sha256(weights | slots),
+            read_bytes=taken.read_bytes,
+            left_out=tuple(name for name in slots if name in file.tensors and file.sha256(name) != slots[name]),
+        )
+
+    def carry_out(self, *, confidence: float, origin: str, lease_ms: int | None, ident: str) -> ApplyReport:
+        """Make the change; changes by other clients meanwhile are taken into account once.
+
+        `ident` (32 hex digits): the id of the first mutation. Raises RequestRefusedError, MachineError.
+        """
+        conflicts, part_bytes = 0, None
+        hello = self._machine.hello()
+        self._joins_trial = hello.promoted < hello.generation
+        while True:
+            plan = self.plan(part_bytes=part_bytes)
+            if not plan.parts and not self._changes:
+                return ApplyReport(plan, plan.base_generation, on_trial=False)
+            try:
+                return self._make(plan, confidence, origin, lease_ms, ident)
+            except RequestRefusedError as refusal:
+                if refusal.code == Code.BUSY and refusal.retry_ms is None and part_bytes is None:
+                    part_bytes = _SMALL_PART  # the machine has no memory for all at once
+                    continue
+                if refusal.code != Code.STALE_GENERATION:
+                    raise
+                conflicts += 1
+                if conflicts == _CONFLICTS:
+                    what = f"other clients changed the weights {conflicts} times in the meantime"
+                    raise MachineError(what, remedy="try again when they are done") from refusal
+
+    def _make(self, plan: ApplyPlan, confidence: float, origin: str, lease_ms: int | None, ident: str) -> ApplyReport:
+        is_chain = len(plan.parts) != 1 or self._changes > 0
+        generation, sent = plan.base_generation, 0
+        made = None
+        for part in plan.parts:
+            edits = [edit for each in part for edit in each.edits(plan.most)]
+            made = self._machine.mutate(
+                edits,
+                confidence=confidence,
+                base_generation=generation,
+                origin=origin,
+                # Each mutation with a lease lets the open trial last that long from then on.
+                lease_ms=_CHAIN_LEASE_MS if is_chain else lease_ms,
+                digest=not is_chain,
+                id=ident if self._changes == 0 else None,
+                wait=True,
+                progress=lambda done, _total, sent=sent: self._progress("send", sent + done, plan.bytes),  # type: ignore[misc]
+            )
+            self._changes += 1
+            sent += sum(size for each in part for _, size in [each.cost(plan.most)])
+            generation = made.generation
+        if plan.parts:
+            self._verify(plan, generation, made if not is_chain else None)
+        if is_chain and lease_ms is not None:
+            self._machine.renew(generation, lease_ms)
+        elif is_chain and not self._joins_trial:  # else the trial of somebody else would be promoted
+            self._machine.promote(generation)
+        return ApplyReport(plan, generation, on_trial=self._machine.hello().promoted < generation)
+
+    def _verify(self, plan: ApplyPlan, generation: int, made: Mutation | None) -> None:
+        """Raise MachineError unless the changed tensors have the file's digests."""
+        if made is not None and made.sha256 is not None:
+            found: Mapping[str, str] = made.sha256
+        else:
+            live = live_digests(self._machine, list(plan.sha256))
+            if live is None or live.generation != generation:
+                what = f"the weights changed again before generation {generation} was checked"
+                raise MachineError(what, remedy="see `vboot history`, and apply the file again")
+            found = live.sha256
+        wrong = [name for name, digest in plan.sha256.items() if found.get(name) != digest]
+        if wrong:
+            what = f"{wrong[0]!r} does not have the digest of the file"
+            remedy = f"roll back to generation {plan.base_generation} and report this bug"
+            raise MachineError(what, remedy=remedy)
+
+    def _is_here(self, name: str, sha256: str) -> bool:
+        if self._file.sha256(name) == sha256:
+            return True
+        return self._base is not None and name in self._base.tensors and self._base.sha256(name) == sha256
+
+    def _differences(self, taken: Snapshot) -> Iterator[TensorDifference]:
+        names = [name for name in taken.sha256 if name not in MACHINE_TENSORS]
+        names = [name for name in names if taken.sha256[name] != self._file.sha256(name)]
+        total = sum(len(self._file.tensors[name].data) for name in names)
+        done = 0
+        for name in names:
+            wanted = self._file.tensors[name]
+            if name in taken.fetched:
+                before = np.frombuffer(taken.read(name), np.uint8)
+            else:
+                assert self._base is not None, "it is here, and not in the file"
+                before = stored(self._base.tensors[name])
+            found = difference(name, wanted.type, before, stored(wanted))
+            assert found is not None, "the digests differ"
+            done += len(before)
+            self._progress("compare the weights", done, total)
+            yield found
+
+
+def _infos(file: GGUFFile) -> list[TensorInfo]:
+    return [
+        TensorInfo(name, tensor.type, tensor.shape, len(tensor.data), name in PROTECTED)
+        for name, tensor in file.tensors.items()
+    ]
+
+
+def _parts(
+    found: Sequence[TensorDifference], limits: MachineLimits, part_bytes: int | None
+) -> tuple[tuple[Part, ...], int]:
+    """What goes into each mutation, and how many edits a tensor may have; one mutation if its limits allow."""
+    if not found:
+        return (), 1
+    if part_bytes is None:
+        for most in _EDITS_PER_TENSOR:
+            if _fits([_weight(each, most) for each in found], limits, limits.upload):
+                return (tuple(found),), most
+    most_bytes = part_bytes or limits.upload // 2
+    parts: list[list[TensorDifference]] = [[]]
+    weights: list[tuple[int, int, int]] = []
+    for piece in (piece for each in found for piece in each.split(most_bytes)):
+        weight = _weight(piece, 1)
+        if parts[-1] and not _fits([*weights, weight], limits, most_bytes):
+            parts.append([])
+            weights = []
+        parts[-1].append(piece)
+        weights.append(weight)
+    return tuple(map(tuple, parts)), 1
+
+
+def _weight(each: TensorDifference, most: int) -> tuple[int, int, int]:
+    """What a tensor needs of the limits: edits, bytes of data, bytes of the line."""
+    edits, size = each.cost(most)
+    return edits, size, edits * (EDIT_BYTES + len(json.dumps(each.name)))
+
+
+def _fits(weights: Sequence[tuple[int, int, int]], limits: MachineLimits, most_bytes: int) -> bool:
+    edits, size, line = (sum(weight[column] for weight in weights) for column in range(3))
+    return edits <= limits.edits and size <= most_bytes and line + _LINE_MARGIN <= limits.line
