@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from evolution.surgeon.values import stored
 from evolution.transfer.live import Progress, changeable_slots, live_digests, model_tensors, require_same_tensors
 from evolution.transfer.snapshot import LiveWeights, Snapshot
 from vboot.client.machine import MachineClient
+from vboot.errors import VbootError
 from vboot.protocol.errors import MachineError, RequestRefusedError
 from vboot.protocol.messages import MachineLimits, Mutation, TensorInfo
 from vboot.protocol.tables import Code
@@ -33,8 +35,6 @@ Part: TypeAlias = tuple[TensorDifference, ...]
 
 _EDITS_PER_TENSOR = (64, 16, 4, 1)
 _CONFLICTS = 2
-_SMALL_PART = 8 << 20
-"""Bytes of a tensor in one mutation, where the machine has no memory for all at once."""
 _CHAIN_LEASE_MS = 120_000
 _LINE_MARGIN = 2048
 
@@ -85,6 +85,8 @@ class FileApplication:
         self._progress = progress
         self._changes = 0
         self._joins_trial = False
+        self._first: int | None = None
+        self._last: int | None = None
         folder = Path(tempfile.gettempdir())
         slots = changeable_slots(infos)
         self._live = LiveWeights(machine, tensors, self._is_here, also=slots, folder=folder, progress=progress)
@@ -97,14 +99,11 @@ class FileApplication:
     ) -> None:
         self._live.__exit__(kind, error, trace)
 
-    def plan(self, *, part_bytes: int | None = None) -> ApplyPlan:
-        """What must be done to the machine's current weights. `part_bytes`: the most bytes of tensors in a mutation.
-
-        Raises MachineError if the weights change all the time.
-        """
+    def plan(self) -> ApplyPlan:
+        """What must be done to the machine's current weights. Raises MachineError if they change all the time."""
         taken = self._live.take()
         found = list(self._differences(taken))
-        parts, most = _parts(found, self._machine.greeted.limits, part_bytes)
+        parts, most = _parts(found, self._machine.greeted.limits)
         costs = [each.cost(most) for part in parts for each in part]
         file = self._file
         slots = {name: digest for name, digest in taken.sha256.items() if name in MACHINE_TENSORS}
@@ -126,19 +125,38 @@ class FileApplication:
 
         `ident` (32 hex digits): the id of the first mutation. Raises RequestRefusedError, MachineError.
         """
-        conflicts, part_bytes = 0, None
+        try:
+            return self._carry_out(confidence, origin, lease_ms, ident)
+        except VbootError as error:
+            if self._last is None or not self._take_back():
+                raise
+            what = f"{error.what}; the machine is back at the weights of generation {self._first}"
+            raise MachineError(what, remedy=error.remedy) from error
+
+    def _take_back(self) -> bool:
+        """End a chain that failed, unless another client has changed the weights since; whether that was done."""
+        assert self._first is not None, "a chain was begun"
+        with suppress(VbootError):
+            if self._machine.hello().generation == self._last:
+                self._machine.rollback(self._first, reason="vboot apply")
+                return True
+        return False
+
+    def _carry_out(self, confidence: float, origin: str, lease_ms: int | None, ident: str) -> ApplyReport:
+        conflicts = 0
         hello = self._machine.hello()
         self._joins_trial = hello.promoted < hello.generation
         while True:
-            plan = self.plan(part_bytes=part_bytes)
+            plan = self.plan()
             if not plan.parts and not self._changes:
                 return ApplyReport(plan, plan.base_generation, on_trial=False)
             try:
                 return self._make(plan, confidence, origin, lease_ms, ident)
             except RequestRefusedError as refusal:
-                if refusal.code == Code.BUSY and refusal.retry_ms is None and part_bytes is None:
-                    part_bytes = _SMALL_PART  # the machine has no memory for all at once
-                    continue
+                if _lacks_memory(refusal):
+                    # Not in smaller parts: a trial of many fills the journal, and memory, until nothing works.
+                    what = f"the machine has no memory for a change of {plan.bytes} bytes at once ({refusal.what})"
+                    raise MachineError(what, remedy="boot it with more: `vboot boot --memory MIB`") from refusal
                 if refusal.code != Code.STALE_GENERATION:
                     raise
                 conflicts += 1
@@ -165,8 +183,12 @@ class FileApplication:
                 progress=lambda done, _total, sent=sent: self._progress("send", sent + done, plan.bytes),  # type: ignore[misc]
             )
             self._changes += 1
+            if is_chain:
+                self._first = generation if self._first is None else self._first
+                self._last = made.generation
             sent += sum(size for each in part for _, size in [each.cost(plan.most)])
             generation = made.generation
+        self._last = None  # all is done
         if plan.parts:
             self._verify(plan, generation, made if not is_chain else None)
         if is_chain and lease_ms is not None:
@@ -215,6 +237,11 @@ class FileApplication:
             yield found
 
 
+def _lacks_memory(refusal: RequestRefusedError) -> bool:
+    """Whether the machine has no memory for the upload, or for the mutation."""
+    return refusal.code == Code.UNUSABLE_BLOB or (refusal.code == Code.BUSY and refusal.retry_ms is None)
+
+
 def _infos(file: GGUFFile) -> list[TensorInfo]:
     return [
         TensorInfo(name, tensor.type, tensor.shape, len(tensor.data), name in PROTECTED)
@@ -222,22 +249,18 @@ def _infos(file: GGUFFile) -> list[TensorInfo]:
     ]
 
 
-def _parts(
-    found: Sequence[TensorDifference], limits: MachineLimits, part_bytes: int | None
-) -> tuple[tuple[Part, ...], int]:
+def _parts(found: Sequence[TensorDifference], limits: MachineLimits) -> tuple[tuple[Part, ...], int]:
     """What goes into each mutation, and how many edits a tensor may have; one mutation if its limits allow."""
     if not found:
         return (), 1
-    if part_bytes is None:
-        for most in _EDITS_PER_TENSOR:
-            if _fits([_weight(each, most) for each in found], limits, limits.upload):
-                return (tuple(found),), most
-    most_bytes = part_bytes or limits.upload // 2
+    for most in _EDITS_PER_TENSOR:
+        if _fits([_weight(each, most) for each in found], limits):
+            return (tuple(found),), most
     parts: list[list[TensorDifference]] = [[]]
     weights: list[tuple[int, int, int]] = []
-    for piece in (piece for each in found for piece in each.split(most_bytes)):
+    for piece in (piece for each in found for piece in each.split(limits.upload // 2)):
         weight = _weight(piece, 1)
-        if parts[-1] and not _fits([*weights, weight], limits, most_bytes):
+        if parts[-1] and not _fits([*weights, weight], limits):
             parts.append([])
             weights = []
         parts[-1].append(piece)
@@ -251,6 +274,6 @@ def _weight(each: TensorDifference, most: int) -> tuple[int, int, int]:
     return edits, size, edits * (EDIT_BYTES + len(json.dumps(each.name)))
 
 
-def _fits(weights: Sequence[tuple[int, int, int]], limits: MachineLimits, most_bytes: int) -> bool:
+def _fits(weights: Sequence[tuple[int, int, int]], limits: MachineLimits) -> bool:
     edits, size, line = (sum(weight[column] for weight in weights) for column in range(3))
-    return edits <= limits.edits and size <= most_bytes and line + _LINE_MARGIN <= limits.line
+    return edits <= limits.edits and size <= limits.upload and line + _LINE_MARGIN <= limits.line

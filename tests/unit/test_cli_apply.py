@@ -15,6 +15,7 @@ from evolution.transfer import apply as transfer
 from tests.support.local_machine import local_machine, tiny_model
 from tests.support.vboot import Vboot, write_gguf
 from vboot.client.machine import MachineClient, connect
+from vboot.protocol.errors import RequestRefusedError
 from vboot.protocol.messages import JournalRecord, Mutation
 from vboot.weights.edits import Dense, Edit, Program, Seeded, Sparse
 
@@ -145,8 +146,8 @@ def limited(monkeypatch: pytest.MonkeyPatch, **limits: int) -> None:
     """Have the planner believe in smaller limits, so that small files need several mutations."""
     plain = transfer._parts
 
-    def parts(found: Any, known: Any, part_bytes: int | None) -> Any:
-        return plain(found, dataclasses.replace(known, **limits), part_bytes)
+    def parts(found: Any, known: Any) -> Any:
+        return plain(found, dataclasses.replace(known, **limits))
 
     monkeypatch.setattr(transfer, "_parts", parts)
 
@@ -189,24 +190,41 @@ def test_a_chain_is_promoted_as_a_whole_or_on_trial(
     assert "part of a trial that was open: promote generation" in vboot.out
 
 
-def test_no_memory_for_all_at_once(
-    vboot: Vboot, machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code", [1012, 1017])
+def test_no_memory_for_the_change(
+    vboot: Vboot, machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """A machine that refuses a large mutation for want of memory gets it in parts."""
-    from vboot.protocol.errors import RequestRefusedError
-
-    file = edited(tmp_path, NOISE)
-    plain = MachineClient.mutate
-    monkeypatch.setattr(transfer, "_SMALL_PART", 4096)
-
-    def poor(self: MachineClient, edits: Sequence[Edit], **options: Any) -> Mutation:
-        if sum(len(edit.data) for edit in edits if isinstance(edit, Dense)) > 8192:
-            raise RequestRefusedError(1017, "the mutation may need more memory", None)
-        return plain(self, edits, **options)
+    def poor(_self: MachineClient, _edits: Sequence[Edit], **_options: Any) -> Mutation:
+        raise RequestRefusedError(code, "too large for the memory of the machine", None)
 
     monkeypatch.setattr(MachineClient, "mutate", poor)
-    assert vboot.json("apply", machine, file)["mutations"] > 3
-    assert model(machine) == GGUFSurgeon(file).digest()
+    assert vboot("apply", machine, edited(tmp_path, NOISE)) == 1
+    assert vboot.last_error().startswith("vboot: error: the machine has no memory for a change of ")
+    assert vboot.last_error().endswith("boot it with more: `vboot boot --memory MIB`")
+
+
+def test_a_chain_that_fails_is_taken_back(
+    vboot: Vboot, machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(machine, ELEMENTS)
+    before = model(machine)
+    limited(monkeypatch, edits=3)
+    plain = MachineClient.mutate
+    made: list[int] = []
+
+    def full(self: MachineClient, edits: Sequence[Edit], **options: Any) -> Mutation:
+        if len(made) == 2:
+            raise RequestRefusedError(1015, "the journal is full", None)
+        made.append(1)
+        return plain(self, edits, **options)
+
+    monkeypatch.setattr(MachineClient, "mutate", full)
+    assert vboot("apply", machine, edited(tmp_path, NOISE)) == 1
+    assert "the journal is full" in vboot.last_error()
+    assert "the machine is back at the weights of generation 1; " in vboot.last_error()
+    assert model(machine) == before
+    with connect(machine) as connected:
+        assert connected.hello().promoted == connected.hello().generation == 4
 
 
 def test_other_files_are_refused(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
