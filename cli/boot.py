@@ -138,7 +138,7 @@ def _prompt(machine: VirtualMachine, client: MachineClient) -> Answer:
         machine.wait_exit()
     how = "shut down in order" if shell.shut_down else end_in_order(machine, client)
     text = f"the machine has ended: {how}; what it left is in {path_text(machine.run)}"
-    return Answer({**machine.describe(), "ended": how}, text, exit_code=1 if shell.failed else 0)
+    return Answer({**machine.describe(), "ended": how}, text, exit_code=shell.exit_code)
 
 
 def _detached(machine: VirtualMachine) -> Answer:

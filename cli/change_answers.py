@@ -45,7 +45,7 @@ def rollback_answer(done: Rollback) -> Answer:
 
 def promotion_answer(done: Promotion) -> Answer:
     """A promotion."""
-    return Answer(asdict(done), f"generation {done.promoted} is promoted")
+    return Answer(asdict(done), f"generation {done.promoted} is kept: its trial has ended")
 
 
 def checkpoint_answer(done: Checkpoint) -> Answer:

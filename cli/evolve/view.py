@@ -113,7 +113,10 @@ def _body_rows(tally: Tally) -> Iterable[tuple[str, str]]:
         yield "energy", f"{_small(tally.energies)} {tally.energy} of {FULL_ENERGY}"
     if tally.pixels_processed is not None:
         kernels = f"; {tally.kernels} kernels injected" if tally.kernels else ""
-        yield "body", f"generation {tally.body_generation}; Rust Pixels Processed: {tally.pixels_processed}{kernels}"
+        yield (
+            "body",
+            f"generation {tally.body_generation}; {tally.pixels_processed} pixels run by its programs{kernels}",
+        )
     yield "recovered", f"{tally.recovered} times" if tally.recovered else ""
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from cli.answer import Answer, columns, human_bytes
 from cli.shell.changes import COMMANDS as CHANGES
 from cli.shell.changes import tell_event
+from cli.shell.explain import help_answer
 from cli.shell.inference import COMMANDS as INFERENCE
-from cli.shell.language import Command, verbs
+from cli.shell.language import Command
 from cli.tensor_answers import shape_text, tensors_answer
 from vboot.client.machine import MachineClient
 from vboot.errors import InputError
@@ -34,9 +35,9 @@ _SILENCE_S = 30.0
 
 
 def execute(command: Command, machine: MachineClient, *, faults: bool) -> Answer:
-    """Run any command but quit and watch. Raises MachineError, InputError."""
+    """Run any command but quit, exit and watch. Raises MachineError, InputError."""
     if command.verb == "help":
-        return _help(command.values.get("command"), faults=faults)
+        return help_answer(command.values.get("topic"), faults=faults)
     return _COMMANDS[command.verb](machine, command.values)
 
 
@@ -62,28 +63,26 @@ def welcome(hello: Hello) -> str:
     return f"{text}, EMERGENCY: {printable(hello.emergency)}" if hello.emergency else text
 
 
-def _help(name: str | None, *, faults: bool) -> Answer:
-    known = [verb for verb in verbs(faults=faults) if name in (None, verb.name)]
-    if not known:
-        raise InputError(f"there is no command {printable(name or '')}", remedy="`help` lists them")
-    if name is None:
-        text = columns((verb.short_usage, verb.help) for verb in known)
-        text += "\n--json after any command prints its answer as JSON; Tab completes, Ctrl-D leaves"
-    else:
-        text = "\n".join(verb.usage + ("  " if verb.usage == verb.short_usage else "\n") + verb.help for verb in known)
-    return Answer({"commands": [{"usage": verb.usage, "help": verb.help} for verb in known]}, text)
-
-
 def _hello(machine: MachineClient, _values: Mapping[str, Any]) -> Answer:
     hello = machine.hello()
     rows = [
         ("version", f"{printable(hello.version)}, protocol {hello.protocol}"),
         ("build", printable(hello.build)),
-        ("generation", f"{hello.generation}, promoted {hello.promoted}"),
-        ("changes", f"{'signed only' if hello.signed else 'unsigned'}, {'' if hello.durable else 'not '}durable"),
+        ("generation", _generation_text(hello)),
+        ("changes", "only those signed with the machine's key" if hello.signed else "need no signature"),
+        (
+            "durable",
+            "yes: changes outlive the machine" if hello.durable else "no: changes are lost when the machine ends",
+        ),
         ("emergency", printable(hello.emergency) if hello.emergency else "none"),
     ]
     return Answer(asdict(hello), columns(rows))
+
+
+def _generation_text(hello: Hello) -> str:
+    if hello.generation != hello.promoted:
+        return f"{hello.generation}, on trial: {hello.promoted} comes back unless it is promoted"
+    return f"{hello.generation}, the model as built" if hello.generation == 0 else f"{hello.generation}, kept"
 
 
 def _stats(machine: MachineClient, _values: Mapping[str, Any]) -> Answer:
@@ -98,7 +97,8 @@ def _stats_rows(stats: Stats) -> list[tuple[str, str]]:
         ("state", f"{printable(stats.state)} for {_duration(stats.uptime_us)}, generation {stats.generation}"),
         ("heartbeats", f"{stats.heartbeats}, one every {stats.heartbeat_period_ms} ms"),
         ("late", f"p50 {_ms(late.p50)}, p99 {_ms(late.p99)}, p99.9 {_ms(late.p999)}, worst {_ms(late.max)}"),
-        ("work", f"{stats.interrupts} interrupts, {stats.pixels_processed} pixels, energy {stats.energy}"),
+        ("pixel programs", f"{stats.pixels_processed} pixels run; {stats.interrupts} neural interrupts"),
+        ("energy", f"{stats.energy} of 1000 units: a change costs some, time brings them back"),
         ("mutations", f"{done.accepted} accepted, {done.refused} refused, {done.rolled_back} rolled back"),
         ("worker", f"pid {worker.pid}, {worker.restarts} restarts, {human_bytes(worker.anon_bytes)} of its own"),
         ("supervisor", f"pid {stats.supervisor.pid}, {human_bytes(stats.supervisor.anon_bytes)} of its own"),

@@ -1,4 +1,4 @@
-"""The language of the interactive prompt: its verbs, how a line is read, what completes it. Pure.
+"""The language of the interactive prompt: how a line is read, and what completes it. Pure.
 
 A line is a verb and its words, quoted as a POSIX shell quotes; `--json` may stand anywhere, `#` starts a comment line.
 """
@@ -12,165 +12,17 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Literal
+from typing import Any
 
+from cli.shell.verbs import WATCHED, Argument, Option, Verb, verbs
 from vboot.errors import InputError
 from vboot.protocol.tables import FAULT_KINDS
 from vboot.text import printable
 from vboot.weights.edits import SEEDED_FORMS
 
-Kind = Literal["tensor", "integer", "number", "seconds", "verb", "fault", "form", "watched", "text"]
 AS_JSON = "--json"
-WATCHED = ("heartbeats", "mutations")
-"""What `watch` shows: beats, or changes of the weights and alerts."""
 
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,4})?")
-
-
-@dataclass(frozen=True)
-class Argument:
-    """A word after a verb: its name, what it is, and whether it may be missing or be followed by more of its kind."""
-
-    name: str
-    kind: Kind
-    required: bool = False
-    many: bool = False
-
-    @property
-    def usage(self) -> str:
-        """TENSOR, [OFFSET] or [NAME ...]."""
-        shown = self.name.upper() + (" ..." if self.many else "")
-        return shown if self.required else f"[{shown}]"
-
-
-@dataclass(frozen=True)
-class Option:
-    """A word that starts with --; with a `value`, the next word is its value. `many`: it may be given again."""
-
-    name: str
-    value: Argument | None = None
-    many: bool = False
-
-    @property
-    def key(self) -> str:
-        """Its name among the values of a command."""
-        return self.name.removeprefix("--")
-
-    @property
-    def usage(self) -> str:
-        """[--reboot] or [--scale SCALE]."""
-        words = f"{self.name} {self.value.name.upper()}" if self.value else self.name
-        return f"[{words} ...]" if self.many else f"[{words}]"
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One command. `fault_only`: for machines that serve fault requests, not shown on others."""
-
-    name: str
-    help: str
-    arguments: tuple[Argument, ...] = ()
-    options: tuple[Option, ...] = ()
-    fault_only: bool = False
-
-    @property
-    def usage(self) -> str:
-        """How it is written, in full."""
-        words = [argument.usage for argument in self.arguments] + [option.usage for option in self.options]
-        return " ".join([self.name, *words]) if self.name != "raw" else "raw {JSON}"
-
-    @property
-    def short_usage(self) -> str:
-        """The usage, for a list: many options are not spelt out."""
-        return self.usage if len(self.options) < 3 else f"{self.name} OPTIONS"
-
-
-def _valued(name: str, value: str, kind: Kind, *, many: bool = False) -> Option:
-    return Option(name, Argument(value, kind), many)
-
-
-_MUTATE_OPTIONS = (
-    _valued("--recipe", "file", "text"),
-    _valued("--seeded", "glob", "tensor"),
-    _valued("--form", "form", "form"),
-    _valued("--density", "share", "number"),
-    _valued("--scale", "scale", "number"),
-    _valued("--seed", "hex", "text"),
-    _valued("--set", "tensor[index]=value", "tensor", many=True),
-    _valued("--dense", "tensor@offset=hex", "tensor", many=True),
-    _valued("--confidence", "c", "number"),
-    _valued("--origin", "name", "text"),
-    _valued("--lease", "seconds", "seconds"),
-)
-
-VERBS: tuple[Verb, ...] = (
-    Verb("help", "list the commands, or explain one", (Argument("command", "verb"),)),
-    Verb("hello", "version, build and generation of the machine"),
-    Verb("stats", "state, counters and memory of the machine"),
-    Verb("tensors", "list the tensors, or those whose names begin with a prefix", (Argument("prefix", "tensor"),)),
-    Verb(
-        "read",
-        "show elements of a tensor (bytes if its type has blocks), by default the first 16",
-        (Argument("tensor", "tensor", required=True), Argument("offset", "integer"), Argument("count", "integer")),
-    ),
-    Verb("digest", "SHA-256 of the model, and of the tensors named", (Argument("name", "tensor", many=True),)),
-    Verb("interrupt", "raise a neural interrupt: a vector from 0 to 255 (255)", (Argument("vector", "integer"),)),
-    Verb(
-        "embed",
-        "compute embeddings of texts, and their cosine similarities",
-        (Argument("text", "text", required=True, many=True),),
-    ),
-    Verb(
-        "similarity",
-        "cosine similarity of two texts, from -1 to 1",
-        (Argument("text", "text", required=True), Argument("other", "text", required=True)),
-    ),
-    Verb(
-        "mutate",
-        "change the weights: --seeded noise, --set elements, --dense bytes, or a --recipe; see `help mutate`",
-        options=_MUTATE_OPTIONS,
-    ),
-    Verb(
-        "renew",
-        "set the remaining time of the trial of a generation (default: the current one)",
-        (Argument("seconds", "seconds", required=True), Argument("generation", "integer")),
-    ),
-    Verb("promote", "make a generation (default: the current one) permanent", (Argument("generation", "integer"),)),
-    Verb(
-        "rollback",
-        "restore the weights of an older generation exactly",
-        (Argument("generation", "integer", required=True), Argument("reason", "text")),
-    ),
-    Verb(
-        "checkpoint", "store a full copy of the weights, so that less has to be replayed", (Argument("label", "text"),)
-    ),
-    Verb(
-        "history",
-        "list the changes of the weights: the newest records, or all from a number on",
-        (Argument("from", "integer"),),
-    ),
-    Verb(
-        "watch",
-        "show heartbeats (or mutations and alerts) as they happen, until Ctrl-C or for some seconds",
-        (Argument("what", "watched"), Argument("seconds", "seconds")),
-    ),
-    Verb(
-        "run",
-        "run a pixel program: a file of its text form, or its lines, each quoted",
-        (Argument("line", "text", required=True, many=True),),
-    ),
-    Verb("disassemble", "show the pixel program in a slot as text", (Argument("slot", "tensor", required=True),)),
-    Verb("raw", 'send any request, such as raw {"method": "stats", "params": {}}'),
-    Verb(
-        "fault",
-        f"cause a fault in the machine: {', '.join(FAULT_KINDS)}",
-        (Argument("what", "fault", required=True), Argument("count", "integer")),
-        fault_only=True,
-    ),
-    Verb("shutdown", "end the machine in order: power off, or reboot", options=(Option("--reboot"),)),
-    Verb("quit", "leave this prompt"),
-)
-"""The commands, in the order in which help lists them."""
 
 
 @dataclass(frozen=True)
@@ -181,11 +33,6 @@ class Command:
     verb: str
     values: Mapping[str, Any]
     as_json: bool = False
-
-
-def verbs(*, faults: bool) -> tuple[Verb, ...]:
-    """The verbs of a machine that serves fault requests, or does not."""
-    return tuple(verb for verb in VERBS if faults or not verb.fault_only)
 
 
 def parse(line: str, *, faults: bool) -> Command | None:
@@ -226,7 +73,7 @@ def completions(text: str, *, tensors: Callable[[], Sequence[str]], faults: bool
     argument = option.value if option else _argument_at(verb, position)
     candidates: Mapping[str, Callable[[], Sequence[str]]] = {
         "tensor": tensors,
-        "verb": lambda: [verb.name for verb in known],
+        "topic": lambda: [*(verb.name for verb in known), "words"],
         "fault": lambda: FAULT_KINDS,
         "form": lambda: SEEDED_FORMS,
         "watched": lambda: WATCHED,
@@ -272,7 +119,9 @@ def _parse_words(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
         if word in options:
             _take_option(verb, options[word], left, values)
             continue
-        argument = _argument_at(verb, position)
+        # An argument may have been given as an option.
+        while (argument := _argument_at(verb, position)) and argument.name in values and not argument.many:
+            position += 1
         if argument is not None and argument.kind == "watched" and word not in WATCHED:
             position += 1
             argument = _argument_at(verb, position)
@@ -280,7 +129,7 @@ def _parse_words(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
             raise _misused(verb, f"{verb.name} does not take {printable(word)}")
         _keep(values, argument.name, _parse_word(verb, argument, word), many=argument.many)
         position += 1
-    missing = [argument for argument in verb.arguments[position:] if argument.required]
+    missing = [argument for argument in verb.arguments[position:] if argument.required and argument.name not in values]
     if missing:
         raise _misused(verb, f"{verb.name} needs {missing[0].name.upper()}")
     return values

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -75,6 +75,63 @@ def editing(complete: Callable[[str], Sequence[str]]) -> Iterator[None]:
         last = readline.get_current_history_length()
         lines = [readline.get_history_item(number) for number in range(max(1, last - _HISTORY_LINES + 1), last + 1)]
         _save_history(path, lines)
+
+
+@contextmanager
+def own_interrupts() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Have Ctrl-C reach the prompt, and nothing but the prompt.
+
+    Gives a context in which the first Ctrl-C raises KeyboardInterrupt; outside it, and after the first, there is none.
+    """
+    armed = False
+
+    def on_interrupt(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def interruptible() -> Iterator[None]:
+        nonlocal armed
+        armed = True
+        try:
+            yield
+        finally:
+            armed = False
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        with _apart_from_make():
+            yield interruptible
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _apart_from_make() -> Iterator[None]:
+    """Be the terminal's foreground process group alone, if make started us.
+
+    Ctrl-C goes to that whole group, and make, which would be in it, would end with an error when the prompt is left.
+    """
+    group = os.getpgrp()
+    if "MAKELEVEL" not in os.environ or group == os.getpid():
+        yield
+        return
+    # A process in the background may take the terminal only if it ignores this; nobody could resume us after Ctrl-Z.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTTOU, signal.SIGTSTP)}
+    terminal = sys.stdin.fileno()
+    try:
+        with suppress(OSError):
+            os.setpgid(0, 0)
+            os.tcsetpgrp(terminal, os.getpid())
+        yield
+    finally:
+        with suppress(OSError):
+            os.tcsetpgrp(terminal, group)
+            os.setpgid(0, group)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def history_path() -> Path:

@@ -6,18 +6,20 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from cli.answer import Answer
 from cli.errors import described
 from cli.machines import add_machine, find_machine
+from cli.shell.changes import COMMANDS as CHANGES
 from cli.shell.changes import tell_event
 from cli.shell.commands import execute, watch, welcome
-from cli.shell.language import AS_JSON, completions, parse
-from cli.shell.terminal import editing, is_interactive, read_line
-from cli.streams import write_out
+from cli.shell.language import AS_JSON, Command, completions, parse
+from cli.shell.terminal import editing, is_interactive, own_interrupts, read_line
+from cli.shell.verbs import LEAVE
+from cli.streams import warn, write_out
 from vboot.client.machine import MachineClient, connect
 from vboot.errors import BootError, VbootError
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError
@@ -53,7 +55,7 @@ def _answer(shell: Shell, leave: str) -> Answer:
     """What is left to be said: to a person, what became of the machine; to a script, whether it failed."""
     if shell.interactive and not shell.as_json:
         return Answer({}, "the machine has ended" if shell.shut_down else leave)
-    return Answer({}, "", exit_code=1 if shell.failed else 0)
+    return Answer({}, "", exit_code=shell.exit_code)
 
 
 class Shell:
@@ -76,28 +78,37 @@ class Shell:
         self._told: Sequence[str] = ("mutation", "alert") if self.interactive else ()
         """Kinds of events that are shown between commands: to a person only."""
 
+    @property
+    def exit_code(self) -> int:
+        """A script fails if one of its commands did. A person has seen the errors."""
+        return 1 if self.failed and not self.interactive else 0
+
     def run(self) -> None:
         """Raises LinkLostError or BootError if the machine ends without a request to do so."""
-        with editing(self._complete) if self.interactive else nullcontext():
-            if self.interactive:
-                self._machine.subscribe(self._told)
-                write_out(f"{welcome(self._machine.greeted)}; help lists the commands, Ctrl-D leaves")
+        if not self.interactive:
             while self._one_line():
                 pass
+            return
+        with editing(self._complete), own_interrupts() as interruptible:
+            self._machine.subscribe(self._told)
+            write_out(welcome(self._machine.greeted))
+            write_out("help lists the commands, help words explains the terms, Ctrl-D leaves")
+            going = True
+            while going:
+                try:
+                    with interruptible():
+                        going = self._one_line()
+                except KeyboardInterrupt:
+                    # It has ended the line, or the wait for a reply; the client has cancelled what can be cancelled.
+                    write_out("")
 
     def _one_line(self) -> bool:
         """Read and obey one line; whether there may be another."""
-        try:
-            line = read_line(prompt=self.interactive, look=self._look)
-            if line is None and self.interactive:
-                write_out("")  # the prompt's line
-            self._tell_events()
-            return line is not None and self._obey(line)
-        except KeyboardInterrupt:
-            if not self.interactive:
-                raise
-            write_out("")
-            return True
+        line = read_line(prompt=self.interactive, look=self._look)
+        if line is None and self.interactive:
+            write_out("")  # the prompt's line
+        self._tell_events()
+        return line is not None and self._obey(line)
 
     def _obey(self, line: str) -> bool:
         # For a line that cannot be parsed, as far as it can be determined.
@@ -107,12 +118,12 @@ class Shell:
             if command is None:
                 return True
             as_json = self.as_json or command.as_json
-            if command.verb == "quit":
+            if command.verb in LEAVE:
                 return False
             if command.verb == "watch":
                 self._watch(command.values, as_json=as_json)
                 return True
-            self._show(execute(command, self._machine, faults=self._faults), as_json=as_json)
+            self._show(self._executed(command), as_json=as_json)
             if command.verb == "shutdown":
                 self._await_end()
                 return False
@@ -123,6 +134,14 @@ class Shell:
                 self._look()
             self._complain(error, as_json=as_json)
         return True
+
+    def _executed(self, command: Command) -> Answer:
+        try:
+            return execute(command, self._machine, faults=self._faults)
+        except KeyboardInterrupt:
+            if self.interactive and command.verb in CHANGES:
+                warn("interrupted; the machine may still do it: `history` shows what was done")
+            raise
 
     def _watch(self, values: Mapping[str, Any], *, as_json: bool) -> None:
         what, seconds = values.get("what", "heartbeats"), values.get("seconds")

@@ -75,7 +75,7 @@ def _text_of_body(event: e.DaemonEvent) -> str:  # noqa: PLR0911 -- one line for
             return f"{why}; next attempt in {event.retry_s:g} s"
         case e.Metabolism():
             energy = "" if event.energy is None else f", energy {event.energy}"
-            return f"Rust Pixels Processed: {event.pixels_processed} (cycle {event.cycle}{energy})"
+            return f"the machine's programs have run {event.pixels_processed} pixels (cycle {event.cycle}{energy})"
         case e.Pulse():
             how = "result as expected" if event.as_expected else "result NOT as expected"
             return f"substrate pulse: {event.steps} steps in {event.milliseconds:.1f} ms, {how}"

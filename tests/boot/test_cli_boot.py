@@ -146,7 +146,12 @@ def test_at_a_terminal(tiny: Image, run: Path, tmp_path: Path) -> None:
         terminal.send("stats\n")
         terminal.expect(r"heartbeats +\d+, one every 100 ms")
         terminal.expect_exact("vboot> ")
-        terminal.sendeof()
+        terminal.send("nonsense\n")  # a person who has seen the error gets no exit code for it
+        terminal.expect_exact("there is no command nonsense")
+        terminal.expect_exact("vboot> ")
+        terminal.sendintr()
+        terminal.expect_exact("vboot> ")
+        terminal.send("exit\n")
         terminal.expect_exact("the machine has ended: shut down in order")
         terminal.expect(pexpect.EOF)
         terminal.close()

@@ -87,7 +87,7 @@ def test_the_view_shows_search_and_body() -> None:
     assert row(text, "overhead") == "25.0% of the time outside evaluation"
     assert row(text, "apply").endswith(" 12.5 ms; interrupt 0.25 ms")
     assert row(text, "energy").endswith(" 640 of 1000")
-    assert row(text, "body") == "generation 4; Rust Pixels Processed: 2000"
+    assert row(text, "body") == "generation 4; 2000 pixels run by its programs"
     assert row(text, "last move") == "move 1.move refused (drift: norm), confidence 0.310"
 
 
@@ -181,7 +181,7 @@ def test_plain_lines_show_important_events_but_no_evaluations() -> None:
         lines(event)
     printed = stream.getvalue().splitlines()
     assert all(one.startswith("evolve: ") for one in printed)
-    assert [one for one in printed if "Rust Pixels Processed: " in one] == [printed[2]]
+    assert [one for one in printed if "programs have run " in one] == [printed[2]]
     assert "proposal 0.1: no score (not finite)" in printed[3]
     assert len(printed) == len(RUN) - 5, "three scores, an interrupt and the second metabolism event have no line"
 
@@ -193,7 +193,7 @@ def test_pixels_processed_are_shown_at_a_bounded_rate() -> None:
     for cycle in range(100):
         now = float(cycle)
         lines(Metabolism(cycle, cycle, 0, None, 0, None))
-    counts = re.findall(r"Rust Pixels Processed: (\d+)", stream.getvalue())
+    counts = re.findall(r"programs have run (\d+) pixels", stream.getvalue())
     assert counts == [str(count) for count in range(0, 100, int(METABOLISM_EVERY_S))]
 
 

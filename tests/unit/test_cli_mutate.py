@@ -105,7 +105,7 @@ def test_a_trial(vboot: Vboot, machine: Path) -> None:
     )
     assert vboot("rollback", machine, "--to", "1") == 0
     assert vboot("promote", machine, "--generation", "1") == 0
-    assert vboot.out == "generation 1 is promoted\n"
+    assert vboot.out == "generation 1 is kept: its trial has ended\n"
     assert vboot("mutate", machine, *SET, "--lease", "0") == 1
     assert "expected a lease of at least 0.001 s, got 0 s" in vboot.err
 

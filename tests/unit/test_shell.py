@@ -18,9 +18,13 @@ import pytest
 
 from cli import main
 from cli.shell.commands import execute
-from cli.shell.language import VERBS, parse
+from cli.shell.explain import help_answer
+from cli.shell.language import parse
+from cli.shell.verbs import VERBS, Verb
 from tests.support.local_machine import LocalMachine, local_machine
 from vboot.client.machine import connect
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def test_every_verb_of_the_table_is_carried_out(tmp_path: Path) -> None:
         "disassemble": "disassemble kernel.0",
         "help": "help",
     }
-    elsewhere = {"quit", "watch", "shutdown"}
+    elsewhere = {"quit", "exit", "watch", "shutdown"}
     with local_machine(tmp_path, "--fault") as local, connect(local.socket) as machine:
         for verb in VERBS:
             if verb.name not in elsewhere:
@@ -81,9 +85,10 @@ def test_a_script_is_answered_line_by_line(shell: Scripted, local: LocalMachine)
     out = shell(local.socket, *script)
     assert (shell.code, shell.err) == (0, "")
     assert out[0] == "version     0.1.0, protocol 1"
-    assert out[5].startswith("vector 7 taken after ")
-    assert out[6:8] == ["hw.mmio, I32 1024, generation 0", "0:  1447186260          1"]
-    assert out[8:] == [
+    assert out[2] == "generation  0, the model as built"
+    assert out[6].startswith("vector 7 taken after ")
+    assert out[7:9] == ["hw.mmio, I32 1024, generation 0", "0:  1447186260          1"]
+    assert out[9:] == [
         "tensor    type  shape  bytes",
         "kernel.7  I8    4096   4096   protected",
         "1 tensor, 4.0 KiB",
@@ -177,7 +182,7 @@ def test_a_mutation_its_history_and_its_end(shell: Scripted, tmp_path: Path) -> 
     assert out[5:11] == [
         "on trial for 60 s: promote generation 3 to keep it",
         "the trial of generation 3 lasts for 120 s from now on",
-        "generation 3 is promoted",
+        "generation 3 is kept: its trial has ended",
         "generation 4: the weights are those of generation 0 again",
         "generation 4 is stored as a full copy, not durable",
         "token_embd.weight, F16 64 x 409, generation 4",
@@ -238,10 +243,36 @@ def test_watching_for_a_while(shell: Scripted, local: LocalMachine) -> None:
 
 
 def test_help(shell: Scripted, local: LocalMachine) -> None:
-    out = shell(local.socket, "help", "help read", "help nonsense")
+    out = shell(local.socket, "help")
     assert [line.split()[0] for line in out[: len(VERBS)]] == [verb.name for verb in VERBS]
-    assert out[-1].startswith("read TENSOR [OFFSET] [COUNT]")
-    assert "there is no command nonsense" in shell.err
+    assert shell(local.socket, "help mutate")[0] == "mutate OPTIONS"
+    assert shell(local.socket, "help nothing") == []
+    assert "there is no command or term nothing" in shell.err
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_help_explains_every_word_and_option_and_gives_a_line_that_works(verb: Verb) -> None:
+    text = help_answer(verb.name, faults=True).text
+    for explanation in [*(each.help for each in verb.arguments), *(each.help for each in verb.options)]:
+        assert explanation
+        assert explanation in text
+    parsed = parse(verb.example, faults=True)
+    assert parsed is not None
+    assert parsed.verb == verb.name
+    assert f"example: {verb.example}" in text
+
+
+@pytest.mark.parametrize(("word", "meaning"), [("lease", "on trial"), ("1006", "confidence"), ("r2", "version")])
+def test_help_explains_terms_codes_and_rules(word: str, meaning: str) -> None:
+    assert meaning in help_answer(word, faults=False).text
+
+
+def test_a_generation_may_be_given_as_an_option(shell: Scripted, tmp_path: Path) -> None:
+    with local_machine(tmp_path) as local:
+        mutate = "mutate --set token_embd.weight[0]=1 --confidence 0.9 --json"
+        out = shell(local.socket, mutate, "rollback --generation 0 again --json", "rollback --to 1 --json", "rollback")
+    assert [json.loads(line)["generation"] for line in out] == [1, 2, 3]
+    assert "rollback needs GENERATION" in shell.err
 
 
 def test_fault_is_hidden_where_it_is_refused(shell: Scripted, tmp_path: Path) -> None:
@@ -330,11 +361,13 @@ def test_a_script_ends_with_its_machine(
 
 # at a terminal
 
+SHELL = (sys.executable, "-m", "builder", "shell")
+
 
 class Terminal:
     """`vboot shell` as a person has it."""
 
-    def __init__(self, target: Path, state: Path) -> None:
+    def __init__(self, target: Path, state: Path, *, command: Sequence[str] = SHELL) -> None:
         environment = {
             **os.environ,
             "TERM": "dumb",
@@ -343,7 +376,7 @@ class Terminal:
             "INPUTRC": "/dev/null",
         }
         self.process: Any = pexpect.spawn(
-            sys.executable, ["-m", "builder", "shell", str(target)], env=environment, encoding="utf-8", timeout=120,
+            command[0], [*command[1:], str(target)], env=environment, encoding="utf-8", timeout=120,
             dimensions=(40, 200),
         )  # fmt: skip
         self.prompt()
@@ -384,6 +417,34 @@ def test_tab_ctrl_c_and_ctrl_d(local: LocalMachine, tmp_path: Path) -> None:
         assert "no command nonsense" in terminal.type("nonsense")
         assert terminal.leave() == 0
         assert "runs on" in terminal.process.before
+
+
+@pytest.mark.parametrize("last", ["exit", "quit"])
+def test_a_session_with_a_typo_ends_well(local: LocalMachine, tmp_path: Path, last: str) -> None:
+    with Terminal(local.socket, tmp_path) as terminal:
+        assert "did you mean stats?" in terminal.type("statz")
+        terminal.process.send(f"{last}\n")
+        terminal.process.expect(pexpect.EOF)
+        terminal.process.close()
+        assert terminal.process.exitstatus == 0
+
+
+def test_ctrl_c_reaches_the_prompt_and_not_make(local: LocalMachine, tmp_path: Path) -> None:
+    makefile = tmp_path / "Makefile"
+    makefile.write_text(f"%.sock:\n\t@cd {ROOT} && {' '.join(SHELL)} $@\n")
+    make = ("make", "--no-print-directory", "-B", "-f", str(makefile))
+    with Terminal(local.socket, tmp_path, command=make) as terminal:
+        for _ in range(2):
+            terminal.process.send("half")
+            terminal.process.expect_exact("half")
+            terminal.process.sendintr()
+            terminal.prompt()
+        terminal.type("nonsense")
+        terminal.process.sendeof()
+        terminal.process.expect(pexpect.EOF)
+        assert "***" not in terminal.process.before
+        terminal.process.close()
+        assert terminal.process.exitstatus == 0
 
 
 def test_events_are_shown_between_commands(tmp_path: Path) -> None:

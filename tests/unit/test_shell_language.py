@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli.shell.language import VERBS, Command, completions, parse, verbs
+from cli.shell.language import Command, completions, parse
+from cli.shell.verbs import VERBS, verbs
 from vboot.errors import InputError
 
 NAMES = ("blk.0.ffn_up.weight", "blk.0.ffn_up.bias", "hw.mmio")
@@ -44,7 +45,7 @@ NAMES = ("blk.0.ffn_up.weight", "blk.0.ffn_up.bias", "hw.mmio")
         ("history 12", Command("history", {"from": 12})),
         ("fault orphans 9", Command("fault", {"what": "orphans", "count": 9})),
         ("shutdown --reboot", Command("shutdown", {"reboot": True})),
-        ("help read", Command("help", {"command": "read"})),
+        ("help read", Command("help", {"topic": "read"})),
         ('raw {"method": "stats"}', Command("raw", {"request": {"method": "stats"}}, as_json=True)),
         ("", None),
         ("   ", None),
