@@ -2,6 +2,7 @@
 #   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   builds the image in build/
 #   make boot                                                      boots the image and opens a prompt
 #   make demo                                                      boots it, changes its weights while it runs, rolls them back
+#   make man                                                       writes the manual page vboot(1) to build/
 #   make aarch64-tools                                             installs what the tests for aarch64 need
 #   make test | check | bench | fuzz | torture | deps | clean
 #
@@ -21,7 +22,7 @@ PY := $(VENV)/bin/python
 CARGO := $(firstword $(shell command -v cargo 2>/dev/null) cargo)
 CARGO_FLAGS := --quiet --locked --manifest-path vector_boot/Cargo.toml
 
-.PHONY: image boot demo test check fuzz bench torture deps clean aarch64-tools FORCE
+.PHONY: image boot demo test check fuzz bench torture deps clean aarch64-tools man FORCE
 .DEFAULT_GOAL := image
 
 deps:
@@ -72,6 +73,12 @@ bench: deps $(VENV)/.ready
 torture: deps $(VENV)/.ready
 	@$(PY) -m tests.torture $${VBOOT_CYCLES:+--cycles "$$VBOOT_CYCLES"} $${VBOOT_SEED:+--seed "$$VBOOT_SEED"} \
 		$${VBOOT_HOURS:+--hours "$$VBOOT_HOURS"}
+
+# The manual page, for man and packagers.
+man: deps $(VENV)/.ready
+	@mkdir -p build
+	@$(PY) -m builder help man >build/vboot.1
+	@echo "build/vboot.1: read it with \`man -l build/vboot.1\`"
 
 aarch64-tools:
 	@tests/support/aarch64_tools.sh

@@ -1,6 +1,7 @@
 """The command line `vboot`: find the verb, run it, print its answer or its error.
 
-Exit codes: 0, 1 for a failure (one line on stderr), 2 for wrong usage, 128 and a signal's number when one ended it.
+Exit codes: 0, 1 for a failure (one line on stderr), 2 for wrong usage, 128 and a signal's number when one ended it, 141
+when the reader of the output has left. `vboot help exit-codes` prints them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -46,10 +46,13 @@ VERBS: Mapping[str, str] = {
     "bench": "run the benchmarks, with other programs for comparison",
     "completion": "print a script that completes the command line in a shell",
     "doctor": "check this host for what build, boot and tests need",
+    "help": "explain a verb or a word, or print the manual page",
 }
 """Every verb and its help. Each is the module `cli.VERB` with `configure(parser)` and `run(arguments)`."""
 
 BROKEN_PIPE = 141
+
+_WORDS = "`vboot help words` explains the words of this project."
 
 
 class UsageError(Exception):
@@ -75,6 +78,16 @@ class _Parser(argparse.ArgumentParser):
             write_out(message.removesuffix("\n"))
         else:
             sys.stderr.write(message)
+
+
+class _Version(argparse.Action):
+    """Prints the version, which takes a while to find: only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        write_out(f"vboot {version('vector-boot')}")
+        parser.exit()
 
 
 class _VerbParser(_Parser):
@@ -110,7 +123,11 @@ def _run(words: Sequence[str]) -> int:
     as_json = "--json" in words
     hints.taken()  # those of an earlier command in this process that failed
     try:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by `builder.__main__` until somebody catches it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         answer = _answer(words)
+        _tell(answer, as_json=as_json)
+        return answer.exit_code
     except (KeyboardInterrupt, Terminated, VerbStopped) as stop:
         stopped = stop if isinstance(stop, VerbStopped) else VerbStopped(stop)
         _complain(stopped.error, as_json=as_json)
@@ -129,8 +146,6 @@ def _run(words: Sequence[str]) -> int:
             traceback.print_exc()
         _complain(described(error), as_json=as_json)
         return 1
-    _tell(answer, as_json=as_json)
-    return answer.exit_code
 
 
 def _tell(answer: Answer, *, as_json: bool) -> None:
@@ -165,18 +180,28 @@ def full_parser() -> argparse.ArgumentParser:
     return _parser(tuple(VERBS))
 
 
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """The parser of one verb."""
+    parser: Any = _parser((verb,))
+    (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    found: argparse.ArgumentParser = verbs.choices[verb]
+    return found
+
+
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(prog="vboot", description="Builds a bootable machine from a GGUF model.")
-    parser.add_argument("--version", action="version", version=f"vboot {version('vector-boot')}")
+    about = "Builds a bootable machine from a GGUF model."
+    parser = _Parser(prog="vboot", description=about, epilog=f"`vboot help VERB` describes a verb; {_WORDS}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the program's version number and exit")
     add_global_options(parser, default=None)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
     for name, text in VERBS.items():
-        verb_parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        own = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         # Given before or after the verb; here the absence must not overrule what was given before.
-        add_global_options(verb_parser, default=argparse.SUPPRESS)
+        add_global_options(own, default=argparse.SUPPRESS)
         # Importing only the verb that was named keeps every command's start fast.
         if name in words:
-            importlib.import_module(f"cli.{name}").configure(verb_parser)
+            importlib.import_module(f"cli.{name}").configure(own)
+            own.epilog = f"{own.epilog}\n\n{_WORDS}" if own.epilog else _WORDS
     return parser
 
 

@@ -76,8 +76,9 @@ def _command(parser: argparse.ArgumentParser, text: str) -> CompletedCommand:
 
 
 def _value(action: argparse.Action) -> Value:
-    if action.choices is not None:
-        return Value(tuple(map(str, action.choices)))
+    words = getattr(action, "completes", action.choices)
+    if words is not None:
+        return Value(tuple(map(str, words)))
     shown = action.metavar if isinstance(action.metavar, str) else ""
     names = set(shown.replace("[", "").replace("]", "").replace(" ", "|").split("|")) - {""}
     # A metavar such as F16|F32 lists the words themselves.

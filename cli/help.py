@@ -51,7 +51,9 @@ def run(arguments: argparse.Namespace) -> Answer:
     entries = explained(text)
     if not entries:
         nearest = difflib.get_close_matches(text, [*VERBS, *_OTHERS, *terms()], n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else "`vboot help` lists the topics, `vboot help words` the words"
+        hint = (
+            f"did you mean {nearest[0]}?" if nearest else "`vboot help` lists the topics, `vboot help words` the words"
+        )
         raise InputError(f"there is no help on {printable(text)}", remedy=hint)
     return _entries(entries)
 
@@ -75,7 +77,9 @@ def _verb(words: Sequence[str]) -> Answer:
             raise InputError(f"expected {known} after {parser.prog}, got {printable(word)}", remedy="leave it out")
         parser = operations[word]
     text = parser.format_help().rstrip("\n")
-    return Answer({"help": text}, text, report_only=True)
+    entries = tuple(entry for entry in explained(" ".join(words)) if entry[0] == words[0])  # as for `promote`
+    more = f"\n\n{listed(entries, width=text_width() or 100)}" if entries else ""
+    return Answer({"help": text, "words": dict(entries)}, text + more, report_only=True)
 
 
 def _entries(entries: Sequence[tuple[str, str]]) -> Answer:

@@ -16,7 +16,10 @@ EXIT_CODES = (
     ("143", "ended by SIGTERM"),
 )
 FILES = (
-    ("appliance.toml", "settings of the image and the machine, read from the current folder; --config names another file"),
+    (
+        "appliance.toml",
+        "settings of the image and the machine, read from the current folder; --config names another file",
+    ),
     ("build/", "the image: vector_boot.rts, vectorland.gguf, vmlinuz, initramfs.cpio, manifest.json"),
     ("build/run/NAME/", "the run folder of a machine: its sockets, console.log and machine.json"),
     ("build/evolve/NAME/", "the folder of a run of `vboot evolve`, from which the same command goes on"),

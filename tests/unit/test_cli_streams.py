@@ -168,3 +168,25 @@ def test_a_long_argument_of_embed_is_a_text(folder: Path, socket: Path) -> None:
     assert json.loads(run(folder, ("embed", str(socket), text, "--json"), "").out)["texts"][0]["text"] == text
     # No machine is named, so the newest that runs is looked for.
     assert "no machine runs in build/run" in run(folder, ("embed", text), "").errors[-1]
+
+
+_INTERRUPTED_IMPORT = """
+import importlib.abc, os, signal, sys
+class Hook(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == MODULE:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Hook())
+from builder.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["cli", "cli.answer", "vboot.text", "cli.inspect"])
+def test_ctrl_c_while_modules_are_imported(folder: Path, module: str) -> None:
+    code = _INTERRUPTED_IMPORT.replace("MODULE", repr(module))
+    script = '"$@"; echo $? >&2'
+    words = ["bash", "-c", script, "bash", sys.executable, "-c", code, "inspect", "model.gguf"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = Ended(subprocess.run(words, capture_output=True, cwd=folder, env=env, check=False))
+    assert (ended.code, ended.out) == (130, "")

@@ -27,8 +27,8 @@ from tests.support.local_machine import local_machine, tiny_model
 from tests.support.vboot import Vboot
 
 EXCUSED = {
-    r"make (image|boot|demo)( (MODEL|TYPE)=\S+)?": "builds in the checkout; test_makefile.py and tests/boot run it",
-    r"make (test|check|torture|bench|fuzz|aarch64-tools|deps|clean)( [A-Z]+=\d+)?": "long, or changes the checkout",
+    r"make (image|boot|demo)( (MODEL|TYPE)=\S+)*": "builds in the checkout; test_makefile.py and tests/boot run it",
+    r"make (test|check|torture|bench|fuzz|aarch64-tools|man|deps|clean)( [A-Z]+=\d+)?": "long, or changes the checkout",
     r"make -C examples/c && .*": "test_examples.py compiles and runs it",
     r"(python3|\.venv/bin/python) examples/\S+ .*": "test_examples.py runs it",
     r"vboot (boot|demo)( .*)?": "needs QEMU: tests/boot runs it",
@@ -52,15 +52,19 @@ CHANGED = (
     (r"\bvboot VERB\b", "vboot embed"),
     (r"\bbuild/run/NAME\b|\bRUN\b|/tmp/(socket|vb\.sock)", "SOCKET"),
     (r"\bFILE\b", "model.gguf"),
+    (r"\bWORD\b|\bTOPIC\b", "lease"),
+    (r"\bCODE\b", "1006"),
     (r"~/\S+", "fish-script"),
     (r"--minutes \d+|--generations \d+", "--generations 1"),
     (r"(vboot evolve(?!.*--data)(?= .*--(file|in-process)).*)", r"\1 --data pairs.jsonl"),
     (r"(vboot evolve(?!.*--generations)(?= .*--(file|in-process|data)).*)", r"\1 --generations 1"),
+    (r"vboot save(?!.*--model)", "vboot save --model build/vectorland.gguf"),
+    (r"vboot save(?!.*--force)", "vboot save --force"),
     (r"vboot evolve (?=SOCKET)", "vboot evolve --takeover "),
 )
 """What makes a command small, in this order."""
 
-ON_A_MACHINE = {"embed", "mutate", "promote", "rollback", "history", "shell", "tensors"}
+ON_A_MACHINE = {"embed", "mutate", "promote", "rollback", "history", "shell", "tensors", "save", "apply"}
 """Verbs that take the newest machine that runs; here they get the socket of the tests' own."""
 
 RECIPE = """\
@@ -95,8 +99,8 @@ def scratch(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with local_machine(tmp_path_factory.mktemp("machine")) as machine:
+def socket(scratch: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with local_machine(tmp_path_factory.mktemp("machine"), model=scratch / "build/vectorland.gguf") as machine:
         yield machine.socket
 
 
