@@ -26,6 +26,11 @@ EXECUTABLE_ARGUMENTS = (
 )  # fmt: skip
 # With the features of the executable: then cargo has compiled the library already, and only puts it in its place.
 LIBRARY_ARGUMENTS = ("build", "--release", "--features", "standalone", "--lib")
+# In place of the compiler: it hides this host's paths.
+COMPILER = Path(__file__).with_name("image_rustc.sh")
+# No code asks for this name, but cargo does not mix what was compiled with it and without.
+MARK = "--cfg=vector_boot_image"
+MARK_ARGUMENTS = ("--config", f'build.rustflags=["{MARK}"]')
 # The environment variables that change what is compiled.
 ENVIRONMENT = ("RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "VECTOR_BOOT_MODEL")
 
@@ -133,9 +138,15 @@ def ready_library(*, progress: Progress, crate: Path = CRATE) -> Path:
 
 
 def crate_files(crate: Path = CRATE) -> tuple[Path, ...]:
-    """The files that configure cargo; `included_files` gives those that it compiled."""
-    names = ("Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml")
-    return tuple(crate / name for name in names if (crate / name).is_file())
+    """The files that configure cargo and the compiler; `included_files` gives those that it compiled.
+
+    Cargo merges the configuration files of the crate's folder, of all folders above it, and of its home.
+    """
+    names = ("Cargo.toml", "Cargo.lock", "rust-toolchain.toml")
+    home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
+    folders = [*(folder / ".cargo" for folder in (crate.absolute(), *crate.absolute().parents)), home]
+    settings = [folder / name for folder in dict.fromkeys(folders) for name in ("config.toml", "config")]
+    return tuple(path for path in (COMPILER, *(crate / name for name in names), *settings) if path.is_file())
 
 
 def included_files(crate: Path = CRATE) -> tuple[Path, ...]:
@@ -161,11 +172,10 @@ def parse_dep_info(text: str) -> tuple[Path, ...]:
 
 def _run_cargo(arguments: Sequence[str], *, crate: Path, log: Path, progress: Progress) -> None:
     toolchain = find_toolchain(crate)
-    # Without RUSTC cargo runs the first rustc on PATH, which may be older than its own.
-    environment = {**os.environ, "RUSTC": str(toolchain.rustc), "CARGO_TERM_COLOR": "never"}
+    environment = {**os.environ, **compiler_environment(toolchain)}
     verb, *rest = arguments
     run_logged(
-        [str(toolchain.cargo), verb, "--locked", "--target-dir", str(crate / "target"), *rest],
+        [str(toolchain.cargo), verb, *MARK_ARGUMENTS, "--locked", "--target-dir", str(crate / "target"), *rest],
         phase=f"cargo {verb}",
         timeout_s=BUILD_TIMEOUT_S,
         log=log,
@@ -173,6 +183,33 @@ def _run_cargo(arguments: Sequence[str], *, crate: Path, log: Path, progress: Pr
         environment=environment,
         on_line=_phases(progress),
     )
+
+
+@functools.cache
+def _rust_library(rustc: Path) -> tuple[str, str]:
+    """Where the compiler keeps the sources of the standard library, if it has them, and the commit it was made from."""
+    phase = "asking rustc for its folder"
+    sysroot = capture([str(rustc), "--print", "sysroot"], phase=phase, timeout_s=QUERY_TIMEOUT_S).stdout.strip()
+    verbose = capture([str(rustc), "-vV"], phase="asking rustc for its commit", timeout_s=QUERY_TIMEOUT_S).stdout
+    commit = re.search(r"^commit-hash: (\S+)$", verbose, re.MULTILINE)
+    return f"{sysroot}/lib/rustlib/src/rust", commit[1] if commit else "unknown"
+
+
+def compiler_environment(toolchain: Toolchain) -> dict[str, str]:
+    """The variables with which cargo runs the toolchain's compiler, through the script that hides this host's paths."""
+    sources, commit = _rust_library(toolchain.rustc)
+    variables = {
+        "RUSTC": str(COMPILER),
+        "VBOOT_RUSTC": str(toolchain.rustc),
+        "VBOOT_RUST_SOURCES": sources,
+        "VBOOT_RUST_COMMIT": commit,
+        "CARGO_TERM_COLOR": "never",
+    }
+    # These take precedence over the configuration, so the mark must be in them too.
+    for name, separator in (("CARGO_ENCODED_RUSTFLAGS", "\x1f"), ("RUSTFLAGS", " ")):
+        if os.environ.get(name):
+            variables[name] = f"{os.environ[name]}{separator}{MARK}"
+    return variables
 
 
 def _phases(progress: Progress) -> Callable[[str], None]:

@@ -1,4 +1,4 @@
-"""The same image, to the byte, from a copy of the sources elsewhere, with another clock zone, locale and umask."""
+"""The same image, to the byte, from a copy of the sources elsewhere, by another user on another day."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,11 +39,27 @@ name = "vector_boot"
 path = "src/main.rs"
 required-features = ["standalone"]
 
+[dependencies]
+away = { path = "../away" }
+
 [features]
 standalone = []
 
 [profile.release]
 strip = true
+"""
+
+
+LOCK = """version = 4
+
+[[package]]
+name = "away"
+version = "0.3.0"
+
+[[package]]
+name = "vector_boot"
+version = "0.1.0"
+dependencies = ["away"]
 """
 
 
@@ -56,15 +73,22 @@ def crate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("crate") / "vector boot\\ a\\b\u3000c\td\ne"
     (folder / "src").mkdir(parents=True)
     (folder / "Cargo.toml").write_text(MANIFEST)
-    (folder / "Cargo.lock").write_text('version = 4\n\n[[package]]\nname = "vector_boot"\nversion = "0.1.0"\n')
-    (folder / "src/lib.rs").write_text('#[no_mangle]\npub extern "C" fn neural_init() -> i32 { 1 }\n')
+    (folder / "Cargo.lock").write_text(LOCK)
+    (folder / "src/lib.rs").write_text(
+        '#[no_mangle]\npub extern "C" fn neural_init() -> i32 { away::third(&std::env::args().collect::<Vec<_>>()) }\n'
+    )
+    # As the crates in cargo's home, it is compiled by its absolute path, which the panic's message names.
+    away = folder.parent / "away"
+    (away / "src").mkdir(parents=True)
+    (away / "Cargo.toml").write_text('[package]\nname = "away"\nversion = "0.3.0"\nedition = "2021"\n')
+    (away / "src/lib.rs").write_text("pub fn third(words: &[String]) -> i32 { words[2].len() as i32 }\n")
     (folder / "src/main.rs").write_text(
         'fn main() { print!("{}{}", vector_boot::neural_init(), include_str!("../data.txt")); }\n'
     )
     (folder / "data.txt").write_text("data")
     phases: list[str] = []
     build_executable(crate=folder, log=folder / "log", progress=lambda phase, *_: phases.append(phase))
-    assert phases == ["compiling vector_boot"]
+    assert phases == ["compiling away", "compiling vector_boot"]
     return folder
 
 
@@ -88,12 +112,32 @@ def test_the_library_is_compiled_with_the_executable(crate: Path) -> None:
 
 
 def test_every_compiled_file_is_known(crate: Path) -> None:
-    assert {path.relative_to(crate).as_posix() for path in included_files(crate)} == {
+    assert {Path(os.path.relpath(path, crate)).as_posix() for path in included_files(crate)} == {
+        "../away/src/lib.rs",
         "src/lib.rs",
         "src/main.rs",
         "data.txt",
     }
-    assert {path.name for path in crate_files(crate)} == {"Cargo.toml", "Cargo.lock"}
+    assert {path.name for path in crate_files(crate)} >= {"Cargo.toml", "Cargo.lock", "image_rustc.sh"}
+
+
+def test_no_path_of_this_host_is_in_what_is_built(crate: Path) -> None:
+    build_library(crate=crate, log=crate / "log", progress=ignore)
+    for path in (executable_path(crate), library_path(crate)):
+        data = path.read_bytes()
+        assert b"/crates/away-0.3.0/src/lib.rs" in data
+        assert os.fsencode(crate.parent) not in data
+        assert os.fsencode(Path.home() / ".cargo") not in data
+
+
+def test_the_configuration_of_cargo_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    crate, home = tmp_path / "a/crate", tmp_path / "home"
+    monkeypatch.setenv("CARGO_HOME", str(home))
+    files = [tmp_path / "a/.cargo/config.toml", crate / ".cargo/config", home / "config.toml"]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert set(files) <= set(crate_files(crate))
 
 
 def test_compiler_errors_are_shown(crate: Path, tmp_path: Path) -> None:
@@ -165,7 +209,7 @@ def test_toolchain_that_is_too_old_is_passed_over(fake_toolchain: FakeToolchain,
 def test_cargo_uses_the_compiler_beside_it(fake_toolchain: FakeToolchain, tmp_path: Path) -> None:
     fake_toolchain(tmp_path / "path", "1.63.0")
     fake_toolchain(tmp_path / "later", "1.99.0")
-    (tmp_path / "later/cargo").write_text('#!/bin/sh\necho "compiler $RUSTC"\nexit 1\n')
+    (tmp_path / "later/cargo").write_text('#!/bin/sh\necho "compiler $VBOOT_RUSTC"\nexit 1\n')
     with pytest.raises(ToolError) as error:
         build_executable(log=tmp_path / "log", progress=ignore)
     assert error.value.stderr == f"compiler {tmp_path}/later/rustc"
