@@ -103,11 +103,13 @@ def check_history_tells_what_happened(client: Client) -> None:
         ("rollback", "applied", 0, 4),
     ]
     assert [row["confidence"] for row in new[:2]] == [0.9, 0.25]
+    assert [row["restored"] for row in new] == [None, None, None, None, base, None, None, base]
     assert new[0]["origin"] in ("é" * 9, "é" * 8)  # whole, or as the record keeps it
     assert new[0]["edits"] == 1
     assert 1 <= new[0]["changed_bytes"] <= 4
     assert set(new[0]) == {
         "generation", "kind", "verdict", "code", "id", "origin", "confidence", "edits", "changed_bytes", "uptime_us",
+        "restored",
     }  # fmt: skip
 
 

@@ -64,6 +64,7 @@ def check_a_lease_that_expires_returns_to_the_bit(client: Client) -> None:
     assert _promoted(client) == trial + 1
     newest = _newest(client)
     assert (newest["kind"], newest["verdict"], newest["generation"]) == ("lease_expired", "applied", trial + 1)
+    assert newest["restored"] == base[0]
 
 
 def _newest(client: Client) -> dict[str, Any]:

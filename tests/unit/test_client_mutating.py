@@ -204,6 +204,14 @@ def test_history_is_paged_through() -> None:
     assert isinstance(next(machine.history()), JournalRecord)
 
 
+def test_a_record_says_what_was_restored_unless_the_machine_is_older() -> None:
+    def history(peer: Peer, message: Message) -> None:
+        peer.reply(message, {"records": [RECORD, RECORD | {"restored": 4}, RECORD | {"restored": None}], "next": None})
+
+    machine = MachineClient(Host(history=history).open)
+    assert [record.restored for record in machine.history()] == [None, 4, None]
+
+
 def test_a_history_that_does_not_end_is_an_error() -> None:
     host = Host(history=lambda peer, message: peer.reply(message, {"records": [], "next": 0}))
     with pytest.raises(ProtocolError, match="does not end"):

@@ -264,7 +264,8 @@ class JournalRecord:
     """A record of the journal. `kind` and `verdict`: see RECORD_KINDS and VERDICTS in `vboot.protocol.tables`.
 
     `code`: the error code of a refused request. `generation`: the current generation afterwards. `uptime_us`: its time,
-    in microseconds since the start of the machine. Members that a kind does not have are None.
+    in microseconds since the start of the machine. `restored`: the generation whose contents came back, of a `rollback`
+    or `lease_expired`; older machines do not send it. Members that a kind does not have are None.
     """
 
     generation: int
@@ -277,6 +278,7 @@ class JournalRecord:
     edits: int
     changed_bytes: int
     uptime_us: int
+    restored: int | None = None
 
 
 @dataclass(frozen=True)

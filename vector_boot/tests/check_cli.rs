@@ -95,6 +95,20 @@ fn unreadable_files_are_named() {
 }
 
 #[test]
+fn a_huge_file_of_another_kind_is_refused_by_its_magic() {
+    let folder = Folder::new("huge");
+    for (name, magic, rule) in [("a.gguf", &b"no model"[..], "R1: magic"), ("a.rts", b"no image", "RTS: magic")] {
+        let path = folder.file(name, magic);
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(4 << 40).unwrap(); // sparse; reading it would take an hour
+        let (code, out, err) = check(&[&path]);
+        assert_eq!((code, out.as_str(), err.lines().count()), (1, "", 1));
+        assert!(err.starts_with(&format!("{path}: {rule}")), "{err}");
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
 fn wrong_usage_exits_with_two() {
     for args in [&[][..], &["--frob", "x"], &["a", "b"], &["--key"]] {
         let (code, _, err) = check(args);

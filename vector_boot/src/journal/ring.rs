@@ -8,7 +8,8 @@ use crate::protocol::RecordKind;
 
 /// Bytes of the tensor.
 pub const BYTES: usize = 1 << 20;
-/// 32-bit words of the ring and of the confidences after it, for which a record has no room.
+/// 32-bit words of the ring and, behind it, of one 64-bit number for each record, for which the record has no room: the
+/// confidence of a mutation, or the generation that a return restored.
 pub const WORDS: usize = BYTES / 4 + 2 * CAPACITY;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CJ01");
@@ -17,6 +18,8 @@ const RECORD_WORDS: usize = RECORD_BYTES / 4;
 /// Records that the ring holds; the header has the size of one.
 const CAPACITY: usize = BYTES / RECORD_BYTES - 1;
 const ORIGIN_BYTES: usize = 16;
+/// Stands for no generation behind the ring.
+const NO_GENERATION: u64 = u64::MAX;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,13 +42,23 @@ pub struct Record {
     pub origin: String,
     /// Confidence of a mutation.
     pub confidence: Option<f64>,
+    /// The generation whose contents came back with a rollback or an expired lease.
+    pub restored: Option<u64>,
 }
 
 impl Record {
     /// A record of something that was applied, without the details of a mutation.
     pub fn plain(kind: RecordKind, generation: u64, uptime_us: u64) -> Self {
-        let (id, origin) = ([0; 16], String::new());
-        Record { kind, code: 0, generation, uptime_us, id, edits: 0, changed_bytes: 0, origin, confidence: None }
+        let (id, origin, confidence, restored) = ([0; 16], String::new(), None, None);
+        Record { kind, code: 0, generation, uptime_us, id, edits: 0, changed_bytes: 0, origin, confidence, restored }
+    }
+
+    /// The number that is kept behind the ring.
+    fn beside(&self) -> u64 {
+        match returns(self.kind) {
+            true => self.restored.unwrap_or(NO_GENERATION),
+            false => self.confidence.unwrap_or(f64::NAN).to_bits(),
+        }
     }
 
     fn encode(&self) -> [u8; RECORD_BYTES] {
@@ -65,7 +78,7 @@ impl Record {
         bytes
     }
 
-    fn decode(bytes: &[u8; RECORD_BYTES], confidence: f64) -> Option<Self> {
+    fn decode(bytes: &[u8; RECORD_BYTES], beside: u64) -> Option<Self> {
         fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
             bytes.get(offset..)?.first_chunk().copied()
         }
@@ -73,8 +86,10 @@ impl Record {
             return None;
         }
         let origin = bytes[48..].split(|byte| *byte == 0).next().unwrap_or_default();
+        let kind = RecordKind::ALL.into_iter().find(|kind| *kind as u8 == bytes[4])?;
+        let confidence = Some(f64::from_bits(beside)).filter(|confidence| !confidence.is_nan());
         Some(Record {
-            kind: RecordKind::ALL.into_iter().find(|kind| *kind as u8 == bytes[4])?,
+            kind,
             code: i16::from_le_bytes(at(bytes, 6)?),
             generation: u64::from_le_bytes(at(bytes, 8)?),
             uptime_us: u64::from_le_bytes(at(bytes, 16)?),
@@ -82,9 +97,15 @@ impl Record {
             edits: u32::from_le_bytes(at(bytes, 40)?),
             changed_bytes: u32::from_le_bytes(at(bytes, 44)?),
             origin: String::from_utf8_lossy(origin).into_owned(),
-            confidence: Some(confidence).filter(|confidence| !confidence.is_nan()),
+            confidence: confidence.filter(|_| !returns(kind)),
+            restored: Some(beside).filter(|beside| returns(kind) && *beside != NO_GENERATION),
         })
     }
+}
+
+/// Whether records of this kind say which generation was restored.
+fn returns(kind: RecordKind) -> bool {
+    matches!(kind, RecordKind::Rollback | RecordKind::LeaseExpired)
 }
 
 /// The start of a text that fits the record, cut between characters.
@@ -143,9 +164,9 @@ impl<'a> Ring<'a> {
         for (index, word) in record.encode().chunks_exact(4).enumerate() {
             self.set((place + 1) * RECORD_WORDS + index, word.try_into().map_or(0, u32::from_le_bytes));
         }
-        let confidence = record.confidence.unwrap_or(f64::NAN).to_bits();
-        self.set(BYTES / 4 + 2 * place, confidence as u32);
-        self.set(BYTES / 4 + 2 * place + 1, (confidence >> 32) as u32);
+        let beside = record.beside();
+        self.set(BYTES / 4 + 2 * place, beside as u32);
+        self.set(BYTES / 4 + 2 * place + 1, (beside >> 32) as u32);
         self.set(2, (number + 1) as u32);
         self.set(3, ((number + 1) >> 32) as u32);
     }
@@ -160,8 +181,8 @@ impl<'a> Ring<'a> {
         for (index, word) in bytes.chunks_exact_mut(4).enumerate() {
             word.copy_from_slice(&self.get((place + 1) * RECORD_WORDS + index).to_le_bytes());
         }
-        let confidence = [0, 1].map(|half| u64::from(self.get(BYTES / 4 + 2 * place + half)));
-        Record::decode(&bytes, f64::from_bits(confidence[0] | confidence[1] << 32))
+        let halves = [0, 1].map(|half| u64::from(self.get(BYTES / 4 + 2 * place + half)));
+        Record::decode(&bytes, halves[0] | halves[1] << 32)
     }
 }
 
@@ -198,6 +219,19 @@ mod tests {
         assert_eq!(ring.record(total - 1), Some(record(total - 1)));
         assert_eq!(ring.record(total), None);
         assert_eq!(words[0].load(Relaxed).to_le_bytes(), *b"CJ01");
+    }
+
+    #[test]
+    fn a_return_says_what_it_restored_and_a_refused_one_nothing() {
+        let words = words();
+        let ring = Ring::new(&words);
+        for (number, kind) in [RecordKind::Rollback, RecordKind::LeaseExpired].into_iter().enumerate() {
+            for (step, restored) in [Some(0), Some(1 << 52), None].into_iter().enumerate() {
+                let record = Record { restored, ..Record::plain(kind, 7, 1) };
+                ring.push(&record);
+                assert_eq!(ring.record((3 * number + step) as u64), Some(record));
+            }
+        }
     }
 
     #[test]

@@ -32,7 +32,13 @@ impl Machine {
         let generation = lineage.generation();
         drop(lineage);
         let refused = result.map_err(RequestError::from).err();
-        self.record_return(RecordKind::Rollback, generation, id, reason, refused.as_ref());
+        let made = Record {
+            id,
+            origin: reason,
+            restored: Some(to),
+            ..Record::plain(RecordKind::Rollback, generation, self.uptime_us())
+        };
+        self.record_return(made, refused.as_ref());
         match refused {
             Some(failure) => Err(failure),
             None => Ok(json!({"generation": generation, "restored": to, "replayed": false}).into()),
@@ -105,7 +111,7 @@ impl Machine {
 
     /// Ends the open trial of these weights if its lease has expired.
     pub(super) fn expire_lease_of(&self, lineage: &mut Lineage) {
-        let vitals = self.vitals();
+        let (vitals, promoted) = (self.vitals(), lineage.promoted());
         let expired = lineage.expire_lease(monotonic_us(), &|| vitals.make_progress());
         if !matches!(expired, Ok(false)) {
             self.publish(lineage);
@@ -114,7 +120,8 @@ impl Machine {
         let text = match expired {
             Ok(false) => return,
             Ok(true) => {
-                self.record_return(RecordKind::LeaseExpired, generation, [0; 16], String::new(), None);
+                let made = Record::plain(RecordKind::LeaseExpired, generation, self.uptime_us());
+                self.record_return(Record { restored: Some(promoted), ..made }, None);
                 format!("a trial was not promoted in time: generation {generation} has the weights from before it")
             }
             Err(LineageError::UnknownGeneration(why) | LineageError::Journal(why)) => {
@@ -125,20 +132,14 @@ impl Machine {
     }
 
     /// Records a return to older contents, or its refusal.
-    fn record_return(
-        &self,
-        kind: RecordKind,
-        generation: u64,
-        id: [u8; 16],
-        reason: String,
-        refused: Option<&RequestError>,
-    ) {
-        let code = refused.map_or(0, |failure| i16::try_from(failure.code).unwrap_or(i16::MIN));
-        let record = Record { id, code, origin: reason, ..Record::plain(kind, generation, self.uptime_us()) };
-        self.ring().push(&record);
+    fn record_return(&self, mut made: Record, refused: Option<&RequestError>) {
+        if let Some(failure) = refused {
+            (made.code, made.restored) = (i16::try_from(failure.code).unwrap_or(i16::MIN), None);
+        }
+        self.ring().push(&made);
         if refused.is_none() {
             self.vitals().count_rollback();
-            self.queue_change(kind, generation, &id);
+            self.queue_change(made.kind, made.generation, &made.id);
         }
     }
 }

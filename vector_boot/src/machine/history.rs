@@ -49,5 +49,6 @@ fn describe(record: &Record) -> Value {
         "edits": record.edits,
         "changed_bytes": record.changed_bytes,
         "uptime_us": record.uptime_us,
+        "restored": record.restored,
     })
 }
