@@ -16,6 +16,7 @@ from pathlib import Path
 from qemu.spec import Endpoints
 from vboot.errors import InputError
 from vboot.files import atomic_write
+from vboot.port_files import PORTS, lock_file, port_socket, port_sockets
 from vboot.text import json_text, path_text
 
 _SOCKET_PATH_LIMIT = 107
@@ -65,7 +66,7 @@ class RunFolder:
 
     @property
     def endpoints(self) -> Endpoints:
-        """The console and the two sockets, as the command line needs them."""
+        """The console and the sockets, as the command line needs them."""
         return Endpoints(self.console, self.sockets / "evolution.sock", self.sockets / "qmp.sock")
 
     def write_json(self, path: Path, value: object) -> None:
@@ -75,8 +76,9 @@ class RunFolder:
             file.write(text.encode() + b"\n")
 
     def remove_sockets(self) -> None:
-        """Remove the sockets, and the folder elsewhere that held them."""
-        for path in (self.endpoints.evolution, self.endpoints.qmp):
+        """Remove the sockets and their locks, and the folder elsewhere that held them."""
+        ports = port_sockets(self.endpoints.evolution)
+        for path in (*ports, *map(lock_file, ports), self.endpoints.qmp):
             path.unlink(missing_ok=True)
         if self.sockets != self.path:
             shutil.rmtree(self.sockets, ignore_errors=True)
@@ -134,16 +136,17 @@ def _make_given(run: Path) -> Path:
         )
     if _SOCKETS_ELSEWHERE in held:
         RunFolder(path, (path / _SOCKETS_ELSEWHERE).readlink()).remove_sockets()
-    for name in (*_ARTEFACTS, "evolution.sock", "qmp.sock"):
+    for name in _ARTEFACTS:
         (path / name).unlink(missing_ok=True)
+    RunFolder(path, path).remove_sockets()
     return path
 
 
 def _make_sockets_folder(path: Path) -> Path:
-    if len(os.fsencode(path / "evolution.sock")) <= _SOCKET_PATH_LIMIT:
+    if _fits(path):
         return path
     short = Path(tempfile.mkdtemp(prefix="vboot-"))
-    if len(os.fsencode(short / "evolution.sock")) > _SOCKET_PATH_LIMIT:
+    if not _fits(short):
         short.rmdir()
         folders = f"{path_text(path)} and {path_text(short)}"
         raise InputError(
@@ -152,3 +155,8 @@ def _make_sockets_folder(path: Path) -> Path:
         )
     (path / _SOCKETS_ELSEWHERE).symlink_to(short)
     return short
+
+
+def _fits(folder: Path) -> bool:
+    longest = port_socket(RunFolder(folder, folder).endpoints.evolution, PORTS - 1)
+    return len(os.fsencode(longest)) <= _SOCKET_PATH_LIMIT

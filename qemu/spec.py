@@ -8,9 +8,10 @@ from typing import Literal
 
 from qemu.accel import QEMU, AccelName
 from vboot.errors import InputError
+from vboot.port_files import PORTS, port_socket
 
-EVOLUTION_PORT = "org.vectorland.evolution.0"
-"""The name under which the guest finds the evolution port."""
+EVOLUTION_PORT = "org.vectorland.evolution"
+"""The guest finds the evolution ports under this name, a dot and the number of the port."""
 
 DEFAULT_CPU = "max"
 """The processor model with every feature that the accelerator offers."""
@@ -73,7 +74,7 @@ class MachineSpec:
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where a machine meets the host: the console's log file, and the two Unix sockets."""
+    """Where a machine meets the host: the console's log file, and the Unix sockets of evolution port 0 and of QMP."""
 
     console: Path
     evolution: Path
@@ -106,24 +107,23 @@ def _boot(spec: MachineSpec) -> list[str]:
 
 def _ports(paths: Endpoints) -> list[str]:
     # The file is opened before the CPU starts, so it holds the console from its first byte. QMP comes last: when it
-    # answers, the other two exist.
-    return [
-        "-chardev",
-        f"file,id=console,path={_option(paths.console)}",
-        "-serial",
-        "chardev:console",
-        "-chardev",
-        f"socket,id=evolution,path={_option(paths.evolution)},server=on,wait=off",
-        "-device",
-        "virtio-serial-pci,id=ports",
-        # Port 0 belongs to a console and is refused.
-        "-device",
-        f"virtserialport,bus=ports.0,nr=1,chardev=evolution,name={EVOLUTION_PORT}",
+    # answers, all others exist.
+    argv = ["-chardev", f"file,id=console,path={_option(paths.console)}", "-serial", "chardev:console"]
+    # Number 0 on the bus belongs to a console and is refused.
+    argv += ["-device", f"virtio-serial-pci,id=ports,max_ports={PORTS + 1}"]
+    # The guest sees the ports in this order: when it finds port 0, it has all others.
+    for number in (*range(1, PORTS), 0):
+        name = "evolution" if number == 0 else f"evolution{number}"
+        path = _option(port_socket(paths.evolution, number))
+        argv += ["-chardev", f"socket,id={name},path={path},server=on,wait=off", "-device"]
+        argv += [f"virtserialport,bus=ports.0,nr={number + 1},chardev={name},name={EVOLUTION_PORT}.{number}"]
+    argv += [
         "-chardev",
         f"socket,id=qmp,path={_option(paths.qmp)},server=on,wait=off",
         "-mon",
         "chardev=qmp,mode=control",
     ]
+    return argv
 
 
 def _disks(spec: MachineSpec) -> list[str]:

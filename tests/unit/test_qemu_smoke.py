@@ -67,7 +67,8 @@ def test_a_halted_guest_with_disks_answers_qmp(tmp_path: Path) -> None:
         drives = {drive["inserted"]["file"]: drive["inserted"]["ro"] for drive in machine.qmp("query-block")}
         assert sorted(drives.values()) == [False, True]
         ports = machine.qmp("query-chardev")
-        assert {port["label"] for port in ports} == {"console", "evolution", "qmp"}
+        evolution = {"evolution", *(f"evolution{number}" for number in range(1, 16))}
+        assert {port["label"] for port in ports} == {"console", "qmp", *evolution}
         with machine_port(machine) as port, pytest.raises(BootError, match="greet"):
             port.greet(timeout=0.1)
         assert machine.stop() == 0

@@ -51,6 +51,18 @@ def test_ports_are_named_and_commas_in_paths_doubled() -> None:
     assert ("-device", port) in pairs(argv)
 
 
+def test_sixteen_clients_have_a_port_each_and_the_guest_sees_port_0_last() -> None:
+    argv = command(DIRECT, PATHS, "tcg")
+    ports = [value for _, value in pairs(argv) if value.startswith("virtserialport,")]
+    names = [f"org.vectorland.evolution.{number}" for number in (*range(1, 16), 0)]
+    assert [port.rpartition("name=")[2] for port in ports] == names
+    places = [int(port.partition("nr=")[2].partition(",")[0]) for port in ports]
+    assert sorted(places) == list(range(1, 17))
+    assert ("-device", "virtio-serial-pci,id=ports,max_ports=17") in pairs(argv)
+    assert ("-chardev", "socket,id=evolution15,path=/run/a,,b/evolution.15.sock,server=on,wait=off") in pairs(argv)
+    assert argv.index("virtio-serial-pci,id=ports,max_ports=17") < argv.index(ports[0])
+
+
 def test_disks_carry_serial_format_and_protection() -> None:
     argv = command(DIRECT, PATHS, "tcg")
     assert [value for option, value in pairs(argv) if option == "-blockdev"] == [
