@@ -10,7 +10,7 @@ from pathlib import Path
 from cli.answer import Answer, human_bytes
 from cli.base_model import booted_model, settle_machine
 from cli.machines import add_timeout, connected, machine_path
-from cli.mutate import in_doubt
+from cli.mutate import in_doubt, suggest_next
 from cli.option_types import finite, path
 from cli.progress import reported
 from cli.rust_reader import rust_reader
@@ -79,6 +79,8 @@ def run(arguments: argparse.Namespace) -> Answer:
                 report = application.carry_out(
                     confidence=arguments.confidence, origin="vboot apply", lease_ms=lease_ms, ident=ident
                 )
+    if report.generation != report.plan.base_generation:
+        suggest_next(arguments.machine, report.generation, report.plan.base_generation, on_trial=report.on_trial)
     return _done(report, source, lease_ms)
 
 
@@ -101,9 +103,9 @@ def _done(report: ApplyReport, source: Path, lease_ms: int | None) -> Answer:
         lines.append(f"the edits do not fit one mutation: there were {len(plan.parts)}, on trial until the last")
     if report.on_trial:
         lines.append(
-            f"on trial for {lease_ms / 1000:g} s: promote generation {report.generation} to keep it"
+            f"on trial for {lease_ms / 1000:g} s: then taken back, unless it is promoted"
             if lease_ms is not None
-            else f"part of a trial that was open: promote generation {report.generation} to keep it"
+            else "part of the trial that was open: taken back with it unless it is promoted"
         )
     data = _data(plan, source) | {"generation": report.generation, "on_trial": report.on_trial}
     return Answer(data, "\n".join(lines) + _left_out(plan))

@@ -14,14 +14,21 @@ from vboot.text import printable
 _NAMES_SHOWN = 16
 
 
-def mutation_answer(made: Mutation, proposal: MutationProposal, *, verified: bool | None = None) -> Answer:
-    """An accepted mutation. `verified`: whether its result equals the prediction (None: not compared)."""
+def mutation_answer(
+    made: Mutation, proposal: MutationProposal, *, verified: bool | None = None, joined: bool = False
+) -> Answer:
+    """An accepted mutation. `verified`: whether its result equals the prediction (None: not compared).
+
+    `joined`: a trial was open, of which it is now a part.
+    """
     changed = _changed(made.changed.tensors, made.changed.bytes)
     text = f"generation {made.generation}: {changed}, {'' if made.durable else 'not '}durable"
     if made.replayed:
         text += "; it had already been made with this id"
     if proposal.lease_ms is not None:
-        text += f"\non trial for {proposal.lease_ms / 1000:g} s: promote generation {made.generation} to keep it"
+        text += f"\non trial for {proposal.lease_ms / 1000:g} s: then taken back, unless it is promoted"
+    elif joined:
+        text += "\npart of the trial that was open: taken back with it unless it is promoted"
     if verified:
         text += "\nverified: the machine's digests are those predicted"
     trial = {} if proposal.lease_ms is None else {"lease_ms": proposal.lease_ms}
@@ -55,13 +62,14 @@ def checkpoint_answer(done: Checkpoint) -> Answer:
     )
 
 
-def history_answer(records: Sequence[JournalRecord], *, left_out: int = 0) -> Answer:
-    """Records of the journal, oldest first. `left_out`: how many older ones are not among them."""
-    rows = [("generation", "what", "verdict", "edits", "changed", "confidence", "origin", "id", "uptime")]
+def history_answer(records: Sequence[tuple[int, JournalRecord]], *, left_out: int = 0) -> Answer:
+    """Records of the journal with their numbers, oldest first. `left_out`: how many older ones are not among them."""
+    rows = [("record", "generation", "what", "verdict", "edits", "changed", "confidence", "origin", "id", "uptime")]
     rows += [
         (
+            str(number),
             str(each.generation),
-            printable(each.kind),
+            _what(each),
             printable(each.verdict) + (f" ({each.code})" if each.code else ""),
             str(each.edits),
             human_bytes(each.changed_bytes),
@@ -70,11 +78,18 @@ def history_answer(records: Sequence[JournalRecord], *, left_out: int = 0) -> An
             printable((each.id or "")[:8]),
             f"{each.uptime_us / 1e6:.3f} s",
         )
-        for each in records
+        for number, each in records
     ]
     text = columns(rows) if records else "the weights have not been changed"
     more = f"\n{left_out} older ones are not shown" if left_out else ""
-    return Answer({"records": [asdict(record) for record in records], "left_out": left_out}, text + more)
+    data = {"records": [{"number": number} | asdict(record) for number, record in records], "left_out": left_out}
+    return Answer(data, text + more)
+
+
+def _what(record: JournalRecord) -> str:
+    """The kind of a record, and where it went back to."""
+    kind = printable(record.kind)
+    return kind if record.restored is None else f"{kind}, back to {record.restored}"
 
 
 def _changed(tensors: int, size: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cli import hints
 from cli.answer import Answer
 from cli.change_answers import mutation_answer, prediction_answer
 from cli.edit_options import add_edit_options
@@ -83,7 +84,19 @@ def run(arguments: argparse.Namespace) -> Answer:
                 )
             if expected is not None:
                 verify(machine, made, expected)
-        return mutation_answer(made, proposal, verified=True if expected else None)
+        joined = proposal.lease_ms is None and machine.hello().promoted < made.generation
+        on_trial = joined or proposal.lease_ms is not None
+        suggest_next(arguments.machine, made.generation, made.generation - 1, on_trial=on_trial)
+        return mutation_answer(made, proposal, verified=True if expected else None, joined=joined)
+
+
+def suggest_next(machine: Path | None, generation: int, before: int, *, on_trial: bool) -> None:
+    """The hint under a change of the weights from generation `before` to `generation`."""
+    named = "" if machine is None else f" {shlex.quote(path_text(machine))}"
+    if on_trial:
+        hints.next_step(f"vboot promote{named} --generation {generation}    # keeps it")
+    else:
+        hints.next_step(f"vboot rollback{named} --generation {before}    # takes it back")
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def _checkpoint(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
 
 
 def _history(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
-    records = list(machine.history(values.get("from", 0)))
+    records = list(machine.numbered_history(values.get("from", 0)))
     shown = records if "from" in values else records[-_RECORDS_SHOWN:]
     return history_answer(shown, left_out=len(records) - len(shown))
 

@@ -93,7 +93,7 @@ def test_a_plain_model_too(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
 def test_a_trial(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
     file = edited(tmp_path, BIAS)
     assert vboot("apply", machine, file, "--lease", "60") == 0
-    assert "on trial for 60 s: promote generation 1 to keep it" in vboot.out
+    assert "on trial for 60 s: then taken back, unless it is promoted\n" in vboot.out
     with connect(machine) as connected:
         assert (connected.hello().generation, connected.hello().promoted) == (1, 0)
     assert vboot.json("apply", machine, edited(tmp_path, NOISE, name="other.gguf"))["on_trial"] is True
@@ -187,7 +187,7 @@ def test_a_chain_is_promoted_as_a_whole_or_on_trial(
     assert set(promoted) == {0}
     assert applied["on_trial"] is True
     assert vboot("apply", machine, edited(tmp_path, BIAS, name="other.gguf")) == 0
-    assert "part of a trial that was open: promote generation" in vboot.out
+    assert "part of the trial that was open: taken back with it unless it is promoted\n" in vboot.out
 
 
 @pytest.mark.parametrize("code", [1012, 1017])

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from cli.change_answers import history_answer
 from tests.support.local_machine import local_machine
 from tests.support.vboot import Vboot
 from vboot.client.machine import connect
+from vboot.client.session import Reply, Session
 from vboot.protocol.decoding import decode
-from vboot.protocol.messages import Mutation
+from vboot.protocol.messages import JournalRecord, Mutation
+from vboot.weights.edits import Dense
 
 SET = ("--set", "token_embd.weight[0]=0.5", "--confidence", "0.9")
 NOISE = ("--seeded", "blk.*.weight", "--density", "0.5", "--scale", "0.01", "--confidence", "0.9")
@@ -35,7 +38,10 @@ def first_weights(machine: Path, count: int = 2) -> bytes:
 
 def test_from_a_mutation_to_its_rollback(vboot: Vboot, machine: Path) -> None:
     assert vboot("mutate", machine, *SET, "--set", "token_embd.weight[1]=-1", "--origin", "me") == 0
-    assert vboot.out == "generation 1: 2 B in 1 tensor, not durable\n"
+    assert vboot.out.splitlines() == [
+        "generation 1: 2 B in 1 tensor, not durable",
+        f"next: vboot rollback {machine} --generation 0    # takes it back",
+    ]
     assert first_weights(machine) == bytes.fromhex("003800bc")
     made = vboot.json("mutate", machine, "--dense", "token_embd.weight@0=0034", "--confidence", "1", "--digest")
     assert (made["generation"], list(made["sha256"]), made["replayed"]) == (2, ["token_embd.weight"], False)
@@ -48,7 +54,8 @@ def test_from_a_mutation_to_its_rollback(vboot: Vboot, machine: Path) -> None:
     assert [record["origin"] for record in records[1::3]] == ["me", "worse"]
     assert vboot.json("history", machine, "--from", "3")["records"] == records[3:]
     assert vboot("history", machine) == 0
-    assert vboot.out.splitlines()[2].split()[:3] == ["1", "mutate", "applied"]
+    assert vboot.out.splitlines()[2].split()[:4] == ["1", "1", "mutate", "applied"]
+    assert [record["number"] for record in records] == [0, 1, 2, 3, 4]
 
 
 def test_bytes_of_a_file(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
@@ -99,7 +106,12 @@ def test_mutate_verifies_the_machines_result(vboot: Vboot, machine: Path, monkey
 
 def test_a_trial(vboot: Vboot, machine: Path) -> None:
     assert vboot("mutate", machine, *SET, "--lease", "30") == 0
-    assert vboot.out.endswith("on trial for 30 s: promote generation 1 to keep it\n")
+    assert vboot.out.splitlines()[1:] == [
+        "on trial for 30 s: then taken back, unless it is promoted",
+        f"next: vboot promote {machine} --generation 1    # keeps it",
+    ]
+    assert vboot("mutate", machine, *SET[:1], "token_embd.weight[1]=1", *SET[2:]) == 0
+    assert "part of the trial that was open: taken back with it unless it is promoted" in vboot.out
     assert (
         vboot.json("mutate", machine, *SET[:1], "token_embd.weight[0]=1", *SET[2:], "--lease", "9")["lease_ms"] == 9000
     )
@@ -228,3 +240,38 @@ def test_recipe_help_is_a_recipe(vboot: Vboot, machine: Path, tmp_path: Path) ->
     minimal = vboot.json("mutate", "--recipe-help")["minimal"]
     (tmp_path / "recipe.json").write_text(json.dumps(minimal))
     assert vboot("mutate", machine, "--recipe", "recipe.json") == 0
+
+
+def test_history_tells_where_a_return_went_back_to() -> None:
+    """A rollback or an expiry showed only the new generation."""
+    made = JournalRecord(3, "rollback", "applied", None, None, None, None, 0, 0, 5, restored=1)
+    expired = JournalRecord(4, "lease_expired", "applied", None, None, None, None, 0, 0, 6, restored=2)
+    old = JournalRecord(5, "rollback", "applied", None, None, None, None, 0, 0, 7)  # of an older machine
+    answer = history_answer([(16000, made), (16001, expired), (16002, old)], left_out=7)
+    rows = [line.split("  ") for line in answer.text.splitlines()[1:]]
+    assert [row[0] for row in rows[:3]] == ["16000", "16001", "16002"]
+    assert "  rollback, back to 1  " in answer.text
+    assert "  lease_expired, back to 2  " in answer.text
+    assert "  rollback  " in answer.text
+    assert [record["restored"] for record in answer.data["records"]] == [1, 2, None]
+
+
+def test_records_keep_their_numbers(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine sends them page by page, and forgets the oldest."""
+    with connect(machine) as connected:
+        for value in range(5):
+            connected.mutate([Dense("token_embd.weight", 0, bytes([value, 0x38]))], confidence=1.0)
+        expected = [(number, record.generation) for number, record in connected.numbered_history()]
+        assert [number for number, _ in expected] == [0, 1, 2, 3, 4, 5]
+        session_request = Session.request
+
+        def as_after_many(self: Session, method: str, params: Any, *rest: Any) -> Reply:
+            """As if records 0 and 1 were overwritten, and two fitted a line."""
+            if method == "history":
+                params = {"from": max(2, params["from"]), "limit": min(2, params.get("limit", 2))}
+            return session_request(self, method, params, *rest)
+
+        monkeypatch.setattr(Session, "request", as_after_many)
+        assert [(n, record.generation) for n, record in connected.numbered_history()] == expected[2:]
+        assert [(n, record.generation) for n, record in connected.numbered_history(4)] == expected[4:]
+        assert [(n, record.generation) for n, record in connected.numbered_history(5)] == expected[5:]

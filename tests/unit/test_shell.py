@@ -180,7 +180,7 @@ def test_a_mutation_its_history_and_its_end(shell: Scripted, tmp_path: Path) -> 
     assert out[2].split() == ["0:", "-3.0", "0.5"]
     assert json.loads(out[3])["generation"] == 2
     assert out[5:11] == [
-        "on trial for 60 s: promote generation 3 to keep it",
+        "on trial for 60 s: then taken back, unless it is promoted",
         "the trial of generation 3 lasts for 120 s from now on",
         "generation 3 is kept: its trial has ended",
         "generation 4: the weights are those of generation 0 again",
@@ -188,7 +188,7 @@ def test_a_mutation_its_history_and_its_end(shell: Scripted, tmp_path: Path) -> 
         "token_embd.weight, F16 64 x 409, generation 4",
     ]
     assert out[11].split() == ["0:", "0.25", "2.0"]
-    table = [line.split()[1:3] for line in out[13:-1]]
+    table = [line.split()[2:4] for line in out[13:-1]]
     assert [what for what, _ in table] == ["boot", "mutate", "mutate", "mutate", "promote", "rollback", "checkpoint"]
     records = json.loads(out[-1])["records"]
     assert [record["kind"] for record in records] == ["promote", "rollback", "checkpoint"]

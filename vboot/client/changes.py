@@ -59,13 +59,28 @@ def change(
             session.pause(pause)
 
 
-def history(session: Session, start: int, *, seconds: float) -> Iterator[JournalRecord]:
-    """The records of the journal from number `start` on, oldest first; each page may take `seconds`."""
-    at: int | None = start
-    while at is not None:
-        reply = session.request("history", {"from": at}, None, time.monotonic() + seconds)
-        page = decode(RecordPage, reply.result, name="history")
-        yield from page.records
-        if page.next is not None and page.next <= at:
-            raise ProtocolError("the machine's history does not end", remedy="report this bug")
-        at = page.next
+def history(session: Session, start: int, *, seconds: float) -> Iterator[tuple[int, JournalRecord]]:
+    """The records of the journal from number `start` on, oldest first, each with its number.
+
+    Each page may take `seconds`. A machine does not keep all records: the first may have a higher number.
+    """
+    page = _history_page(session, start, seconds, limit=1)
+    # What follows the first record is the only thing that tells its number.
+    number = start if page.next is None else page.next - 1
+    while True:
+        for record in page.records:
+            yield number, record
+            number += 1
+        if page.next is None:
+            return
+        number = page.next
+        page = _history_page(session, number, seconds)
+
+
+def _history_page(session: Session, start: int, seconds: float, *, limit: int | None = None) -> RecordPage:
+    params = {"from": start} | ({} if limit is None else {"limit": limit})
+    reply = session.request("history", params, None, time.monotonic() + seconds)
+    page = decode(RecordPage, reply.result, name="history")
+    if page.next is not None and page.next <= start:
+        raise ProtocolError("the machine's history does not end", remedy="report this bug")
+    return page

@@ -287,6 +287,10 @@ class MachineClient:
 
     def history(self, start: int = 0) -> Iterator[JournalRecord]:
         """The records of the journal from number `start` on, oldest first; requested page by page while iterating."""
+        return (record for _, record in self.numbered_history(start))
+
+    def numbered_history(self, start: int = 0) -> Iterator[tuple[int, JournalRecord]]:
+        """The same, each record with its number."""
         return changes.history(self._session, start, seconds=self.timeout)
 
     def upload(
