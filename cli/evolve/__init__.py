@@ -1,5 +1,6 @@
 """`vboot evolve`; the verb itself is `cli.evolve.verb`."""
 
-from cli.evolve.verb import configure, run
+from cli.evolve.options import configure
+from cli.evolve.verb import run
 
 __all__ = ["configure", "run"]

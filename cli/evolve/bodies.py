@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from builder.boot_image import BootImage
 from builder.plan import TENSORS_NAME
 from builder.settings import Config
 from cli.boot import booted
@@ -24,38 +26,49 @@ from vboot.errors import BootError, InputError, VbootError
 from vboot.protocol.errors import LinkLostError
 
 
-def model_file(arguments: argparse.Namespace) -> Path:
-    """The initial model of the run. Raises InputError if the file does not exist."""
+@dataclass(frozen=True)
+class Begun:
+    """What a run begins with: its initial model, and with --boot the image to boot."""
+
+    model: Path
+    image: BootImage | None = None
+
+
+def begin(arguments: argparse.Namespace) -> Begun:
+    """The initial model of the run; with --boot its image is built first, unless one is named.
+
+    Raises InputError if the file does not exist; BootError, ToolError.
+    """
     given: Path | None = arguments.model
-    image: Path = arguments.image or read_config(arguments).image.output
-    path = image / TENSORS_NAME if given is None else given
+    image = open_or_build(arguments.image, read_config(arguments)) if arguments.boot else None
+    folder: Path = arguments.image or read_config(arguments).image.output
+    path = folder / TENSORS_NAME if given is None else given
     if not path.is_file():
         raise InputError(f"the model {path} does not exist", remedy="run `vboot build`, or give --model FILE")
-    return path
+    if arguments.file is not None:
+        _require_writable(arguments.file, path)
+    return Begun(path, image)
 
 
 @contextmanager
-def opened_body(arguments: argparse.Namespace) -> Iterator[tuple[Body, Path]]:
-    """The body that the arguments select, and the initial model. A machine booted here is shut down at the end.
+def opened_body(arguments: argparse.Namespace, begun: Begun) -> Iterator[Body]:
+    """The body that the arguments select. A machine booted here is shut down at the end.
 
     Raises InputError, BootError.
     """
-    if arguments.boot:
-        with _booted_body(arguments.image, read_config(arguments)) as body:
-            yield body, model_file(arguments)
-        return
-    model = model_file(arguments)
-    if arguments.file is not None:
-        _require_writable(arguments.file, model)
-        yield FileBody(model, arguments.file), model
+    if begun.image is not None:
+        with _booted_body(begun.image, read_config(arguments)) as body:
+            yield body
+    elif arguments.file is not None:
+        yield FileBody(begun.model, arguments.file)
     elif arguments.in_process:
-        bridge = BridgeBody(model)
+        bridge = BridgeBody(begun.model)
         try:
-            yield bridge, model
+            yield bridge
         finally:
             bridge.close()
     else:
-        yield _running_body(arguments.machine), model
+        yield _running_body(arguments.machine)
 
 
 def _require_writable(output: Path, model: Path) -> None:
@@ -86,9 +99,8 @@ def _newest() -> Path:
 
 
 @contextmanager
-def _booted_body(given: Path | None, config: Config) -> Iterator[SocketBody]:
-    """The machine of an image, which is built first unless one is named; booted again whenever it ends."""
-    image = open_or_build(given, config)
+def _booted_body(image: BootImage, config: Config) -> Iterator[SocketBody]:
+    """The machine of an image; booted again whenever it ends."""
     with ExitStack() as stack:
 
         def boot() -> Path:

@@ -14,6 +14,7 @@ from evolution.daemon.events import (
     Evaluated,
     FellBack,
     Metabolism,
+    Progress,
     Pulse,
     Recovered,
     Returned,
@@ -22,8 +23,8 @@ from evolution.daemon.events import (
 from evolution.daemon.log import text_of
 from vboot.text import printable
 
-METABOLISM_EVERY_S = 10.0
-"""Fewer lines than cycles, so that other events stay visible."""
+COUNTS_EVERY_S = 10.0
+"""Between two lines of counts or of progress, so that other events stay visible."""
 
 
 class PlainLines:
@@ -32,15 +33,15 @@ class PlainLines:
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._clock = clock
-        self._next_metabolism = -float("inf")
+        self._next: dict[type[DaemonEvent], float] = {}
 
     def __call__(self, event: DaemonEvent) -> None:
         """Write one event."""
-        if isinstance(event, Metabolism):
-            now = self._clock()
-            if now < self._next_metabolism:
+        if isinstance(event, Metabolism | Progress):
+            now, kind = self._clock(), type(event)
+            if now < self._next.get(kind, now):
                 return
-            self._next_metabolism = now + METABOLISM_EVERY_S
+            self._next[kind] = now + COUNTS_EVERY_S
         elif isinstance(event, Acknowledged) or (isinstance(event, Evaluated) and event.score is not None):
             return
         self._stream.write(f"evolve: {shown(event)}\n")

@@ -108,7 +108,8 @@ def _told(
 ) -> str:
     parts = [_summary(tally)]
     if held_out is not None and dataset is not None:
-        title = f"{len(dataset.held_out)} held-out pairs of {dataset.source}, with {CONFIDENCE:.0%} intervals"
+        what = f"scores on {len(dataset.held_out)} held-out pairs of {dataset.source}, which the search never saw"
+        title = f"{what}, with {CONFIDENCE:.0%} intervals"
         rows = [("", "before", "after", "change"), *(_row(metric, compared) for metric, compared in held_out.items())]
         parts.append(f"{title}\n{columns(rows)}")
     parts.append("\n".join(map(path_text, files)))
@@ -118,13 +119,13 @@ def _told(
 def _summary(tally: Tally) -> str:
     rows = [("stopped", "no: the run was interrupted" if tally.stopped is None else _stopped(tally.stopped))]
     if tally.acceptance is not None:
-        moved = f"{tally.moves_accepted} of {tally.generations} generations accepted a move ({tally.acceptance:.1%})"
-        rows.append(("acceptance", f"{moved}; {tally.moves_refused} refused, {tally.rolled_back} rolled back"))
+        moved = f"{tally.moves_accepted} of {tally.generations} generations accepted a change ({tally.acceptance:.1%})"
+        rows.append(("accepted", f"{moved}; {tally.moves_refused} not accepted, {tally.rolled_back} taken back"))
     if tally.evaluations_per_second is not None:
         rows.append(("evaluations", f"{tally.evaluations}, {tally.evaluations_per_second:.1f} a second"))
     if tally.applied_per_second is not None and tally.median_latency_ms is not None:
         each = f"{tally.median_latency_ms:.1f} ms each"
-        rows.append(("applied", f"{tally.applied} mutations, {tally.applied_per_second:.3f} a second, {each}"))
+        rows.append(("applied", f"{tally.applied} changes, {tally.applied_per_second:.3f} a second, {each}"))
     if tally.share_outside_evaluation is not None:
         rows.append(("overhead", f"{tally.share_outside_evaluation:.1%} of the time outside evaluation"))
     if tally.unreached is not None:
@@ -135,7 +136,7 @@ def _summary(tally: Tally) -> str:
 
 
 def _stopped(stopped: Stopped) -> str:
-    return f"{stopped.why}; {stopped.generation} generations, {stopped.accepted} moves accepted in total"
+    return f"{stopped.why}; {stopped.generation} generations, {stopped.accepted} changes accepted in total"
 
 
 def _row(metric: str, compared: Comparison) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from vboot.text import path_text
 from vboot.weights.edits import Edit
 
 _ORIGIN_FILE = "origin.json"
+KEPT_PAIRS = "pairs.jsonl"
+"""The copy of a run's pairs in its folder."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,14 @@ def load_origin(path: Path) -> Origin:
     if not all(isinstance(value, str) for value in members.values()):
         raise InputError(f"{file} does not say what the run began with", remedy="go on with the run first")
     return origin
+
+
+def find_origin(path: Path) -> Origin | None:
+    """The inputs of the run in a folder; None if there is no run, or it does not record them. Raises InputError."""
+    # A first start that failed leaves no state.
+    if not (path / "run.json").is_file() or not (path / "state.json").exists():
+        return None
+    return load_origin(path) if (path / _ORIGIN_FILE).exists() else None
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from evolution.daemon.events import (
     Judged,
     KernelInjected,
     Metabolism,
+    Progress,
     Promoted,
     Recovered,
     Returned,
@@ -38,7 +39,6 @@ class Tally:
     """Counts of a run, updated by `add`; None means that no event has reported the value yet.
 
     Rates and shares cover the generations that have ended; interrupted generations are left out, as they are repeated.
-    are left out, as it is begun again.
     """
 
     started: Started | None = None
@@ -69,6 +69,8 @@ class Tally:
     alarms: deque[Alarm] = field(default_factory=lambda: deque(maxlen=3))
     alarm_count: int = 0
     stopped: Stopped | None = None
+    left_s: float | None = None
+    """The estimate of the seconds left when it was last made."""
     _scored_now: int = 0
     _applied_in_time: int = 0
     _applied_now: int = 0
@@ -107,8 +109,10 @@ class Tally:
                 self.fitness.append(event.fitness)
             case Steered():
                 self.steered = event.text
+            case Progress():
+                self.left_s = event.left_s
             case Stopped():
-                self.stopped = event
+                self.stopped, self.left_s = event, None
 
     def _add_connection(self, event: DaemonEvent) -> None:
         match event:

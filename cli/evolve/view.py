@@ -15,9 +15,8 @@ from rich.text import Text
 from cli.evolve.curve import braille_curve
 from cli.evolve.lines import is_trouble, shown
 from cli.evolve.tally import Tally
-from evolution.daemon.events import DaemonEvent
-from evolution.daemon.log import text_of
-from evolution.daemon.plots import FULL_ENERGY
+from evolution.daemon.events import FULL_ENERGY, DaemonEvent
+from evolution.daemon.log import spoken, text_of
 from vboot.text import printable
 
 UPDATES_PER_SECOND = 8
@@ -69,7 +68,7 @@ def draw(tally: Tally, *, width: int, seconds: float) -> Group:
     rows += [_row(label, text) for label, text in (*_search_rows(tally), *_body_rows(tally)) if text]
     if tally.judged is not None:
         style = "green" if tally.judged.refusal is None else "red"
-        rows.append(_row("last move", text_of(tally.judged), style=style))
+        rows.append(_row("last change", text_of(tally.judged), style=style))
     rows += [_row("alarm", f"{alarm.what}: {alarm.text}", style="bold red") for alarm in tally.alarms]
     if tally.stopped is not None:
         rows.append(_row("stopped", tally.stopped.why))
@@ -97,9 +96,11 @@ def _search_rows(tally: Tally) -> Iterable[tuple[str, str]]:
     rate = tally.recent_evaluations_per_second
     shown_rate = "" if rate is None else f", {rate:.1f}/s"
     yield "generation", f"{tally.generation}; {tally.evaluations} evaluations{shown_rate}"
+    if tally.left_s is not None:
+        yield "time left", f"about {spoken(tally.left_s)}"
     if tally.acceptance is not None:
-        share = f"{tally.moves_accepted} of {tally.generations} generations accepted a move ({tally.acceptance:.0%})"
-        yield "acceptance", f"{share}, {tally.moves_refused} refused, {tally.rolled_back} rolled back"
+        share = f"{tally.moves_accepted} of {tally.generations} generations accepted a change ({tally.acceptance:.0%})"
+        yield "accepted", f"{share}, {tally.moves_refused} not accepted, {tally.rolled_back} taken back"
     if tally.share_outside_evaluation is not None:
         yield "overhead", f"{tally.share_outside_evaluation:.1%} of the time outside evaluation"
     yield "adapted", tally.steered
@@ -113,10 +114,8 @@ def _body_rows(tally: Tally) -> Iterable[tuple[str, str]]:
         yield "energy", f"{_small(tally.energies)} {tally.energy} of {FULL_ENERGY}"
     if tally.pixels_processed is not None:
         kernels = f"; {tally.kernels} kernels injected" if tally.kernels else ""
-        yield (
-            "body",
-            f"generation {tally.body_generation}; {tally.pixels_processed} pixels run by its programs{kernels}",
-        )
+        done = f"{tally.pixels_processed} pixel instructions run"
+        yield "machine", f"weights of generation {tally.body_generation}; {done}{kernels}"
     yield "recovered", f"{tally.recovered} times" if tally.recovered else ""
 
 

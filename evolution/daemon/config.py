@@ -69,7 +69,8 @@ class Admission:
 class DaemonConfig:
     """The options of a run. Times are in seconds unless their name says otherwise.
 
-    generations, max_evaluations, max_seconds: limits, checked between generations; None is no limit.
+    generations, max_evaluations, max_seconds: limits, checked between generations; None is no limit. The seconds are
+    those of this invocation since its first evaluation began, and end it after one generation at the earliest.
     mode: `live` changes the body permanently, `trial` first under a lease of `lease_ms`, `file` is for a FileBody.
     barren_generations: after this many generations without an accepted move the search continues in the next tier.
     kernel_every: a kernel is searched for every this many generations, for `kernel_generations`; 0 is never.

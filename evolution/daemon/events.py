@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+FULL_ENERGY = 1000
+"""The energy that a machine holds at most."""
+
 
 @dataclass(frozen=True)
 class Started:
@@ -157,6 +160,19 @@ class GenerationEnded:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far the run is: `seconds` since its evaluations began, and an estimate of those left to the first limit.
+
+    `left_s` is None without a limit, and until there is something to estimate it from.
+    """
+
+    generation: int
+    evaluations: int
+    seconds: float
+    left_s: float | None
+
+
+@dataclass(frozen=True)
 class Recovered:
     """The body or the shadow has the run's weights; `how` is what that took: nothing, rollback, or synchronised."""
 
@@ -214,6 +230,7 @@ DaemonEvent: TypeAlias = (
     | RolledBack
     | KernelInjected
     | GenerationEnded
+    | Progress
     | Recovered
     | FellBack
     | Returned

@@ -20,7 +20,7 @@ from evolution.daemon.config import Admission
 from evolution.daemon.events import Evaluated
 from evolution.daemon.shadow import Shadow, WeightsChange
 from evolution.fitness.contract import Evaluation, Fitness, Pair
-from evolution.strategies.contract import Strategy, Verdict
+from evolution.strategies.contract import Proposal, Strategy, Verdict
 from vboot.errors import InputError
 from vboot.protocol.errors import LinkLostError, MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.messages import TensorInfo
@@ -94,17 +94,18 @@ class Scoring:
 
 def evaluate(
     strategy: Strategy,
+    proposals: Sequence[Proposal],
     scoring: Scoring,
     *,
     evaluations: int,
     tick: Callable[[], None],
     tell: Callable[[Evaluated], None],
 ) -> int:
-    """Score every proposal of this generation and tell the strategy; returns the run's number of evaluations after it.
+    """Score the proposals of this generation and tell the strategy; returns the run's number of evaluations after it.
 
     `evaluations` is that number before. `tick` is called before each evaluation and may stop the run by an exception.
     """
-    for proposal in strategy.ask():
+    for proposal in proposals:
         tick()
         started = time.monotonic()
         verdict = scoring.score(proposal.edits)

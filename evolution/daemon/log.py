@@ -22,6 +22,7 @@ LOGGER = "vector_boot.evolution"
 _TYPES: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(e.DaemonEvent)}
 _LONGEST_LINE = 1 << 20
 _WARNINGS = (e.Alarm, e.ConnectionFailed, e.FellBack, e.RolledBack)
+_LONG_NAMES = {"body": "machine", "shadow": "copy in which changes are tried (shadow)"}
 _STEERED = {"tier": "next tier", "rate": "waiting for energy", "backoff": "slowing down"}
 _RECOVERED = {
     "nothing": "has the run's weights",
@@ -40,26 +41,30 @@ def _text_of_search(event: e.DaemonEvent) -> str:  # noqa: PLR0911 -- one line f
     match event:
         case e.Started():
             how = "resumes" if event.resumed else "starts"
-            where = f"generation {event.generation}, {event.accepted} moves accepted so far"
+            where = f"generation {event.generation}, {event.accepted} changes accepted so far"
             return f"{event.version} {how}: strategy {event.strategy}, tier {event.tier}, seed {event.seed}, {where}"
+        case e.Progress():
+            left = "" if event.left_s is None else f", about {spoken(event.left_s)} left"
+            done = f"{event.generation} generations and {event.evaluations} evaluations done"
+            return f"{done}, {spoken(event.seconds)} in this invocation{left}"
         case e.Evaluated():
             score = f"no score ({event.reason})" if event.score is None else f"score {event.score:.6f}"
             return f"proposal {event.proposal}: {score}, evaluated in {event.seconds * 1000:.0f} ms"
         case e.Judged():
-            verdict = "accepted" if event.refusal is None else f"refused ({event.refusal})"
-            return f"move {event.move} {verdict}, confidence {event.confidence:.3f}"
+            verdict = "accepted" if event.refusal is None else f"not accepted ({event.refusal})"
+            return f"change {event.move} {verdict}; confidence {event.confidence:.3f}"
         case e.KernelInjected():
-            change = f"calibration score {event.before:.6f} before, {event.after:.6f} after"
+            change = f"score {event.before:.6f} before, {event.after:.6f} after"
             return f"evolved kernel written to slot {event.slot}: {change}"
         case e.GenerationEnded():
-            what = "move accepted" if event.accepted else "no move accepted"
-            return f"generation {event.generation} ended: {what}, calibration score {event.fitness:.6f}"
+            what = "change accepted" if event.accepted else "no change accepted"
+            return f"generation {event.generation} ended: {what}, score {event.fitness:.6f}"
         case e.Steered():
             return f"{_STEERED.get(event.what, event.what)}: {event.text}"
         case e.Alarm():
             return f"ALARM ({_named(event.what)}): {event.text}"
         case e.Stopped():
-            what = f"generation {event.generation}, {event.accepted} moves accepted, {event.evaluations} evaluations"
+            what = f"generation {event.generation}, {event.accepted} changes accepted, {event.evaluations} evaluations"
             return f"stopped: {event.why}; {what}"
         case _:
             return ""
@@ -69,35 +74,46 @@ def _text_of_body(event: e.DaemonEvent) -> str:  # noqa: PLR0911 -- one line for
     """The line of an event of the body; "" for any other event."""
     match event:
         case e.Connected():
-            return f"connected to {event.body}: executable build {event.build}, generation {event.generation}"
+            return (
+                f"connected to {event.body}: executable build {event.build}, weights of generation {event.generation}"
+            )
         case e.ConnectionFailed():
             why = f"no connection to {event.body} (attempt {event.attempt}): {event.why}"
             return f"{why}; next attempt in {event.retry_s:g} s"
         case e.Metabolism():
-            energy = "" if event.energy is None else f", energy {event.energy}"
-            return f"the machine's programs have run {event.pixels_processed} pixels (cycle {event.cycle}{energy})"
+            energy = "" if event.energy is None else f", energy for changes {event.energy} of {e.FULL_ENERGY}"
+            weights = f"the machine has weights of generation {event.generation}"
+            return f"{weights}{energy}, and has run {event.pixels_processed} pixel instructions"
         case e.Pulse():
-            how = "result as expected" if event.as_expected else "result NOT as expected"
-            return f"substrate pulse: {event.steps} steps in {event.milliseconds:.1f} ms, {how}"
+            how = "the right" if event.as_expected else "a WRONG"
+            return f"check: a known program gave {how} result on the machine ({event.milliseconds:.1f} ms)"
         case e.Applied():
             what = f"{event.changed_bytes} bytes changed in {event.milliseconds:.1f} ms"
-            return f"applied move {event.move}: generation {event.generation}, {what}"
+            return f"applied change {event.move}: {what}, the weights are generation {event.generation}"
         case e.Acknowledged():
             return f"interrupt {event.vector} acknowledged in {event.latency_us} us"
         case e.Promoted():
-            return f"promoted move {event.move}: generation {event.generation}"
+            return f"the machine keeps change {event.move} (promoted): generation {event.generation}"
         case e.RolledBack():
-            return f"rolled back move {event.move} to generation {event.generation}: {event.why}"
+            return f"took change {event.move} back (rolled back to generation {event.generation}): {event.why}"
         case e.Recovered():
             how = _RECOVERED.get(event.how, event.how)
             where = f"generation {event.generation}, {event.seconds:.2f} s"
-            return f"{_named(event.what)} {how} ({where})"
+            return f"the {_LONG_NAMES.get(event.what, event.what)} {how} ({where})"
         case e.FellBack():
-            return f"no machine answers: EvolutionDaemonV6 continues with files in {event.folder}"
+            return f"no machine answers: the run goes on with files in {event.folder} (V6)"
         case e.Returned():
-            return f"the machine answers again after {event.after_s:.1f} s: EvolutionDaemonV7 continues"
+            return f"the machine answers again after {event.after_s:.1f} s: the run goes on with it (V7)"
         case _:
             return ""
+
+
+def spoken(seconds: float) -> str:
+    """A time to people: 45 s, 12 min, 3 h 05 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _named(what: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from evolution.daemon.config import DaemonConfig
-from evolution.daemon.events import DaemonEvent, Metabolism, Pulse, Steered
+from evolution.daemon.events import FULL_ENERGY, DaemonEvent, Metabolism, Pulse, Steered
 from evolution.daemon.follower import BodyError, Follower
 from vboot.protocol.messages import Stats
 from vboot.weights.pixels import assemble
@@ -15,8 +15,7 @@ from vboot.weights.pixels import assemble
 _PULSE = assemble("f32 1 2 3\nINPUT f32\nDUP\nADD\nOUT\n")
 _EXPECTED = bytes.fromhex("0000004000008040" + "0000c040")
 """2, 4 and 6 as little-endian f32."""
-_CAPACITY = 1000
-LOW_ENERGY, ENOUGH_ENERGY = _CAPACITY // 5, _CAPACITY // 2
+LOW_ENERGY, ENOUGH_ENERGY = FULL_ENERGY // 5, FULL_ENERGY // 2
 _LONGEST_REST_S = 30.0
 _RISE = 1.25
 _LATE_SHARE = 0.1

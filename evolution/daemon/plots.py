@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from evolution.daemon.chart import Panel, Point, Series, chart
 from evolution.daemon.events import (
+    FULL_ENERGY,
     Acknowledged,
     Applied,
     DaemonEvent,
@@ -20,8 +21,6 @@ from evolution.daemon.events import (
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#999999"
 """Colours that are distinguishable with colour vision deficiency."""
 
-FULL_ENERGY = 1000
-"""The energy capacity of every machine."""
 
 _EVALUATIONS = "evaluations"
 

@@ -1,4 +1,4 @@
-"""The folder of a run. It holds everything that is needed to resume the run after any interruption.
+"""The folder of a run. It holds everything that is needed to resume the run after any interruption, but its model.
 
 run.json            identifies the run: model, data, strategy, seed, settings that decide
 state.json          the state; replaced at the end of each generation, which commits the generation
@@ -6,6 +6,8 @@ moves/              the edits of accepted moves, `000001.move` and so on, writte
 model-000016.gguf   a snapshot of the weights after 16 moves
 events.jsonl        the log of events
 lock                locked by the daemon that uses the folder
+
+`vboot evolve` adds the pairs of the run (`pairs.jsonl`), where they came from (`origin.json`), plots and the report.
 """
 
 from __future__ import annotations
@@ -85,8 +87,9 @@ class EvolutionRunFolder:
         recorded, run = document.get("settings"), document.get("run")
         if not isinstance(recorded, dict) or not isinstance(run, str):
             raise InputError(f"{path} does not say what run it is of", remedy=_OTHER_FOLDER)
-        if difference := _difference(recorded, wanted):
-            raise InputError(f"the run in {self.path} has {difference}", remedy=_OTHER_FOLDER)
+        if (difference := _difference(recorded, wanted)) is not None:
+            what, remedy = difference
+            raise InputError(f"the run in {self.path} {what}", remedy=f"{remedy}, or begin a new run with --folder DIR")
         return run
 
     def load(self) -> RunState | None:
@@ -148,12 +151,28 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first setting that differs, as the end of a sentence."""
+_BY_FILE = {
+    "model": ("began with another model", "give the model that it began with (--model FILE)"),
+    "data": ("began with other pairs", "give the pairs that it began with (--data)"),
+    "fitness": ("began with another batch size, or was scored in another way", "give the same --batch"),
+}
+"""How to say that a digest differs, and what to do."""
+_OPTIONS = {"strategy": "strategy", "seed": "seed", "options": "option", "tiers": "tier", "kernel_every": "kernels"}
+"""The option of the command line by which a setting is given."""
+
+
+def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first setting that differs, as the end of a sentence, and what to do about it."""
     for name in [*recorded, *(name for name in wanted if name not in recorded)]:
         ours, theirs = recorded.get(name), wanted.get(name)
-        if ours != theirs:
-            return f"the {name} {_shown(ours)}, not {_shown(theirs)}"
+        if ours == theirs:
+            continue
+        if name in _BY_FILE:
+            what, remedy = _BY_FILE[name]
+            return f"{what} ({name} {ours!s:.12}, not {theirs!s:.12})", remedy
+        if name in _OPTIONS:
+            return f"has the {name} {_shown(ours)}, not {_shown(theirs)}", f"give the same --{_OPTIONS[name]}"
+        return f"has the {name} {_shown(ours)}, not {_shown(theirs)}", "use the settings of this run"
     return None
 
 

@@ -14,12 +14,17 @@ from evolution.daemon.follower import BodyError, Course
 from evolution.daemon.generation import Judge, Parent, Scoring, evaluate, look_at
 from evolution.daemon.lineage import Lineage
 from evolution.daemon.reconcile import ForeignWeightsError
+from evolution.daemon.remaining import Remaining
 from evolution.daemon.run_state import RunState
 from evolution.daemon.shadow import Shadow
 from evolution.fitness.contract import Fitness
 from evolution.strategies.contract import Strategy
 from vboot.errors import VbootError
 from vboot.protocol.errors import LinkLostError
+
+LIMIT = "limit"
+"""The first word of the reason when a limit has been reached."""
+PROGRESS_EVERY_S = 1.0
 
 
 class Follows(Protocol):
@@ -67,7 +72,10 @@ class SearchRun:
         self._keeper = keeper
         self._tell = tell
         self._stop_reason = stop_reason
-        self._started = time.monotonic()
+        self._remaining = Remaining(config)
+        self._began = 0.0
+        self._next_progress = 0.0
+        self._size = 0
         self._evaluating = 0.0
 
     def until_stopped(self) -> e.Stopped:
@@ -115,19 +123,26 @@ class SearchRun:
             self._lineage.save(state)
         self._keeper.connect()
         self._keeper.follow(self._course())
+        # The time limit is for the search: loading and booting do not count, and one generation is always made.
+        self._began, time_limit = time.monotonic(), None
         while True:
             if self._kernel_is_due(state):
                 state = self._kernel(state)
-            elif (why := self._stop_reason() or self._limit(state)) is not None:
+            elif (why := self._stop_reason() or self._limit(state) or time_limit) is not None:
                 return why
             else:
                 state, strategy, parent = self._generation(state, strategy, parent)
+                time_limit = self._time_limit()
 
     def _generation(self, state: RunState, strategy: Strategy, parent: Parent) -> tuple[RunState, Strategy, Parent]:
         started, self._evaluating = time.monotonic(), 0.0
+        self._remaining.begin(started - self._began, state.evaluations)
         scoring = Scoring(self._shadow, self._fitness, self._fitness.batch(state.generation))
+        proposals = strategy.ask()
+        self._size = len(proposals)
         evaluations = evaluate(
             strategy,
+            proposals,
             scoring,
             evaluations=state.evaluations,
             tick=self._tick,
@@ -152,6 +167,8 @@ class SearchRun:
                 model=state.model,
             )
         )
+        self._remaining.end(time.monotonic() - self._began)
+        self._progress(state.generation, evaluations, between=True)
         return self._saved, strategy, parent
 
     def _move(self, state: RunState, strategy: Strategy, parent: Parent) -> tuple[RunState, Parent, bool]:
@@ -242,17 +259,37 @@ class SearchRun:
     def _evaluated(self, event: e.Evaluated) -> None:
         self._evaluating += event.seconds
         self._tell(event)
+        self._progress(self._saved.generation, event.evaluations)
+
+    def _progress(self, generation: int, evaluations: int, *, between: bool = False) -> None:
+        """Tell how far the run is, at most once a second."""
+        now = time.monotonic()
+        if now < self._next_progress:
+            return
+        self._next_progress = now + PROGRESS_EVERY_S
+        seconds = now - self._began
+        left = self._remaining.left(
+            seconds, generation=generation, evaluations=evaluations, size=self._size, between=between
+        )
+        self._tell(e.Progress(generation, evaluations, round(seconds, 3), None if left is None else round(left, 3)))
 
     def _limit(self, state: RunState) -> str | None:
         """The limit that is reached, or None."""
         config = self._config
         if config.generations is not None and state.generation >= config.generations:
-            return f"limit of {config.generations} generations reached"
+            return f"{LIMIT} of {config.generations} generations reached"
         if config.max_evaluations is not None and state.evaluations >= config.max_evaluations:
-            return f"limit of {config.max_evaluations} evaluations reached"
-        if config.max_seconds is not None and time.monotonic() - self._started >= config.max_seconds:
-            return f"limit of {config.max_seconds:g} seconds reached"
+            return f"{LIMIT} of {config.max_evaluations} evaluations reached"
+        if config.max_seconds == 0:
+            return f"{LIMIT} of 0 seconds reached"
         return None
+
+    def _time_limit(self) -> str | None:
+        """That the time is over, if it is."""
+        limit = self._config.max_seconds
+        if limit is None or time.monotonic() - self._began < limit:
+            return None
+        return f"{LIMIT} of {limit:g} seconds reached"
 
     def _snapshot_if_due(self, state: RunState) -> None:
         if len(state.lineage) - state.snapshot >= self._config.snapshot_every:

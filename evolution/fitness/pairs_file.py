@@ -1,12 +1,13 @@
 """The user's own pairs: a file of JSON lines, {"query": "...", "document": "..."} each.
 
-`parse` is pure. It refuses unknown members, so that a misspelt name does not go unnoticed.
+`parse` and `dump` are pure. `parse` refuses unknown members, so that a misspelt name does not go unnoticed.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ def parse(data: bytes, *, name: str) -> tuple[Pair, ...]:
     if not pairs:
         raise InputError(f"{name} has no pairs", remedy=_FORM)
     return tuple(pairs)
+
+
+def dump(pairs: Iterable[Pair], *, name: str) -> bytes:
+    """Pairs as the bytes of a file that `parse` reads. Raises InputError if it would be too large for `read`."""
+    lines = []
+    for pair in pairs:
+        line = json.dumps({"query": pair.query, "document": pair.document}, ensure_ascii=False, separators=(",", ":"))
+        lines.append(line.encode())
+        if len(lines[-1]) > LINE_BYTES:
+            raise InputError(f"{name} has a pair of more than {LINE_BYTES >> 10} KiB", remedy="shorten its texts")
+    data = b"\n".join(lines)
+    if len(data) > FILE_BYTES:
+        raise InputError(f"the pairs of {name} are more than {FILE_BYTES >> 20} MiB", remedy="give fewer pairs")
+    return data
 
 
 def _pair(line: bytes, *, where: str) -> Pair:

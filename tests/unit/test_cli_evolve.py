@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,11 +17,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from evolution.daemon.events import Alarm, ConnectionFailed
+from evolution.daemon.events import Alarm, ConnectionFailed, Progress
 from evolution.daemon.log import EventFile, read_events
+from evolution.surgeon.surgeon import GGUFSurgeon
+from tests.support.evolution_run import small_model
 from tests.support.local_machine import local_machine, tiny_model
 from tests.support.vboot import Vboot
 from vboot.client.bridge import RustNeuralBridge
+from vboot.client.bridge_process import LIBRARY_VARIABLE, find_library
 from vboot.client.machine import connect
 
 WORDS = ("storm", "ship", "river", "mirror", "forest", "engine", "lantern", "bridge", "valley", "winter", "copper")
@@ -39,6 +43,12 @@ def pairs(tmp_path: Path) -> Path:
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(lines))
     return path
+
+
+@pytest.fixture(autouse=True)
+def library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name the library, so that cargo is not asked each time whether it is up to date."""
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(find_library()))
 
 
 @pytest.fixture
@@ -73,9 +83,11 @@ def test_a_run_in_process_and_its_report(vboot: Vboot, words: tuple[str | Path, 
         ElementTree.parse(outcome["files"][name])
     assert json.loads(Path(outcome["files"]["report"]).read_text())["held_out"] == outcome["held_out"]
     assert "evolve: EvolutionDaemonV7 (Rust-Native) starts: strategy antithetic_es, tier output, seed 1" in vboot.err
-    assert "programs have run " in vboot.err
+    assert " pixel instructions" in vboot.err
+    assert " evaluations done, " in vboot.err
     events = [event for _, event in read_events(Path(outcome["files"]["events"]))]
     assert len(events) > 10
+    assert any(isinstance(event, Progress) and event.left_s is not None for event in events)
 
     again = vboot.json("evolve", "--report", tmp_path / "run")
     del outcome["files"], again["files"]
@@ -87,7 +99,9 @@ def test_the_report_for_people_names_its_files_last(
 ) -> None:
     assert vboot("evolve", "--in-process", "--folder", tmp_path / "run", *words) == 0
     lines = vboot.out.splitlines()
-    assert [Path(line).name for line in lines[-6:]] == [
+    model = lines[-2]
+    assert lines[-1] == f"next: vboot build --model {model} makes an image of the improved model"
+    assert [Path(line).name for line in lines[-7:-1]] == [
         "fitness.svg", "latency.svg", "energy.svg", "report.json", "events.jsonl", "model-000002.gguf",
     ]  # fmt: skip
     (held_out,) = [line for line in lines if "held-out pairs of" in line]
@@ -99,7 +113,7 @@ def test_the_report_for_people_names_its_files_last(
         bridge.initialize(Path(vboot.out.splitlines()[-1]))
         model = bridge.client().digest([]).model
     assert model == json.loads((tmp_path / "run" / "report.json").read_text())["model"]["after"]
-    assert "generations accepted a move" in vboot.out
+    assert "generations accepted a change" in vboot.out
 
 
 def test_the_same_command_goes_on(vboot: Vboot, words: tuple[str | Path, ...]) -> None:
@@ -108,9 +122,126 @@ def test_the_same_command_goes_on(vboot: Vboot, words: tuple[str | Path, ...]) -
     more = vboot.json("evolve", "--in-process", "--no-report", *words, *ES, "--generations", "3")
     assert "resumes" in vboot.err
     assert (more["generations"], more["folder"]) == (3, first["folder"])
-    assert first["folder"] == "build/evolve/vectorland-pairs-antithetic_es-output-1"
-    assert vboot("evolve", "--in-process", *words, *ES, "--batch", "5") == 1
-    assert "use another folder for another run, or the settings of this one" in vboot.err
+    name = r"build/evolve/vectorland-[0-9a-f]{8}-pairs-antithetic_es-output-seed1-batch4-[0-9a-f]{6}"
+    assert re.fullmatch(name, first["folder"])
+
+
+def test_what_differs_from_the_run_in_a_folder_is_told_with_the_way_out(
+    vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    run = ("evolve", "--in-process", "--no-report", *words, "--folder", "run")
+    assert vboot(*run) == 0
+    other = tmp_path / "other.gguf"
+    data = bytearray(tiny_model().read_bytes())
+    data[-1] ^= 1
+    other.write_bytes(data)
+    more = tmp_path / "more.jsonl"
+    more.write_text(f"{(tmp_path / 'pairs.jsonl').read_text()}\n" + '{"query": "a new one", "document": "another"}')
+    for change, outcome in (
+        (("--model", other), "began with another model (model "),
+        (("--batch", "5"), "began with another batch size, "),
+        (("--seed", "2"), "has the seed 1, not 2; give the same --seed"),
+        (("--tier", "norms"), "; give the same --tier"),
+        (("--data", more), f"{more} has other pairs than those that the run in run began with; leave --data out"),
+    ):
+        assert vboot(*run, *change) == 1
+        assert outcome in vboot.last_error()
+        assert vboot.last_error().endswith(", or begin a new run with --folder DIR")
+    assert vboot(*run) == 0
+
+
+def test_a_run_goes_on_with_its_copy_when_its_pairs_have_changed(
+    vboot: Vboot, words: tuple[str | Path, ...], pairs: Path
+) -> None:
+    command = ("evolve", "--in-process", *words)
+    first = vboot.json(*command)
+    lines = pairs.read_text().splitlines()
+    pairs.write_text("\n".join(lines[:-40]))
+    more = vboot.json(*command, "--generations", "3")
+    assert (more["folder"], more["generations"]) == (first["folder"], 3)
+    assert more["held_out"]["sha256"] == first["held_out"]["sha256"]
+    copy = Path(first["folder"]) / "pairs.jsonl"
+    assert f"{pairs} has changed since this run began, which goes on with its copy {copy}; --folder DIR" in vboot.err
+    pairs.unlink()
+    more = vboot.json(*command, "--generations", "4")
+    assert more["generations"] == 4
+    assert vboot.json("evolve", "--report", first["folder"])["held_out"]["sha256"] == first["held_out"]["sha256"]
+
+
+def test_a_run_without_a_copy_needs_the_pairs_it_began_with(
+    vboot: Vboot, words: tuple[str | Path, ...], pairs: Path
+) -> None:
+    command = ("evolve", "--in-process", "--no-report", *words)
+    folder = Path(vboot.json(*command)["folder"])
+    (folder / "pairs.jsonl").unlink()
+    assert vboot(*command) == 0
+    copy = (folder / "pairs.jsonl").read_bytes()
+    (folder / "pairs.jsonl").write_bytes(copy.replace(b"storm", b"STORM"))
+    assert vboot(*command) == 1
+    assert "pairs.jsonl, the run's copy of its pairs, has been changed; restore it" in vboot.last_error()
+    (folder / "pairs.jsonl").unlink()
+    pairs.write_text("\n".join(pairs.read_text().splitlines()[:-40]))
+    assert vboot(*command) == 1
+    assert vboot.last_error().endswith(
+        "began with, and it has no copy; give the original pairs with --data, or begin a new run with --folder DIR"
+    )
+
+
+def test_the_folder_tells_the_model_and_finds_runs_of_earlier_versions(
+    vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    command = ("evolve", "--file", "out.gguf", "--no-report", *words)
+    first = Path(vboot.json(*command)["folder"])
+    other = tmp_path / "other" / "vectorland.gguf"
+    other.parent.mkdir()
+    data = bytearray(tiny_model().read_bytes())
+    data[-1] ^= 1
+    other.write_bytes(data)
+    assert vboot.json(*command, "--model", other)["folder"] != str(first)
+    earlier = first.with_name("vectorland-pairs-antithetic_es-output-1")
+    first.rename(earlier)
+    assert vboot.json(*command)["folder"] == str(earlier)
+
+
+def test_the_library_is_built_where_it_is_missing(
+    vboot: Vboot, words: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = os.environ["VECTOR_BOOT_LIBRARY"]
+    monkeypatch.delenv("VECTOR_BOOT_LIBRARY")
+    asked = []
+
+    def build(**_: Any) -> Path:
+        asked.append(1)
+        monkeypatch.setenv("VECTOR_BOOT_LIBRARY", library)
+        return Path(library)
+
+    monkeypatch.setattr("cli.rust_reader.ready_library", build)
+    for body in ("--in-process", "--file"):
+        monkeypatch.delenv("VECTOR_BOOT_LIBRARY", raising=False)
+        assert vboot("evolve", body, *(["m.gguf"] if body == "--file" else []), "--no-report", *words) == 0
+    assert len(asked) == 2
+
+
+def test_a_kernel_of_a_plain_model_is_in_its_snapshot(
+    vboot: Vboot, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tmp_path / "plain.gguf"
+    GGUFSurgeon(small_model()).export(plain)
+    monkeypatch.setattr("evolution.daemon.config.DaemonConfig.kernel_gain", -1.0)
+    kernels = ("--kernels", "1", "--generations", "1", "--batch", "4", "--watch", "2")
+    outcome = vboot.json("evolve", "--in-process", "--no-report", "--model", plain, "--data", pairs, *kernels)
+    assert (outcome["kernels_injected"], outcome["alarms"]) == (1, 0)
+    with RustNeuralBridge() as bridge:
+        bridge.initialize(Path(outcome["files"]["model"]))
+        assert bridge.client().digest([]).model == outcome["model"]["after"]
+
+
+def test_a_run_of_little_time_does_one_generation(vboot: Vboot, words: tuple[str | Path, ...]) -> None:
+    command = ("evolve", "--in-process", "--no-report", *words, "--generations", "100", "--minutes", "1e-9")
+    for generations in (1, 2):
+        outcome = vboot.json(*command)
+        assert outcome["generations"] == generations
+        assert outcome["stopped"].startswith("limit of ")
 
 
 def test_a_running_machine_ends_up_with_the_runs_weights(
@@ -143,7 +274,7 @@ def test_two_runs_are_crossed(vboot: Vboot, words: tuple[str | Path, ...]) -> No
         "evolve", "--in-process", "--no-report", *words, "--strategy", "crossover", "--cross", "1", "2"
     )
     assert outcome["evaluations"] > 0
-    assert outcome["folder"].endswith("crossover-output-1")
+    assert "-crossover-output-seed1-" in outcome["folder"]
     assert vboot("evolve", "--in-process", *words, "--strategy", "crossover", "--cross", "1", "3") == 1
     assert vboot.last_error() == "vboot: error: 3 is not the folder of a run; give the folder that evolve printed"
     assert not Path("3").exists()
@@ -164,7 +295,7 @@ def test_a_file(vboot: Vboot, words: tuple[str | Path, ...], tmp_path: Path) -> 
         bridge.initialize(out)
         assert bridge.client().digest([]).model == outcome["model"]["after"] != outcome["model"]["before"]
     assert vboot("evolve", "--file", "none.gguf", "--folder", "other", "--no-report", *words, "--generations", "0") == 0
-    assert vboot.out.splitlines()[-1] == "none.gguf was not written, as no move was accepted"
+    assert vboot.out.splitlines()[-1] == "none.gguf was not written, as no change was accepted"
     assert not Path("none.gguf").exists()
 
 
@@ -301,8 +432,9 @@ def test_a_report_on_another_model_or_other_data_is_refused(
     assert "give the model that the run began with" in vboot.last_error()
     lines = pairs.read_text().splitlines()
     pairs.write_text("\n".join(lines[:-40]))
+    Path("run/pairs.jsonl").unlink()
     assert vboot("evolve", "--report", "run") == 1
-    assert vboot.last_error().endswith("began with; give the original pairs with --data, or use --no-report")
+    assert vboot.last_error().endswith("no copy; give the original pairs with --data, or use --no-report")
     Path("run/origin.json").write_text('{"model": 1}')
     assert vboot("evolve", "--report", "run") == 1
     assert vboot.last_error() == (

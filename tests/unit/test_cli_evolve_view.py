@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cli.evolve.curve import braille_curve
-from cli.evolve.lines import METABOLISM_EVERY_S, PlainLines
+from cli.evolve.lines import COUNTS_EVERY_S, PlainLines
 from cli.evolve.tally import Tally
 from cli.evolve.view import LiveView, draw
 from evolution.daemon.events import (
@@ -29,6 +29,7 @@ from evolution.daemon.events import (
     Judged,
     KernelInjected,
     Metabolism,
+    Progress,
     Promoted,
     Pulse,
     Recovered,
@@ -83,19 +84,19 @@ def test_the_view_shows_search_and_body() -> None:
     assert row(text, "connection") == "connected to bridge"
     assert row(text, "fitness") == "-0.80000, from -0.90000: +0.10000"
     assert row(text, "generation") == "2; 4 evaluations, 4.0/s"
-    assert row(text, "acceptance") == "1 of 2 generations accepted a move (50%), 1 refused, 0 rolled back"
+    assert row(text, "accepted") == "1 of 2 generations accepted a change (50%), 1 not accepted, 0 taken back"
     assert row(text, "overhead") == "25.0% of the time outside evaluation"
     assert row(text, "apply").endswith(" 12.5 ms; interrupt 0.25 ms")
     assert row(text, "energy").endswith(" 640 of 1000")
-    assert row(text, "body") == "generation 4; 2000 pixels run by its programs"
-    assert row(text, "last move") == "move 1.move refused (drift: norm), confidence 0.310"
+    assert row(text, "machine") == "weights of generation 4; 2000 pixel instructions run"
+    assert row(text, "last change") == "change 1.move not accepted (drift: norm); confidence 0.310"
 
 
 def test_the_view_omits_unknown_values() -> None:
     text = drawn()
     assert row(text, "connection") == "not connected yet"
     assert row(text, "fitness") == "no generation has ended yet"
-    assert not re.search("apply|energy|body|alarm|None|nan", text)
+    assert not re.search("apply|energy|machine|left|alarm|None|nan", text)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +108,9 @@ def test_the_view_omits_unknown_values() -> None:
         ([Alarm("shadow", "died"), Steered("tier", "now norms")], "alarm", "shadow: died"),
         ([Steered("tier", "now norms")], "adapted", "now norms"),
         ([Recovered("body", "nothing", 0, 0), Recovered("body", "rollback", 2, 0.5)], "recovered", "1 times"),
-        ([KernelInjected(0, 0.1, 0.2, 3), RUN[2]], "body", r"generation 3; .*; 1 kernels injected"),
-        ([RolledBack("0.move", 5, "worse"), RUN[9]], "acceptance", r"1 of 1 .* 1 rolled back"),
+        ([KernelInjected(0, 0.1, 0.2, 3), RUN[2]], "machine", r"weights of generation 3; .*; 1 kernels injected"),
+        ([RolledBack("0.move", 5, "worse"), RUN[9]], "accepted", r"1 of 1 .* 1 taken back"),
+        ([Progress(3, 96, 60.0, 2400.0)], "time left", "about 40 min"),
         ([Stopped("enough", 3, 1, 96, MODEL)], "stopped", "enough"),
     ],
 )
@@ -166,12 +168,12 @@ def test_the_live_view_redraws_and_leaves_its_last_state_and_each_failure() -> N
             view(event)
         view(Alarm("shadow", "it died"))
         until = time.monotonic() + 120
-        while "move 1.move refused" not in plain(stream).partition("ALARM")[2]:
+        while "change 1.move not accepted" not in plain(stream).partition("ALARM")[2]:
             assert time.monotonic() < until, "not redrawn"
             time.sleep(0.01)
     text = plain(stream)
     assert "ALARM (shadow): it died\n" in text
-    assert text.rindex("move 1.move refused") > text.index("ALARM")
+    assert text.rindex("change 1.move not accepted") > text.index("ALARM")
 
 
 def test_plain_lines_show_important_events_but_no_evaluations() -> None:
@@ -181,7 +183,7 @@ def test_plain_lines_show_important_events_but_no_evaluations() -> None:
         lines(event)
     printed = stream.getvalue().splitlines()
     assert all(one.startswith("evolve: ") for one in printed)
-    assert [one for one in printed if "programs have run " in one] == [printed[2]]
+    assert [one for one in printed if " pixel instructions" in one] == [printed[2]]
     assert "proposal 0.1: no score (not finite)" in printed[3]
     assert len(printed) == len(RUN) - 5, "three scores, an interrupt and the second metabolism event have no line"
 
@@ -193,8 +195,24 @@ def test_pixels_processed_are_shown_at_a_bounded_rate() -> None:
     for cycle in range(100):
         now = float(cycle)
         lines(Metabolism(cycle, cycle, 0, None, 0, None))
-    counts = re.findall(r"programs have run (\d+) pixels", stream.getvalue())
-    assert counts == [str(count) for count in range(0, 100, int(METABOLISM_EVERY_S))]
+    counts = re.findall(r"has run (\d+) pixel instructions", stream.getvalue())
+    assert counts == [str(count) for count in range(0, 100, int(COUNTS_EVERY_S))]
+
+
+def test_the_time_left_is_shown_in_lines_too_at_a_bounded_rate_and_forgotten_at_the_end() -> None:
+    now = 0.0
+    stream = io.StringIO()
+    lines = PlainLines(stream, clock=lambda: now)
+    for second in range(25):
+        now = float(second)
+        lines(Progress(second, 3 * second, now, 5400.0 - now))
+    assert stream.getvalue().splitlines() == [
+        "evolve: 0 generations and 0 evaluations done, 0 s in this invocation, about 90 min left",
+        "evolve: 10 generations and 30 evaluations done, 10 s in this invocation, about 90 min left",
+        "evolve: 20 generations and 60 evaluations done, 20 s in this invocation, about 90 min left",
+    ]
+    assert "left" not in drawn(Progress(3, 96, 60.0, 2400.0), Stopped("enough", 3, 1, 96, MODEL))
+    assert "left" not in drawn(Progress(3, 96, 60.0, None))
 
 
 def test_a_failed_pulse_stays_on_the_terminal() -> None:
@@ -202,7 +220,7 @@ def test_a_failed_pulse_stays_on_the_terminal() -> None:
     with LiveView(stream) as view:
         view(Pulse(60, 3, 1.0, True))
         view(Pulse(120, 3, 1.0, False))
-    assert stream.getvalue().count("substrate pulse") == 1
+    assert stream.getvalue().count("a known program gave a WRONG result") == 1
 
 
 def dots(line: str) -> list[int]:

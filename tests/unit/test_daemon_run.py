@@ -300,7 +300,7 @@ def test_a_kernel_is_found_injected_and_checked(tmp_path: Path) -> None:
     ("settings", "named"),
     [
         ({"plan": StrategyPlan("random_search", PLAN.tiers, 6, PLAN.options)}, "seed 5, not 6"),
-        ({"fitness": fitness(2)}, "the data"),
+        ({"fitness": fitness(2)}, "began with other pairs .* or begin a new run with --folder DIR"),
         ({"admission": Admission(least_gain=0.5)}, "the admission"),
     ],
 )

@@ -118,7 +118,9 @@ def test_every_event_has_a_line_and_comes_back_from_the_log(tmp_path: Path, kind
 
 
 def test_the_line_of_a_metabolism_event() -> None:
-    assert text_of(e.Metabolism(1, 42, 3, 900, 0, 5)).startswith("the machine's programs have run 42 pixels")
+    assert text_of(e.Metabolism(1, 42, 3, 900, 0, 5)).endswith(
+        "energy for changes 900 of 1000, and has run 42 pixel instructions"
+    )
 
 
 @settings(derandomize=True, deadline=None)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolution.fitness.contract import Dataset, Pair
-from evolution.fitness.split import PartSizes, pair_digest, split
+from evolution.fitness.split import _SHARES, PartSizes, pair_digest, split
 from vboot.errors import InputError
 
 ALL = PartSizes(train=10**6, calibration=10**6, watch=10**6, held_out=10**6)
@@ -33,6 +34,19 @@ def test_each_pair_is_in_one_part_and_none_is_lost() -> None:
     assert sorted(pair.query for part in split_up.values() for pair in part) == sorted(pair.query for pair in whole)
     shares = {name: len(part) / len(whole) for name, part in split_up.items()}
     assert shares == pytest.approx({"train": 0.7, "calibration": 0.1, "watch": 0.05, "held": 0.15}, abs=0.02)
+
+
+def test_the_shares_are_exactly_those_that_are_documented() -> None:
+    whole = {pair_digest(pair): pair for pair in pairs(2000)}
+    ends = {"train": 70, "calibration": 80, "watch": 85, "held": 100}
+    expected: dict[str, set[Pair]] = {name: set() for name in ends}
+    for digest, pair in whole.items():
+        percent = Fraction(int.from_bytes(digest[:8], "big"), 1 << 64) * 100
+        expected[next(name for name, end in ends.items() if percent < end)].add(pair)
+    found = parts(split(whole.values(), source="test", sizes=ALL))
+    assert {name: set(part) for name, part in found.items()} == expected
+    # More than all would be a share that is not what it says.
+    assert sum(_SHARES.values()) == 100
 
 
 @settings(derandomize=True, deadline=None, max_examples=20)

@@ -1,0 +1,92 @@
+"""The default folder of a run: its name tells the model, the data, and what else makes it another run."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.manifest import NAME as MANIFEST
+from builder.plan import TENSORS_NAME
+from cli.evolve.data import DEBIAN
+from evolution.fitness.retrieval import BATCH_SIZE
+from vboot.errors import InputError
+from vboot.text import path_text
+
+FOLDERS = Path("build/evolve")
+"""The folder of default folders."""
+TIER = "norms"
+
+
+def default_folder(arguments: argparse.Namespace, model: Path) -> Path:
+    """The folder of the run with these arguments: the same arguments and the same model give the same folder.
+
+    A run that an earlier version began under a shorter name is found, too. Raises InputError if the model cannot be
+    read.
+    """
+    digest = file_sha256(model)
+    data = arguments.data or DEBIAN
+    earlier = FOLDERS / _earlier_name(arguments, data)
+    if _model_of(earlier) == digest:
+        return earlier
+    return FOLDERS / _name(arguments, model, digest, data)
+
+
+def tiers(arguments: argparse.Namespace) -> Sequence[str]:
+    """The names of the tiers to search."""
+    return arguments.tier or (TIER,)
+
+
+def _name(arguments: argparse.Namespace, model: Path, digest: str, data: str) -> str:
+    parts = [_word(_model_name(model)), digest[:8], _word(Path(data).stem), arguments.strategy, *tiers(arguments)]
+    parts.append(f"seed{arguments.seed}")
+    if arguments.batch != BATCH_SIZE:
+        parts.append(f"batch{arguments.batch}")
+    if arguments.kernels:
+        parts.append(f"kernels{arguments.kernels}")
+    others = [sorted((name, repr(value)) for name, value in arguments.option or ()), [*map(str, arguments.cross or ())]]
+    if any(others):
+        parts.append(hashlib.sha256(json.dumps(others).encode()).hexdigest()[:6])
+    return "-".join(parts)
+
+
+def _model_name(model: Path) -> str:
+    """The name of an image's model as it was built, else the file's."""
+    if model.name == TENSORS_NAME:
+        try:
+            source = json.loads((model.parent / MANIFEST).read_bytes())["configuration"]["model"]["source"]
+            return Path(source).stem if "/" in source else str(source)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            pass
+    return model.stem
+
+
+def _word(text: str) -> str:
+    """A text as a part of a file's name."""
+    return re.sub(r"[^\w.]+", "_", text)[:40].strip("._") or "model"
+
+
+def _earlier_name(arguments: argparse.Namespace, data: str) -> str:
+    model = "model" if arguments.model is None else arguments.model.stem
+    return "-".join((model, Path(data).stem, arguments.strategy, *tiers(arguments), str(arguments.seed)))
+
+
+def _model_of(folder: Path) -> str | None:
+    """The SHA-256 (hex) of the model of the run in a folder, if there is one."""
+    try:
+        return str(json.loads((folder / "run.json").read_bytes())["settings"]["model"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 (hex) of a model file. Raises InputError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        what = f"the model {path_text(path)} cannot be read ({error.strerror or error})"
+        raise InputError(what, remedy="check the path of the model's GGUF file") from error
