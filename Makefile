@@ -1,10 +1,13 @@
 # Two commands do everything on a new machine: `make image` and `make boot`. Each target sets up what it needs itself.
-#   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   builds the image in build/
-#   make boot                                                      boots the image and opens a prompt
+#   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   builds the image in build/, by default with the settings of
+#                                                                  the last build there
+#   make boot                                                      boots what build/ holds and opens a prompt
 #   make demo                                                      boots it, changes its weights while it runs, rolls them back
 #   make man                                                       writes the manual page vboot(1) to build/
 #   make aarch64-tools                                             installs what the tests for aarch64 need
-#   make test | check | bench | fuzz | torture | deps | clean
+#   make test | check | bench | fuzz | torture | deps
+#   make clean                                                     removes what was built, but no run of `vboot evolve`
+#   make distclean                                                 removes those too
 #
 # Values given on make's command line reach the recipes as environment variables with the prefix VBOOT_. Neither make nor
 # the shell interprets them, so they may contain any character. Environment variables without the prefix, such as another
@@ -22,7 +25,7 @@ PY := $(VENV)/bin/python
 CARGO := $(firstword $(shell command -v cargo 2>/dev/null) cargo)
 CARGO_FLAGS := --quiet --locked --manifest-path vector_boot/Cargo.toml
 
-.PHONY: image boot demo test check fuzz bench torture deps clean aarch64-tools man FORCE
+.PHONY: image boot demo test check fuzz bench torture deps clean distclean aarch64-tools man FORCE
 .DEFAULT_GOAL := image
 
 deps:
@@ -83,5 +86,9 @@ man: deps $(VENV)/.ready
 aarch64-tools:
 	@tests/support/aarch64_tools.sh
 
+# Everything that was made, but for the runs of `vboot evolve` and the folders of machines that run.
 clean:
-	rm -rf build dist vector_boot/target vector_boot/fuzz/target $(VENV)
+	@sh builder/clean.sh
+
+distclean:
+	@sh builder/clean.sh --all

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vboot.errors import ToolError
+from vboot.errors import InputError, ToolError
+from vboot.files import is_full
 from vboot.programs import capture, run_logged
+from vboot.text import path_text
 
 LISTS_TIMEOUT_S = 60
 DOWNLOAD_TIMEOUT_S = 600
@@ -72,6 +74,9 @@ def download(package: Package, folder: Path, *, progress: Progress) -> Path:
             environment=os.environ, on_line=lambda _line: None, remedy=NO_PACKAGE_REMEDY,
         )  # fmt: skip
     except ToolError as error:
+        if is_full(folder):
+            what = f"{phase} failed: no space left on the disk of {path_text(folder.parent)}"
+            raise InputError(what, remedy="free some space, or set XDG_CACHE_HOME to another folder") from error
         cause = error.stderr.strip().rpartition("\n")[2]
         raise ToolError(
             f"{error.what}: {cause}" if cause else error.what,

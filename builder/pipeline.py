@@ -54,6 +54,7 @@ def _run_step(step: Step, cache: Cache, facts: dict[str, Facts], reporter: Repor
     started = time.monotonic()
     progress = _progress(step, reporter)
     try:
+        step.before()
         reason = reason_to_run(step, cache, progress=progress)
         if reason is None:
             reporter.skip(step.name, UP_TO_DATE)

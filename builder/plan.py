@@ -32,8 +32,8 @@ from builder.executable import (
 from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import OutputFile, configuration_of, file_name, render_manifest
 from builder.settings import Config, ModelSettings
-from builder.steps import Context, Facts, Step
-from vboot.check import check_file
+from builder.steps import Context, Facts, Step, nothing_to_do
+from vboot.check import check_file, require_gguf
 from vboot.errors import InputError
 from vboot.files import atomic_write
 from vboot.text import path_text
@@ -139,6 +139,8 @@ def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = Non
     return Step(
         name="compose",
         run=run,
+        # The head of a file is judged in milliseconds; hashing 100 GB that are no model takes minutes.
+        before=partial(_check, source) if source else nothing_to_do,
         inputs=(*(path for path in (source, wheel) if path), *_image_sources()),
         parameters={
             "model": name,
@@ -231,6 +233,7 @@ def _check(path: Path) -> None:
 def _model_file(model: ModelSettings) -> Path:
     path = Path(model.source)
     if path.is_file():
+        require_gguf(path)
         return path
     nearest = difflib.get_close_matches(model.source, BUILT_IN, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"use {', '.join(BUILT_IN)} or the path of a GGUF file"

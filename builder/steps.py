@@ -28,11 +28,16 @@ def nothing_discovered() -> tuple[Path, ...]:
     return ()
 
 
+def nothing_to_do() -> None:
+    """The `before` of a step whose inputs need no look before they are hashed."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One unit of work, repeated only when its name, parameters, inputs' contents or outputs' contents have changed.
 
-    `parameters` are JSON values. `discovered` is called after a run and gives inputs that became known only then.
+    `parameters` are JSON values. `before` is called first, before any input is hashed, and raises if none is worth it.
+    `discovered` is called after a run and gives inputs that became known only then.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Step:
     inputs: tuple[Path, ...] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)
     outputs: tuple[Path, ...] = ()
+    before: Callable[[], None] = nothing_to_do
     discovered: Callable[[], tuple[Path, ...]] = nothing_discovered
 
     @property

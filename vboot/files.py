@@ -15,6 +15,7 @@ from vboot.errors import InputError
 
 # EFBIG: a limit of the file size (ulimit -f, or 4 GiB on FAT); the remedy is the same as for a full disk.
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LEAST_FREE_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
@@ -47,6 +48,23 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno in _OUT_OF_SPACE:
             raise _unwritable(path, error) from error
         raise
+
+
+@contextlib.contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Name `path` in every OSError of the block that names no file: the system's "no space left on device" does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.strerror:
+            error.filename = os.fspath(path)
+        raise
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the disk of an existing folder has no space left for a file."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize < _LEAST_FREE_BYTES
 
 
 def _refuse_special(target: Path, *, shown: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -97,3 +98,70 @@ def test_the_version_is_stated_once() -> None:
     executable = ROOT / "vector_boot" / "target" / "release" / "vector_boot"
     answer = subprocess.run([executable, "--version"], capture_output=True, text=True, check=True)
     assert answer.stdout == f"vector_boot {stated}\n"
+
+
+@pytest.fixture
+def used(checkout: Path) -> Path:
+    """A checkout in which something was built, evolved and booted; this process stands in for a machine's."""
+    shutil.copy(ROOT / "builder" / "clean.sh", checkout / "builder")
+    for name in (
+        "build/run/1",
+        "build/run/two words",
+        "build/evolve/run 1",
+        "build/test",
+        "vector_boot/target",
+        "dist",
+    ):
+        (checkout / name).mkdir(parents=True)
+        (checkout / name / "file").touch()
+    for name in ("build/vmlinuz", "build/.vboot-settings.json"):
+        (checkout / name).touch()
+    return checkout
+
+
+def left(folder: Path) -> set[str]:
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name for name in names if not name.startswith(("builder/", "Makefile"))}
+
+
+def runs(folder: Path, run: str, *, start_ticks: int | None = None) -> None:
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19])
+    record = {"inputs": [{"pid": 1}], "pid": os.getpid(), "start_ticks": ticks if start_ticks is None else start_ticks}
+    (folder / run / "machine.json").write_text(json.dumps(record, indent=2))
+
+
+def test_clean_keeps_evolved_weights_and_says_so(used: Path) -> None:
+    done = make(used, "clean")
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = "clean: kept build/evolve (runs of `vboot evolve`: 1); `make distclean` removes everything\n"
+    assert done.stdout == expected
+    assert left(used) == {"build/evolve/run 1/file"}
+
+
+def test_clean_keeps_the_folder_of_a_machine_that_runs(used: Path) -> None:
+    runs(used, "build/run/two words")
+    runs(used, "build/run/1", start_ticks=1)
+    done = make(used, "clean")
+    assert "build/run/two words (its machine runs)" in done.stdout
+    kept = {name for name in left(used) if "run/" in name}
+    assert kept == {"build/run/two words/file", "build/run/two words/machine.json"}
+
+
+def test_clean_without_any_run_leaves_nothing_and_says_nothing(used: Path) -> None:
+    shutil.rmtree(used / "build/evolve")
+    done = make(used, "clean")
+    assert (done.stdout, done.stderr) == ("", "")
+    assert not (used / "build").exists()
+    assert make(used, "clean").returncode == 0
+
+
+def test_distclean_removes_everything_but_no_machine_that_runs(used: Path) -> None:
+    runs(used, "build/run/1")
+    before = left(used)
+    done = make(used, "distclean")
+    assert done.returncode != 0
+    assert "a machine runs in build/run/1; stop it with `vboot stop RUN` first" in done.stderr
+    assert left(used) == before
+    (used / "build/run/1/machine.json").unlink()
+    assert make(used, "distclean").returncode == 0
+    assert left(used) == set()

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 
 import pytest
 
+from builder.cache import open_cache
 from builder.config import load_config
 from builder.executable import executable_path
+from builder.pipeline import run
 from builder.plan import executable_step, plan_build
+from builder.progress import PlainReporter
 from builder.settings import Value
 from builder.steps import Step
+from vboot.check import CheckError
 from vboot.errors import InputError
 
 
@@ -32,12 +38,12 @@ def test_steps_of_each_kind_of_model(tmp_path: Path) -> None:
     rest = ["compose", "rts", "kernel", "initramfs", "manifest"]
     assert list(plan()) == ["executable", "weights", *rest]
     assert list(plan(model__source="tiny")) == ["executable", *rest]
-    (tmp_path / "own.gguf").write_bytes(b"")
+    (tmp_path / "own.gguf").write_bytes(b"GGUF")
     assert list(plan(model__source="own.gguf")) == ["executable", *rest]
 
 
 def test_everything_a_step_reads_is_an_input(tmp_path: Path) -> None:
-    (tmp_path / "own.gguf").write_bytes(b"")
+    (tmp_path / "own.gguf").write_bytes(b"GGUF")
     own = plan(model__source="own.gguf", image__signing_key=Path("key.pem"))
     assert "own.gguf" in names(own["compose"].inputs)
     assert {"vector_boot", "vectorland.gguf", "key.pem"} <= names(own["rts"].inputs)
@@ -71,6 +77,22 @@ def test_environment_that_changes_the_executable_counts(monkeypatch: pytest.Monk
     plain = executable_step().parameters
     monkeypatch.setenv("RUSTFLAGS", "-C opt-level=0")
     assert executable_step().parameters == {**plain, "RUSTFLAGS": "-C opt-level=0"}
+
+
+def test_a_huge_file_that_is_no_model_is_never_hashed(tmp_path: Path) -> None:
+    huge = tmp_path / "huge.gguf"
+    huge.touch()
+    os.truncate(huge, 100 << 30)
+    with pytest.raises(
+        CheckError, match=r'huge\.gguf: R1: magic: offset 0: is "\\x00\\x00\\x00\\x00", expected "GGUF"'
+    ):
+        plan(model__source=str(huge))
+    with huge.open("r+b") as file:
+        file.write(b"GGUF\x03\0\0\0")
+    step = plan(model__source=str(huge))["compose"]
+    with pytest.raises(CheckError, match=r"R\d+: "), open_cache(tmp_path / "build") as cache:
+        run([step], cache=cache, reporter=PlainReporter(io.StringIO()))
+    assert str(huge) not in cache.files
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vboot.errors import InputError
-from vboot.files import atomic_write
+from vboot.files import atomic_write, named_errors
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -124,3 +124,10 @@ def test_full_disk_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="free some space"), atomic_write(tmp_path / "out"):
         raise OSError(errno.ENOSPC, "full")
     assert leftovers(tmp_path) == []
+
+
+def test_a_full_disk_is_named() -> None:
+    with pytest.raises(OSError, match=r"No space left on device: 'the/file'"), named_errors(Path("the/file")):
+        Path("/dev/full").write_bytes(bytes(10))
+    with pytest.raises(FileNotFoundError, match="gone"), named_errors(Path("the/file")):
+        Path("gone").read_bytes()

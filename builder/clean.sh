@@ -1,0 +1,42 @@
+#!/bin/sh
+# Removes what was built, in the checkout's root: `sh builder/clean.sh`. Kept, and named, are the runs of `vboot evolve`,
+# which take hours to make, and the run folders of machines that run. With --all the evolve runs are removed too; machines
+# that run must be stopped first. Asks nothing, so that it is the same for a person and for a script.
+set -eu
+
+all=
+[ "${1-}" != --all ] || all=yes
+
+# Whether the machine of a run folder runs: its process exists, and started when the record says.
+is_running() {
+    [ -f "$1/machine.json" ] || return 1
+    pid=$(sed -n 's/^  "pid": \([0-9]*\),*$/\1/p' "$1/machine.json" | head -n 1)
+    started=$(sed -n 's/^  "start_ticks": \([0-9]*\),*$/\1/p' "$1/machine.json" | head -n 1)
+    [ -n "$pid" ] && [ -r "/proc/$pid/stat" ] || return 1
+    now=$(sed 's/.*) //' "/proc/$pid/stat" | cut -d ' ' -f 20)
+    [ "$now" = "$started" ]
+}
+
+running=
+kept=
+for run in build/run/*; do
+    ! is_running "$run" || running="$running $run"
+done
+if [ -n "$all" ] && [ -n "$running" ]; then
+    echo "clean: a machine runs in$running; stop it with \`vboot stop RUN\` first" >&2
+    exit 1
+fi
+
+[ -z "$all" ] || rm -rf build
+if [ -d build ]; then
+    find build -mindepth 1 -maxdepth 1 ! -name evolve ! -name run -exec rm -rf {} +
+    for run in build/run/* build/run/.[!.]*; do
+        if is_running "$run"; then kept="$kept $run (its machine runs)"; else rm -rf "$run"; fi
+    done
+    if [ -n "$(ls -A build/evolve 2>/dev/null)" ]; then
+        kept="$kept build/evolve (runs of \`vboot evolve\`: $(ls -A build/evolve | wc -l | tr -d ' '))"
+    fi
+    rmdir build/run build/evolve build 2>/dev/null || :
+fi
+rm -rf dist vector_boot/target vector_boot/fuzz/target .venv
+[ -z "$kept" ] || echo "clean: kept$kept; \`make distclean\` removes everything"
