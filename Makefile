@@ -47,15 +47,11 @@ boot: deps $(VENV)/.ready
 test: deps $(VENV)/.ready fuzz
 	@$(CARGO) test $(CARGO_FLAGS) --features standalone
 	@$(PY) -m builder build --model tiny --output build/test/tiny >/dev/null
-	@$(PY) -m pytest tests/unit tests/e2e tests/boot
+	@$(PY) -m pytest -n auto --dist loadfile tests/unit tests/e2e tests/boot
 
 # A short, coverage-guided fuzz of every parser; a finding is left in vector_boot/fuzz/artifacts.
 fuzz: deps
-	@mkdir -p build
-	@for target in $$(ls vector_boot/fuzz/fuzz_targets | sed 's/\.rs$$//'); do \
-		vector_boot/fuzz/run.sh $$target "$${VBOOT_FUZZ_SECONDS:-15}" >build/fuzz-$$target.log 2>&1 || { cat build/fuzz-$$target.log; exit 1; }; \
-		echo "fuzz $$target: $$(sed -n 's/^stat::number_of_executed_units: *//p' build/fuzz-$$target.log) inputs, no finding"; \
-	done
+	@vector_boot/fuzz/run_all.sh "$${VBOOT_FUZZ_SECONDS:-15}"
 
 check: deps $(VENV)/.ready
 	@$(VENV)/bin/ruff check --quiet .

@@ -26,7 +26,7 @@ def packed_lzma() -> bytes:
 
 PACKERS: dict[str, Callable[[], bytes]] = {
     "none": lambda: VMLINUX,
-    "gzip": lambda: gzip.compress(VMLINUX),
+    "gzip": lambda: gzip.compress(VMLINUX, mtime=0),
     "bzip2": lambda: bz2.compress(VMLINUX) + SIZE,
     "xz": lambda: lzma.compress(VMLINUX) + SIZE,
     "lzma": lambda: packed_lzma() + SIZE,
@@ -92,7 +92,7 @@ def test_the_configuration_inside_is_found(packer: str) -> None:
 
 
 def test_no_configuration_inside_is_none() -> None:
-    assert bzimage.embedded_config(kernel_files.bzimage(gzip.compress(b"\x7fELF"))) is None
+    assert bzimage.embedded_config(kernel_files.bzimage(gzip.compress(b"\x7fELF", mtime=0))) is None
     assert bzimage.embedded_config(kernel_files.bzimage(VMLINUX.replace(b"IKCFG_ED", b"IKCFG_EE"))) is None
 
 
@@ -102,7 +102,7 @@ def test_no_configuration_inside_is_none() -> None:
         (b"\x02\x21\x4c\x18", "packed with lz4"),
         (b"\x28\xb5\x2f\xfd", "packed with zstd"),
         (b"????", "packed with an unknown format"),
-        (gzip.compress(VMLINUX)[:-9], "truncated"),
+        (gzip.compress(VMLINUX, mtime=0)[:-9], "truncated"),
         (lzma.compress(VMLINUX)[:40] + bytes(40), "xz. is damaged"),
         (VMLINUX.replace(b"IKCFG_ST\x1f", b"IKCFG_ST\x00"), "configuration inside it is damaged"),
     ],
