@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     ) as (machine, client):
         if not (arguments.detach or arguments.json):
             return _prompt(machine, client)
-        client.close()  # since the port serves one client at a time, and now it is the caller's
+        client.close()  # since a port serves one client at a time, and a machine of an old image has only one
         return _detached(machine) if arguments.detach else _held(machine)
 
 
@@ -95,8 +95,11 @@ def booted(
     run_folder: Path | None = None,
     detach: bool = False,
     timeout: float | None = None,
+    name: str = "vboot boot",
 ) -> Iterator[tuple[VirtualMachine, MachineClient]]:
     """The machine of an image, and a client that it has answered hello; `append` goes to the kernel's command line.
+
+    `name` is the client's name.
 
     Raises BootError when it does not come up, or comes up in emergency mode.
     """
@@ -118,7 +121,8 @@ def booted(
     )
     with start(spec, accel=accel, run=run_folder, detach=detach) as machine:
         with _reported() as reporter:
-            client = await_hello(machine, reporter, timeout=timeout, memory_mib=memory_mib, need_mib=image.need.mib)
+            memory = {"memory_mib": memory_mib, "need_mib": image.need.mib}
+            client = await_hello(machine, reporter, timeout=timeout, client=name, **memory)
         with client:
             require_unchanged(image.checked)
             _refuse_emergency(machine, client, detach=detach)

@@ -23,9 +23,11 @@ _CONSOLE_TAIL = 1 << 20
 
 
 def await_hello(
-    machine: VirtualMachine, reporter: Reporter, *, timeout: float | None, memory_mib: int, need_mib: int
+    machine: VirtualMachine, reporter: Reporter, *, timeout: float | None, memory_mib: int, need_mib: int, client: str
 ) -> MachineClient:
     """A client of the machine, which has answered hello. `memory_mib` is what it has, `need_mib` what it needs.
+
+    `client` is the client's name.
 
     Raises BootError with the phase and the cause: the machine's own words where it said any.
     """
@@ -33,7 +35,7 @@ def await_hello(
     watch = BootWatch(machine, reporter)
     try:
         try:
-            client = connect(machine.evolution, timeout=seconds, check=watch.check)
+            connected = connect(machine.evolution, timeout=seconds, client=client, check=watch.check)
         except MachineError as error:
             if isinstance(error, LinkLostError):
                 machine.check_after_loss()
@@ -44,8 +46,9 @@ def await_hello(
     except BootError as error:
         raise explained(error, machine, memory_mib=memory_mib, need_mib=need_mib) from error
     watch.finish()
-    client.timeout = TIMEOUT_S
-    return client
+    connected.timeout = TIMEOUT_S
+    machine.keep_served_ports()
+    return connected
 
 
 class BootWatch:

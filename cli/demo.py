@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     config = read_config(arguments)
     image = open_or_build(arguments.image, read_build_config(arguments))
     started = time.monotonic()
-    with booted(image, config, append="vector_boot.fault=1") as (machine, client):
+    with booted(image, config, append="vector_boot.fault=1", name="vboot demo") as (machine, client):
         demo = _Demo(client, machine, seconds_to_hello=time.monotonic() - started)
         demo.run()
     return Answer(demo.facts, "")

@@ -89,11 +89,22 @@ def connected(arguments: argparse.Namespace) -> Iterator[MachineClient]:
     """
     found = find_machine(arguments.machine)
     if isinstance(found, Path):
-        with connect(found, timeout=arguments.timeout) as machine:
+        with connect(found, timeout=arguments.timeout, client=client_name(arguments)) as machine:
             yield machine
         return
-    with found as virtual, connect(virtual.evolution, timeout=arguments.timeout, check=virtual.check) as machine:
+    with found as virtual, connect_to(virtual, arguments) as machine:
         yield machine
+
+
+def connect_to(virtual: VirtualMachine, arguments: argparse.Namespace) -> MachineClient:
+    """Connect to a virtual machine, which is watched during every wait. Raises BootError, MachineError."""
+    name = client_name(arguments)
+    return connect(virtual.evolution, timeout=arguments.timeout, client=name, check=virtual.check)
+
+
+def client_name(arguments: argparse.Namespace) -> str:
+    """The name by which other clients of a machine see this command."""
+    return f"vboot {arguments.verb}"
 
 
 def newest_running(runs: Path = RUNS) -> VirtualMachine:

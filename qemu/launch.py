@@ -24,6 +24,7 @@ from qemu.spec import MachineSpec, command
 from qemu.verdict import describe_input
 from vboot.errors import BootError, InputError, VbootError
 from vboot.files import named_errors
+from vboot.port_files import lock_file
 from vboot.text import path_json, path_text, shell_join
 
 _TOLD = ("run", "pid", "evolution", "qmp", "console", "accel", "command")
@@ -52,6 +53,8 @@ def start(
     argv = command(spec, folder.endpoints, accel.name, qemu=qemu)
     with named_errors(folder.command):
         folder.command.write_bytes(os.fsencode(shell_join(argv)) + b"\n")
+        # It tells clients that a port serves one of them at a time, also where only one port is left.
+        lock_file(folder.endpoints.evolution).touch(mode=0o600)
     record: dict[str, Any] = {"started_wall": time.time(), "started_monotonic": time.monotonic(), "inputs": []}
     try:
         process = spawn(argv, log=folder.qemu_log, detach=detach)

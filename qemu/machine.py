@@ -22,8 +22,10 @@ from qemu.console_file import ConsoleFile, ConsoleMatch, ConsoleState
 from qemu.monitor import Monitor
 from qemu.process import Process
 from qemu.run_folder import RunFolder
+from qemu.spec import PORT_LABEL
 from qemu.verdict import RunOutcome, RunVerdict
 from vboot.errors import BootError, InputError
+from vboot.port_files import lock_file, port_socket
 from vboot.text import path_text
 
 _DEADLINES = {"spawn": 5.0, "console": 20.0, "qmp": 5.0, "exit": 10.0, "quit": 2.0, "terminate": 2.0, "kill": 5.0}
@@ -197,6 +199,19 @@ class VirtualMachine:
             raise BootError(
                 error.what, phase="command", artefacts=self.run, remedy=f"see {path_text(self.run)}"
             ) from error
+
+    def keep_served_ports(self) -> None:
+        """Remove the sockets of the ports that the guest has not opened: an old guest serves only port 0.
+
+        To be called once the guest has answered on one of them. Raises BootError.
+        """
+        devices = self.qmp("query-chardev")
+        for device in devices if isinstance(devices, list) else []:
+            number = str(device.get("label")).removeprefix(PORT_LABEL)
+            if number.isdecimal() and not device.get("frontend-open"):
+                socket = port_socket(self.evolution, int(number))
+                for path in (socket, lock_file(socket)):
+                    path.unlink(missing_ok=True)
 
     def powerdown(self) -> None:
         """Press the power button (ACPI). The guest may need time, or ignore it; see `wait_exit`."""

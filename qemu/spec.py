@@ -12,6 +12,8 @@ from vboot.port_files import PORTS, port_socket
 
 EVOLUTION_PORT = "org.vectorland.evolution"
 """The guest finds the evolution ports under this name, a dot and the number of the port."""
+PORT_LABEL = "evolution"
+"""QEMU knows the socket of port 0 by this name, and those of the others by it and their number."""
 
 DEFAULT_CPU = "max"
 """The processor model with every feature that the accelerator offers."""
@@ -113,7 +115,7 @@ def _ports(paths: Endpoints) -> list[str]:
     argv += ["-device", f"virtio-serial-pci,id=ports,max_ports={PORTS + 1}"]
     # The guest sees the ports in this order: when it finds port 0, it has all others.
     for number in (*range(1, PORTS), 0):
-        name = "evolution" if number == 0 else f"evolution{number}"
+        name = PORT_LABEL if number == 0 else f"{PORT_LABEL}{number}"
         path = _option(port_socket(paths.evolution, number))
         argv += ["-chardev", f"socket,id={name},path={path},server=on,wait=off", "-device"]
         argv += [f"virtserialport,bus=ports.0,nr={number + 1},chardev={name},name={EVOLUTION_PORT}.{number}"]

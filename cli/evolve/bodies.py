@@ -106,7 +106,7 @@ def _booted_body(image: BootImage, config: Config) -> Iterator[SocketBody]:
         def boot() -> Path:
             # Clean up the previous machine, which may have crashed.
             stack.pop_all().close()
-            machine, client = stack.enter_context(booted(image, config))
+            machine, client = stack.enter_context(booted(image, config, name="vboot evolve"))
             client.close()  # the port serves one client at a time, from now on the daemon
             stack.push(lambda kind, _error, _trace: _end(machine) if kind is None else None)
             return machine.evolution

@@ -12,7 +12,7 @@ from typing import Any
 
 from cli.answer import Answer
 from cli.errors import described
-from cli.machines import add_machine, find_machine
+from cli.machines import add_machine, client_name, connect_to, find_machine
 from cli.shell.changes import COMMANDS as CHANGES
 from cli.shell.changes import tell_event
 from cli.shell.commands import execute, watch, welcome
@@ -38,11 +38,11 @@ def run(arguments: argparse.Namespace) -> Answer:
     """Serve commands until they end; exit code 1 if one of a script's failed."""
     found = find_machine(arguments.machine)
     if isinstance(found, Path):
-        with connect(found, timeout=arguments.timeout) as machine:
+        with connect(found, timeout=arguments.timeout, client=client_name(arguments)) as machine:
             shell = Shell(machine, as_json=bool(arguments.json))
             shell.run()
             return _answer(shell, f"the machine at {path_text(found)} runs on")
-    with found as virtual, connect(virtual.evolution, timeout=arguments.timeout, check=virtual.check) as machine:
+    with found as virtual, connect_to(virtual, arguments) as machine:
         shell = Shell(machine, as_json=bool(arguments.json), explain=virtual.check)
         shell.run()
         if shell.shut_down:

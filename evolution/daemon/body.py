@@ -11,7 +11,7 @@ from vboot.client.bridge import RustNeuralBridge
 from vboot.client.machine import MachineClient, connect
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 
-CLIENT = "evolution-v7"
+CLIENT = "vboot evolve"
 _WEDGED_AFTER = 3
 """Connections in a row without an answer, after which the machine is revived."""
 

@@ -20,6 +20,7 @@ from qemu.spec import MachineSpec
 from tests.support import fake_qemu
 from tests.unit.test_qemu_process import gone
 from vboot.errors import BootError, InputError, ToolError
+from vboot.port_files import port_sockets
 
 KVM = Accel("kvm", "the fake runs at full speed")
 SPEC = MachineSpec(kernel=Path("/vmlinuz"))
@@ -296,3 +297,17 @@ def test_deadlines_of_an_emulated_machine_are_longer(tmp_path: Path) -> None:
     with start(SPEC, accel=slow, run=tmp_path / "run", qemu=qemu) as machine:
         machine.wait_for_console("heartbeat")
     assert verdict(tmp_path)["timeouts_s"] == {"spawn": 30.0, "console": 120.0, "quit": 12.0, "kill": 30.0}
+
+
+def test_ports_that_the_guest_does_not_serve_are_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with begin(tmp_path, "good") as machine:
+        sockets = port_sockets(machine.evolution)
+        for path in sockets[1:]:
+            path.touch()
+        devices = [{"label": f"evolution{number}", "frontend-open": number == 3} for number in range(1, 16)]
+        told = [{"label": "evolution", "frontend-open": False}, {"label": "qmp", "frontend-open": True}, *devices]
+        monkeypatch.setattr(machine, "qmp", lambda _name: told)
+        machine.keep_served_ports()
+        assert [number for number, path in enumerate(sockets) if path.exists()] == [0, 3]
+        monkeypatch.undo()
+        machine.keep_served_ports()  # a monitor that does not know them

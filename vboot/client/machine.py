@@ -1,6 +1,6 @@
 """The client of a running machine.
 
-    with connect(Path("build/run/.../evolution.sock")) as machine:
+    with connect(Path("build/run/...")) as machine:
         print(machine.stats().heartbeats)
         weights = machine.read("blk.0.attn_q.weight")
 
@@ -11,6 +11,7 @@ MachineTimeoutError, ProtocolError, and ForkedProcessError in a process forked f
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from vboot.client import changes, inference, uploads
-from vboot.client.link import Link, SocketLink
+from vboot.client.link import Link
+from vboot.client.ports import PortOpener
 from vboot.client.session import PROTOCOL, Reply, Session
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode
@@ -58,16 +60,19 @@ _GENERATIONS_TRIED = 3
 
 
 def connect(
-    path: Path, *, timeout: float = TIMEOUT_S, client: str = "vboot", check: Callable[[], None] = lambda: None
+    path: Path, *, timeout: float = TIMEOUT_S, client: str = "vboot.client", check: Callable[[], None] = lambda: None
 ) -> MachineClient:
-    """Connect to the machine behind a Unix socket; returns once it has answered `hello`.
+    """Connect to the machine of a run folder or behind a Unix socket; returns once it has answered `hello`.
 
-    `timeout`: seconds that a request may take. `client`: the name sent to the machine. `check` is called about ten
-    times a second during every wait; an exception that it raises ends the wait. Raises LinkLostError if no machine
-    listens there, MachineTimeoutError if it does not answer, RequestRefusedError if it has no free connection or
-    another version of the protocol.
+    A virtual machine has several ports, and the client takes a free one. `timeout`: seconds that a request may take.
+    `client`: the name by which the machine and its other clients know this one, to which ", pid N" is added. `check` is
+    called about ten times a second during every wait; an exception that it raises ends the wait. Raises LinkLostError
+    if no machine listens there, MachineTimeoutError if it does not answer, MachineBusyError at once if all its
+    connections are taken, RequestRefusedError if it has another version of the protocol.
     """
-    return MachineClient(lambda deadline: SocketLink(path, deadline), timeout=timeout, client=client, check=check)
+    ports = PortOpener(path, client)
+    name = f"{client}, pid {os.getpid()}"
+    return MachineClient(ports, timeout=timeout, client=name, check=check, move_on=ports.move_on)
 
 
 class MachineClient:
@@ -80,11 +85,12 @@ class MachineClient:
         timeout: float = TIMEOUT_S,
         client: str = "vboot",
         check: Callable[[], None] = lambda: None,
+        move_on: Callable[[], bool] = lambda: False,
     ) -> None:
         self.timeout = timeout
         """Seconds that a request may take."""
         self._client = client
-        self._session = Session(open_link, client=client, check=check)
+        self._session = Session(open_link, client=client, check=check, move_on=move_on)
         try:
             self._session.establish(self._deadline(None))
         except BaseException:

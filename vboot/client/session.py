@@ -21,6 +21,7 @@ from vboot.client.link import Link
 from vboot.protocol.decoding import decode
 from vboot.protocol.errors import (
     LinkLostError,
+    MachineBusyError,
     MachineError,
     MachineTimeoutError,
     ProtocolError,
@@ -38,6 +39,8 @@ _EVENTS_KEPT = 1024
 _SLICE_SECONDS = 0.1
 _HELLO_AGAIN_SECONDS = 2.5
 _CONNECT_AGAIN_SECONDS = 0.2
+_BUSY_SECONDS = 0.5
+"""How long a machine with all connections taken is asked again: it may not have noticed that a client has left."""
 _BLOB_STALL_SECONDS = BLOB_STALL_MS / 1000
 _CANCEL_SECONDS = 1.0
 _RECOVERY_SECONDS = 10.0
@@ -63,11 +66,17 @@ class Session:
     """Sends requests and finds their replies. Not to be used by two threads at once, nor in a forked process.
 
     `open_link` connects before the deadline it is given. `check` is called about ten times a second during every wait;
-    an exception that it raises ends the wait. Deadlines are times of the monotonic clock in seconds.
+    an exception that it raises ends the wait. `move_on` is called when a connection did not answer for 2.5 s, and says
+    whether to open another one instead. Deadlines are times of the monotonic clock in seconds.
     """
 
     def __init__(
-        self, open_link: Callable[[float], Link], *, client: str, check: Callable[[], None] = lambda: None
+        self,
+        open_link: Callable[[float], Link],
+        *,
+        client: str,
+        check: Callable[[], None] = lambda: None,
+        move_on: Callable[[], bool] = lambda: False,
     ) -> None:
         self.hello: Hello | None = None
         """The reply to the `hello` that last synchronised the connection."""
@@ -77,6 +86,7 @@ class Session:
         self._open_link = open_link
         self._client = client
         self._check = check
+        self._move_on = move_on
         self._link: Link | None = None
         self._reader = Reader()
         self._inbox: deque[Incoming] = deque()
@@ -179,7 +189,7 @@ class Session:
         if self._link is None:
             try:
                 self._link = self._open_link(time.monotonic())
-            except MachineTimeoutError:
+            except (MachineTimeoutError, MachineBusyError):
                 return True
             except LinkLostError:
                 return False
@@ -194,6 +204,7 @@ class Session:
 
     def _greet(self, deadline: float) -> Hello:
         """Synchronise the connection; connect first if there is none."""
+        started = time.monotonic()
         while True:
             if self._link is None:
                 self._link = self._open_link(deadline)
@@ -201,8 +212,9 @@ class Session:
                 return self._say_hello(deadline)
             except (LinkLostError, RequestRefusedError) as error:
                 # The machine may have no free connection until it notices that an earlier client has left.
-                busy = isinstance(error, LinkLostError) or error.code == Code.BUSY
-                if not busy or time.monotonic() + _CONNECT_AGAIN_SECONDS > deadline:
+                passing = isinstance(error, LinkLostError) or error.code == Code.BUSY
+                until = min(deadline, started + _BUSY_SECONDS) if isinstance(error, MachineBusyError) else deadline
+                if not passing or time.monotonic() + _CONNECT_AGAIN_SECONDS > until:
                     raise
                 self.close()
                 time.sleep(_CONNECT_AGAIN_SECONDS)
@@ -222,6 +234,9 @@ class Session:
             reply = self._hello_reply(min(deadline, time.monotonic() + _HELLO_AGAIN_SECONDS))
             if reply is not None:
                 return decode(Hello, reply.result, name="hello")
+            if self._move_on():
+                self.close()
+                self._link = self._open_link(deadline)
         remedy = "end other clients of this machine, or read its console"
         raise MachineTimeoutError("the machine does not answer hello", remedy=remedy)
 
@@ -388,5 +403,9 @@ def _reply(message: Message) -> Reply:
     if isinstance(result, dict) and error is None:
         return Reply(result, message.blob)
     if isinstance(error, dict) and type(error.get("code")) is int and isinstance(error.get("message"), str):
-        raise RequestRefusedError(error["code"], error["message"], error.get("data"))
+        data = error.get("data")
+        names = data.get("clients") if isinstance(data, dict) else None
+        if error["code"] == Code.BUSY and isinstance(names, list):
+            raise MachineBusyError(tuple(map(str, names)))
+        raise RequestRefusedError(error["code"], error["message"], data)
     raise ProtocolError("the machine's reply has neither a result nor an error", remedy="report this bug")

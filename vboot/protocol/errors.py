@@ -53,6 +53,24 @@ class RequestRefusedError(MachineError):
         return value if type(value) is int else None
 
 
+class MachineBusyError(RequestRefusedError):
+    """All connections of the machine are taken (code 1017).
+
+    Attributes: `clients`, the names of those who have them, each as "vboot shell, pid 4711"; it may lack some.
+    """
+
+    def __init__(self, clients: tuple[str, ...]) -> None:
+        self.clients = clients
+        super().__init__(Code.BUSY, "all connections are taken", {"clients": list(clients)})
+        names = "; ".join(map(printable, clients)) or "other programs"
+        many = f"all {len(clients)} of its connections are taken, " if len(clients) > 1 else ""
+        self.what = f"the machine is busy: {many}in use by {names}"
+        self.args = (f"{self.what}; {self.remedy}",)
+
+    def _remedy(self) -> str | None:
+        return "end one of these clients, or wait for it"
+
+
 class TextTooLongError(RequestRefusedError):
     """A text has more tokens than the model reads, and the caller asked for a refusal instead of a cut (code 1004).
 
