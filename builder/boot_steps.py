@@ -29,7 +29,9 @@ def kernel_step(kernel: KernelSettings, output: Path) -> Step:
             file.write(found.vmlinuz.read_bytes())
         return {"release": found.release, "package": found.package, "sha256": found.sha256}
 
-    return Step(name="kernel", run=run, inputs=given, parameters=_parameters(kernel), outputs=(output,))
+    return Step(
+        name="kernel", doing="fetching", run=run, inputs=given, parameters=_parameters(kernel), outputs=(output,)
+    )
 
 
 def initramfs_step(kernel: KernelSettings, *, rts: Path, vmlinuz: Path, output: Path) -> Step:
@@ -55,6 +57,7 @@ def initramfs_step(kernel: KernelSettings, *, rts: Path, vmlinuz: Path, output: 
 
     return Step(
         name="initramfs",
+        title="initial RAM disk",
         run=run,
         inputs=(rts, vmlinuz, *modules, *_sources()),
         parameters=_parameters(kernel),

@@ -15,7 +15,10 @@ from vboot.errors import VbootError
 
 @dataclass(frozen=True)
 class StepResult:
-    """The outcome of a step: whether it ran (in a dry run: would run), why, its duration in seconds, its facts."""
+    """The outcome of a step, which people know as `title`.
+
+    Whether it ran (in a dry run: would run), why, its duration in seconds, its facts.
+    """
 
     name: str
     ran: bool
@@ -23,6 +26,7 @@ class StepResult:
     seconds: float
     outputs: tuple[Path, ...]
     facts: Facts
+    title: str = ""
 
 
 def run(steps: Sequence[Step], *, cache: Cache, dry_run: bool = False, reporter: Reporter) -> tuple[StepResult, ...]:
@@ -47,7 +51,7 @@ UP_TO_DATE = "up to date"
 
 def _plan(step: Step, cache: Cache, pending: set[Path], reporter: Reporter) -> StepResult:
     reason = reason_to_run(step, cache, pending=pending, progress=_progress(step, reporter))
-    return StepResult(step.name, reason is not None, reason or UP_TO_DATE, 0.0, step.outputs, {})
+    return StepResult(step.name, reason is not None, reason or UP_TO_DATE, 0.0, step.outputs, {}, step.shown)
 
 
 def _run_step(step: Step, cache: Cache, facts: dict[str, Facts], reporter: Reporter) -> StepResult:
@@ -57,19 +61,19 @@ def _run_step(step: Step, cache: Cache, facts: dict[str, Facts], reporter: Repor
         step.before()
         reason = reason_to_run(step, cache, progress=progress)
         if reason is None:
-            reporter.skip(step.name, UP_TO_DATE)
+            reporter.skip(step.shown, UP_TO_DATE)
             known = cache.steps[step.id].facts
-            return StepResult(step.name, False, UP_TO_DATE, time.monotonic() - started, step.outputs, known)
-        reporter.start(step.name, reason)
+            return StepResult(step.name, False, UP_TO_DATE, time.monotonic() - started, step.outputs, known, step.shown)
+        reporter.start(step.shown, f"{step.doing}, because {reason}")
         entry = _execute(step, cache, facts, progress)
     except BaseException as error:
-        reporter.fail(step.name, str(error) or type(error).__name__)
+        reporter.fail(step.shown, str(error) or type(error).__name__)
         raise
     cache.steps[step.id] = entry
     cache.save()
     seconds = time.monotonic() - started
-    reporter.done(step.name, seconds)
-    return StepResult(step.name, True, reason, seconds, step.outputs, entry.facts)
+    reporter.done(step.shown, seconds)
+    return StepResult(step.name, True, reason, seconds, step.outputs, entry.facts, step.shown)
 
 
 def _execute(step: Step, cache: Cache, facts: dict[str, Facts], progress: Progress) -> StepEntry:
@@ -96,4 +100,4 @@ def _execute(step: Step, cache: Cache, facts: dict[str, Facts], progress: Progre
 
 
 def _progress(step: Step, reporter: Reporter) -> Progress:
-    return lambda phase, done, total: reporter.progress(step.name, phase, done, total)
+    return lambda phase, done, total: reporter.progress(step.shown, phase, done, total)

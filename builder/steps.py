@@ -36,17 +36,25 @@ def nothing_to_do() -> None:
 class Step:
     """One unit of work, repeated only when its name, parameters, inputs' contents or outputs' contents have changed.
 
-    `parameters` are JSON values. `before` is called first, before any input is hashed, and raises if none is worth it.
-    `discovered` is called after a run and gives inputs that became known only then.
+    People know it as `title`, and what it does as `doing`. `parameters` are JSON values. `before` is called first,
+    before any input is hashed, and raises if none is worth it. `discovered` is called after a run and gives inputs that
+    became known only then.
     """
 
     name: str
     run: Callable[[Context], Facts]
+    title: str = ""
+    doing: str = "building"
     inputs: tuple[Path, ...] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)
     outputs: tuple[Path, ...] = ()
     before: Callable[[], None] = nothing_to_do
     discovered: Callable[[], tuple[Path, ...]] = nothing_discovered
+
+    @property
+    def shown(self) -> str:
+        """The name for people."""
+        return self.title or self.name
 
     @property
     def id(self) -> str:
@@ -69,7 +77,7 @@ def reason_to_run(step: Step, cache: Cache, *, pending: Collection[Path] = (), p
             raise InputError(f"step {step.name} needs {path}, which does not exist", remedy="check the path")
     entry = cache.steps.get(step.id)
     if entry is None:
-        return _missing_output(step) or "no record of a run"
+        return _missing_output(step) or "it was not built before"
     return (
         _missing_output(step)
         or _changed_parameter(step, entry)
@@ -97,10 +105,15 @@ def _missing_output(step: Step) -> str | None:
 def _changed_parameter(step: Step, entry: StepEntry) -> str | None:
     now = step.parameter_texts()
     for name in sorted({*now, *entry.parameters}):
-        before, after = entry.parameters.get(name, "not set"), now.get(name, "not set")
+        before, after = _text(entry.parameters.get(name)), _text(now.get(name))
         if before != after:
             return f"{name} was {before}, is {after}"
     return None
+
+
+def _text(value: str | None) -> str:
+    """A parameter for people; JSON's null is a setting that nobody gave."""
+    return "not set" if value is None else "none" if value == "null" else value
 
 
 def _changed_input(step: Step, entry: StepEntry, inputs: Mapping[str, str]) -> str | None:

@@ -91,7 +91,7 @@ def _boot_command(output: Path) -> str:
 def _with_capabilities(answer: Answer, tensors: Path) -> Answer:
     """Add what the machine will be able to do, as the executable says of the composed file."""
     capabilities = check_file(executable_path(), tensors)["capabilities"]
-    text = f"{answer.text}\n{columns(capability_rows(capabilities))}"
+    text = f"{answer.text}\n\na machine with this model\n{columns(capability_rows(capabilities))}"
     return replace(answer, data={**answer.data, "capabilities": capabilities}, text=text)
 
 
@@ -136,10 +136,11 @@ def run_plan(steps: Sequence[Step], *, folder: Path, dry_run: bool) -> Answer:
 
 
 def _dry_text(results: Sequence[StepResult]) -> str:
-    return columns((r.name, "would run" if r.ran else "skip", r.reason) for r in results)
+    return columns((r.title, "would be built" if r.ran else "stays", r.reason) for r in results)
 
 
 def _text(results: Sequence[StepResult], hashes: dict[Path, str], seconds: float) -> str:
     files = columns((path_text(path), human_bytes(path.stat().st_size), sha256) for path, sha256 in hashes.items())
     ran = sum(result.ran for result in results)
-    return f"{files}\n{ran} of {len(results)} steps ran in {seconds:.1f} s"
+    built = f"{ran} of {len(results)} parts built in {seconds:.1f} s" if ran else "everything was up to date"
+    return f"{files}\n{built}"

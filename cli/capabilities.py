@@ -7,8 +7,10 @@ from typing import Any
 
 from vboot.text import printable
 
+Rows = list[tuple[str, str]]
 
-def capability_rows(capabilities: Mapping[str, Any]) -> list[tuple[str, str]]:
+
+def capability_rows(capabilities: Mapping[str, Any]) -> Rows:
     """Rows of two cells from the member `capabilities` of the report of `vector_boot check --json`."""
     why = printable(capabilities["embed_refused"] or "")
     if not capabilities["serves"]:
@@ -16,16 +18,18 @@ def capability_rows(capabilities: Mapping[str, Any]) -> list[tuple[str, str]]:
     embed = f"no: {why}"
     if capabilities["embed"]:
         embed = f"yes, {capabilities['pooling']} pooling, texts of at most {capabilities['max_tokens']} tokens"
-    rows = [
-        ("embed", embed),
-        ("generate", "yes" if capabilities["generate"] else "no: this runtime has no text generation"),
-    ]
-    return [*rows, ("edits", "; ".join(_edit(kind, types) for kind, types in capabilities["edits"].items()))]
+    generate = "yes" if capabilities["generate"] else "no: this runtime has no text generation"
+    return [("makes embeddings", embed), ("generates text", generate), *_edit_rows(capabilities["edits"])]
 
 
-def _edit(kind: str, types: Mapping[str, int]) -> str:
-    """`sparse on 38 F16 and 63 F32`."""
-    if not types:
-        return f"{kind} on no tensor"
+def _edit_rows(edits: Mapping[str, Mapping[str, int]]) -> Rows:
+    """A row for each kind of edit that some tensor takes, such as `13 F16 and 2 F32 tensors`."""
+    possible = [(f"  {kind} edits", _count(types)) for kind, types in edits.items() if types]
+    impossible = [kind for kind, types in edits.items() if not types]
+    rows = [("takes changes", "while it runs, by `vboot mutate`, of these tensors:"), *possible]
+    return [*rows, ("  of no tensor", ", ".join(impossible))] if impossible else rows
+
+
+def _count(types: Mapping[str, int]) -> str:
     counts = [f"{count} {name}" for name, count in types.items()]
-    return f"{kind} on {' and '.join([', '.join(counts[:-1]), counts[-1]] if len(counts) > 1 else counts)}"
+    return " and ".join([", ".join(counts[:-1]), counts[-1]] if len(counts) > 1 else counts)

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from builder.doctor import Diagnosis, can_build, examine_host
+from cli import hints
 from cli.answer import Answer, columns
 from cli.settings_flags import add_settings, read_config
 
@@ -19,10 +20,12 @@ def run(arguments: argparse.Namespace) -> Answer:
     """Examine the host; exit code 1 if the build lacks something."""
     diagnoses = examine_host(read_config(arguments).image.output)
     ok = can_build(diagnoses)
+    if ok:
+        hints.next_step(hints.command("image", "build"))
     verdict = "everything that the build needs is installed" if ok else "the build needs the missing items above"
     return Answer(
         {"ok": ok, "checks": [asdict(diagnosis) for diagnosis in diagnoses]},
-        columns(map(_row, diagnoses)) + f"\n{verdict}",
+        columns([("what", "needed to", "found"), *map(_row, diagnoses)]) + f"\n{verdict}",
         exit_code=0 if ok else 1,
     )
 

@@ -12,9 +12,9 @@ def next_step(text: str) -> None:
     _pending.append(f"next: {text}")
 
 
-def command(verb: str) -> str:
-    """How the person who runs this would call a verb: `make boot` below make, else `vboot boot`."""
-    return f"make {verb}" if os.environ.get("MAKELEVEL") else f"vboot {verb}"
+def command(target: str, verb: str | None = None) -> str:
+    """A target of make as the person who runs this would call it: `make boot` below make, else `vboot boot`."""
+    return f"make {target}" if os.environ.get("MAKELEVEL") else f"vboot {verb or target}"
 
 
 def taken() -> list[str]:

@@ -61,13 +61,14 @@ class MemoryNeed:
     def explain(self) -> str:
         """One line that explains the number."""
         if self.unpacking_bytes > self.running_bytes:
-            parts = f"kernel {_mib(self.kernel_bytes)} + 3 x initramfs {_mib(self.initramfs_bytes)} while it unpacks"
-        else:
             parts = (
-                f"kernel {_mib(self.kernel_bytes + KERNEL_RUNTIME_BYTES)} + initramfs {_mib(self.initramfs_bytes)}"
-                f" + weights {_mib(self.weights_bytes)} + workspace {_mib(self.workspace_bytes)}"
+                f"kernel {_mib(self.kernel_bytes)}, 3 x initial RAM disk {_mib(self.initramfs_bytes)} while it unpacks"
             )
-        return f"{self.mib} MiB: {parts}, + 1/63 for the memory map, + {_mib(MARGIN_BYTES)} margin"
+        else:
+            kernel, archive = _mib(self.kernel_bytes + KERNEL_RUNTIME_BYTES), _mib(self.initramfs_bytes)
+            weights, workspace = _mib(self.weights_bytes), _mib(self.workspace_bytes)
+            parts = f"kernel {kernel}, initial RAM disk {archive}, weights {weights}, working memory {workspace}"
+        return f"{self.mib} MiB: {parts}, the rest in reserve"
 
 
 def _mib(size: int) -> str:

@@ -121,12 +121,13 @@ def test_sigterm_is_reported(vboot: Vboot, monkeypatch: pytest.MonkeyPatch) -> N
     assert vboot.err == "vboot: error: terminated\n"
 
 
-def test_doctor(vboot: Vboot) -> None:
+def test_doctor(vboot: Vboot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MAKELEVEL", raising=False)
     answer = vboot.json("doctor")
     assert answer["ok"] is True
     assert {"python", "cargo", "rustc", "gcc", "make", "accelerator"} <= {check["name"] for check in answer["checks"]}
     assert vboot("doctor") == 0
-    assert vboot.out.endswith("everything that the build needs is installed\n")
+    assert vboot.out.endswith("everything that the build needs is installed\nnext: vboot build\n")
 
 
 def test_doctor_on_a_host_that_lacks_a_compiler(vboot: Vboot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_build_with_nothing_to_do(vboot: Vboot, image: Path) -> None:
     arguments = ["build", "--model", "tiny", "--output", str(image), "--security-version", "7"]
     answer = vboot.json(*arguments, "--signing-key", image.parent / "key.pem")
     assert [(step["name"], step["ran"]) for step in answer["steps"]] == [(name, False) for name in STEPS]
-    assert "rts: skipped, up to date" in vboot.err
+    assert "image file: up to date" in vboot.err
 
 
 def test_build_is_the_same_elsewhere(vboot: Vboot, image: Path, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_build_is_the_same_elsewhere(vboot: Vboot, image: Path, tmp_path: Path) 
         os.umask(before)
     for name in ("vector_boot.rts", "vectorland.gguf", "initramfs.cpio", "vmlinuz", "manifest.json"):
         assert (tmp_path / "elsewhere" / name).read_bytes() == (image / name).read_bytes()
-    assert "6 of 6 steps ran" in vboot.out
+    assert "6 of 6 parts built" in vboot.out
 
 
 def test_dry_run_names_the_reason_and_writes_nothing(vboot: Vboot, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_dry_run_names_the_reason_and_writes_nothing(vboot: Vboot, tmp_path: Pat
     assert {step["name"]: step["ran"] for step in answer["steps"]} == dict.fromkeys(STEPS, True)
     assert list(tmp_path.iterdir()) == []
     assert vboot("build", "--dry-run", "--model", "tiny") == 0
-    assert "compose     would run  vectorland.gguf is missing" in vboot.out
+    assert "model file        would be built  vectorland.gguf is missing" in vboot.out
 
 
 def test_model_comes_from_flag_environment_or_file(
@@ -106,7 +106,7 @@ def test_compose_a_model_of_the_user(vboot: Vboot, tmp_path: Path) -> None:
     assert names[0] == "weights"
     assert {"hw.mmio", "cortex_journal", "kernel.0", "evolved.7"} <= set(names)
     assert vboot("compose", "--model", "own.gguf", "-o", "out.gguf") == 0
-    assert "0 of 2 steps ran" in vboot.out
+    assert "everything was up to date" in vboot.out
 
 
 def test_compose_runs_the_rust_check_first(vboot: Vboot, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def need(*, kernel: int = 50, initramfs: int = 2, weights: int = 0, workspace: i
 def test_unpacking_needs_the_archive_three_times() -> None:
     # (50 + 3 * 100) MiB * 64/63 + 32 MiB margin = 387.6 MiB
     assert need(initramfs=100).mib == 400
-    assert "3 x initramfs 100.0 MiB" in need(initramfs=100).explain()
+    assert "3 x initial RAM disk 100.0 MiB" in need(initramfs=100).explain()
 
 
 def test_running_needs_kernel_archive_weights_and_workspace() -> None:
@@ -116,7 +116,7 @@ def test_running_needs_kernel_archive_weights_and_workspace() -> None:
     large = need(weights=500, workspace=64)
     assert large.mib == 688
     assert large.explain().startswith(
-        "688 MiB: kernel 66.0 MiB + initramfs 2.0 MiB + weights 500.0 MiB + workspace 64.0"
+        "688 MiB: kernel 66.0 MiB, initial RAM disk 2.0 MiB, weights 500.0 MiB, working memory 64.0"
     )
 
 

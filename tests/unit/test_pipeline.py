@@ -131,7 +131,7 @@ def test_changed_parameter_is_named(tmp_path: Path, chain: list[Step]) -> None:
     chain[0] = replace(chain[0], parameters={"type": "Q8_0"})
     assert reasons(build(tmp_path, chain)) == {"first": 'type was "F16", is "Q8_0"'}
     chain[0] = replace(chain[0], parameters={"type": "Q8_0", "key": None})
-    assert reasons(build(tmp_path, chain)) == {"first": "key was not set, is null"}
+    assert reasons(build(tmp_path, chain)) == {"first": "key was not set, is none"}
 
 
 def test_changed_list_of_inputs_is_seen(tmp_path: Path, chain: list[Step]) -> None:
@@ -249,10 +249,10 @@ def test_the_reporter_gets_all_events_in_order(tmp_path: Path, chain: list[Step]
         run([*chain, failing], cache=cache, reporter=recorder)
     assert recorder.events == [
         ("skip", "first", "up to date"),
-        ("start", "second", "abab is missing"),
+        ("start", "second", "building, because abab is missing"),
         ("progress", "second", "concatenating", "1", "2"),
         ("done", "second"),
-        ("start", "failing", "never is missing"),
+        ("start", "failing", "building, because never is missing"),
         ("fail", "failing", "broken"),
     ]
 

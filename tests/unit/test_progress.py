@@ -12,11 +12,11 @@ from builder.progress import PlainReporter, Reporter, TerminalReporter, make_rep
 def build(reporter: Reporter) -> None:
     reporter.skip("executable", "up to date")
     reporter.progress("compose", "hashing model.gguf", 1, 4)
-    reporter.start("compose", "type has changed")
+    reporter.start("compose", "building, because type has changed")
     for done in range(1000):
         reporter.progress("compose", "write", done, 1000)
     reporter.done("compose", 1.26)
-    reporter.start("rts", "first [bold]time[/bold]")
+    reporter.start("rts", "building, because first [bold]time[/bold]")
     reporter.fail("rts", "no")
 
 
@@ -24,10 +24,10 @@ def test_plain_lines_show_every_event_and_no_phase_twice() -> None:
     stream = io.StringIO()
     build(PlainReporter(stream, clock=lambda: 0.0))
     assert stream.getvalue().splitlines() == [
-        "executable: skipped, up to date",
-        "compose: running, type has changed",
+        "executable: up to date",
+        "compose: building, because type has changed",
         "compose: done in 1.3 s",
-        "rts: running, first [bold]time[/bold]",
+        "rts: building, because first [bold]time[/bold]",
         "rts: failed",
     ]
 
@@ -59,7 +59,7 @@ def test_terminal_keeps_the_final_lines() -> None:
     stream = io.StringIO()
     build(TerminalReporter(stream))
     text = visible(stream.getvalue())
-    for line in ("executable: skipped, up to date", "compose: done in 1.3 s", "rts: failed"):
+    for line in ("executable: up to date", "compose: done in 1.3 s", "rts: failed"):
         assert line in text
     assert "[bold]time[/bold]" in text
 
