@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.executable import build_executable, build_library
 from cli import main
 from tests.support.vboot import Vboot, write_key
 
@@ -27,3 +28,15 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["--model", "tiny", "--output", str(folder / "build"), "--signing-key", str(folder / "key.pem")]
     assert main(["build", *arguments, "--security-version", "7"]) == 0
     return folder / "build"
+
+
+@pytest.fixture(scope="session")
+def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The executable, brought up to date once for all tests."""
+    return build_executable(log=tmp_path_factory.mktemp("cargo") / "log", progress=lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def library(executable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library for C and Python, which cargo has compiled with the executable."""
+    return build_library(log=tmp_path_factory.mktemp("cargo") / "log", progress=lambda *_: None)

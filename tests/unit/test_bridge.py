@@ -18,7 +18,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.executable import build_library
 from image.compose import compose
 from vboot.client.bridge import Fault, RustNeuralBridge
 from vboot.client.bridge_packets import Kind, Packet, cut, encode
@@ -33,11 +32,6 @@ from vboot.protocol.errors import (
 )
 
 QUERY = "blk.0.attn_q.weight"
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_library(log=tmp_path_factory.mktemp("cargo") / "log", progress=lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from builder.executable import build_library
 from tests.support.local_machine import LocalMachine, local_machine
 from vboot.client.bridge import RustNeuralBridge
 from vboot.client.machine import MachineClient, connect
@@ -20,11 +19,6 @@ from vboot.weights.edits import Seeded
 
 NOISE = Seeded("blk.*.weight", seed="00c0ffee00c0ffee", form="normal", density=0.5, scale=1e-2)
 FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_library(log=tmp_path_factory.mktemp("cargo") / "log", progress=lambda *_: None)
 
 
 @pytest.fixture

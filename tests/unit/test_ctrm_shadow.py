@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.executable import build_library
 from evolution.ctrm.contract import Candidate, Facts
 from evolution.ctrm.judge import judge
 from evolution.ctrm.shadow import evaluate_shadow, measure, trying
@@ -26,11 +25,6 @@ FITNESS = RetrievalFitness(SearchData(PAIRS[:2], PAIRS, PAIRS[:2]), seed=1)
 
 HARMLESS = Seeded("blk.*.weight", "00000000000000aa", "normal", 1.0, 1e-4)
 HARMFUL = Seeded("*.weight", "00000000000000aa", "normal", 1.0, 0.5)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_library(log=tmp_path_factory.mktemp("cargo") / "log", progress=lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from builder.executable import build_library
 from evolution.ctrm.contract import CtrmLimits
 from evolution.fitness.contract import Pair, SearchData
 from evolution.fitness.retrieval import RetrievalFitness
@@ -35,8 +34,9 @@ def measured(model: Path, library: Path, count: int) -> tuple[list[Row], str, st
 
 
 @pytest.mark.parametrize(("kind", "tiers"), [("F16", 6), ("Q8_0", 3)])
-def test_candidates_of_every_tier_are_measured_and_taken_back(tmp_path: Path, kind: str, tiers: int) -> None:
-    library = build_library(log=tmp_path / "log", progress=lambda *_: None)
+def test_candidates_of_every_tier_are_measured_and_taken_back(
+    library: Path, tmp_path: Path, kind: str, tiers: int
+) -> None:
     rows, before, after = measured(compose("tiny", tmp_path / "m.gguf", type=kind).path, library, 2 * tiers)  # type: ignore[arg-type]
     assert before == after
     assert len({row.tier for row in rows}) == tiers

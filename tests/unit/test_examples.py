@@ -8,9 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from builder.executable import build_library
 from tests.support.local_machine import local_machine, tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,11 +20,6 @@ def output(*command: str | Path) -> str:
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_library(log=tmp_path_factory.mktemp("cargo") / "log", progress=lambda *_: None)
 
 
 def test_every_example_is_in_the_list() -> None:

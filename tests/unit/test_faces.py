@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from builder.elf_check import check_executable, check_library
-from builder.executable import CRATE, build_executable, build_library, find_toolchain
+from builder.executable import CRATE, find_toolchain
 
 EXPORTED = frozenset(
     {
@@ -27,18 +27,12 @@ EXPORTED = frozenset(
 )
 
 
-def quiet(_phase: str, _done: int, _total: int) -> None:
-    pass
-
-
-def test_the_library_exports_the_c_interface_and_nothing_else(tmp_path: Path) -> None:
-    library = build_library(log=tmp_path / "log", progress=quiet)
+def test_the_library_exports_the_c_interface_and_nothing_else(library: Path) -> None:
     with library.open("rb") as file:
         assert check_library(file, functions=EXPORTED) == []
 
 
-def test_the_executable_is_static_sealed_and_small(tmp_path: Path) -> None:
-    executable = build_executable(log=tmp_path / "log", progress=quiet)
+def test_the_executable_is_static_sealed_and_small(executable: Path) -> None:
     with executable.open("rb") as file:
         assert check_executable(file) == []
     assert executable.stat().st_size < 2_600_000

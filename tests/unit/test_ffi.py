@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.executable import CRATE, build_library
+from builder.executable import CRATE
 from image.compose import compose
 from image.gguf_writer import chunks, plan
 from image.tiny import tiny
@@ -37,11 +37,6 @@ C_TYPES = {
     "u32": "uint32_t",
     "u64": "uint64_t",
 }
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_library(log=tmp_path_factory.mktemp("cargo") / "log", progress=lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from builder.executable import build_executable
 from image.compose import compose
 from image.rts_file import write_rts
 from tests.support.evolution_port.expect import EvolutionPort
@@ -45,11 +44,6 @@ class Listening:
         stream.settimeout(PATIENCE)
         stream.connect(str(self.path))
         return stream
-
-
-@pytest.fixture(scope="session")
-def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_executable(log=tmp_path_factory.mktemp("cargo") / "log", progress=lambda *_: None)
 
 
 @pytest.fixture(scope="session")
