@@ -1,28 +1,37 @@
-"""Checks that need a machine of their own: one client at a time, energy, the end of the process."""
+"""Checks that need a machine of their own: the limit of clients, energy, the end of the process."""
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from tests.conformance.acts import crash, generation, mutate, proposal, rollback, state
-from tests.conformance.client import Client, DisconnectedError, message
+from tests.conformance.client import Client, DisconnectedError, connected, message
 from tests.conformance.expected import dense, sparse
 from tests.conformance.model import mutable
 
 _SMALL = [{"kind": "seeded", "tensors": "v.F32", "seed": "00" * 8, "form": "normal", "density": 1, "scale": 1e-3}]
 
 
-def check_one_connection_at_a_time(client: Client) -> None:
-    with Client(client.path, patience=client.patience) as second:
-        got = second.receive()
-        assert (got.body["id"], got.code) == (None, 1017)
-        try:
-            second.receive()
-        except DisconnectedError:
-            pass
-        else:
-            raise AssertionError("the second connection was not closed")
+def check_sixteen_are_served_and_the_seventeenth_is_told(client: Client) -> None:
+    with ExitStack() as others:
+        served = [others.enter_context(connected(client.path, patience=client.patience)) for _ in range(15)]
+        for each in (client, *served):
+            assert each.result("stats")["state"] == "beating"
+        with Client(client.path, patience=client.patience) as late:
+            got = late.receive()
+            assert (got.body["id"], got.code) == (None, 1017)
+            assert got.data["retry_ms"] > 0
+            assert got.data["clients"] == ["conformance"] * 16
+            try:
+                late.receive()
+            except DisconnectedError:
+                pass
+            else:
+                raise AssertionError("the seventeenth connection was not closed")
+        served[3].close()
+        with connected(client.path, patience=client.patience) as again:
+            assert again.result("stats")["state"] == "beating"
     assert client.result("stats")["state"] == "beating"
 
 

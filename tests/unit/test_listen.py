@@ -175,15 +175,20 @@ def test_a_client_can_connect_as_soon_as_the_last_one_left(machine: Listening) -
             assert b"vector_boot" in lines.readline()
 
 
-def test_one_client_at_a_time(machine: Listening) -> None:
-    first = machine.connect()
-    with machine.raw() as second, second.makefile("rb") as lines:
+def test_the_seventeenth_client_is_told_who_is_connected(machine: Listening) -> None:
+    clients = [machine.connect() for _ in range(16)]
+    for number, client in enumerate(clients[:-1]):
+        result(client, "hello", protocol=1, client=f"client {number}")
+    with machine.raw() as late, late.makefile("rb") as lines:
         answer = json.loads(lines.readline())
         assert (answer["id"], answer["error"]["code"]) == (None, 1017)
+        assert answer["error"]["data"] == {"retry_ms": 1000, "clients": [f"client {number}" for number in range(15)]}
         assert lines.readline() == b""
-    assert result(first, "hello", **HELLO)["generation"] == 0
-    first.close()
-    machine.connect().close()
+    assert [result(client, "stats")["generation"] for client in clients] == [0] * 16
+    clients.pop(7).close()
+    clients.append(machine.connect())
+    for client in clients:
+        client.close()
 
 
 def test_limits_and_order_of_refusals(machine: Listening) -> None:

@@ -90,7 +90,7 @@ BLOB_LIMIT = 1048576
 UPLOAD_LIMIT = 1073741824
 """Largest upload (bytes)."""
 OPEN_UPLOADS_LIMIT = 4
-"""Uploads open at a time (uploads)."""
+"""Uploads open at a time, of one connection (uploads)."""
 UPLOAD_IDLE_MS = 60000
 """How long an upload outlives its connection (ms)."""
 EDITS_LIMIT = 256
@@ -101,8 +101,10 @@ PROGRAM_PIXELS_LIMIT = 1364
 """Pixels of a program edit (pixels)."""
 ID_LIMIT = 256
 """Longest id of a request, as UTF-8 (bytes)."""
+CONNECTIONS_LIMIT = 16
+"""Connections that a machine serves at a time (connections)."""
 OUTSTANDING_LIMIT = 64
-"""Requests that may wait for a reply; then the machine stops reading (requests)."""
+"""Requests of one connection that may wait for a reply; then the machine stops reading it (requests)."""
 REMEMBERED_IDS = 65536
 """Ids of changes that are kept, so that a repeated change gets the same reply (ids)."""
 TEXTS_LIMIT = 64
@@ -712,7 +714,7 @@ REMEDIES: Mapping[int, str] = {
     1014: "list the generations with `history`",
     1015: "promote or roll back what is on trial; if the journal has failed, reboot the machine",
     1016: "read the console of the machine, then shut it down and boot a sound image",
-    1017: "end the other client, or ask for less at once",
+    1017: "end one of the clients that the message names, or ask for less at once",
     1018: "boot a machine with a model that can",
     1019: "use a dense edit, or a tensor of another type",
     1020: "give a new id",

@@ -7,13 +7,15 @@ use serde_json::{json, Map, Value};
 
 use super::message;
 use crate::hw_mmio::word;
-use crate::machine::Machine;
+use crate::machine::{Arrival, Machine};
 use crate::protocol::{self, code, required, Blob, Envelope, Method, Params, Reply, Request, RequestError};
 use crate::sys::memory::SharedWords;
 use crate::sys::monotonic_us;
 
 /// The loaded machine; `None` before the first load and after `neural_cleanup`.
 static CURRENT: RwLock<Option<Arc<Instance>>> = RwLock::new(None);
+/// Number of the only connection of a process.
+const CONNECTION: u64 = 0;
 /// Held while the machine is replaced, so that loads run one at a time.
 static LOADING: Mutex<()> = Mutex::new(());
 
@@ -149,7 +151,7 @@ impl Instance {
             method if method.passes() => {
                 self.end_trial_if_idle();
                 let _beside = lock(&self.beside);
-                self.machine.answer(request, received)
+                self.machine.answer(request, Arrival { at: received, connection: CONNECTION })
             }
             _ => self.take_turn(request, received),
         };
@@ -171,9 +173,9 @@ impl Instance {
             cancellable.running = Some(cancellable.waiting.swap_remove(found));
             self.machine.clear_cancellation();
         }
-        self.machine.follow_connection(Some(true));
+        self.machine.note_connection(CONNECTION);
         self.machine.expire_lease();
-        let answer = self.machine.answer(request, received);
+        let answer = self.machine.answer(request, Arrival { at: received, connection: CONNECTION });
         lock(&self.cancellable).running = None;
         answer
     }

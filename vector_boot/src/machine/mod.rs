@@ -12,7 +12,7 @@ mod store;
 mod uploads;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use serde_json::{json, Map, Value};
@@ -56,6 +56,15 @@ pub struct Machine {
     taking: Arc<Mutex<()>>,
     /// Whether the running request is to stop.
     cancelled: Arc<AtomicBool>,
+}
+
+/// When a request arrived, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// When.
+    pub at: Instant,
+    /// Number of its connection; two connections at a time never have the same.
+    pub connection: u64,
 }
 
 /// The parts of a machine.
@@ -142,19 +151,6 @@ impl Machine {
         self.lineage.as_deref().ok_or_else(refused)
     }
 
-    fn uploads(&self) -> MutexGuard<'_, Uploads> {
-        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that the client has connected or disconnected. To be called regularly with `None` as well: uploads expire.
-    pub fn follow_connection(&self, connected: Option<bool>) {
-        let (mut uploads, now) = (self.uploads(), monotonic_us());
-        if let Some(connected) = connected {
-            uploads.note_connection(connected, now);
-        }
-        uploads.expire(now);
-    }
-
     /// Stops the running request.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
@@ -198,11 +194,11 @@ impl Machine {
         protocol::greeting(&self.build, self.generation())
     }
 
-    /// Answers a request about the model or the machine. `received` is when it arrived.
+    /// Answers a request about the model or the machine.
     ///
     /// # Errors
     /// The first check that fails, in the order of the protocol. -32601 for methods that need a connection.
-    pub fn answer(&self, request: &Request, received: Instant) -> Result<Reply, RequestError> {
+    pub fn answer(&self, request: &Request, arrival: Arrival) -> Result<Reply, RequestError> {
         match request.method {
             Method::Hello => self.hello(request),
             Method::Stats => {
@@ -213,17 +209,17 @@ impl Machine {
             Method::Tensors => self.tensors(request),
             Method::Read => self.read(request),
             Method::Digest => self.digest(request),
-            Method::Mutate => self.mutate(request),
+            Method::Mutate => self.mutate(request, arrival.connection),
             Method::Rollback => self.rollback(request),
             Method::Promote => self.promote(request),
             Method::Renew => self.renew(request),
             Method::Checkpoint => self.checkpoint(request),
             Method::History => self.history(request),
-            Method::Upload => self.upload(request),
+            Method::Upload => self.upload(request, arrival.connection),
             Method::Embed => self.embed(request),
             Method::ExecutePixels => self.execute_pixels(request),
             Method::Generate => self.generate(request),
-            Method::Interrupt => self.interrupt(request, received),
+            Method::Interrupt => self.interrupt(request, arrival.at),
             Method::Cancel | Method::Subscribe | Method::Shutdown | Method::Fault => {
                 let text = format!("{} is answered by a connection only", request.method.name());
                 Err(RequestError::new(code::UNKNOWN_METHOD, text))

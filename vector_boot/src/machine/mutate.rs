@@ -97,9 +97,9 @@ impl MutationOutcome {
 }
 
 impl Machine {
-    pub(super) fn mutate(&self, request: &Request) -> Result<Reply, RequestError> {
+    pub(super) fn mutate(&self, request: &Request, connection: u64) -> Result<Reply, RequestError> {
         let mut record = Record::plain(RecordKind::Mutate, self.generation(), self.uptime_us());
-        let result = self.check_and_change(request, &mut record);
+        let result = self.check_and_change(request, connection, &mut record);
         let page = self.page();
         match &result {
             Ok(outcome) if outcome.replayed => (),
@@ -120,13 +120,18 @@ impl Machine {
     }
 
     /// Checks parameters and blob, then makes the change.
-    fn check_and_change(&self, request: &Request, record: &mut Record) -> Result<MutationOutcome, RequestError> {
+    fn check_and_change(
+        &self,
+        request: &Request,
+        connection: u64,
+        record: &mut Record,
+    ) -> Result<MutationOutcome, RequestError> {
         let mutation = Mutation::parse(request.params.clone())?;
         record.id = mutation.id;
         record.origin.clone_from(&mutation.origin);
         record.confidence = mutation.confidence;
         record.edits = mutation.edits.len() as u32;
-        let source = match self.source(request, &mutation) {
+        let source = match self.source(request, connection, &mutation) {
             Err(error) => return self.lost_upload(request, &mutation).ok_or(error),
             Ok(source) => source,
         };
@@ -140,13 +145,18 @@ impl Machine {
         result
     }
 
-    fn source<'a>(&self, request: &'a Request, mutation: &Mutation) -> Result<BlobSource<'a>, RequestError> {
+    fn source<'a>(
+        &self,
+        request: &'a Request,
+        connection: u64,
+        mutation: &Mutation,
+    ) -> Result<BlobSource<'a>, RequestError> {
         let unknown = || RequestError::new(code::UNUSABLE_BLOB, "there is no such upload, or it is not complete");
         match &request.blob {
             Blob::Bytes(bytes) => Ok(BlobSource::Message(bytes)),
             Blob::Upload(id) => {
                 let id = parse_hex(id).ok_or_else(unknown)?;
-                self.uploads().take(&id).map(BlobSource::Upload).ok_or_else(unknown)
+                self.uploads().take(connection, &id).map(BlobSource::Upload).ok_or_else(unknown)
             }
             _ => {
                 request.no_blob()?;

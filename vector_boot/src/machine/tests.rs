@@ -47,7 +47,8 @@ fn request(method: Method) -> Option<Request> {
 fn in_emergency_mode_the_methods_that_the_table_allows_are_answered() {
     let machine = in_emergency();
     for request in Method::ALL.into_iter().filter_map(request) {
-        let code = machine.answer(&request, Instant::now()).err().map(|error| error.code);
+        let code =
+            machine.answer(&request, Arrival { at: Instant::now(), connection: 0 }).err().map(|error| error.code);
         let expected = (!request.method.answered_in_emergency()).then_some(code::EMERGENCY);
         assert_eq!(code, expected, "{}", request.method.name());
     }
@@ -104,7 +105,7 @@ fn with_digests(tensors: usize) -> (u64, Result<Reply, RequestError>) {
     let Value::Object(params) = params else { unreachable!() };
     let request =
         Request { id: 1.into(), method: Method::Mutate, params: protocol::Params::new(params), blob: Blob::None };
-    let answer = machine.answer(&request, Instant::now());
+    let answer = machine.answer(&request, Arrival { at: Instant::now(), connection: 0 });
     (machine.generation(), answer)
 }
 

@@ -1,11 +1,14 @@
 //! The request `upload`: blobs that are too large for one message, sent in pieces.
 
+use std::sync::{MutexGuard, PoisonError};
+
 use serde_json::json;
 
 use super::Machine;
 use crate::hw_mmio::word;
 use crate::protocol::{
-    code, required, Blob, Reply, Request, RequestError, OPEN_UPLOADS_LIMIT, UPLOAD_IDLE_MS, UPLOAD_LIMIT,
+    code, required, Blob, Reply, Request, RequestError, CONNECTIONS_LIMIT, OPEN_UPLOADS_LIMIT, UPLOAD_IDLE_MS,
+    UPLOAD_LIMIT,
 };
 use crate::sys::memory::Mapping;
 use crate::sys::monotonic_us;
@@ -13,13 +16,26 @@ use crate::sys::monotonic_us;
 /// How long an upload is kept after the connection has ended, and unused before another one may replace it.
 const IDLE_US: u64 = UPLOAD_IDLE_MS * 1000;
 
+/// Uploads whose connection has ended, at most: as many as all connections can have open.
+const LEFT_LIMIT: usize = OPEN_UPLOADS_LIMIT * CONNECTIONS_LIMIT;
+
 /// One upload.
 pub struct Upload {
     /// Chosen by the client.
     pub id: [u8; 16],
+    owner: Owner,
     memory: Mapping,
     received: usize,
     used_us: u64,
+}
+
+/// Who may use an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// The connection with this number.
+    Connection(u64),
+    /// Any connection that names it: its own has ended, at this time.
+    Left(u64),
 }
 
 impl Upload {
@@ -29,67 +45,122 @@ impl Upload {
     }
 }
 
-/// The open uploads.
+/// The open uploads of all connections. One that was left behind by a connection belongs to the next that names it.
 #[derive(Default)]
 pub struct Uploads {
     open: Vec<Upload>,
-    disconnected_us: Option<u64>,
+    /// The connections that are open.
+    connections: Vec<u64>,
 }
 
 impl Uploads {
-    /// Removes a complete upload and returns it; `None` if there is none with this id.
-    pub fn take(&mut self, id: &[u8; 16]) -> Option<Upload> {
-        let found = self.open.iter().position(|upload| upload.id == *id && upload.bytes().is_some())?;
-        Some(self.open.swap_remove(found))
+    fn find(&self, connection: u64, id: &[u8; 16]) -> Option<usize> {
+        let own = |upload: &Upload| upload.owner == Owner::Connection(connection) && upload.id == *id;
+        let left = |upload: &Upload| matches!(upload.owner, Owner::Left(_)) && upload.id == *id;
+        self.open.iter().position(own).or_else(|| self.open.iter().position(left))
+    }
+
+    /// Removes a complete upload and returns it; `None` if this connection has none with this id.
+    pub fn take(&mut self, connection: u64, id: &[u8; 16]) -> Option<Upload> {
+        let found = self.find(connection, id).filter(|found| self.open[*found].bytes().is_some())?;
+        let mut upload = self.open.swap_remove(found);
+        upload.owner = Owner::Connection(connection);
+        Some(upload)
     }
 
     /// Puts back an upload that was not used.
-    pub fn put_back(&mut self, upload: Upload) {
+    pub fn put_back(&mut self, mut upload: Upload) {
+        // The connection may have ended meanwhile.
+        if !matches!(upload.owner, Owner::Connection(owner) if self.connections.contains(&owner)) {
+            upload.owner = Owner::Left(monotonic_us());
+        }
         self.open.push(upload);
     }
 
-    /// Notes that the client has connected or disconnected.
-    pub fn note_connection(&mut self, connected: bool, now_us: u64) {
-        self.disconnected_us = (!connected).then_some(now_us);
+    /// Notes that a connection was made.
+    pub fn note_connection(&mut self, connection: u64) {
+        if !self.connections.contains(&connection) {
+            self.connections.push(connection);
+        }
     }
 
-    /// Drops all uploads if the client has been disconnected for too long.
+    /// Notes that a connection has ended.
+    pub fn note_end(&mut self, connection: u64, now_us: u64) {
+        self.connections.retain(|open| *open != connection);
+        for upload in self.open.iter_mut().filter(|upload| upload.owner == Owner::Connection(connection)) {
+            upload.owner = Owner::Left(now_us);
+        }
+        let left = |upload: &Upload| match upload.owner {
+            Owner::Left(since_us) => Some(since_us),
+            Owner::Connection(_) => None,
+        };
+        let mut since: Vec<u64> = self.open.iter().filter_map(left).collect();
+        since.sort_unstable();
+        if let Some(excess) = since.len().checked_sub(LEFT_LIMIT + 1) {
+            self.open.retain(|upload| left(upload).is_none_or(|since_us| since_us > since[excess]));
+        }
+    }
+
+    /// Drops the uploads whose connection has ended too long ago.
     pub fn expire(&mut self, now_us: u64) {
-        if self.disconnected_us.is_some_and(|since| now_us.saturating_sub(since) > IDLE_US) {
-            self.open.clear();
-        }
+        let is_old =
+            |upload: &Upload| matches!(upload.owner, Owner::Left(since) if now_us.saturating_sub(since) > IDLE_US);
+        self.open.retain(|upload| !is_old(upload));
     }
 
-    /// Bytes that the open uploads other than this one have yet to receive.
-    fn promised(&self, id: &[u8; 16]) -> u64 {
-        let others = self.open.iter().filter(|upload| upload.id != *id);
-        others.map(|upload| (upload.memory.bytes().len() - upload.received) as u64).sum()
+    /// Bytes that the open uploads other than this one have yet to receive, over all connections.
+    fn promised(&self, connection: u64, id: &[u8; 16]) -> u64 {
+        let own = self.find(connection, id);
+        let others = self.open.iter().enumerate().filter(|(index, _)| Some(*index) != own);
+        others.map(|(_, upload)| (upload.memory.bytes().len() - upload.received) as u64).sum()
     }
 
-    fn open(&mut self, id: [u8; 16], total: usize, now_us: u64) -> Result<&mut Upload, RequestError> {
-        if let Some(known) = self.open.iter().position(|upload| upload.id == id) {
-            return Ok(&mut self.open[known]);
+    /// Checks that a connection may have one more upload; one that was not used for long makes room.
+    fn make_room(&mut self, connection: u64, now_us: u64) -> Result<(), RequestError> {
+        let own = |upload: &&Upload| upload.owner == Owner::Connection(connection);
+        if self.open.iter().filter(own).count() < OPEN_UPLOADS_LIMIT {
+            return Ok(());
         }
-        if self.open.len() >= OPEN_UPLOADS_LIMIT {
-            let oldest = self.open.iter().map(|upload| upload.used_us).min().unwrap_or(now_us);
-            let wait_us = IDLE_US.saturating_sub(now_us.saturating_sub(oldest));
-            if wait_us > 0 {
-                let text = format!("{OPEN_UPLOADS_LIMIT} uploads are open: finish one of them");
-                return Err(RequestError::new(code::BUSY, text).with(json!({"retry_ms": wait_us.div_ceil(1000)})));
+        let oldest = self.open.iter().filter(own).map(|upload| upload.used_us).min().unwrap_or(now_us);
+        let wait_us = IDLE_US.saturating_sub(now_us.saturating_sub(oldest));
+        if wait_us > 0 {
+            let text = format!("{OPEN_UPLOADS_LIMIT} uploads are open: finish one of them");
+            return Err(RequestError::new(code::BUSY, text).with(json!({"retry_ms": wait_us.div_ceil(1000)})));
+        }
+        self.open.retain(|upload| !own(&upload) || upload.used_us != oldest);
+        Ok(())
+    }
+
+    fn open(&mut self, connection: u64, id: [u8; 16], total: usize, now_us: u64) -> Result<&mut Upload, RequestError> {
+        let owner = Owner::Connection(connection);
+        if self.find(connection, &id).is_none_or(|found| self.open[found].owner != owner) {
+            self.make_room(connection, now_us)?;
+        }
+        let found = match self.find(connection, &id) {
+            Some(found) => found,
+            None => {
+                let memory = Mapping::zeroed(total).map_err(|_| {
+                    RequestError::new(code::UNUSABLE_BLOB, "there is not enough memory for this upload")
+                })?;
+                self.open.push(Upload { id, owner, memory, received: 0, used_us: now_us });
+                self.open.len() - 1
             }
-            self.open.retain(|upload| upload.used_us != oldest);
-        }
-        let memory = Mapping::zeroed(total)
-            .map_err(|_| RequestError::new(code::UNUSABLE_BLOB, "there is not enough memory for this upload"))?;
-        self.open.push(Upload { id, memory, received: 0, used_us: now_us });
-        let last = self.open.len() - 1;
-        Ok(&mut self.open[last])
+        };
+        self.open[found].owner = owner;
+        Ok(&mut self.open[found])
     }
 
     /// Adds a piece. Returns the number of bytes received so far.
-    fn add(&mut self, id: [u8; 16], offset: usize, total: usize, piece: &[u8]) -> Result<usize, RequestError> {
+    fn add(
+        &mut self,
+        connection: u64,
+        id: [u8; 16],
+        offset: usize,
+        total: usize,
+        piece: &[u8],
+    ) -> Result<usize, RequestError> {
         let now_us = monotonic_us();
-        if offset != 0 && !self.open.iter().any(|upload| upload.id == id) {
+        if offset != 0 && self.find(connection, &id).is_none() {
             return Err(RequestError::new(code::UNUSABLE_BLOB, "there is no such upload: start it with offset 0"));
         }
         if offset.checked_add(piece.len()).is_none_or(|end| end > total) {
@@ -98,7 +169,7 @@ impl Uploads {
                 format!("the piece ends after the total of {total} bytes"),
             ));
         }
-        let upload = self.open(id, total, now_us)?;
+        let upload = self.open(connection, id, total, now_us)?;
         upload.used_us = now_us;
         let refuse = |text: String| {
             Err(RequestError::new(code::INVALID_PARAMS, text).with(json!({"received": upload.received})))
@@ -121,7 +192,26 @@ impl Uploads {
 }
 
 impl Machine {
-    pub(super) fn upload(&self, request: &Request) -> Result<Reply, RequestError> {
+    pub(super) fn uploads(&self) -> MutexGuard<'_, Uploads> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a connection was made. Numbers of connections must not return.
+    pub fn note_connection(&self, connection: u64) {
+        self.uploads().note_connection(connection);
+    }
+
+    /// Notes that a connection has ended: its uploads are kept for some time.
+    pub fn note_end_of_connection(&self, connection: u64) {
+        self.uploads().note_end(connection, monotonic_us());
+    }
+
+    /// Drops uploads that nobody has come back for. To be called regularly.
+    pub fn expire_uploads(&self) {
+        self.uploads().expire(monotonic_us());
+    }
+
+    pub(super) fn upload(&self, request: &Request, connection: u64) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let id = required("upload", params.hex("upload")?)?;
         let offset = required("offset", params.integer("offset")?)?;
@@ -130,7 +220,7 @@ impl Machine {
         if total == 0 {
             return Err(RequestError::new(code::INVALID_PARAMS, "parameter \"total\" must be at least 1"));
         }
-        let promised = self.uploads().promised(&id);
+        let promised = self.uploads().promised(connection, &id);
         let available = u64::from(self.page().get(word::MEMORY_AVAILABLE_KIB)) * 1024 / 4 * 3;
         let available = if available > 0 { available.saturating_sub(promised).max(1) } else { 0 };
         if total > UPLOAD_LIMIT as u64 || (available > 0 && total > available) {
@@ -145,46 +235,10 @@ impl Machine {
             return Err(RequestError::new(code::UNUSABLE_BLOB, "the piece is missing: send it as the blob"));
         };
         // Both are at most 2^53, and total is at most 2^30.
-        let received = self.uploads().add(id, offset as usize, total as usize, piece)?;
+        let received = self.uploads().add(connection, id, offset as usize, total as usize, piece)?;
         Ok(json!({"received": received}).into())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_come_in_order_and_may_be_repeated() {
-        let mut uploads = Uploads::default();
-        assert_eq!(uploads.add([1; 16], 0, 5, b"abc").unwrap(), 3);
-        assert_eq!(uploads.add([1; 16], 0, 5, b"abc").unwrap(), 3);
-        assert_eq!(uploads.add([1; 16], 3, 5, b"def").unwrap_err().code, -32602);
-        for (offset, total, piece) in [(0, 5, &b"abd"[..]), (4, 5, b"e"), (3, 6, b"de")] {
-            let error = uploads.add([1; 16], offset, total, piece).unwrap_err();
-            assert_eq!((error.code, error.data), (-32602, Some(json!({"received": 3}))));
-        }
-        assert!(uploads.take(&[1; 16]).is_none());
-        assert_eq!(uploads.add([1; 16], 3, 5, b"de").unwrap(), 5);
-        assert_eq!(uploads.take(&[1; 16]).unwrap().bytes().unwrap(), b"abcde");
-        assert_eq!(uploads.add([1; 16], 3, 5, b"de").unwrap_err().code, 1012);
-    }
-
-    #[test]
-    fn four_are_open_at_most_and_a_host_that_left_is_forgotten() {
-        let mut uploads = Uploads::default();
-        for number in 0..4 {
-            uploads.add([number; 16], 0, 1, b"x").unwrap();
-        }
-        let error = uploads.add([9; 16], 0, 1, b"x").unwrap_err();
-        assert_eq!(error.code, code::BUSY);
-        let now = monotonic_us();
-        uploads.expire(now + 2 * IDLE_US);
-        assert!(uploads.take(&[0; 16]).is_some());
-        uploads.note_connection(false, now);
-        uploads.expire(now + IDLE_US);
-        assert!(uploads.take(&[1; 16]).is_some());
-        uploads.expire(now + IDLE_US + 1);
-        assert!(uploads.take(&[2; 16]).is_none());
-    }
-}
+mod tests;

@@ -26,6 +26,11 @@ impl Interest {
         self.0.revents & self.0.events != 0
     }
 
+    /// Whether anything happened, asked for or not.
+    pub fn happened(&self) -> bool {
+        self.0.revents != 0
+    }
+
     /// Whether the other end is closed, or was never open.
     pub fn hung_up(&self) -> bool {
         self.0.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0

@@ -1,12 +1,13 @@
 //! The supervisor as PID 1 of the appliance: from the start by the kernel to switching the power off.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::cmdline::{self, KernelSettings, OnFail};
 use super::devices;
+use super::ports::Ports;
 use super::probe::Probe;
 use super::worker_process::{Resources, WorkerProcess};
 use super::{console, setup, share, End, SharedFiles, Supervisor, SupervisorParts};
@@ -79,7 +80,7 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     Ok(end)
 }
 
-/// Finds the model and the evolution port.
+/// Finds the model and the evolution ports.
 fn find_resources(settings: &KernelSettings, shared: OwnedFd, journal: OwnedFd) -> Result<Resources, String> {
     let model = devices::rts_disk();
     let embedded = model.is_none() && !EMBEDDED_MODEL.is_empty();
@@ -87,24 +88,18 @@ fn find_resources(settings: &KernelSettings, shared: OwnedFd, journal: OwnedFd) 
         let disks = devices::describe_disks();
         return Err(format!("no RTS image: no disk has the serial number vb-rts; found {disks}"));
     }
-    let port = match devices::evolution_port() {
-        Some(port) => port,
+    let (ports, listens) = match Ports::find() {
+        Some(ports) => (ports, false),
         None => {
             console::say("no evolution port: the machine beats, but no client can reach it");
-            devices::unreachable_port()
-                .map_err(|error| format!("no socket can be made instead of the port: {error}"))?
+            let socket = devices::unreachable_port()
+                .map_err(|error| format!("no socket can be made instead of the port: {error}"))?;
+            (Ports::only(socket), true)
         }
     };
-    let listens = is_socket(&port);
     let (fault, energy_unlimited) = (settings.fault, !settings.energy);
     let options = Options { listens, embedded, fault, appliance: true, energy_unlimited, ..Options::default() };
-    Ok(Resources { options, shared, port, journal, model, watch: None })
-}
-
-fn is_socket(fd: &OwnedFd) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    let file = fd.try_clone().map(File::from);
-    file.and_then(|file| file.metadata()).is_ok_and(|metadata| metadata.file_type().is_socket())
+    Ok(Resources { options, shared, ports, journal, model, watch: None })
 }
 
 /// Stays on for good, so that the console can be read.

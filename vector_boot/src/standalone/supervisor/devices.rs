@@ -1,4 +1,4 @@
-//! Finds the machine's devices in /sys: the port by name, disks by serial number.
+//! Finds the machine's devices in /sys: ports by name, disks by serial number.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -9,9 +9,12 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::protocol::CONNECTIONS_LIMIT;
 use crate::sys::power;
 
-const PORT_NAME: &str = "org.vectorland.evolution.0";
+const PORTS: &str = "/sys/class/virtio-ports";
+/// The name of an evolution port ends with its number.
+const PORT_NAME: &str = "org.vectorland.evolution.";
 const RTS_SERIAL: &str = "vb-rts";
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const WATCHDOG_SECONDS: i32 = 30;
@@ -44,13 +47,31 @@ fn open_device(path: &Path, write: bool) -> Option<File> {
     OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(node).ok()
 }
 
-/// Opens the evolution port. Its name may appear in /sys some time after its device node.
+/// Waits for evolution port 0 and opens it. Its name may appear in /sys some time after its device node.
 pub fn evolution_port() -> Option<OwnedFd> {
-    let any_port = || fs::read_dir("/sys/class/virtio-ports").ok()?.next().map(|_| ());
+    let any_port = || fs::read_dir(PORTS).ok()?.next().map(|_| ());
     wait_for(Duration::from_secs(1), any_port)?;
     let named =
-        || entries_with("/sys/class/virtio-ports", "name", PORT_NAME).first().and_then(|path| open_device(path, true));
+        || entries_with(PORTS, "name", &format!("{PORT_NAME}0")).first().and_then(|path| open_device(path, true));
     wait_for(Duration::from_secs(5), named).map(OwnedFd::from)
+}
+
+/// Opens the evolution ports that are there and have none of these numbers. Each comes with its number.
+pub fn further_ports(known: &[usize]) -> Vec<(usize, OwnedFd)> {
+    let Ok(entries) = fs::read_dir(PORTS) else { return vec![] };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let mut ports: Vec<(usize, PathBuf)> = paths.filter_map(|path| Some((port_number(&path)?, path))).collect();
+    ports.retain(|(number, _)| *number < CONNECTIONS_LIMIT && !known.contains(number));
+    ports.sort();
+    ports.dedup_by_key(|(number, _)| *number);
+    ports.into_iter().filter_map(|(number, path)| Some((number, open_device(&path, true)?.into()))).collect()
+}
+
+/// The number in the name of an evolution port; `None` for another device.
+fn port_number(path: &Path) -> Option<usize> {
+    let name = fs::read_to_string(path.join("name")).ok()?;
+    let number = name.trim().strip_prefix(PORT_NAME)?;
+    number.parse().ok().filter(|parsed: &usize| parsed.to_string() == number)
 }
 
 /// A socket that no client can find, in place of the port on a machine that has none.
@@ -58,7 +79,7 @@ pub fn evolution_port() -> Option<OwnedFd> {
 /// # Errors
 /// If it cannot be made.
 pub fn unreachable_port() -> std::io::Result<OwnedFd> {
-    let address = SocketAddr::from_abstract_name(PORT_NAME)?;
+    let address = SocketAddr::from_abstract_name(format!("{PORT_NAME}0"))?;
     UnixListener::bind_addr(&address).map(OwnedFd::from)
 }
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::ports::Ports;
 use super::probe::Probe;
 use super::worker_process::{Resources, WorkerProcess};
 use super::{console, share, socket_file, SharedFiles, Supervisor, SupervisorParts};
@@ -78,8 +79,8 @@ pub fn run(settings: &ListenSettings) -> Result<(), String> {
     let executable = Probe::start(false)?;
     let energy_unlimited = settings.energy_unlimited;
     let options = Options { listens: true, fault: settings.fault, energy_unlimited, ..Options::default() };
-    let port = OwnedFd::from(listener);
-    let resources = Resources { options, shared: words_file, port, journal, model: Some(model), watch };
+    let ports = Ports::only(OwnedFd::from(listener));
+    let resources = Resources { options, shared: words_file, ports, journal, model: Some(model), watch };
     let mut supervisor = Supervisor::new(SupervisorParts {
         signals,
         period: settings.period,

@@ -10,6 +10,7 @@ mod devices;
 mod heartbeat;
 pub mod listen;
 mod metabolism;
+mod ports;
 pub mod probe;
 pub mod setup;
 mod socket_file;

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::console;
+use super::ports::Ports;
 use crate::standalone::control::Control;
 use crate::standalone::worker::Options;
 use crate::sys::message;
@@ -33,8 +34,8 @@ pub struct Resources {
     pub options: Options,
     /// The shared words.
     pub shared: OwnedFd,
-    /// The evolution port, or the listening socket.
-    pub port: OwnedFd,
+    /// The evolution ports, or the listening socket.
+    pub ports: Ports,
     /// The memory file of the journal, which outlives every worker.
     pub journal: OwnedFd,
     /// The model's file or device; `None` for a model inside the executable.
@@ -110,8 +111,11 @@ impl WorkerProcess {
 
     fn spawn(&mut self) -> io::Result<()> {
         let (ours, theirs) = message::pair()?;
-        let Resources { options, shared, port, journal, model, .. } = &self.resources;
-        let mut fds: Vec<BorrowedFd<'_>> = vec![theirs.as_fd(), shared.as_fd(), port.as_fd(), journal.as_fd()];
+        let resources = &mut self.resources;
+        resources.options.ports = resources.ports.look_again();
+        let Resources { options, shared, ports, journal, model, .. } = resources;
+        let mut fds: Vec<BorrowedFd<'_>> = vec![theirs.as_fd(), shared.as_fd(), journal.as_fd()];
+        fds.extend(ports.fds());
         fds.extend(model.as_ref().map(|file| file.as_fd()));
         let user = options.appliance.then_some(WORKER_USER);
         let child = process::spawn(own_executable().args(options.words()), &fds, user)?;

@@ -7,7 +7,9 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::link::{Link, Received};
-use crate::protocol::{Envelope, Framer, Incoming, Message, Reply, Request, RequestError, OUTSTANDING_LIMIT};
+use crate::protocol::{
+    Blob, Envelope, Framer, Incoming, Message, Reply, Request, RequestError, LINE_LIMIT, OUTSTANDING_LIMIT,
+};
 
 /// The most received bytes that are not yet split into messages.
 const INBOX_LIMIT: usize = 64 << 10;
@@ -15,6 +17,12 @@ const INBOX_LIMIT: usize = 64 << 10;
 const OUTBOX_LIMIT: usize = 4 << 20;
 /// With more bytes than this waiting to be sent, events are dropped.
 const EVENT_LIMIT: usize = 256 << 10;
+/// A buffer that is empty and larger than this is given back.
+const KEPT_BYTES: usize = 2 << 20;
+/// Memory of a parsed line, for each of its bytes: a list of small numbers takes this much.
+const PARSED_BYTES: usize = 16;
+/// Characters of a client's name that are kept.
+const NAME_LIMIT: usize = 64;
 
 /// What waits to be handled, in the order of arrival.
 pub enum Pending {
@@ -50,14 +58,22 @@ pub struct Connection {
     /// Number of the connection; answers for an older one are not sent to this one.
     pub number: u64,
     /// What waits to be handled.
-    pub queue: VecDeque<Pending>,
+    queue: VecDeque<(Pending, usize)>,
+    /// Memory of what waits, about.
+    queued_bytes: usize,
+    /// Received bytes of the message that is not complete yet.
+    begun_bytes: usize,
     /// The kinds of events that the host has subscribed to.
     pub subscriptions: Vec<String>,
+    /// The name that the client gave in `hello`.
+    pub client: Option<String>,
     framer: Framer,
     inbox: Vec<u8>,
     outbox: VecDeque<u8>,
     /// Whether the host has closed its side: its requests are answered, then the connection ends.
     input_ended: bool,
+    /// Whether something may be there to read.
+    readable: bool,
     /// Whether reading has stopped on this side, so that a pause of the host's is no time-out.
     paused: bool,
 }
@@ -68,11 +84,15 @@ impl Connection {
         Connection {
             number,
             queue: VecDeque::new(),
+            queued_bytes: 0,
+            begun_bytes: 0,
             subscriptions: Vec::new(),
+            client: None,
             framer: Framer::default(),
             inbox: Vec::new(),
             outbox: VecDeque::new(),
             input_ended: false,
+            readable: false,
             paused: false,
         }
     }
@@ -81,9 +101,57 @@ impl Connection {
         self.queue.len() < OUTSTANDING_LIMIT && self.outbox.len() < OUTBOX_LIMIT
     }
 
-    /// Whether more may be read now.
-    pub fn may_read(&self) -> bool {
-        !self.input_ended && self.has_room() && self.inbox.len() < INBOX_LIMIT
+    /// Whether more may be read now. `memory`: whether there is memory for further requests of this connection.
+    pub fn may_read(&self, memory: bool) -> bool {
+        memory && !self.input_ended && self.has_room() && self.inbox.len() < INBOX_LIMIT
+    }
+
+    /// Notes that there is something to read, or the end.
+    pub fn note_readable(&mut self) {
+        self.readable = true;
+    }
+
+    /// Memory of the requests that wait, about.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn unsent_bytes(&self) -> usize {
+        self.outbox.len()
+    }
+
+    /// What waits at a position of the queue.
+    pub fn waiting(&self, position: usize) -> Option<&Pending> {
+        self.queue.get(position).map(|(pending, _)| pending)
+    }
+
+    /// Removes what waits at a position of the queue.
+    pub fn take(&mut self, position: usize) -> Option<Pending> {
+        let (pending, bytes) = self.queue.remove(position)?;
+        self.queued_bytes -= bytes;
+        Some(pending)
+    }
+
+    /// Removes the first waiting request that `is_it` holds for. Returns whether there was one.
+    pub fn remove_first(&mut self, is_it: impl Fn(&Request) -> bool) -> bool {
+        let found = self
+            .queue
+            .iter()
+            .position(|(pending, _)| matches!(pending, Pending::Request(request, _) if is_it(request)));
+        found.and_then(|position| self.take(position)).is_some()
+    }
+
+    fn push(&mut self, pending: Pending, bytes: usize) {
+        self.queued_bytes += bytes;
+        self.queue.push_back((pending, bytes));
+    }
+
+    /// Queues a message that was received whole.
+    fn push_message(&mut self, message: Message) {
+        let begun = std::mem::take(&mut self.begun_bytes);
+        let blob = if let Blob::Bytes(bytes) = &message.blob { bytes.len() } else { 0 };
+        self.push(Pending::open(message), blob + PARSED_BYTES * begun.saturating_sub(blob).min(LINE_LIMIT));
     }
 
     /// Whether something waits to be written.
@@ -97,8 +165,8 @@ impl Connection {
     }
 
     /// When a blob that the host has begun times out, if it can.
-    pub fn deadline_ms(&self) -> Option<u64> {
-        self.framer.deadline_ms().filter(|_| self.has_room() && !self.input_ended)
+    pub fn deadline_ms(&self, memory: bool) -> Option<u64> {
+        self.framer.deadline_ms().filter(|_| memory && self.has_room() && !self.input_ended)
     }
 
     /// Whether the host has closed its side and nothing waits any more.
@@ -115,16 +183,16 @@ impl Connection {
     ///
     /// # Errors
     /// If the connection has failed.
-    pub fn read(&mut self, link: &mut Link) -> io::Result<()> {
-        while link.is_connected() && self.may_read() {
+    pub fn read(&mut self, link: &mut Link, memory: bool) -> io::Result<()> {
+        while self.readable && self.may_read(memory) {
             let held = self.inbox.len();
             self.inbox.resize(INBOX_LIMIT, 0);
             let got = link.read(&mut self.inbox[held..]);
             let count = if let Ok(Received::Bytes(count)) = got { count } else { 0 };
             self.inbox.truncate(held + count);
             match got? {
-                Received::Nothing => break,
-                Received::End => self.input_ended = true,
+                Received::Nothing => self.readable = false,
+                Received::End => (self.readable, self.input_ended) = (false, true),
                 Received::Bytes(_) => (),
             }
         }
@@ -132,8 +200,8 @@ impl Connection {
     }
 
     /// Splits received bytes into messages and queues them.
-    pub fn split(&mut self, now_ms: u64) -> Split {
-        if !self.has_room() {
+    pub fn split(&mut self, now_ms: u64, memory: bool) -> Split {
+        if !memory || !self.has_room() {
             self.paused = true;
             return Split::default();
         }
@@ -144,12 +212,18 @@ impl Connection {
         let mut rest = &inbox[..];
         let mut split = Split::default();
         while self.has_room() {
-            let Some(incoming) = self.framer.next(&mut rest, now_ms) else { break };
+            let left = rest.len();
+            let incoming = self.framer.next(&mut rest, now_ms);
+            self.begun_bytes += left - rest.len();
+            let Some(incoming) = incoming else { break };
             split.moved = true;
             match incoming {
-                Incoming::Resync => split.resync = true,
-                Incoming::Refused(error) => self.queue.push_back(Pending::Refused(Value::Null, error)),
-                Incoming::Message(message) => self.queue.push_back(Pending::open(message)),
+                Incoming::Resync => (split.resync, self.begun_bytes) = (true, 0),
+                Incoming::Message(message) => self.push_message(message),
+                Incoming::Refused(error) => {
+                    self.begun_bytes = 0;
+                    self.push(Pending::Refused(Value::Null, error), 0);
+                }
             }
         }
         let used = inbox.len() - rest.len();
@@ -158,10 +232,15 @@ impl Connection {
         if self.inbox.is_empty() {
             if let Some(Incoming::Message(message)) = self.framer.tick(now_ms) {
                 split.moved = true;
-                self.queue.push_back(Pending::open(message));
+                self.push_message(message);
             }
         }
         split
+    }
+
+    /// Notes the name that the client gave, shortened to what fits a message about it.
+    pub fn note_client(&mut self, name: &str) {
+        self.client = Some(name.chars().take(NAME_LIMIT).collect());
     }
 
     /// Queues bytes to be sent.
@@ -191,6 +270,9 @@ impl Connection {
                 0 => break,
                 written => drop(self.outbox.drain(..written)),
             }
+        }
+        if self.outbox.is_empty() && self.outbox.capacity() > KEPT_BYTES {
+            self.outbox = VecDeque::new();
         }
         Ok(())
     }

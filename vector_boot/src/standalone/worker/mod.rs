@@ -1,13 +1,15 @@
 //! The worker: an unprivileged process that owns the evolution port and the model, and answers requests.
 //!
-//! It inherits descriptors from the supervisor: 3 the control socket, 4 the shared words, 5 the port or the listening
-//! socket, 6 the journal, 7 the model's file if there is one.
+//! It inherits descriptors from the supervisor: 3 the control socket, 4 the shared words, 5 the journal, then the ports or
+//! the listening socket, then the model's file if there is one.
 
 mod connection;
+mod connections;
 mod link;
 mod options;
 mod runner;
 mod service;
+mod turns;
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -27,15 +29,14 @@ use crate::sys::ready::{wait, Interest};
 use crate::sys::watch::Watch;
 use crate::sys::{process, sandbox, signal};
 use crate::vitals::{Vitals, SHARED_WORDS};
-use link::Link;
+use connections::Connections;
 pub use options::Options;
 
 /// The inherited descriptors, in order.
 const CONTROL: i32 = process::FIRST_INHERITED;
 const SHARED: i32 = CONTROL + 1;
-const PORT: i32 = CONTROL + 2;
-const JOURNAL: i32 = CONTROL + 3;
-const MODEL: i32 = CONTROL + 4;
+const JOURNAL: i32 = CONTROL + 2;
+const PORTS: i32 = CONTROL + 3;
 
 /// Runs the worker until the supervisor ends it.
 pub fn main(words: &[&str]) -> ExitCode {
@@ -58,8 +59,9 @@ fn start(words: &[&str]) -> Result<(), String> {
     let shared = inherit(SHARED)?;
     let shared = SharedWords::attach(&shared, SHARED_WORDS)
         .map_err(|error| format!("the shared words cannot be mapped: {error}"))?;
-    let link =
-        Link::new(inherit(PORT)?, options.listens).map_err(|error| format!("the port cannot be used: {error}"))?;
+    let ports = (PORTS..).take(options.ports).map(inherit).collect::<Result<Vec<_>, _>>()?;
+    let connections =
+        Connections::new(ports, options.listens).map_err(|error| format!("the port cannot be used: {error}"))?;
     let _ = Control::RuntimeReady.send(&control);
     let journal = inherit(JOURNAL)?;
     let shared = Arc::new(shared);
@@ -83,7 +85,7 @@ fn start(words: &[&str]) -> Result<(), String> {
         Machine::new(Parts { model, runtime, journal, shared, build, energy_limited: !options.energy_unlimited });
     let settings = service::ServiceSettings { fault_allowed, appliance: options.appliance };
     let service =
-        service::Service::start(machine, link, control, watch, settings).map_err(|error| error.to_string())?;
+        service::Service::start(machine, connections, control, watch, settings).map_err(|error| error.to_string())?;
     sandbox::restrict_syscalls().map_err(|error| format!("cannot restrict system calls: {error}"))?;
     service.send_to_supervisor(&Control::Serving);
     service.run();
@@ -95,7 +97,7 @@ fn load(options: &Options, control: &OwnedFd) -> (Result<LoadedModel, String>, O
     let (model, watch) = match options {
         Options { without_model: true, .. } => (Err("the supervisor has withdrawn the model".to_string()), None),
         Options { embedded: true, .. } => (model_file::from_memory(EMBEDDED_MODEL), None),
-        _ => match open_watched() {
+        _ => match open_watched(PORTS + options.ports as i32) {
             Ok((file, watch)) => (model_file::open(file), watch),
             Err(error) => (Err(format!("the model cannot be read: {error}")), None),
         },
@@ -109,8 +111,8 @@ fn load(options: &Options, control: &OwnedFd) -> (Result<LoadedModel, String>, O
 }
 
 /// The model's file, watched from before it is read.
-fn open_watched() -> io::Result<(File, Option<Watch>)> {
-    let file = File::from(process::inherited(MODEL)?);
+fn open_watched(fd: i32) -> io::Result<(File, Option<Watch>)> {
+    let file = File::from(process::inherited(fd)?);
     let watch = Watch::new(&file)?;
     Ok((file, watch))
 }

@@ -1,5 +1,7 @@
 //! The settings that the supervisor gives a new worker on its command line.
 
+use crate::protocol::CONNECTIONS_LIMIT;
+
 /// The settings of a worker.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Options {
@@ -17,7 +19,12 @@ pub struct Options {
     pub without_journal: bool,
     /// Whether mutations cost no energy.
     pub energy_unlimited: bool,
+    /// How many ports there are, or listening sockets.
+    pub ports: usize,
 }
+
+/// The word before the number of ports.
+const PORTS: &str = "--ports=";
 
 impl Options {
     /// The words for [`Options::parse`].
@@ -33,6 +40,7 @@ impl Options {
             (self.energy_unlimited, "--energy-unlimited"),
         ];
         words.extend(flags.iter().filter(|(set, _)| *set).map(|(_, word)| (*word).to_string()));
+        words.push(format!("{PORTS}{}", self.ports));
         words
     }
 
@@ -51,7 +59,12 @@ impl Options {
                 "--embedded" => options.embedded = true,
                 "--fault" => options.fault = true,
                 "--appliance" => options.appliance = true,
-                _ => return Err(format!("unknown option {word:?}")),
+                _ => {
+                    let ports = word.strip_prefix(PORTS).and_then(|ports| ports.parse().ok());
+                    options.ports = ports
+                        .filter(|ports| (1..=CONNECTIONS_LIMIT).contains(ports))
+                        .ok_or_else(|| format!("unknown option {word:?}"))?;
+                }
             }
         }
         Ok(options)
@@ -72,10 +85,13 @@ mod tests {
             without_model: true,
             without_journal: false,
             energy_unlimited: true,
+            ports: 16,
         };
         let words = options.words();
         let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
         assert_eq!(Options::parse(&words), Ok(options));
-        assert!(Options::parse(&["--frob"]).is_err());
+        for wrong in ["--frob", "--ports=0", "--ports=17", "--ports="] {
+            assert!(Options::parse(&[wrong]).is_err());
+        }
     }
 }

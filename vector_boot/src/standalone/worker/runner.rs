@@ -4,11 +4,10 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::mpsc::{channel, Receiver, Sender};
-use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::machine::Machine;
+use crate::machine::{Arrival, Machine};
 use crate::protocol::{Blob, Reply, Request, RequestError, Runs};
 use crate::sys::message;
 
@@ -17,8 +16,8 @@ const QUICK_BLOB_BYTES: usize = 64 << 10;
 
 /// Work for the thread.
 pub enum Job {
-    /// A request, and when it came.
-    Answer(Request, Instant),
+    /// A request, and when and where it came.
+    Answer(Request, Arrival),
     /// The open trial has ended.
     ExpireLease,
 }
@@ -30,6 +29,18 @@ pub struct Done {
     /// The id of its request and the answer, if it was a request.
     pub answer: Option<(Value, Result<Reply, RequestError>)>,
 }
+
+/// The running job, as others see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    /// The connection it was started for.
+    pub connection: u64,
+    /// Whether others are answered during it.
+    pub beside: bool,
+}
+
+/// Connections count from 1.
+const NO_CONNECTION: u64 = 0;
 
 struct RunningJob {
     connection: u64,
@@ -94,21 +105,20 @@ impl Runner {
         request.method.runs() == Runs::Beside
     }
 
-    /// Whether a job is running.
-    pub fn is_busy(&self) -> bool {
-        self.running.is_some()
-    }
-
-    /// Whether a job is running during which other requests are answered.
-    pub fn runs_beside(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.overtakable.is_some())
+    /// The running job.
+    pub fn running(&self) -> Option<Run> {
+        let running = self.running.as_ref()?;
+        Some(Run { connection: running.connection, beside: running.overtakable.is_some() })
     }
 
     /// Starts a job. Nothing else may be running.
-    pub fn start(&mut self, job: Job, connection: u64) {
-        let overtakable = match &job {
-            Job::Answer(request, _) if Self::runs_beside_others(request) => Some(request.id.clone()),
-            _ => None,
+    pub fn start(&mut self, job: Job) {
+        let (connection, overtakable) = match &job {
+            Job::Answer(request, arrival) => {
+                let id = Self::runs_beside_others(request).then(|| request.id.clone());
+                (arrival.connection, id)
+            }
+            Job::ExpireLease => (NO_CONNECTION, None),
         };
         self.machine.clear_cancellation();
         self.running = Some(RunningJob { connection, overtakable });
@@ -135,9 +145,9 @@ impl Runner {
         found
     }
 
-    /// Stops the running request of a connection that has closed, if it can be stopped.
-    pub fn abandon(&self) {
-        if self.runs_beside() {
+    /// Stops the running request of a connection that has ended, if it can be stopped.
+    pub fn abandon(&self, connection: u64) {
+        if self.running().is_some_and(|run| run.beside && run.connection == connection) {
             self.machine.cancel();
         }
     }
@@ -145,8 +155,8 @@ impl Runner {
 
 fn work(machine: &Machine, job: Job) -> Option<(Value, Result<Reply, RequestError>)> {
     match job {
-        Job::Answer(request, received) => {
-            let answer = machine.answer(&request, received);
+        Job::Answer(request, arrival) => {
+            let answer = machine.answer(&request, arrival);
             Some((request.id, answer))
         }
         Job::ExpireLease => {

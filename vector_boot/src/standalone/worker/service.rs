@@ -1,28 +1,28 @@
-//! The worker's loop: one thread serves the port, a second one runs long requests.
+//! The worker's loop: one thread serves the connections, a second one runs long requests.
 
 mod faults;
+mod requests;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{json, Value};
 
-use super::connection::{Connection, Pending};
-use super::link::{Change, Link};
+use super::connection::Pending;
+use super::connections::{Changes, Connections};
 use super::runner::{Job, Runner};
+use super::turns::Running;
 use crate::hw_mmio::{word, State};
-use crate::machine::Machine;
-use crate::protocol::{
-    self, code, required, FaultKind, Method, Reply, Request, RequestError, BYE_WAIT_MS, EVENT_KINDS,
-};
+use crate::machine::{Arrival, Machine};
+use crate::protocol::{self, FaultKind, Method, Reply, Request, RequestError};
 use crate::standalone::control::Control;
-use crate::sys::ready::{wait, Interest};
+use crate::sys::ready::Interest;
 use crate::sys::watch::Watch;
 
 /// The longest wait of the loop.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
-/// A host that keeps sending is served at most this long before the rest of the loop runs.
+/// Hosts that keep sending are served at most this long before the rest of the loop runs.
 const LONGEST_TURN: Duration = Duration::from_millis(20);
 /// Messages of the supervisor handled in one turn.
 const CONTROL_LIMIT: usize = 64;
@@ -32,9 +32,8 @@ type Answer = Result<Reply, RequestError>;
 /// The state of the loop.
 pub struct Service {
     machine: Machine,
-    link: Link,
+    connections: Connections,
     control: OwnedFd,
-    connection: Connection,
     settings: ServiceSettings,
     runner: Runner,
     /// Notices changes of the model's file, until it has changed.
@@ -44,7 +43,8 @@ pub struct Service {
     /// Whether the last turn ended with requests left.
     has_more: bool,
     stopping: Option<Stopping>,
-    crash: Option<FaultKind>,
+    /// A crash that was asked for, and the connection that asked.
+    crash: Option<(FaultKind, u64)>,
     started: Instant,
 }
 
@@ -59,6 +59,8 @@ pub struct ServiceSettings {
 
 struct Stopping {
     reboot: bool,
+    /// The connection that asked.
+    connection: u64,
     deadline_ms: u64,
     /// Whether the message to the supervisor has been sent.
     sent: bool,
@@ -71,7 +73,7 @@ impl Service {
     /// If the thread or its wake-up socket cannot be made.
     pub fn start(
         machine: Machine,
-        link: Link,
+        connections: Connections,
         control: OwnedFd,
         watch: Option<Watch>,
         settings: ServiceSettings,
@@ -79,9 +81,8 @@ impl Service {
         let runner = Runner::start_thread(machine.clone())?;
         Ok(Service {
             machine,
-            link,
+            connections,
             control,
-            connection: Connection::fresh(0),
             settings,
             runner,
             watch,
@@ -105,30 +106,32 @@ impl Service {
     /// Serves until the supervisor ends.
     pub fn run(mut self) {
         loop {
-            self.wait();
+            let hung_up = self.wait();
             self.machine.vitals().make_progress();
             if !self.handle_supervisor() {
                 return;
             }
             self.collect_answer();
             self.expire_lease();
-            self.serve_connection();
-            self.follow_connection();
+            self.serve();
+            self.end_closed(&hung_up);
+            self.accept();
             self.advance_stop();
         }
     }
 
-    fn wait(&self) {
+    /// Waits for something to do. Returns the places of connections whose host has hung up.
+    fn wait(&mut self) -> Vec<usize> {
         let now = self.now_ms();
         let until =
             |deadline: Option<u64>| deadline.map_or(LONGEST_WAIT, |ms| Duration::from_millis(ms.saturating_sub(now)));
         let stop = self.stopping.as_ref().map(|stopping| stopping.deadline_ms);
-        let lease = self.machine.lease_left_us().filter(|_| !self.runner.is_busy()).map(Duration::from_micros);
-        let timeout = LONGEST_WAIT.min(until(self.connection.deadline_ms())).min(until(stop));
+        let lease = self.machine.lease_left_us().filter(|_| self.runner.running().is_none()).map(Duration::from_micros);
+        let timeout = LONGEST_WAIT.min(until(self.connections.deadline_ms())).min(until(stop));
         let timeout = if self.has_more { Duration::ZERO } else { timeout.min(lease.unwrap_or(LONGEST_WAIT)) };
-        let mut interests = vec![Interest::read(self.control.as_raw_fd()), Interest::read(self.runner.fd())];
-        interests.extend(self.link.interests(self.connection.may_read(), self.connection.has_output()));
-        let _ = wait(&mut interests, timeout);
+        let own = [Interest::read(self.control.as_raw_fd()), Interest::read(self.runner.fd())];
+        let others: Vec<Interest> = own.into_iter().chain(self.connections.listening()).collect();
+        self.connections.wait(&others, timeout)
     }
 
     /// Handles the supervisor's messages; false if it has ended.
@@ -137,7 +140,7 @@ impl Service {
             match Control::receive(&self.control) {
                 Ok(Some(Control::Beat { beats, late_us })) => {
                     let event = || protocol::event(&json!({"kind": "heartbeat", "beats": beats, "late_us": late_us}));
-                    self.connection.send_event("heartbeat", event);
+                    self.connections.open().for_each(|connection| connection.send_event("heartbeat", event));
                     self.check_model_file();
                 }
                 Ok(_) => (),
@@ -150,12 +153,10 @@ impl Service {
     fn collect_answer(&mut self) {
         let Some(done) = self.runner.collect() else { return };
         self.check_model_file();
-        if done.connection == self.connection.number {
-            if let Some((id, answer)) = done.answer {
-                // An answer computed from a changed file is not sent.
-                let lost = self.machine.require_model().err().filter(|_| self.model_lost);
-                self.connection.answer(&id, lost.map_or(answer, Err));
-            }
+        if let Some((id, answer)) = done.answer {
+            // An answer computed from a changed file is not sent.
+            let lost = self.machine.require_model().err().filter(|_| self.model_lost);
+            self.answer_with(done.connection, &id, lost.map_or(answer, Err));
         }
         self.send_events();
     }
@@ -174,8 +175,8 @@ impl Service {
 
     /// Ends a trial whose time is over, once nothing else runs.
     fn expire_lease(&mut self) {
-        if !self.model_lost && !self.runner.is_busy() && self.machine.lease_left_us() == Some(0) {
-            self.runner.start(Job::ExpireLease, self.connection.number);
+        if !self.model_lost && self.runner.running().is_none() && self.machine.lease_left_us() == Some(0) {
+            self.runner.start(Job::ExpireLease);
         }
     }
 
@@ -183,94 +184,140 @@ impl Service {
     fn send_events(&mut self) {
         for event in self.machine.take_events() {
             let kind = event["kind"].as_str().unwrap_or_default().to_string();
-            self.connection.send_event(&kind, || protocol::event(&event));
+            self.connections.open().for_each(|connection| connection.send_event(&kind, || protocol::event(&event)));
         }
     }
 
-    /// Reads, answers and writes until there is nothing left to do.
-    fn serve_connection(&mut self) {
+    /// Reads, answers and writes until there is nothing left to do, or it takes too long for the rest of the loop.
+    fn serve(&mut self) {
         let started = Instant::now();
-        let mut moves = true;
         self.has_more = false;
-        while moves {
-            if started.elapsed() > LONGEST_TURN {
-                self.has_more = true; // after the rest of the loop has run, this continues
+        loop {
+            let received = self.receive();
+            let worked = self.work(started);
+            self.send();
+            self.crash_if_asked();
+            if !received && !worked {
                 return;
             }
-            if self.connection.read(&mut self.link).is_err() {
-                return self.drop_connection();
+            if started.elapsed() > LONGEST_TURN {
+                self.has_more = true;
+                return;
             }
-            let split = self.connection.split(self.now_ms());
+        }
+    }
+
+    /// Reads what has arrived. Returns whether any message has.
+    fn receive(&mut self) -> bool {
+        let (now, mut moved) = (self.now_ms(), false);
+        for place in 0..self.connections.places() {
+            let memory = self.connections.has_memory(place);
+            let Some((connection, link)) = self.connections.at(place) else { continue };
+            if connection.read(link, memory).is_err() {
+                self.end_connection(place);
+                continue;
+            }
+            let split = connection.split(now, memory);
+            moved |= split.moved;
             if split.resync {
-                self.resync();
+                // On a port a host may have been replaced unnoticed.
+                if link.is_port() {
+                    connection.subscriptions.clear();
+                }
+                connection.send(&self.machine.greeting());
             }
-            moves = self.work() || split.moved;
-            if self.connection.write(&mut self.link).is_err() {
-                return self.drop_connection();
-            }
-            self.crash_if_asked();
         }
-        // A host that has closed both directions gets no answers; one that closed its own for writing is answered first.
-        let answered = self.connection.is_drained() && !self.runner.is_busy();
-        if answered || (self.connection.input_has_ended() && self.link.has_hung_up()) {
-            self.drop_connection();
-        }
+        moved
     }
 
-    /// Sends the greeting again, as a byte 0xFF asks. On a port a host may have been replaced unnoticed, so subscriptions
-    /// are dropped.
-    fn resync(&mut self) {
-        if self.link.is_port() {
-            self.connection.subscriptions.clear();
-        }
-        self.connection.send(&self.machine.greeting());
-    }
-
-    fn drop_connection(&mut self) {
-        self.runner.abandon();
-        self.machine.follow_connection(Some(false));
-        self.link.disconnect();
-        self.connection = Connection::fresh(self.connection.number + 1);
-    }
-
-    fn follow_connection(&mut self) {
-        match self.link.poll_connection() {
-            Some(Change::Connected) => {
-                self.machine.follow_connection(Some(true));
-                self.connection = Connection::fresh(self.connection.number + 1);
-                self.connection.send(&self.machine.greeting());
-                let _ = self.connection.write(&mut self.link); // a failure shows again at the next read
+    /// Sends what waits.
+    fn send(&mut self) {
+        for place in 0..self.connections.places() {
+            if self.connections.at(place).is_some_and(|(connection, link)| connection.write(link).is_err()) {
+                self.end_connection(place);
             }
-            Some(Change::Disconnected) => {
-                self.runner.abandon();
-                self.machine.follow_connection(Some(false));
-                self.connection = Connection::fresh(self.connection.number + 1);
-            }
-            None => self.machine.follow_connection(None),
         }
     }
 
-    /// Handles what waits, in order; while a long request runs, only methods that may overtake it. Returns whether anything
-    /// was handled.
-    fn work(&mut self) -> bool {
+    /// Ends the connections whose host has closed them and that need no more. A client that has closed both directions gets
+    /// no answers; one that closed its own for writing is answered first.
+    fn end_closed(&mut self, hung_up: &[usize]) {
+        let running = self.runner.running().map(|run| run.connection);
+        for place in 0..self.connections.places() {
+            let memory = self.connections.has_memory(place);
+            let Some((connection, link)) = self.connections.at(place) else { continue };
+            let unread = !connection.input_has_ended() && (self.has_more || connection.may_read(memory));
+            let left = hung_up.contains(&place) && (link.is_port() || !unread);
+            let answered = connection.is_drained() && running != Some(connection.number);
+            if left || answered {
+                self.end_connection(place);
+            }
+        }
+    }
+
+    fn end_connection(&mut self, place: usize) {
+        if let Some(number) = self.connections.end(place) {
+            self.note_end(number);
+        }
+    }
+
+    fn note_end(&self, number: u64) {
+        self.runner.abandon(number);
+        self.machine.note_end_of_connection(number);
+    }
+
+    /// Greets hosts and clients that have connected.
+    fn accept(&mut self) {
+        let Changes { fresh, ended } = self.connections.accept();
+        ended.into_iter().for_each(|number| self.note_end(number));
+        for number in fresh {
+            self.machine.note_connection(number);
+            let greeting = self.machine.greeting();
+            if let Some(connection) = self.connections.numbered(number) {
+                connection.send(&greeting);
+                self.has_more = true; // the greeting is sent in the next turn, which begins at once
+            }
+        }
+        self.machine.expire_uploads();
+    }
+
+    /// What the second thread runs, and for whom.
+    fn running(&self) -> Running {
+        match self.runner.running() {
+            None => Running::Nothing,
+            Some(run) if run.beside => Running::Beside(self.connections.place_of(run.connection)),
+            Some(run) => Running::Alone(self.connections.place_of(run.connection)),
+        }
+    }
+
+    /// Handles what waits, one message of each connection in turn. Returns whether anything was handled.
+    fn work(&mut self, started: Instant) -> bool {
         let mut worked = false;
-        while self.crash.is_none() && !self.connection.is_full() {
-            let Some(pending) = self.next_pending() else { break };
+        while self.crash.is_none() && started.elapsed() <= LONGEST_TURN {
+            let Some((place, pending)) = self.connections.next(self.running()) else { break };
+            let Some(number) = self.connections.at(place).map(|(connection, _)| connection.number) else { break };
             worked = true;
             match pending {
-                Pending::Refused(id, error) => self.connection.answer(&id, Err(error)),
-                Pending::Bye => self.handle_bye(),
-                Pending::Request(request, received) if self.runs_in_runner(&request) => {
-                    self.runner.start(Job::Answer(request, received), self.connection.number);
+                Pending::Refused(id, error) => self.answer_with(number, &id, Err(error)),
+                Pending::Bye => self.handle_bye(number),
+                Pending::Request(request, at) if self.runs_in_runner(&request) => {
+                    self.runner.start(Job::Answer(request, Arrival { at, connection: number }));
                 }
-                Pending::Request(request, received) => {
-                    let answer = self.answer(&request, received);
-                    self.connection.answer(&request.id, answer);
+                Pending::Request(request, at) => {
+                    let answer = self.answer(&request, Arrival { at, connection: number });
+                    self.answer_with(number, &request.id, answer);
                     self.send_events();
                 }
             }
         }
         worked
+    }
+
+    /// Queues an answer, if the connection has not ended.
+    fn answer_with(&mut self, connection: u64, id: &Value, answer: Answer) {
+        if let Some(connection) = self.connections.numbered(connection) {
+            connection.answer(id, answer);
+        }
     }
 
     /// Whether the second thread runs a request. Its machine must not be used once the model's file has changed.
@@ -279,90 +326,30 @@ impl Service {
         !self.model_lost && Runner::takes(request)
     }
 
-    fn next_pending(&mut self) -> Option<Pending> {
-        let queue = &mut self.connection.queue;
-        if !self.runner.is_busy() {
-            return queue.pop_front();
-        }
-        let passes = |pending: &Pending| match pending {
-            Pending::Request(request, _) => request.method.passes(),
-            Pending::Bye => true,
-            Pending::Refused(..) => false,
-        };
-        let found = queue.iter().position(passes).filter(|_| self.runner.runs_beside())?;
-        queue.remove(found)
-    }
-
-    fn answer(&mut self, request: &Request, received: Instant) -> Answer {
+    fn answer(&mut self, request: &Request, arrival: Arrival) -> Answer {
         match request.method {
-            Method::Subscribe => self.subscribe(request),
-            Method::Shutdown => self.shutdown(request),
-            Method::Fault => self.fault(request),
-            Method::Cancel => self.cancel(request),
+            Method::Subscribe => self.subscribe(request, arrival.connection),
+            Method::Shutdown => self.shutdown(request, arrival.connection),
+            Method::Fault => self.fault(request, arrival.connection),
+            Method::Cancel => self.cancel(request, arrival.connection),
             _ => {
-                let answer = self.machine.answer(request, received);
+                let answer = self.machine.answer(request, arrival);
+                self.note_client(request, arrival.connection, &answer);
                 match self.check_model_file() {
-                    true => self.machine.answer(request, received), // the answer of emergency mode
+                    true => self.machine.answer(request, arrival), // the answer of emergency mode
                     false => answer,
                 }
             }
         }
     }
 
-    fn subscribe(&mut self, request: &Request) -> Answer {
-        let mut params = request.params.clone();
-        let events = required("events", params.texts("events", EVENT_KINDS.len())?)?;
-        params.finish()?;
-        request.no_blob()?;
-        if let Some(unknown) = events.iter().find(|event| !EVENT_KINDS.contains(&event.as_str())) {
-            let text = format!("there is no event {unknown:?}: expected {}", EVENT_KINDS.join(", "));
-            return Err(RequestError::new(code::INVALID_PARAMS, text));
-        }
-        self.connection.subscriptions.clone_from(&events);
-        Ok(json!({"subscribed": events}).into())
-    }
-
-    /// Stops the running request of this id, or removes it from the queue; it is answered in both cases.
-    fn cancel(&mut self, request: &Request) -> Answer {
-        let mut params = request.params.clone();
-        let id = required("request", params.request_id("request")?)?;
-        params.finish()?;
-        request.no_blob()?;
-        let is_it = |pending: &Pending| match pending {
-            Pending::Request(waiting, _) => waiting.id == id && Runner::runs_beside_others(waiting),
-            _ => false,
-        };
-        let mut cancelled = self.runner.cancel(&id, self.connection.number);
-        if let Some(found) = self.connection.queue.iter().position(is_it).filter(|_| !cancelled) {
-            self.connection.queue.remove(found);
-            self.connection.answer(&id, Err(protocol::cancelled()));
-            cancelled = true;
-        }
-        Ok(json!({"cancelled": cancelled}).into())
-    }
-
-    fn shutdown(&mut self, request: &Request) -> Answer {
-        let mut params = request.params.clone();
-        let reboot = params.boolean("reboot")?.unwrap_or(false);
-        params.finish()?;
-        request.no_blob()?;
-        self.stopping = Some(Stopping { reboot, deadline_ms: self.now_ms() + BYE_WAIT_MS, sent: false });
-        Ok(json!({}).into())
-    }
-
-    fn handle_bye(&mut self) {
-        let now = self.now_ms();
-        if let Some(stopping) = &mut self.stopping {
-            stopping.deadline_ms = now;
-        }
-    }
-
-    fn advance_stop(&mut self) {
-        let now = self.now_ms();
-        if let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.sent && now >= stopping.deadline_ms)
-        {
-            stopping.sent = Control::Shutdown { reboot: stopping.reboot }.send(&self.control).is_ok();
-            stopping.deadline_ms = now + BYE_WAIT_MS; // when to try again if the message could not be sent
+    /// Remembers the name of a client that has said hello, for clients that find no place.
+    fn note_client(&mut self, request: &Request, connection: u64, answer: &Answer) {
+        let name = request.params.get("client").and_then(Value::as_str);
+        if let (Method::Hello, Ok(_), Some(name)) = (request.method, answer, name) {
+            if let Some(connection) = self.connections.numbered(connection) {
+                connection.note_client(name);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::protocol::{code, required, FaultKind, Request, RequestError};
 use crate::standalone::control::Control;
 
 impl Service {
-    pub(super) fn fault(&mut self, request: &Request) -> Answer {
+    pub(super) fn fault(&mut self, request: &Request, connection: u64) -> Answer {
         if !self.settings.fault_allowed {
             return Err(RequestError::new(code::UNKNOWN_METHOD, "fault requests are switched off on this machine"));
         }
@@ -29,22 +29,24 @@ impl Service {
         if what == FaultKind::Orphans {
             Control::Orphans { count }.send(&self.control).map_err(|_| RequestError::new(code::BUSY, "busy"))?;
         } else {
-            self.crash = Some(what);
+            self.crash = Some((what, connection));
         }
         Ok(json!({}).into())
     }
 
     /// Crashes as requested, once the answer has been sent.
     pub(super) fn crash_if_asked(&mut self) {
-        if self.connection.has_output() {
+        let Some((what, connection)) = self.crash else { return };
+        if self.connections.numbered(connection).is_some_and(|connection| connection.has_output()) {
             return;
         }
-        match self.crash.take() {
-            Some(FaultKind::Segv) => crate::sys::fault::segv(),
-            Some(FaultKind::Abort) => std::process::abort(),
-            Some(FaultKind::Hang) => std::thread::sleep(Duration::MAX),
-            Some(FaultKind::Oom) => crate::sys::fault::exhaust_memory(self.settings.appliance),
-            Some(FaultKind::Orphans) | None => (),
+        self.crash = None;
+        match what {
+            FaultKind::Segv => crate::sys::fault::segv(),
+            FaultKind::Abort => std::process::abort(),
+            FaultKind::Hang => std::thread::sleep(Duration::MAX),
+            FaultKind::Oom => crate::sys::fault::exhaust_memory(self.settings.appliance),
+            FaultKind::Orphans => (),
         }
     }
 }

@@ -1,0 +1,75 @@
+use super::*;
+
+/// Numbers of two connections.
+const ONE: u64 = 1;
+const TWO: u64 = 2;
+
+#[test]
+fn pieces_come_in_order_and_may_be_repeated() {
+    let mut uploads = Uploads::default();
+    assert_eq!(uploads.add(ONE, [1; 16], 0, 5, b"abc").unwrap(), 3);
+    assert_eq!(uploads.add(ONE, [1; 16], 0, 5, b"abc").unwrap(), 3);
+    assert_eq!(uploads.add(ONE, [1; 16], 3, 5, b"def").unwrap_err().code, -32602);
+    for (offset, total, piece) in [(0, 5, &b"abd"[..]), (4, 5, b"e"), (3, 6, b"de")] {
+        let error = uploads.add(ONE, [1; 16], offset, total, piece).unwrap_err();
+        assert_eq!((error.code, error.data), (-32602, Some(json!({"received": 3}))));
+    }
+    assert!(uploads.take(ONE, &[1; 16]).is_none());
+    assert_eq!(uploads.add(ONE, [1; 16], 3, 5, b"de").unwrap(), 5);
+    assert_eq!(uploads.take(ONE, &[1; 16]).unwrap().bytes().unwrap(), b"abcde");
+    assert_eq!(uploads.add(ONE, [1; 16], 3, 5, b"de").unwrap_err().code, 1012);
+}
+
+#[test]
+fn four_are_open_at_most_for_each_connection_and_a_client_that_left_is_forgotten() {
+    let mut uploads = Uploads::default();
+    uploads.note_connection(ONE);
+    for number in 0..4 {
+        uploads.add(ONE, [number; 16], 0, 1, b"x").unwrap();
+    }
+    assert_eq!(uploads.add(ONE, [9; 16], 0, 1, b"x").unwrap_err().code, code::BUSY);
+    uploads.add(TWO, [9; 16], 0, 1, b"x").unwrap();
+    let now = monotonic_us();
+    uploads.expire(now + 2 * IDLE_US);
+    assert!(uploads.take(ONE, &[0; 16]).is_some());
+    uploads.note_end(ONE, now);
+    uploads.expire(now + IDLE_US);
+    assert!(uploads.take(ONE, &[1; 16]).is_some());
+    uploads.expire(now + IDLE_US + 1);
+    assert!(uploads.take(ONE, &[2; 16]).is_none());
+    assert!(uploads.take(TWO, &[9; 16]).is_some());
+}
+
+#[test]
+fn an_upload_is_its_connections_own_until_that_ends() {
+    let mut uploads = Uploads::default();
+    uploads.note_connection(ONE);
+    uploads.note_connection(TWO);
+    uploads.add(ONE, [1; 16], 0, 4, b"ab").unwrap();
+    assert_eq!(uploads.add(TWO, [1; 16], 2, 4, b"cd").unwrap_err().code, code::UNUSABLE_BLOB);
+    assert_eq!(uploads.add(TWO, [1; 16], 0, 1, b"x").unwrap(), 1); // another one with the same id
+    assert_eq!(uploads.add(ONE, [1; 16], 2, 4, b"cd").unwrap(), 4);
+    assert_eq!(uploads.take(TWO, &[1; 16]).unwrap().bytes().unwrap(), b"x");
+    assert!(uploads.take(TWO, &[1; 16]).is_none());
+    uploads.note_end(ONE, monotonic_us());
+    let upload = uploads.take(TWO, &[1; 16]).unwrap();
+    assert_eq!(upload.bytes().unwrap(), b"abcd");
+    uploads.note_end(TWO, monotonic_us());
+    uploads.put_back(upload); // refused while the connection ended
+    uploads.expire(monotonic_us() + 2 * IDLE_US);
+    assert!(uploads.take(TWO, &[1; 16]).is_none());
+}
+
+#[test]
+fn those_left_behind_are_bounded() {
+    let mut uploads = Uploads::default();
+    for connection in 0..100 {
+        uploads.note_connection(connection);
+        for number in 0..4 {
+            uploads.add(connection, [number; 16], 0, 1, b"x").unwrap();
+        }
+        uploads.note_end(connection, connection);
+    }
+    assert!(uploads.open.len() <= LEFT_LIMIT);
+    assert!(uploads.take(1000, &[3; 16]).is_some());
+}
