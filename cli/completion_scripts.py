@@ -1,6 +1,7 @@
 """Completion scripts for bash, zsh and fish, made from the tree of commands. Pure.
 
-They are static: Tab never starts Python. Run folders are looked up by a few lines of sh, the same in every shell.
+Verbs, options and words stand in them. A few lines of sh, the same in every shell, look up run folders. Only for the
+names of tensors does Tab start Python, which reads them from the head of the model file (`cli.tensor_names`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ if TYPE_CHECKING:
     from cli.completion import CompletedCommand, CompletedOption, Value
 
 _RUNS = (
-    "for file in build/run/*/machine.json; do "
-    r"""pid=$(sed -n 's/^ *"pid": \([0-9]*\),*$/\1/p' "$file" 2>/dev/null); """
-    '[ -n "$pid" ] && [ -d "/proc/$pid" ] && dirname "$file"; done; true'
+    'registry="${XDG_RUNTIME_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}}/vector_boot/runs"; '
+    'for file in build/run/*/machine.json "$registry"/*.json "$registry"/*/machine.json; do '
+    '[ -f "$file" ] || continue; '
+    r"""pid=$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$file" 2>/dev/null | head -n 1); """
+    '[ -n "$pid" ] && [ -d "/proc/$pid" ] || continue; '
+    r"""case $file in build/*) dirname "$file";; *) sed -n 's/.*"run": *"\([^"]*\)".*/\1/p' "$file" | head -n 1;; """
+    "esac; done; true"
 )
-"""Prints the run folders whose machine still runs, those in which `vboot boot` puts machines by itself."""
+"""Prints the folders of machines that run: those in build/run, where `vboot boot` puts them, and all of this user."""
 
 _BASH = """\
 # vboot: completion for bash
@@ -28,6 +33,11 @@ _vboot_add() {{ mapfile -t -O "${{#COMPREPLY[@]}}" COMPREPLY < <(compgen "$@" --
 _vboot_words() {{ local IFS=' '; _vboot_add -W "$1"; }}
 
 _vboot_runs_add() {{ local IFS=$'\\n'; _vboot_add -W "$(_vboot_runs)"; }}
+
+_vboot_tensors() {{
+    [[ $1 ]] && compopt -o nospace 2>/dev/null
+    _vboot_add -S "$1" -W "$("${{COMP_WORDS[0]}}" completion tensor-names 2>/dev/null)"
+}}
 
 _vboot_files() {{ compopt -o filenames 2>/dev/null; _vboot_add -f; }}
 
@@ -56,14 +66,21 @@ complete -F _vboot vboot
 _ZSH = """\
 #compdef vboot
 # vboot: completion for zsh
-_vboot_runs() {{
+__vboot_runs() {{
     local -a folders=("${{(@f)$(sh -c {runs})}}")
     (( $#folders[1] )) && compadd -f -a folders
 }}
 
-_vboot_file() {{ (( $# )) && compadd -- "$@"; _files }}
+__vboot_file() {{ (( $# )) && compadd -- "$@"; _files }}
 
-_vboot_machine() {{ _vboot_runs; _vboot_file "$@" }}
+__vboot_tensors() {{
+    local -a names=("${{(@f)$(vboot completion tensor-names 2>/dev/null)}}")
+    (( $#names[1] )) && compadd -S "$1" -a names
+}}
+
+__vboot_machine() {{ __vboot_runs; __vboot_file "$@" }}
+
+__vboot_machine_or_tensor() {{ __vboot_tensors ' '; __vboot_machine }}
 
 {functions}
 if [[ ${{funcstack[1]-}} == _vboot ]]; then _vboot "$@"; elif (( $+functions[compdef] )); then compdef _vboot vboot; fi
@@ -154,6 +171,7 @@ def _walk(command: CompletedCommand, place: str = "") -> Iterator[tuple[str, Com
 
 def _bash_value(value: Value) -> str:
     parts = [f"_vboot_words {shlex.quote(' '.join(value.words))};"] if value.words else []
+    parts += [f"_vboot_tensors {shlex.quote(value.tensor)};"] if value.tensor is not None else []
     parts += ["_vboot_runs_add;"] if value.run else []
     parts += ["_vboot_files;"] if value.file or value.run else []
     return " ".join(parts) or ":;"
@@ -187,16 +205,22 @@ def _zsh_option(option: CompletedOption) -> str:
 def _zsh_action(value: Value) -> str:
     """What completes a value, as `_arguments` takes it: without colons, after a space if it is a command."""
     words = " ".join(value.words)
+    if value.run and value.tensor is not None:
+        return " __vboot_machine_or_tensor"
+    if value.tensor is not None:
+        return f" __vboot_tensors {shlex.quote(value.tensor or ' ')}"
     if value.run:
-        return f" _vboot_machine {words}".rstrip()
+        return f" __vboot_machine {words}".rstrip()
     if value.file:
-        return f" _vboot_file {words}".rstrip()
+        return f" __vboot_file {words}".rstrip()
     return f"({words})" if words else " "
 
 
 def _fish_value(value: Value) -> str:
     words = [" ".join(value.words)] if value.words else []
     words += [f"(sh -c {_fish(_RUNS)})"] if value.run else []
+    if value.tensor is not None:
+        words.append(f"(vboot completion tensor-names 2>/dev/null | string replace -r '$' '{value.tensor}')")
     files = "-r -F" if value.file or value.run else "-x"
     return f"{files} -a {_fish(' '.join(words))}" if words else files
 

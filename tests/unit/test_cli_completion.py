@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,10 @@ import pexpect
 import pytest
 
 from cli import VERBS, full_parser
+from cli.tensor_names import tensor_names
+from tests.support.local_machine import tiny_model
 from tests.support.vboot import Vboot
+from vboot.gguf import read_layout
 
 Complete = Callable[[str], set[str]]
 """What Tab offers for the last word of a line."""
@@ -96,6 +101,56 @@ def test_files_and_the_run_folders_of_running_machines(complete: Complete, shell
     # A file name would end after the first folder.
     assert complete("vboot history build/r") >= {"build/run/running"} or shell == "zsh"
     assert "build/run/ended" not in complete("vboot history build/r")
+
+
+@installed
+def test_tensors_of_the_model_of_the_newest_machine(
+    complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    monkeypatch.setenv("PATH", path)
+    image = tmp_path / "elsewhere"
+    image.mkdir()
+    shutil.copy(tiny_model(), image / "vectorland.gguf")
+    run = tmp_path / "build" / "run" / "one"
+    run.mkdir(parents=True)
+    inputs = [{"path": str(image / "vector_boot.rts")}]
+    (run / "machine.json").write_text(json.dumps({"pid": os.getpid(), "run": str(run), "inputs": inputs}))
+    assert complete("vboot tensors blk.0.ffn_up.w") == {"blk.0.ffn_up.weight"}
+    assert complete("vboot mutate --seeded token_embd.w") == {"token_embd.weight"}
+    assert {name.replace("\\", "") for name in complete("vboot mutate --set blk.0.ffn_up.b")} == {"blk.0.ffn_up.bias["}
+    assert complete("vboot mutate --dense blk.0.ffn_up.b") == {"blk.0.ffn_up.bias@"}
+
+
+@pytest.mark.parametrize("shell", [shell for shell in ("bash", "fish") if shutil.which(shell)])
+def test_machines_of_other_folders_are_offered(
+    complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    registry = tmp_path / "runtime" / "vector_boot" / "runs"
+    registry.mkdir(parents=True)
+    for name, pid in (("running", os.getpid()), ("ended", 2**22)):
+        (registry / f"{name}.json").write_text(json.dumps({"run": f"/far/{name}", "pid": pid}))
+    found = complete("vboot history /far/")
+    assert "/far/running" in found
+    assert "/far/ended" not in found
+
+
+def test_tensor_names_of_anything_but_a_model(tmp_path: Path) -> None:
+    file = tmp_path / "model"
+    whole = tiny_model().read_bytes()[:4096]
+    for data in (b"", b"GGUF", b"\xff" * 100, whole[:50], whole[:1000], b"GGUF" + b"\xff" * 100):
+        file.write_bytes(data)
+        assert not set(tensor_names(file)) - set(tensor_names(tiny_model()))
+    assert tensor_names(tmp_path / "absent") == ()
+    layout = read_layout(memoryview(tiny_model().read_bytes()), name="tiny")
+    assert tensor_names(tiny_model()) == tuple(each.name for each in layout.tensors)
+
+
+def test_tab_waits_for_no_numpy() -> None:
+    code = "import sys, cli; cli.main(['completion', 'tensor-names']); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"numpy", "gguf", "vboot.client", "qemu.launch", "asyncio"} & set(loaded.split())
 
 
 def test_every_option_of_every_verb_is_in_every_script(vboot: Vboot) -> None:

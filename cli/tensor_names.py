@@ -1,0 +1,92 @@
+"""The names of a model's tensors, found within a blink for the completion of the command line.
+
+`vboot.gguf` reads more, and imports numpy, which takes longer than a person who has pressed Tab should wait.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from vboot.text import parse_path
+
+RUNS = Path("build/run")
+MODEL = Path("build/vectorland.gguf")
+"""The model whose names are taken when no machine runs."""
+_MOST = 65_536
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of the values of a fixed size, by type."""
+_STRING, _ARRAY = 8, 9
+
+
+def likely_model() -> Path:
+    """The model of the machine of this folder that was started last and still runs, else the one in build/."""
+    records = sorted(RUNS.glob("*/machine.json"), key=lambda path: path.parent.name, reverse=True)
+    for path in records:
+        try:
+            record = json.loads(path.read_bytes())
+            inputs = [parse_path(each["path"]) for each in record["inputs"]]
+            alive = Path(f"/proc/{int(record['pid'])}").exists()
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        models = [place.with_name(MODEL.name) for place in inputs if place.suffix == ".rts"]
+        if alive and models and models[0].is_file():
+            return models[0]
+    return MODEL
+
+
+def tensor_names(model: Path) -> tuple[str, ...]:
+    """The names in the order of the file; () if it is not there, or not a sound GGUF."""
+    try:
+        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return tuple(_Head(data).names())
+    except (OSError, ValueError, struct.error, KeyError):
+        return ()
+
+
+class _Head:
+    """The head of a GGUF file, read from its front."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._at = 0
+
+    def names(self) -> Iterator[str]:
+        if self._take(4) != b"GGUF":
+            return
+        self._number("<I")
+        tensors, entries = self._number("<Q"), self._number("<Q")
+        if max(tensors, entries) > _MOST:
+            return
+        for _ in range(entries):
+            self._take(self._number("<Q"))
+            self._skip_value(self._number("<I"))
+        for _ in range(tensors):
+            yield self._take(self._number("<Q")).decode("utf-8")
+            self._take(8 * self._number("<I") + 4 + 8)
+
+    def _skip_value(self, kind: int) -> None:
+        if kind == _STRING:
+            self._take(self._number("<Q"))
+        elif kind == _ARRAY:
+            of, count = self._number("<I"), self._number("<Q")
+            if of in _SIZES:
+                self._take(_SIZES[of] * count)
+            else:
+                for _ in range(count):
+                    self._take(self._number("<Q"))
+        else:
+            self._take(_SIZES[kind])
+
+    def _number(self, form: str) -> int:
+        number: int = struct.unpack(form, self._take(struct.calcsize(form)))[0]
+        return number
+
+    def _take(self, size: int) -> bytes:
+        if self._at + size > len(self._data):
+            raise ValueError("the file ends inside its head")
+        self._at += size
+        return self._data[self._at - size : self._at]
