@@ -12,6 +12,8 @@ from vboot.client.machine import MachineClient, connect
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 
 CLIENT = "vboot evolve"
+PATIENCE_S = 120.0
+"""Time for a request to a machine that has answered: it may work for other clients first."""
 _WEDGED_AFTER = 3
 """Connections in a row without an answer, after which the machine is revived."""
 
@@ -88,9 +90,10 @@ class SocketBody:
         return str(self._path)
 
     def open(self, timeout: float) -> MachineClient:
-        """A new connection, to a revived machine if necessary."""
+        """A new connection, to a revived machine if necessary. Each one in a row without an answer has more time."""
+        allowed = timeout * 2**self._silent
         try:
-            machine = connect(self._path, timeout=timeout, client=CLIENT)
+            machine = connect(self._path, timeout=allowed, client=CLIENT)
         except LinkLostError:
             if self._revive is None:
                 raise
@@ -100,13 +103,18 @@ class SocketBody:
                 raise
         else:
             self._silent = 0
-            return machine
+            return _patient(machine)
         self._silent = 0
         self._path = self._revive()
-        return connect(self._path, timeout=timeout, client=CLIENT)
+        return _patient(connect(self._path, timeout=allowed, client=CLIENT))
 
     def close(self) -> None:
         """Nothing to release: no connection is kept here."""
+
+
+def _patient(machine: MachineClient) -> MachineClient:
+    machine.timeout = max(machine.timeout, PATIENCE_S)
+    return machine
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,15 @@ from evolution.daemon.events import (
     RolledBack,
 )
 from evolution.daemon.reconcile import (
-    ORIGIN,
     ForeignWeightsError,
     Reference,
     Standing,
+    changed_by,
+    open_trial,
+    origin_of,
     roll_back,
     standing,
     synchronise,
-    unfinished,
 )
 from evolution.daemon.run_state import Kind
 from evolution.kernels.genome import EvolvedKernel
@@ -48,6 +49,7 @@ INTERRUPT = 255
 _REPLAYED_MOVES = 16
 """A body that is further behind gets the bytes of the changed tensors instead."""
 _SYNCHRONISE_LEASE_MS = 600_000
+_TRIAL_RETRY_MS = 1000
 _TEXTS_AT_ONCE = 8
 """Texts embedded between two renewals of a lease."""
 
@@ -104,6 +106,7 @@ class Follower:
         self._seen: Standing | None = None
         self._is_new = True
         self._greeted: Hello | None = None
+        self._lease_ms = config.lease_ms
 
     @property
     def name(self) -> str:
@@ -170,6 +173,8 @@ class Follower:
         if not self._is_new and self._seen is not None and place.moves < self._seen.moves:
             move = course.step(self._seen.moves).id
             self._tell(RolledBack(move, place.generation, "the machine rolled back, as when a lease expires"))
+            # The machine may be slow, as when it works for other clients.
+            self._lease_ms = max(self._lease_ms, min(2 * self._lease_ms, _SYNCHRONISE_LEASE_MS))
             self._interrupt()
             self._is_new = True
         if course.moves - place.moves > _REPLAYED_MOVES:
@@ -193,16 +198,17 @@ class Follower:
         place = standing(machine, course.models)
         if place is not None:
             return place, "nothing"
-        if (to := unfinished(machine)) is not None:
+        trial = open_trial(machine)
+        if trial is not None and trial.origin == origin_of(course.run):
             # An earlier synchronisation was interrupted.
-            place = roll_back(machine, to, course.models)
+            place = roll_back(machine, trial.promoted, course.models)
             if place is not None:
                 return place, "rollback"
+        elif trial is not None and not self._config.takeover:
+            what = f"another client ({_who(trial.origin)}) has a change on trial"
+            raise RequestRefusedError(Code.BUSY, what, {"retry_ms": _TRIAL_RETRY_MS})
         if not self._config.takeover:
-            raise ForeignWeightsError(
-                f"the weights of {self.name} are not from this run: another client changed them, or the model differs",
-                remedy="reboot it, name another machine, or overwrite its weights with --takeover",
-            )
+            raise self._foreign()
         if self._seen is not None:
             place = roll_back(machine, self._seen.generation, course.models)
             if place is not None:
@@ -210,21 +216,32 @@ class Follower:
                 return place, "rollback"
         return self._synchronise(course), "synchronised"
 
+    def _foreign(self) -> ForeignWeightsError:
+        """The error that the body's weights are not from this run."""
+        what = f"the weights of {self.name} are not from this run"
+        remedy = "reboot it, name another machine, or overwrite its weights with --takeover"
+        if self._seen is None:
+            return ForeignWeightsError(f"{what}: another client changed them, or the model differs", remedy=remedy)
+        who = _who(changed_by(self._connected))
+        back = f"take the change back with `vboot rollback --generation {self._seen.generation}`"
+        return ForeignWeightsError(f"{what} any more: another client ({who}) changed them", remedy=f"{back}, {remedy}")
+
     def _synchronise(self, course: Course) -> Standing:
-        generation = synchronise(self._connected, course.reference, lease_ms=_SYNCHRONISE_LEASE_MS)
+        origin = origin_of(course.run)
+        generation = synchronise(self._connected, course.reference, origin=origin, lease_ms=_SYNCHRONISE_LEASE_MS)
         return Standing(course.moves, generation)
 
     def _advance(self, course: Course, place: Standing) -> Standing:
         """Apply the next move, as a trial in the mode `trial`."""
         machine = self._connected
         step = course.step(place.moves + 1)
-        lease_ms = self._config.lease_ms if self._config.mode == "trial" else None
+        lease_ms = self._lease_ms if self._config.mode == "trial" else None
         started = time.monotonic()
         made = machine.mutate(
             step.edits,
             confidence=step.confidence,
             base_generation=place.generation,
-            origin=ORIGIN,
+            origin=origin_of(course.run),
             lease_ms=lease_ms,
             id=change_id(course.run, step.number, place.generation),
             wait=True,
@@ -263,7 +280,7 @@ class Follower:
         """Renew the lease of a trial."""
         if self._config.mode == "trial":
             assert self._seen is not None, "applied before"
-            self._connected.renew(self._seen.generation, self._config.lease_ms)
+            self._connected.renew(self._seen.generation, self._lease_ms)
 
     def _settle(self, course: Course, place: Standing, *, watched: bool) -> None:
         """Promote the trial; watch it first if an earlier daemon was killed before it did."""
@@ -307,6 +324,11 @@ class Follower:
 def change_id(run: str, number: int, base_generation: int) -> str:
     """The id (32 hex) of a move's mutation; it depends on the base generation, so a repetition is recognised."""
     return hashlib.sha256(f"{run}/{number}/{base_generation}".encode()).hexdigest()[:32]
+
+
+def _who(origin: str | None) -> str:
+    """The maker of a change as words."""
+    return f"origin {origin!r:.60}" if origin else "of unknown origin"
 
 
 def _changed_again(generation: int) -> RequestRefusedError:

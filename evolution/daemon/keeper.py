@@ -17,6 +17,7 @@ from vboot.protocol.messages import Stats
 from vboot.protocol.tables import Code
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 60.0
+_LONGEST_REFUSAL_S = 5.0
 _ALARM_AFTER = 3
 _PASSING = (Code.STALE_GENERATION, Code.UNKNOWN_GENERATION, Code.NO_ENERGY, Code.BUSY)
 """Refusals that may disappear when the request is repeated later."""
@@ -58,6 +59,7 @@ class Keeper:
         self._wait = wait
         self._cycles = Cycles(follower, config, tell=tell, wait=wait)
         self._failures = 0
+        self._refusals = 0
         self._next_try = 0.0
         self._lost_at: float | None = None
         self._fell_back = False
@@ -83,7 +85,7 @@ class Keeper:
             except MachineError as error:
                 self._lost(error)
                 return
-            if disturbed:
+            if disturbed or (self._refusals and time.monotonic() >= self._next_try):
                 self._try(course())
             if self._cycles.pace.pause_s:
                 self._wait(self._cycles.pace.pause_s)
@@ -94,14 +96,14 @@ class Keeper:
         """Bring the body to the run's current weights, or the files if no body answers.
 
         Raises BodyError and ForeignWeightsError for failures that a retry cannot solve. Returns early when the daemon
-        is to stop.
+        is to stop, and when the body answers but keeps refusing, as when other clients use it: it then follows later.
         """
         while not self._fell_back:
             if self._failures >= self._config.fallback_after:
                 self._fall_back()
                 break
             pause = self._next_try - time.monotonic()
-            if pause > 0 and not self._wait(pause):
+            if pause > 0 and (self._refuses or not self._wait(pause)):
                 return
             if self._try(course) or not self._wait(0.0):
                 return
@@ -145,13 +147,20 @@ class Keeper:
 
     def _put_off(self, refusal: RequestRefusedError) -> None:
         """Retry later: the body answers but is busy, or its generation has changed."""
-        self._failures += 1
-        delay = retry_after(self._failures)
+        self._refusals += 1
+        delay = min(_LONGEST_REFUSAL_S, retry_after(self._refusals))
         if refusal.retry_ms is not None:
             delay = max(delay, refusal.retry_ms / 1000)
-        at_once = refusal.code in (Code.STALE_GENERATION, Code.UNKNOWN_GENERATION)
+        at_once = refusal.code in (Code.STALE_GENERATION, Code.UNKNOWN_GENERATION) and not self._refuses
         self._next_try = time.monotonic() + (0.0 if at_once else delay)
-        self._alarm(refusal.what)
+        if self._refusals == _ALARM_AFTER:
+            text = f"{self._follower.name} does not take the run's weights yet ({refusal.what}); it gets them later"
+            self._tell(Alarm("body", text))
+
+    @property
+    def _refuses(self) -> bool:
+        """Whether the body answers but refuses again and again: the search does not wait for it then."""
+        return self._refusals >= self._config.fallback_after
 
     def _lost(self, error: VbootError) -> None:
         self._follower.disconnect()
@@ -174,4 +183,4 @@ class Keeper:
     def _is_back(self) -> None:
         if self._fell_back:
             self._tell(Returned(time.monotonic() - (self._lost_at or time.monotonic())))
-        self._failures, self._lost_at, self._fell_back = 0, None, False
+        self._failures, self._refusals, self._lost_at, self._fell_back = 0, 0, None, False

@@ -19,6 +19,8 @@ LOW_ENERGY, ENOUGH_ENERGY = FULL_ENERGY // 5, FULL_ENERGY // 2
 _LONGEST_REST_S = 30.0
 _RISE = 1.25
 _LATE_SHARE = 0.1
+_SEARCHING = 10
+"""The time between two cycles is at least so many times the time that a machine takes to answer."""
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 
@@ -65,9 +67,10 @@ class Cycles:
         now = time.monotonic()
         if now < self._due:
             return False
-        self._due = now + self._config.period_s
         self._cycle += 1
         stats = self._look()
+        # A machine that is busy with other clients answers late: most of the time is for the search.
+        self._due = now + max(self._config.period_s, _SEARCHING * (time.monotonic() - now))
         if self._cycle % self._config.pulse_cycles == 0:
             self._pulse()
         pace = self.pace.after(stats)

@@ -11,7 +11,10 @@ from vboot.protocol.messages import Digest, TensorInfo
 from vboot.protocol.tables import Code
 from vboot.weights.edits import Dense
 
-ORIGIN = "evolution-v7"
+ORIGIN = "evolve"
+"""The beginning of the origin of all changes by this daemon; the beginning of the run's id follows."""
+_ORIGIN_LIMIT = 16
+"""The journal keeps so many bytes of an origin."""
 _DIGESTS_AT_ONCE = 256
 _BYTES_AT_ONCE = 64 << 20
 """The most bytes in one mutation, of which the machine needs two copies meanwhile."""
@@ -49,13 +52,29 @@ def standing(machine: MachineClient, models: Sequence[str]) -> Standing | None:
     return None
 
 
-def unfinished(machine: MachineClient) -> int | None:
-    """The generation to roll back to if the body has an unfinished trial of this daemon; None otherwise."""
+@dataclass(frozen=True)
+class OpenTrial:
+    """A trial that is open on a body: the generation that it began from, and who made its newest change."""
+
+    promoted: int
+    origin: str | None
+
+
+def origin_of(run: str) -> str:
+    """The origin of the changes of a run, by which it knows its own among those of other clients."""
+    return f"{ORIGIN} {run}"[:_ORIGIN_LIMIT]
+
+
+def open_trial(machine: MachineClient) -> OpenTrial | None:
+    """The trial that is open on the body, if one is."""
     hello = machine.hello()
-    if hello.promoted == hello.generation:
-        return None
-    newest = [record for record in machine.history() if record.generation == hello.generation]
-    return hello.promoted if any(record.origin == ORIGIN for record in newest) else None
+    return None if hello.promoted == hello.generation else OpenTrial(hello.promoted, changed_by(machine))
+
+
+def changed_by(machine: MachineClient) -> str | None:
+    """The origin of the newest change of the body's weights; None if it is not known."""
+    made = [record for record in machine.history() if record.kind == "mutate" and record.verdict == "applied"]
+    return made[-1].origin if made else None
 
 
 def roll_back(machine: MachineClient, to: int, models: Sequence[str]) -> Standing | None:
@@ -69,7 +88,7 @@ def roll_back(machine: MachineClient, to: int, models: Sequence[str]) -> Standin
     return standing(machine, models)
 
 
-def synchronise(machine: MachineClient, wanted: Reference, *, lease_ms: int) -> int:
+def synchronise(machine: MachineClient, wanted: Reference, *, origin: str, lease_ms: int) -> int:
     """Send the body the bytes of every tensor that differs; returns its generation.
 
     All mutations are one trial, so the body returns to its old weights if the daemon is lost meanwhile. Raises
@@ -83,7 +102,7 @@ def synchronise(machine: MachineClient, wanted: Reference, *, lease_ms: int) -> 
     for part in _parts(differing, sizes):
         edits = [Dense(name, 0, wanted.read(name)) for name in part]
         made = machine.mutate(
-            edits, confidence=1.0, base_generation=generation, origin=ORIGIN, lease_ms=lease_ms, wait=True
+            edits, confidence=1.0, base_generation=generation, origin=origin, lease_ms=lease_ms, wait=True
         )
         generation = made.generation
         machine.renew(generation, lease_ms)

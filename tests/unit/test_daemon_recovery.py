@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from evolution.daemon import events as e
-from evolution.daemon.body import BridgeBody, SocketBody
+from evolution.daemon.body import PATIENCE_S, BridgeBody, SocketBody
 from evolution.daemon.follower import Follower
 from evolution.daemon.keeper import FIRST_RETRY_S, LONGEST_RETRY_S, retry_after
 from evolution.daemon.metabolism import Cycles
@@ -119,8 +119,9 @@ def test_a_machine_that_does_not_answer_is_revived(tmp_path: Path) -> None:
         for _ in range(2):
             with pytest.raises(MachineTimeoutError):
                 body.open(0.2)
-        with body.open(2.0) as machine:
+        with body.open(0.5) as machine:
             assert machine.hello().generation == 0
+            assert machine.timeout >= PATIENCE_S, "a machine that has answered may work for other clients first"
         assert body.name == str(local.socket)
 
 
@@ -166,6 +167,60 @@ def test_weights_changed_by_another_client(tmp_path: Path, model: str, takeover:
         assert len(changed) == 1
 
 
+@pytest.mark.parametrize("origin", ["someone", "evolve 012345678"])
+def test_a_trial_of_another_client_is_waited_for_and_left_alone(tmp_path: Path, model: str, origin: str) -> None:
+    body = fresh_body()
+    tried: list[int] = []
+    taken_back: list[int] = []
+
+    def disturb(event: e.DaemonEvent) -> None:
+        with body.open(60) as other:
+            if isinstance(event, e.Evaluated) and not tried:
+                made = other.mutate(_FOREIGN, confidence=0.9, origin=origin, lease_ms=600_000)
+                tried.append(made.generation)
+            elif isinstance(event, e.Alarm):
+                assert f"another client (origin {origin!r}) has a change on trial" in event.text
+                assert other.hello().generation == tried[0], "the other client's trial is left alone"
+                taken_back.append(other.rollback(tried[0] - 1).generation)
+
+    seen = Events(disturb)
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen)
+    assert stopped.model == model == body_digest(body)
+    assert len(taken_back) == 1
+    assert not seen.of(e.FellBack)
+    assert not seen.of(e.ConnectionFailed)
+
+
+def test_a_run_goes_on_beside_a_trial_that_does_not_end(tmp_path: Path, model: str) -> None:
+    body = fresh_body()
+
+    def disturb(event: e.DaemonEvent) -> None:
+        if isinstance(event, e.Evaluated) and event.evaluations == 1:
+            with body.open(60) as other:
+                other.mutate(_FOREIGN, confidence=0.9, lease_ms=600_000)
+
+    seen = Events(disturb)
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, fallback_after=1)
+    assert stopped.model == model != body_digest(body)
+    assert not seen.of(e.FellBack), "the machine answers"
+    assert not seen.of(e.Applied)
+
+
+def test_who_changed_the_weights_is_told(tmp_path: Path) -> None:
+    body = fresh_body()
+    seen_at: list[int] = []
+
+    def change(event: e.DaemonEvent) -> None:
+        if isinstance(event, e.Promoted) and not seen_at:
+            seen_at.append(event.generation)
+            with body.open(60) as other:
+                other.mutate(_FOREIGN, confidence=0.9, origin="a colleague")
+
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=Events(change))
+    assert "are not from this run any more: another client (origin 'a colleague') changed them" in stopped.why
+    assert f"take the change back with `vboot rollback --generation {seen_at[0]}`, reboot it, " in stopped.why
+
+
 def test_a_body_is_taken_over_by_the_bytes_that_differ(tmp_path: Path, model: str) -> None:
     body = fresh_body()
     with body.open(5) as machine:
@@ -191,9 +246,9 @@ def test_a_move_whose_lease_expired_is_applied_again(tmp_path: Path, model: str)
     expired: list[str] = []
 
     def expire(event: e.DaemonEvent) -> None:
-        if isinstance(event, e.Applied) and not expired:
-            expired.append(event.move)
-            with body.open(60) as other:
+        with body.open(60) as other:
+            if isinstance(event, e.Applied) and not expired:
+                expired.append(event.move)
                 other.renew(event.generation, 1)
                 while other.hello().generation == event.generation:
                     pass
@@ -217,7 +272,7 @@ def test_a_body_that_hangs_is_ended_and_comes_back(tmp_path: Path, model: str) -
 
     seen = Events(hang)
     # However slow the host is, the daemon must not fall back to files: that would end the wait for the body.
-    settings = {"connect_s": 2.0, "fallback_after": 10**6, "period_s": 60}
+    settings = {"connect_s": 1.0, "fallback_after": 10**6, "period_s": 60}
     stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, **settings)
     assert stopped.model == model == body_digest(body)
 
