@@ -18,6 +18,7 @@ from vboot.protocol.tables import Code
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 60.0
 _LONGEST_REFUSAL_S = 5.0
+_LAST_TRIES = 3
 _ALARM_AFTER = 3
 _PASSING = (Code.STALE_GENERATION, Code.UNKNOWN_GENERATION, Code.NO_ENERGY, Code.BUSY)
 """Refusals that may disappear when the request is repeated later."""
@@ -71,7 +72,10 @@ class Keeper:
         except BodyError:
             raise
         except VbootError as error:
-            self._lost(error)
+            if isinstance(error, RequestRefusedError) and error.code == Code.BUSY:
+                self._put_off(error)  # other clients have all its connections
+            else:
+                self._lost(error)
             return False
         return True
 
@@ -112,6 +116,13 @@ class Keeper:
         except (InputError, ToolError) as error:
             self._tell(Alarm("files", str(error)))
 
+    def finish(self, course: Course) -> None:
+        """At the end of the run: give a body that answers but refuses some more tries."""
+        for _ in range(_LAST_TRIES):
+            pause = max(0.0, self._next_try - time.monotonic())
+            if self._fell_back or not self._refusals or not self._wait(pause) or self._try(course):
+                return
+
     def stats(self) -> Stats | None:
         """The body's counters; None when it does not answer."""
         if not self._follower.is_connected:
@@ -148,9 +159,10 @@ class Keeper:
     def _put_off(self, refusal: RequestRefusedError) -> None:
         """Retry later: the body answers but is busy, or its generation has changed."""
         self._refusals += 1
-        delay = min(_LONGEST_REFUSAL_S, retry_after(self._refusals))
+        delay = retry_after(self._refusals)
         if refusal.retry_ms is not None:
             delay = max(delay, refusal.retry_ms / 1000)
+        delay = min(_LONGEST_REFUSAL_S, delay)
         at_once = refusal.code in (Code.STALE_GENERATION, Code.UNKNOWN_GENERATION) and not self._refuses
         self._next_try = time.monotonic() + (0.0 if at_once else delay)
         if self._refusals == _ALARM_AFTER:

@@ -39,6 +39,9 @@ class Follows(Protocol):
     def follow(self, course: Course) -> None:
         """Bring the body to the run's current weights."""
 
+    def finish(self, course: Course) -> None:
+        """At the end of the run: some more tries with a body that has refused the weights."""
+
 
 class SearchHaltedError(Exception):
     """The run stops within a generation, which is repeated when the run is resumed."""
@@ -129,6 +132,7 @@ class SearchRun:
             if self._kernel_is_due(state):
                 state = self._kernel(state)
             elif (why := self._stop_reason() or self._limit(state) or time_limit) is not None:
+                self._keeper.finish(self._course())
                 return why
             else:
                 state, strategy, parent = self._generation(state, strategy, parent)

@@ -24,7 +24,7 @@ from tests.support.evolution_run import QUICK, Events, body_bridge, body_digest,
 from tests.support.local_machine import LocalMachine, local_machine
 from vboot.client.bridge import RustNeuralBridge
 from vboot.client.machine import MachineClient, connect
-from vboot.protocol.errors import MachineTimeoutError
+from vboot.protocol.errors import MachineBusyError, MachineTimeoutError
 from vboot.protocol.messages import Embeddings, Mutation, Stats
 from vboot.weights.edits import Edit, Seeded
 
@@ -38,6 +38,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     stopped = evolve(tmp_path_factory.mktemp("undisturbed"), generations=_GENERATIONS)
     assert stopped.accepted
     return stopped.model
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a refusal the daemon tries again soon."""
+    monkeypatch.setattr("evolution.daemon.keeper._LONGEST_REFUSAL_S", 0.05)
 
 
 def test_a_failed_connection_is_an_event_and_not_an_exception(tmp_path: Path) -> None:
@@ -168,6 +174,7 @@ def test_weights_changed_by_another_client(tmp_path: Path, model: str, takeover:
 
 
 @pytest.mark.parametrize("origin", ["someone", "evolve 012345678"])
+@pytest.mark.usefixtures("impatient")
 def test_a_trial_of_another_client_is_waited_for_and_left_alone(tmp_path: Path, model: str, origin: str) -> None:
     body = fresh_body()
     tried: list[int] = []
@@ -191,6 +198,7 @@ def test_a_trial_of_another_client_is_waited_for_and_left_alone(tmp_path: Path, 
     assert not seen.of(e.ConnectionFailed)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_run_goes_on_beside_a_trial_that_does_not_end(tmp_path: Path, model: str) -> None:
     body = fresh_body()
 
@@ -204,6 +212,31 @@ def test_a_run_goes_on_beside_a_trial_that_does_not_end(tmp_path: Path, model: s
     assert stopped.model == model != body_digest(body)
     assert not seen.of(e.FellBack), "the machine answers"
     assert not seen.of(e.Applied)
+
+
+class _Taken(BridgeBody):
+    """A body whose connections are all taken by others, at first."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(small_model(), bridge=body_bridge())
+        self._times = times
+
+    def open(self, timeout: float) -> MachineClient:
+        self._times -= 1
+        if self._times >= 0:
+            raise MachineBusyError(("vboot shell, pid 4711",))
+        return super().open(timeout)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_machine_whose_connections_are_taken_is_waited_for(tmp_path: Path, model: str) -> None:
+    fresh_body()
+    body, seen = _Taken(3), Events()
+    stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen)
+    assert stopped.model == model == body_digest(body)
+    assert not seen.of(e.FellBack)
+    (alarm,) = seen.of(e.Alarm)
+    assert "in use by vboot shell, pid 4711" in alarm.text
 
 
 def test_who_changed_the_weights_is_told(tmp_path: Path) -> None:
