@@ -60,7 +60,8 @@ def lost_file(config: Config) -> str | None:
     for setting in BUILT:
         value = _value(config, setting)
         if setting.name in config.remembered and _is_path(setting, value) and not Path(str(value)).exists():
-            return f"{path_text(config.image.output)} was built with {setting.flag} {_shown(value)}, which is not there"
+            folder = path_text(config.image.output)
+            return f"the image in {folder} was built with {setting.flag} {_shown(value)}, which is not there"
     return None
 
 

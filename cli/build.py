@@ -132,15 +132,21 @@ def run_plan(steps: Sequence[Step], *, folder: Path, dry_run: bool) -> Answer:
         "files": {path_json(path): {"bytes": path.stat().st_size, "sha256": sha256} for path, sha256 in hashes.items()},
         "seconds": round(seconds, 3),
     }
-    return Answer(data, _dry_text(results) if dry_run else _text(results, hashes, seconds))
+    return Answer(data, _dry_text(results) if dry_run else _text(results, tuple(hashes), seconds))
 
 
 def _dry_text(results: Sequence[StepResult]) -> str:
     return columns((r.title, "would be built" if r.ran else "stays", r.reason) for r in results)
 
 
-def _text(results: Sequence[StepResult], hashes: dict[Path, str], seconds: float) -> str:
-    files = columns((path_text(path), human_bytes(path.stat().st_size), sha256) for path, sha256 in hashes.items())
+def _text(results: Sequence[StepResult], paths: Sequence[Path], seconds: float) -> str:
+    files = columns((_near(path), human_bytes(path.stat().st_size)) for path in paths)
     ran = sum(result.ran for result in results)
     built = f"{ran} of {len(results)} parts built in {seconds:.1f} s" if ran else "everything was up to date"
     return f"{files}\n{built}"
+
+
+def _near(path: Path) -> str:
+    """A path for people: without the folder that they are in."""
+    here = Path.cwd()
+    return path_text(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -25,7 +25,7 @@ from qemu.machine import VirtualMachine
 from qemu.spec import MachineSpec
 from tests.support import fake_qemu
 from tests.support.kernel_files import bzimage
-from tests.support.vboot import Vboot
+from tests.support.vboot import Vboot, write_gguf
 from vboot.errors import InputError
 
 FAST = Accel("kvm", "a fake needs no emulation")
@@ -119,6 +119,40 @@ def test_wrong_usage(vboot: Vboot) -> None:
     assert vboot("boot", "--accel", "hvf") == 2
     assert vboot("boot", "--memory", "much") == 2
     assert vboot("stop") == 2
+
+
+# which image is booted
+
+
+def test_boot_without_options_boots_what_was_built(vboot: Vboot, install_qemu: Callable[[str], None]) -> None:
+    install_qemu("die")
+    assert vboot("build", "--model", "tiny", "--type", "Q8_0", "--energy", "off") == 0
+    built = Path("build/vector_boot.rts").read_bytes()
+    assert vboot("boot", "--accel", "tcg", "--run", "run", "--heartbeat-ms", "50") == 1
+    assert "model: tiny, Q8_0 weights (as build was made; --model changes it)" in vboot.err
+    assert "boot: model tiny (vector_boot tiny)" in vboot.err
+    assert Path("build/vector_boot.rts").read_bytes() == built
+    command = Path("run/command.txt").read_text()
+    assert "vector_boot.heartbeat_ms=50" in command
+    assert "vector_boot.energy=off" in command
+    # An option of [runtime] is of that boot alone.
+    assert vboot("boot", "--accel", "tcg", "--run", "run2") == 1
+    assert "vector_boot.heartbeat_ms=100" in Path("run2/command.txt").read_text()
+    assert vboot("boot", "--accel", "tcg", "--image", "build", "--run", "run3") == 1
+    assert "vector_boot.energy=off" in Path("run3/command.txt").read_text()
+
+
+def test_an_image_whose_model_file_was_moved_still_boots(vboot: Vboot, install_qemu: Callable[[str], None]) -> None:
+    install_qemu("die")
+    write_gguf(Path("own.gguf"))
+    assert vboot("build", "--model", "own.gguf") == 0
+    Path("own.gguf").rename("moved.gguf")
+    assert vboot("boot", "--accel", "tcg", "--run", "run") == 1
+    lost = f"the image in build was built with --model {Path('own.gguf').absolute()}, which is not there"
+    assert f"boot: {lost}; the image is booted as it is\nboot: model own.gguf\n" in vboot.err
+    assert vboot("build") == 1
+    assert lost in vboot.last_error()
+    assert vboot("build", "--model", "moved.gguf") == 0
 
 
 # machines that fail

@@ -91,7 +91,7 @@ def test_a_file_that_was_moved_is_one_sentence() -> None:
     with pytest.raises(InputError) as error:
         require_files(resolve())
     assert str(error.value) == (
-        f"build was built with --model {Path('own.gguf').absolute()}, which is not there; "
+        f"the image in build was built with --model {Path('own.gguf').absolute()}, which is not there; "
         "give its new path, or forget the settings with `vboot build --defaults`"
     )
     require_files(resolve({"model.source": "moved.gguf"}))
