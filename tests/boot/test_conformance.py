@@ -11,6 +11,7 @@ from cli import main
 from qemu.machine import VirtualMachine
 from tests.boot.conftest import BUILD, Image, SharedMachine
 from tests.conformance import (
+    checks_connections,
     checks_edits,
     checks_framing,
     checks_gate,
@@ -22,11 +23,15 @@ from tests.conformance import (
 from tests.conformance.client import connected
 from tests.conformance.model import write_model
 from tests.conformance.registry import Check, checks
+from vboot.port_files import port_sockets
 
 PATIENCE_S = 300
 WORKER_REST_S = 1.5
 AWAY_S = 0.1
-CHECKS = checks(checks_framing, checks_gate, checks_edits, checks_uploads, checks_state, checks_trials, checks_journal)
+CHECKS = checks(
+    checks_framing, checks_gate, checks_edits, checks_uploads, checks_state, checks_trials, checks_journal,
+    checks_connections,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,7 @@ def machine(shared: SharedMachine) -> VirtualMachine:
 
 @pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[name for name, _ in CHECKS])
 def test_conformance(machine: VirtualMachine, check: Check) -> None:
-    with connected(machine.evolution, patience=PATIENCE_S, rest=WORKER_REST_S, gap=AWAY_S) as client:
+    first, *others = port_sockets(machine.evolution)
+    with connected(first, patience=PATIENCE_S, rest=WORKER_REST_S, gap=AWAY_S, others=others) as client:
         check(client)
     time.sleep(AWAY_S)

@@ -10,7 +10,7 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,11 +102,15 @@ class Client:
 
     `rest` is how many seconds a worker is let live before a check crashes it: a machine that takes all the checks in
     a row must not see in them a worker that cannot live at all. `gap` is how long to stay away after hanging up: a port
-    looks for its host once a beat, and takes what happened in between for one connection.
+    looks for its host once a beat, and takes what happened in between for one connection. `others` are the sockets of
+    further connections to the same machine.
     """
 
-    def __init__(self, path: Path, *, patience: float, rest: float = 0, gap: float = 0) -> None:
+    def __init__(
+        self, path: Path, *, patience: float, rest: float = 0, gap: float = 0, others: Sequence[Path] = ()
+    ) -> None:
         self.events: list[dict[str, Any]] = []
+        self.others = others
         self.path = path
         self.patience = patience
         self.rest = rest
@@ -255,8 +259,10 @@ class Client:
 
 
 @contextmanager
-def connected(path: Path, *, patience: float, rest: float = 0, gap: float = 0) -> Iterator[Client]:
+def connected(
+    path: Path, *, patience: float, rest: float = 0, gap: float = 0, others: Sequence[Path] = ()
+) -> Iterator[Client]:
     """A connection whose line is in a known state."""
-    with Client(path, patience=patience, rest=rest, gap=gap) as client:
+    with Client(path, patience=patience, rest=rest, gap=gap, others=others) as client:
         client.resync()
         yield client

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance import (
+    checks_connections,
     checks_edits,
     checks_framing,
     checks_gate,
@@ -25,7 +26,7 @@ from tests.conformance.registry import Check, checks
 from tests.support.local_machine import LocalMachine, local_machine
 
 PATIENCE_S = 120
-SHARED = checks(checks_framing, checks_gate, checks_edits)
+SHARED = checks(checks_framing, checks_gate, checks_edits, checks_connections)
 WITH_CRASHES = checks(checks_state, checks_trials, checks_uploads, checks_journal)
 AT_A_SOCKET = checks(checks_listening)
 QUICK = ("--fault", "--heartbeat-ms", "20")
@@ -67,7 +68,8 @@ def shared(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sh
 @pytest.mark.parametrize("check", [check for _, check in SHARED], ids=[name for name, _ in SHARED])
 def test_conformance(shared: Shared, check: Check) -> None:
     try:
-        with connected(shared.machine().socket, patience=PATIENCE_S) as client:
+        path = shared.machine().socket
+        with connected(path, patience=PATIENCE_S, others=[path] * 15) as client:
             check(client)
     except BaseException:
         shared.end()
