@@ -248,8 +248,9 @@ impl Connection {
         self.outbox.extend(bytes);
     }
 
-    /// Queues an answer.
+    /// Queues an answer. A client that waited for it may send the next request at once: reading is tried before waiting.
     pub fn answer(&mut self, id: &Value, answer: Result<Reply, RequestError>) {
+        self.readable = true;
         self.send(&answer.map_or_else(|error| error.to_bytes(id), |reply| reply.to_bytes(id)));
     }
 

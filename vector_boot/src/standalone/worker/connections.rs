@@ -50,6 +50,8 @@ pub struct Changes {
 /// All connections.
 pub struct Connections {
     listener: Option<UnixListener>,
+    /// Whether clients may wait to be accepted.
+    knocked: bool,
     places: Vec<Place>,
     turns: Turns,
     /// Number of the newest connection.
@@ -76,7 +78,7 @@ impl Connections {
                 places.push(Place { link: Some(Link::port(fd)?), connection: None });
             }
         }
-        Ok(Connections { listener, places, turns: Turns::default(), newest: 0, ports_seen: None })
+        Ok(Connections { listener, knocked: false, places, turns: Turns::default(), newest: 0, ports_seen: None })
     }
 
     /// How many places there are.
@@ -115,14 +117,10 @@ impl Connections {
         own < QUEUED_SHARE || self.sum(Connection::queued_bytes) < QUEUED_LIMIT
     }
 
-    /// What to wait for besides the connections: new clients.
-    pub fn listening(&self) -> Option<Interest> {
-        self.listener.as_ref().map(|listener| Interest::read(listener.as_raw_fd()))
-    }
-
     /// Waits until a connection or one of `others` is ready, or the time is over. Returns the places whose host has hung up.
     pub fn wait(&mut self, others: &[Interest], timeout: Duration) -> Vec<usize> {
         let mut interests = others.to_vec();
+        interests.extend(self.listener.iter().map(|listener| Interest::read(listener.as_raw_fd())));
         let first = interests.len();
         let mut waited = Vec::new();
         for (index, place) in self.places.iter().enumerate() {
@@ -135,6 +133,7 @@ impl Connections {
         if wait(&mut interests, timeout).is_err() {
             return vec![];
         }
+        self.knocked |= self.listener.is_some() && interests[first - 1].happened();
         let mut hung_up = Vec::new();
         for (index, interest) in waited.into_iter().zip(&interests[first..]) {
             if let Some(connection) = self.places[index].connection.as_mut().filter(|_| interest.happened()) {
@@ -156,8 +155,13 @@ impl Connections {
     /// Finds the ports to which a host has connected, and accepts clients.
     pub fn accept(&mut self) -> Changes {
         let mut changes = Changes { fresh: self.connected_ports(), ended: vec![] };
-        for _ in 0..ACCEPT_LIMIT {
-            let Some(Ok((client, _))) = self.listener.as_ref().map(UnixListener::accept) else { break };
+        let mut left = ACCEPT_LIMIT;
+        while self.knocked && left > 0 {
+            left -= 1;
+            let Some(Ok((client, _))) = self.listener.as_ref().map(UnixListener::accept) else {
+                self.knocked = false;
+                break;
+            };
             if client.set_nonblocking(true).is_err() {
                 continue;
             }

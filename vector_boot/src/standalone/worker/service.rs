@@ -129,9 +129,7 @@ impl Service {
         let lease = self.machine.lease_left_us().filter(|_| self.runner.running().is_none()).map(Duration::from_micros);
         let timeout = LONGEST_WAIT.min(until(self.connections.deadline_ms())).min(until(stop));
         let timeout = if self.has_more { Duration::ZERO } else { timeout.min(lease.unwrap_or(LONGEST_WAIT)) };
-        let own = [Interest::read(self.control.as_raw_fd()), Interest::read(self.runner.fd())];
-        let others: Vec<Interest> = own.into_iter().chain(self.connections.listening()).collect();
-        self.connections.wait(&others, timeout)
+        self.connections.wait(&[Interest::read(self.control.as_raw_fd()), Interest::read(self.runner.fd())], timeout)
     }
 
     /// Handles the supervisor's messages; false if it has ended.
