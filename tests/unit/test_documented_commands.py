@@ -72,7 +72,7 @@ confidence = 0.9
 
 [[edits]]
 kind = "sparse"
-op = "set"
+op = "add"
 tensor = "blk.0.ffn_up.bias"
 indices = [1]
 values = [0.25]
@@ -125,9 +125,9 @@ class Reader:
         text = shown.text
         for pattern, replacement in CHANGED:
             text = re.sub(pattern, replacement, text)
-        text = text.replace("SOCKET", self._socket)
+        text = self._on_machine(text.replace("SOCKET", self._socket))
         if re.fullmatch(r"(\.venv/bin/)?vboot [^<>|&;()]*", text):
-            return self._result(self._on_machine(words_of(text.removeprefix(".venv/bin/"))[1:]))
+            return self._result(words_of(text)[1:])
         return self._program(text)
 
     def _result(self, words: list[str]) -> str:
@@ -136,10 +136,11 @@ class Reader:
         except SystemExit as end:
             return str(end.code or "")
 
-    def _on_machine(self, words: list[str]) -> list[str]:
-        if words[0] in ON_A_MACHINE and self._socket not in words and "--help" not in words:
-            return [words[0], self._socket, *words[1:]]
-        return words
+    def _on_machine(self, text: str) -> str:
+        verb = re.match(r"vboot (\w+)", text)
+        if verb and verb[1] in ON_A_MACHINE and self._socket not in text and "--help" not in text:
+            return f"{verb[0]} {self._socket}{text[verb.end() :]}"
+        return text
 
     def _program(self, text: str) -> str:
         """Run anything else by bash, with the project's programs on its path."""
@@ -159,10 +160,8 @@ class Reader:
 
 
 def _python(text: str) -> str:
-    """Run a snippet with the names that its page speaks of."""
-    from vboot.client.bridge import RustNeuralBridge
-
-    exec(compile(ast.parse(text), "shown", "exec"), {"RustNeuralBridge": RustNeuralBridge, "Path": Path})
+    """Run a snippet as it is shown, with what it imports itself."""
+    exec(compile(ast.parse(text), "shown", "exec"), {})
     return ""
 
 
