@@ -5,7 +5,7 @@
 #   make demo                                                      boots it, changes its weights while it runs, rolls them back
 #   make man                                                       writes the manual page vboot(1) to build/
 #   make aarch64-tools                                             installs what the tests for aarch64 need
-#   make test | check | bench | fuzz | torture | deps
+#   make test | check | bench | fuzz | torture | together | deps
 #   make clean                                                     removes what was built, but no run of `vboot evolve`
 #   make distclean                                                 removes those too
 #
@@ -18,14 +18,14 @@ override $(1) := $$(value $(1))
 export VBOOT_$(1) := $$(value $(1))
 endif
 endef
-$(foreach name,MODEL TYPE FUZZ_SECONDS CYCLES SEED HOURS,$(eval $(call pass_on,$(name))))
+$(foreach name,MODEL TYPE FUZZ_SECONDS CYCLES SEED HOURS MINUTES,$(eval $(call pass_on,$(name))))
 
 VENV := .venv
 PY := $(VENV)/bin/python
 CARGO := $(firstword $(shell command -v cargo 2>/dev/null) cargo)
 CARGO_FLAGS := --quiet --locked --manifest-path vector_boot/Cargo.toml
 
-.PHONY: image boot demo test check fuzz bench torture deps clean distclean aarch64-tools man FORCE
+.PHONY: image boot demo test check fuzz bench torture together deps clean distclean aarch64-tools man FORCE
 .DEFAULT_GOAL := image
 
 deps:
@@ -78,6 +78,10 @@ man: deps $(VENV)/.ready
 	@mkdir -p build
 	@$(PY) -m builder help man >build/vboot.1
 	@echo "build/vboot.1: read it with \`man -l build/vboot.1\`"
+
+# Two shells, an embed loop and an evolve run on one booted machine: each must make progress without an error. MINUTES=10
+together: deps $(VENV)/.ready
+	@$(PY) -m tests.torture.together $${VBOOT_MINUTES:+--minutes "$$VBOOT_MINUTES"}
 
 aarch64-tools:
 	@tests/support/aarch64_tools.sh
