@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _GAP, _LEFT_OUT = "  ", "..."
-_LEAST_TEXT, _LEAST_NAME = 20, 8
-"""Characters that a column of text and a column of names keep on a narrow terminal."""
+_LEAST_TEXT, _LEAST_NAME, _LEAST_HEAD = 20, 8, 6
+"""Characters that a column of text, a column of names and the head of a column keep on a narrow terminal."""
 _WHOLE = re.compile(r"[-+.,\d%]*|[0-9a-f]{64}( .*)?")
 """Cells that mean something else when they are shortened: numbers and digests."""
 
@@ -49,47 +49,66 @@ def text_width() -> int | None:
         return None
 
 
+def filled(text: str, *, indent: str = "") -> str:
+    """Words in lines that fit the terminal; one line where there is none."""
+    import textwrap
+
+    width = text_width() or 1 << 30
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+
+
 def columns(rows: Iterable[Sequence[str]], *, width: int | None = None) -> str:
     """Rows of cells as lines with aligned columns, two spaces apart.
 
     On a terminal (or where a `width` is given) a table that is too wide is made to fit: the words of its last column go
-    on in further lines, else the widest names are shortened in their middle. Numbers and digests stay whole.
+    on in further lines, columns move together, heads are cut, the widest names are shortened in their middle. Numbers
+    and digests stay whole.
     """
     lines = [list(row) for row in rows]
     natural = [max(map(len, column)) for column in zip(*lines, strict=True)]
     most = width or text_width()
-    widths = natural if most is None else _fitted(lines, natural, most)
+    widths, gap = (natural, _GAP) if most is None else _fitted(lines, natural, most)
     return "\n".join(
-        "  ".join(cell.ljust(room) for cell, room in zip(line, widths, strict=True)).rstrip()
-        for row in lines
-        for line in _laid_out(row, widths)
+        gap.join(cell.ljust(room) for cell, room in zip(line, widths, strict=True)).rstrip()
+        for number, row in enumerate(lines)
+        for line in _laid_out(row, widths, head=number == 0)
     )
 
 
-def _fitted(rows: Sequence[Sequence[str]], natural: Sequence[int], most: int) -> list[int]:
-    """The widths of the columns so that no line is longer than `most`, as far as that can be."""
+def _fitted(rows: Sequence[Sequence[str]], natural: Sequence[int], most: int) -> tuple[list[int], str]:
+    """The widths of the columns, and what stands between them, so that no line is longer than `most` if that can be."""
     widths = list(natural)
     over = sum(widths) + len(_GAP) * (len(widths) - 1) - most
-    if over > 0 and widths[-1] - over >= _LEAST_TEXT and any(" " in row[-1] for row in rows):
-        widths[-1] -= over
-        return widths
+    words = [len(word) for row in rows for word in row[-1].split()]
+    spare = widths[-1] - max([_LEAST_TEXT, *words])
+    if over > 0 and spare > 0:
+        widths[-1] -= min(over, spare)
+        over -= min(over, spare)
+    if over <= 0:
+        return widths, _GAP
+    over -= (len(_GAP) - 1) * (len(widths) - 1)
+    for at, width in enumerate(widths[:-1]):
+        body = max([_LEAST_HEAD, *(len(row[at]) for row in rows[1:])])
+        if over > 0 and body < width:
+            widths[at] -= min(over, width - body)
+            over -= min(over, width - body)
     names = [at for at in range(len(widths)) if any(not _WHOLE.fullmatch(row[at]) for row in rows[1:] or rows)]
     while over > 0 and names and widths[widest := max(names, key=widths.__getitem__)] > _LEAST_NAME:
         widths[widest] -= 1
         over -= 1
-    return widths
+    return widths, _GAP[1:]
 
 
-def _laid_out(row: Sequence[str], widths: Sequence[int]) -> Iterator[list[str]]:
+def _laid_out(row: Sequence[str], widths: Sequence[int], *, head: bool) -> Iterator[list[str]]:
     """A row as one line, or more if its last cell has more words than fit."""
     import textwrap
 
-    *cells, last = [
-        cell if " " in cell and at == len(row) - 1 else shortened(cell, widths[at]) for at, cell in enumerate(row)
-    ]
-    first, *others = textwrap.wrap(last, widths[-1]) if len(last) > widths[-1] else [last]
-    yield [*cells, first]
-    for other in others:
+    fit = (lambda cell, room: cell[:room]) if head and len(widths) > 2 else shortened
+    cells = [fit(cell, room) for cell, room in zip(row[:-1], widths, strict=False)]
+    last, room = row[-1], widths[-1]
+    parts = textwrap.wrap(last, room, break_long_words=False) if len(last) > room and " " in last else [fit(last, room)]
+    yield [*cells, parts[0]]
+    for other in parts[1:]:
         yield [*("" for _ in cells), other]
 
 

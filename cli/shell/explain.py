@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 
-from cli.answer import Answer, columns, text_width
+from cli.answer import Answer, columns, filled, text_width
 from cli.glossary import explained, listed, terms
 from cli.shell.verbs import Verb, verbs
 from vboot.errors import InputError
 from vboot.text import printable
 
+_HINTS = (
+    "`help COMMAND` explains a command and its options, `help words` the terms, `help 1006` the code of an error",
+    "--json after any command prints its answer as JSON; Tab completes, Ctrl-C cancels, Ctrl-D leaves",
+)
 WORDS = "words"
 """The topic that lists the whole glossary."""
 
@@ -19,9 +23,7 @@ def help_answer(topic: str | None, *, faults: bool) -> Answer:
     known = verbs(faults=faults)
     if topic is None:
         text = columns([(verb.short_usage, verb.help) for verb in known], width=text_width())
-        text += "\n`help COMMAND` explains a command and its options, `help words` the terms, `help 1006` a code"
-        text += "\n--json after any command prints its answer as JSON; Tab completes, Ctrl-C cancels, Ctrl-D leaves"
-        return _commands_answer(known, text)
+        return _commands_answer(known, "\n".join([text, *map(filled, _HINTS)]))
     for verb in known:
         if verb.name == topic:
             return _commands_answer((verb,), verb_text(verb))
@@ -35,7 +37,7 @@ def help_answer(topic: str | None, *, faults: bool) -> Answer:
 
 def verb_text(verb: Verb) -> str:
     """A command in full: how it is written, what it does, its words and options, an example."""
-    parts = [verb.short_usage if verb.options else verb.usage, f"  {verb.help}"]
+    parts = [verb.short_usage if verb.options else verb.usage, filled(verb.help, indent="  ")]
     rows = [(f"  {argument.name.upper()}", argument.help) for argument in verb.arguments]
     rows += [(f"  {option.words}", _option_help(option.help, many=option.many)) for option in verb.options]
     if rows:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cli.answer import Answer
+from cli.answer import Answer, filled
 from cli.embedding_answers import embeddings_answer, similarity_answer, warn_of_truncation
 from vboot.client.machine import MachineClient
 from vboot.errors import InputError
@@ -42,7 +42,8 @@ def _run(machine: MachineClient, values: Mapping[str, Any]) -> Answer:
     more = f" ... ({len(floats)} numbers)" if len(floats) > SHOWN else ""
     steps = f"{ran.steps} instruction{'' if ran.steps == 1 else 's'}"
     return Answer(
-        {"result": ran.result, "steps": ran.steps, "output": floats.tolist()}, f"{shown}{more}\n{steps}".strip()
+        {"result": ran.result, "steps": ran.steps, "output": floats.tolist()},
+        f"{filled(shown + more)}\n{steps}".strip(),
     )
 
 

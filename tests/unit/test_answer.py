@@ -37,9 +37,21 @@ def test_words_of_the_last_column_go_on_in_the_next_line() -> None:
 
 
 def test_digests_stay_whole() -> None:
-    text = columns(DIGESTS[:1], width=80)
-    assert len(text) <= 80
-    assert DIGESTS[0][1] in text
+    lines = columns(DIGESTS, width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].endswith(DIGESTS[0][1])
+    assert lines[1].endswith(DIGESTS[1][1].split()[0])
+    assert lines[2].strip() == "(generation 0)"
+
+
+def test_a_table_of_numbers_moves_together_before_it_loses_anything() -> None:
+    rows = [("record", "generation", "verdict", "confidence", "changed"), ("12", "3", "applied", "0.95", "12.5 KiB")]
+    natural = columns(rows)
+    assert columns(rows, width=max(map(len, natural.splitlines()))) == natural
+    for width in (44, 40, 37):
+        lines = columns(rows, width=width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert lines[1].split() == ["12", "3", "applied", "0.95", "12.5", "KiB"]
 
 
 def test_a_terminal_too_narrow_for_anything_loses_no_row() -> None:
