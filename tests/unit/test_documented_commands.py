@@ -28,7 +28,7 @@ from tests.support.vboot import Vboot
 
 EXCUSED = {
     r"make (image|boot|demo)( (MODEL|TYPE)=\S+)*": "builds in the checkout; test_makefile.py and tests/boot run it",
-    r"make (test|check|torture|bench|fuzz|aarch64-tools|man|deps|(dist)?clean)( [A-Z]+=\d+)?": "long, or changes files",
+    r"make (test|check|torture|together|bench|fuzz|aarch64-tools|man|deps|(dist)?clean)( [A-Z]+=\d+)?": "long",
     r"make -C examples/c && .*": "test_examples.py compiles and runs it",
     r"(python3|\.venv/bin/python) examples/\S+ .*": "test_examples.py runs it",
     r"vboot (boot|demo)( .*)?": "needs QEMU: tests/boot runs it",
