@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cli.answer import Answer, human_bytes
 from cli.base_model import require_model, settle_machine
-from cli.machines import add_machine, connected
+from cli.machines import add_generation, add_machine, connected
 from cli.option_types import path
 from cli.progress import reported
 from cli.rust_reader import rust_reader
@@ -22,6 +22,7 @@ from vboot.text import path_text
 
 _EPILOG = """examples:
   vboot save -o evolved.gguf
+  vboot save --generation 3 -o third.gguf
   vboot save /tmp/socket --model build/vectorland.gguf -o evolved.gguf"""
 
 
@@ -31,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add_machine(parser)
     parser.add_argument("-o", type=path, dest="to", metavar="OUT", required=True, help="write this file")
+    add_generation(parser, "an older generation that is still kept, see `vboot history` (default: the current one)")
     parser.add_argument(
         "--model", type=path, metavar="BASE",
         help="the model that the machine was booted with, plain or composed: the keys are taken from it "
@@ -40,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Save the current weights, all of one generation, also while other clients change them."""
+    """Save the weights of one generation, also while other clients change them."""
     if arguments.to.exists() and not arguments.force:
         raise InputError(f"{path_text(arguments.to)} is there", remedy="name another file, or replace it with --force")
     settle_machine(arguments)
@@ -48,7 +50,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     with reported("save") as progress:
         surgeon = GGUFSurgeon(base, check=functools.partial(check_file, rust_reader(base)), progress=progress)
         with connected(arguments) as machine:
-            report = save(machine, surgeon, arguments.to, progress=progress)
+            report = save(machine, surgeon, arguments.to, generation=arguments.generation, progress=progress)
     return _answer(report)
 
 

@@ -52,10 +52,16 @@ def require_same_tensors(machine: Mapping[str, TensorInfo], file: Mapping[str, T
             raise InputError(what, remedy="give a file of the model that the machine runs")
 
 
-def live_digests(machine: MachineClient, names: Sequence[str]) -> LiveDigests | None:
-    """The digests of these tensors, also of more than one request takes; None if the weights keep changing."""
+def live_digests(machine: MachineClient, names: Sequence[str], generation: int | None = None) -> LiveDigests | None:
+    """The digests of these tensors, also of more than one request takes; None if the weights keep changing.
+
+    `generation`: an older one (None: the current one).
+    """
     for _ in range(_ROUNDS):
-        found = [machine.digest(names[start : start + NAMES_LIMIT]) for start in range(0, len(names), NAMES_LIMIT)]
+        found = [
+            machine.digest(names[start : start + NAMES_LIMIT], generation=generation)
+            for start in range(0, max(1, len(names)), NAMES_LIMIT)
+        ]
         if len({each.generation for each in found}) == 1:
             merged = {name: digest for each in found for name, digest in each.sha256.items()}
             return LiveDigests(found[0].generation, merged)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from evolution.transfer.live import Progress, live_digests
 from vboot.client.machine import MachineClient
 from vboot.errors import InputError
 from vboot.protocol.errors import MachineError
-from vboot.protocol.messages import TensorInfo
+from vboot.protocol.messages import TensorBytes, TensorInfo
 from vboot.text import path_text
 
 _ROUNDS = 8
@@ -50,23 +50,22 @@ class _Spool:
         self._sizes: dict[str, int] = {}
         self._end = 0
 
-    def fetch(self, machine: MachineClient, info: TensorInfo, generation: int, done: Callable[[int], None]) -> bool:
-        """Read a tensor of this generation from the machine; False if the weights have changed."""
+    def fetch(self, info: TensorInfo, pieces: Iterator[TensorBytes], generation: int) -> Iterator[int]:
+        """Take the pieces of a tensor, and tell the size of each; it ends early at one of another generation."""
         if info.name not in self._places:
             self._places[info.name], self._sizes[info.name] = self._end, info.bytes
             self._end += info.bytes
         self.sha256.pop(info.name, None)
         digest = hashlib.sha256()
-        for piece in machine.pieces(info.name, size=info.bytes):
+        for piece in pieces:
             self.received += len(piece.data)
             if piece.generation != generation:
-                return False
+                return
             self._file.seek(self._places[info.name] + piece.offset)
             self._file.write(piece.data)
             digest.update(piece.data)
-            done(len(piece.data))
+            yield len(piece.data)
         self.sha256[info.name] = digest.hexdigest()
-        return True
 
     def read(self, name: str) -> bytes:
         self._file.seek(self._places[name])
@@ -104,13 +103,14 @@ class LiveWeights:
             raise InputError(what, remedy="choose a folder that exists and is writable") from error
         self._spool = _Spool(self._file)
 
-    def take(self) -> Snapshot:
-        """The weights of the current generation; only what is not here yet is fetched.
+    def take(self, generation: int | None = None) -> Snapshot:
+        """The weights of a generation (None: the current one); only what is not here yet is fetched.
 
-        Raises MachineError if the weights change all the time, InputError if the folder has no room.
+        Raises MachineError if the weights change all the time, InputError if the folder has no room,
+        RequestRefusedError if that generation is not kept (1014), or the machine has no memory to show it (1017).
         """
         try:
-            return self._settle()
+            return self._settle(generation)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
@@ -125,16 +125,16 @@ class LiveWeights:
     ) -> None:
         self._file.close()
 
-    def _settle(self) -> Snapshot:
+    def _settle(self, generation: int | None) -> Snapshot:
         spool = self._spool
         for _ in range(_ROUNDS):
             self._progress("compare digests", 0, 0)
-            found = live_digests(self._machine, [*self._tensors, *self._also])
+            found = live_digests(self._machine, [*self._tensors, *self._also], generation)
             if found is None:
                 continue
             differing = [name for name in self._tensors if not self._is_here(name, found.sha256[name])]
             wanted = [self._tensors[name] for name in differing if spool.sha256.get(name) != found.sha256[name]]
-            if _fetch_all(self._machine, wanted, spool, found.generation, self._progress):
+            if self._fetch(wanted, found.generation, of=generation):
                 wrong = [name for name in differing if spool.sha256[name] != found.sha256[name]]
                 if wrong:
                     raise MachineError(f"{wrong[0]!r} arrived with another digest", remedy="report this bug")
@@ -143,16 +143,15 @@ class LiveWeights:
             f"the weights changed {_ROUNDS} times while they were read", remedy="try again while nobody changes them"
         )
 
-
-def _fetch_all(
-    machine: MachineClient, wanted: list[TensorInfo], spool: _Spool, generation: int, progress: Progress
-) -> bool:
-    total = sum(info.bytes for info in wanted)
-    read = 0
-
-    def done(count: int) -> None:
-        nonlocal read
-        read += count
-        progress("read the weights", read, total)
-
-    return all(spool.fetch(machine, info, generation, done) for info in wanted)
+    def _fetch(self, wanted: Sequence[TensorInfo], generation: int, *, of: int | None) -> bool:
+        """Read tensors of this generation; False if the weights have changed. `of`: what to ask the machine for."""
+        total = sum(info.bytes for info in wanted)
+        read = 0
+        for info in wanted:
+            pieces = self._machine.pieces(info.name, size=info.bytes, generation=of)
+            for count in self._spool.fetch(info, pieces, generation):
+                read += count
+                self._progress("read the weights", read, total)
+            if info.name not in self._spool.sha256:
+                return False
+        return True

@@ -19,19 +19,20 @@ def generation(client: Client) -> int:
     return int(client.result("stats")["generation"])
 
 
-def read(client: Client, name: str) -> bytes:
-    """All bytes of a tensor of the model, by `read` alone."""
+def read(client: Client, name: str, **more: Any) -> bytes:
+    """All bytes of a tensor of the model, by `read` alone; `more` adds parameters."""
     size, data = len(mutable()[name].data), b""
     while len(data) < size:
-        got = client.ask("read", {"tensor": name, "offset": len(data), "bytes": min(size - len(data), BLOB_LIMIT)})
+        params = {"tensor": name, "offset": len(data), "bytes": min(size - len(data), BLOB_LIMIT), **more}
+        got = client.ask("read", params)
         assert got.blob is not None, got.body
         data += got.blob
     return data
 
 
-def contents(client: Client) -> dict[str, bytes]:
-    """All unprotected tensors."""
-    return {name: read(client, name) for name in mutable()}
+def contents(client: Client, **more: Any) -> dict[str, bytes]:
+    """All unprotected tensors; `more` adds parameters to each `read`."""
+    return {name: read(client, name, **more) for name in mutable()}
 
 
 def digest(client: Client) -> str:

@@ -110,6 +110,45 @@ def check_a_rollback_of_a_rollback(client: Client) -> None:
     assert last == base[0] + 4
 
 
+def check_older_generations_are_read_without_a_change(client: Client) -> None:
+    """By reads and digests in a mixed order, before and after a crash, while the machine goes on."""
+    known = _grown(client, 12)
+    now = state(client)
+    for turn, index in enumerate(np.random.default_rng(8).permutation(len(known))):
+        at, held = known[index]
+        assert contents(client, generation=at) == held, f"generation {at} is read wrongly"
+        assert client.result("read", tensor="w.F16", bytes=1, generation=at)["generation"] == at
+        names = ["w.Q8_0", "w.F16", "evolved.3"]
+        assert client.result("digest", tensors=names, generation=at) == {
+            "generation": at,
+            "model": model_digest(held),
+            "sha256": {name: hashlib.sha256(held[name]).hexdigest() for name in names},
+        }
+        assert state(client) == now, "reading an older generation changed the weights"
+        if turn == 5:
+            crash(client)
+        if turn == 7:  # a change does not disturb what is read of the past
+            assert mutate(client, seeded("w.F32", "normal")).code == 0
+            now = state(client)
+    rollback(client, known[0][0])
+
+
+def check_a_generation_that_cannot_be_read(client: Client) -> None:
+    with unchanged(client):
+        current = generation(client)
+        for method, params in (("read", {"tensor": "w.F16", "bytes": 1}), ("digest", {"tensors": []})):
+            assert client.ask(method, {**params, "generation": current}).result["generation"] == current
+            assert client.ask(method, {**params, "generation": current + 1}).code == 1014
+            for wrong in (-1, 0.5, "0"):
+                assert client.ask(method, {**params, "generation": wrong}).code == -32602
+        for params, code in (
+            ({"tensor": "none", "bytes": 1}, 1001),
+            ({"tensor": "w.F16", "bytes": 1 << 40}, 1012),
+            ({"tensor": "w.F16", "bytes": 9, "offset": len(mutable()["w.F16"].data)}, 1003),
+        ):
+            assert client.ask("read", {**params, "generation": current + 1}).code == code
+
+
 def check_there_is_no_such_generation(client: Client) -> None:
     with unchanged(client):
         current = generation(client)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from evolution.surgeon.machine_tensors import SLOTS
 from tests.support.local_machine import local_machine, tiny_model
 from tests.support.vboot import Vboot, write_gguf
 from vboot.client.machine import MachineClient, connect
-from vboot.protocol.messages import TensorBytes
+from vboot.protocol.messages import JournalRecord, TensorBytes
 from vboot.weights.edits import Dense, Edit, Program, Seeded, Sparse
 
 NOISE = Seeded("blk.*.weight", "00c0ffee00c0ffee", "normal", 0.3, 0.01)
@@ -68,8 +70,8 @@ def while_reading(monkeypatch: pytest.MonkeyPatch, change: Callable[[MachineClie
     read: list[str] = []
     plain = MachineClient.pieces
 
-    def pieces(self: MachineClient, tensor: str, *, offset: int = 0, size: int) -> Iterator[TensorBytes]:
-        for piece in plain(self, tensor, offset=offset, size=size):
+    def pieces(self: MachineClient, tensor: str, **where: Any) -> Iterator[TensorBytes]:
+        for piece in plain(self, tensor, **where):
             read.append(tensor)
             yield piece
             change(self, len(read))
@@ -105,6 +107,62 @@ def test_weights_that_never_rest_are_no_snapshot(
     assert vboot("save", machine, "--model", tiny_model(), "-o", "out.gguf") == 1
     assert "the weights changed 8 times while they were read; try again while nobody changes them" in vboot.err
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_an_older_generation(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    """It is read without a change to the machine; the wanted one is neither the first nor the last."""
+    mutate(machine, NOISE)
+    mutate(machine, ELEMENTS)
+    mutate(machine, Dense("token_embd_norm.bias", 0, bytes(4 * 64)), Seeded("blk.*", "0" * 16, "normal", 0.5, 0.1))
+    before = [record.generation for record in history(machine)]
+    words = ("save", machine, "--model", tiny_model(), "--generation")
+    assert vboot.json(*words, "2", "-o", "second.gguf")["generation"] == 2
+    assert (tmp_path / "second.gguf").read_bytes() == exported(tmp_path, NOISE, ELEMENTS)
+    saved = vboot.json(*words, "0", "-o", "first.gguf")
+    assert (saved["generation"], saved["fetched"], saved["read_bytes"]) == (0, 0, 0)
+    assert (tmp_path / "first.gguf").read_bytes() == plain(tmp_path)
+    assert vboot(*words, "4", "-o", "none.gguf") == 1
+    assert "there is no generation 4 yet: the newest is 3 (code 1014)" in vboot.last_error()
+    assert not (tmp_path / "none.gguf").exists()
+    assert [record.generation for record in history(machine)] == before
+
+
+def test_several_clients_read_older_generations_at_once(machine: Path) -> None:
+    """Each asks for another one, so that the machine rebuilds them in turn, and changes go on."""
+    for value in range(4):
+        mutate(machine, Dense("token_embd_norm.bias", 0, bytes([value + 1] * 256)))
+
+    def reader(generation: int) -> None:
+        with connect(machine) as connected:
+            for _ in range(25):
+                (piece,) = connected.pieces("token_embd_norm.bias", size=256, generation=generation)
+                assert piece.data == bytes([generation] * 256)
+                assert connected.digest([], generation=generation).generation == generation
+                connected.embed(["a text"])
+
+    def writer() -> None:
+        for value in range(25):
+            mutate(machine, Dense("token_embd_norm.weight", 0, bytes([value, 0, 0, 0])))
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [*(pool.submit(reader, generation) for generation in (1, 2, 3)), pool.submit(writer)]:
+            done.result()
+
+
+def history(machine: Path) -> list[JournalRecord]:
+    with connect(machine) as connected:
+        return list(connected.history())
+
+
+def test_a_base_that_the_machine_was_not_started_with(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
+    """Its tensors are alike, but its keys may be another model's."""
+    GGUFSurgeon(tiny_model()).apply([ELEMENTS], output=tmp_path / "other.gguf")
+    mutate(machine, NOISE)
+    assert vboot("save", machine, "--model", "other.gguf", "-o", "out.gguf") == 1
+    assert vboot.last_error() == (
+        "vboot: error: other.gguf is not the model that the machine was started with: token_embd.weight differs; "
+        "name that model with --model"
+    )
 
 
 def test_an_evolved_program_is_lost_with_a_warning(vboot: Vboot, machine: Path, tmp_path: Path) -> None:

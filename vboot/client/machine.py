@@ -165,23 +165,38 @@ class MachineClient:
                 return TensorBytes(tensor, offset, b"".join(piece.data for piece in pieces), generations.pop())
         raise MachineError(f"{tensor!r} kept changing while it was read", remedy="read a smaller range")
 
-    def pieces(self, tensor: str, *, offset: int = 0, size: int) -> Iterator[TensorBytes]:
+    def pieces(
+        self, tensor: str, *, offset: int = 0, size: int, generation: int | None = None
+    ) -> Iterator[TensorBytes]:
         """`size` bytes (1 or more) of a tensor from byte `offset`, in pieces of at most 1 MiB, requested one by one.
 
-        Every piece is of one generation, but two may be of different ones. Raises RequestRefusedError (1003) for a
-        range outside the tensor.
+        Every piece is of one generation, but two may be of different ones, unless they are of an older `generation`.
+        Raises RequestRefusedError: 1003 for a range outside the tensor, 1014 if that generation is not kept any more.
         """
+        of = {} if generation is None else {"generation": generation}
         for start in range(offset, offset + max(1, size), BLOB_LIMIT):
             want = min(BLOB_LIMIT, offset + size - start)
-            reply = self.request("read", {"tensor": tensor, "offset": start, "bytes": want})
+            params = {"tensor": tensor, "offset": start, "bytes": want, **of}
+            reply = self.request("read", params, timeout=_DIGEST_SECONDS if of else None)
             piece = decode(Piece, reply.result, name="read")
             if reply.blob is None or len(reply.blob) != want:
                 raise ProtocolError(f"the machine did not send the {want} bytes asked for", remedy="report this bug")
             yield TensorBytes(tensor, start, reply.blob, piece.generation)
 
-    def digest(self, tensors: Sequence[str] | None = None, *, timeout: float = _DIGEST_SECONDS) -> Digest:
-        """SHA-256 of the model and of these tensors (None: of the first 256 by name)."""
-        params = {} if tensors is None else {"tensors": list(tensors)}
+    def digest(
+        self,
+        tensors: Sequence[str] | None = None,
+        *,
+        generation: int | None = None,
+        timeout: float = _DIGEST_SECONDS,
+    ) -> Digest:
+        """SHA-256 of the model and of these tensors (None: of the first 256 by name).
+
+        `generation`: an older one that is kept (None: the current one).
+        """
+        params: dict[str, Any] = {} if tensors is None else {"tensors": list(tensors)}
+        if generation is not None:
+            params["generation"] = generation
         return decode(Digest, self.request("digest", params, timeout=timeout).result, name="digest")
 
     def interrupt(self, vector: int = 255) -> Interrupt:

@@ -215,6 +215,12 @@ METHODS: Mapping[str, Method] = {
                 required=True,
                 meaning="number of bytes, 1 to the limit of a blob",
             ),
+            Parameter(
+                name="generation",
+                type="integer",
+                required=False,
+                meaning="an older generation that is kept; the current one unless given",
+            ),
         ),
     ),
     "digest": Method(
@@ -234,6 +240,12 @@ METHODS: Mapping[str, Method] = {
                 type="strings",
                 required=False,
                 meaning="names of tensors; the first 256 by name unless given",
+            ),
+            Parameter(
+                name="generation",
+                type="integer",
+                required=False,
+                meaning="an older generation that is kept; the current one unless given",
             ),
         ),
     ),

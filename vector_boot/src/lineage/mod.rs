@@ -7,6 +7,7 @@ mod append;
 pub mod ids;
 mod image;
 mod images;
+mod past;
 mod rebuild;
 mod undo;
 
@@ -17,6 +18,7 @@ use crate::journal::{Content, EntryKind};
 use crate::tensor::memory::BeforeImages;
 use crate::tensor::Store;
 use ids::Ids;
+pub use past::PastError;
 pub use rebuild::MutationPayload;
 use undo::Undo;
 

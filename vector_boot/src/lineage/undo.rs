@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::tensor::memory::{BeforeImages, Transaction};
+use crate::tensor::memory::{BeforeImages, PagedMemory, Transaction};
 
 /// The before-images of the newest generations.
 pub struct Undo {
@@ -41,9 +41,24 @@ impl Undo {
         std::mem::take(&mut self.bytes)
     }
 
+    /// Whether the before-images reach back to generation `to`.
+    pub fn reaches(&self, to: u64) -> bool {
+        self.steps.front().is_some_and(|oldest| to + 1 >= oldest.generation)
+    }
+
+    /// Writes the contents of generation `to`, which they reach, into memory that holds the current ones.
+    pub fn restore_in(&self, to: u64, memory: &mut PagedMemory) {
+        for step in self.steps.iter().rev().take_while(|step| step.generation > to) {
+            for (page, bytes) in step.before.iter() {
+                let len = memory.page_bytes(page);
+                memory.restore_page(page, &bytes[..len]);
+            }
+        }
+    }
+
     /// Restores the contents of generation `to`; returns false if the before-images do not reach back that far.
     pub fn restore(&self, to: u64, change: &mut Transaction<'_>) -> bool {
-        let reaches = self.steps.front().is_some_and(|oldest| to + 1 >= oldest.generation);
+        let reaches = self.reaches(to);
         if reaches {
             // Newest first: of several images of a page, the oldest is written last.
             for step in self.steps.iter().rev().take_while(|step| step.generation > to) {

@@ -6,6 +6,7 @@ mod errors;
 mod history;
 mod inference;
 mod mutate;
+mod past;
 mod pixels;
 mod stats;
 mod store;
@@ -42,6 +43,8 @@ pub struct Machine {
     /// The weights and their history; `None` in emergency mode.
     lineage: Option<Arc<RwLock<Lineage>>>,
     uploads: Arc<Mutex<Uploads>>,
+    /// An older generation that is being read.
+    past: past::PastSlot,
     /// Events that were not sent to subscribers yet.
     events: Arc<Mutex<Vec<Value>>>,
     shared: Arc<SharedWords>,
@@ -90,6 +93,7 @@ impl Machine {
         let mut machine = Machine {
             lineage: None,
             uploads: Arc::default(),
+            past: Arc::default(),
             events: Arc::default(),
             shared: Arc::clone(&shared),
             build: build.into(),
@@ -140,6 +144,7 @@ impl Machine {
     /// # Errors
     /// 1016 in emergency mode.
     fn lineage_mut(&self) -> Result<RwLockWriteGuard<'_, Lineage>, RequestError> {
+        self.release_past(false);
         let mut lineage = self.lock()?.write().unwrap_or_else(PoisonError::into_inner);
         self.expire_lease_of(&mut lineage);
         Ok(lineage)
@@ -296,6 +301,7 @@ impl Machine {
         let name = required("tensor", params.text("tensor")?)?;
         let offset = params.integer("offset")?.unwrap_or(0);
         let bytes = required("bytes", params.integer("bytes")?)?;
+        let wanted = params.integer("generation")?;
         params.finish()?;
         if bytes == 0 {
             return Err(RequestError::new(code::INVALID_PARAMS, "parameter \"bytes\" must be at least 1"));
@@ -315,14 +321,20 @@ impl Machine {
             return Err(RequestError::new(code::OUT_OF_BOUNDS, text));
         }
         // The range lies inside the tensor, which is in memory: both ends fit usize.
-        let blob = store.read(tensor, offset as usize..(offset + bytes) as usize, self.page());
-        let result = json!({"tensor": name, "offset": offset, "bytes": bytes, "generation": lineage.generation()});
+        let (range, page) = (offset as usize..(offset + bytes) as usize, self.page());
+        let generation = wanted.unwrap_or(lineage.generation());
+        let blob = match generation == lineage.generation() {
+            true => store.read(tensor, range, page),
+            false => self.with_past(&lineage, generation, |past| store.read_in(&past.memory, tensor, range, page))?,
+        };
+        let result = json!({"tensor": name, "offset": offset, "bytes": bytes, "generation": generation});
         Ok(Reply { result, blob })
     }
 
     fn digest(&self, request: &Request) -> Result<Reply, RequestError> {
         let mut params = request.params.clone();
         let names = params.texts("tensors", NAMES_LIMIT)?;
+        let wanted = params.integer("generation")?;
         params.finish()?;
         request.no_blob()?;
         let lineage = self.lineage()?;
@@ -331,9 +343,23 @@ impl Machine {
             Some(names) => names.iter().map(|name| find(store, name)).collect::<Result<_, _>>()?,
             None => store.positions_in_name_order().take(NAMES_LIMIT).collect(),
         };
-        let digests = digests(store, &tensors, self.page());
-        let model = hex(&store.model_sha256(self.page()));
-        Ok(json!({"generation": lineage.generation(), "model": model, "sha256": digests}).into())
+        let (page, generation) = (self.page(), wanted.unwrap_or(lineage.generation()));
+        let answer = |sha256: &dyn Fn(usize) -> [u8; 32]| {
+            let model = hex(&store.model_sha256_of(sha256));
+            let named = |index: &usize| (store.tensors()[*index].name.to_string(), hex(&sha256(*index)).into());
+            let digests: Map<String, Value> = tensors.iter().map(named).collect();
+            json!({"generation": generation, "model": model, "sha256": digests}).into()
+        };
+        if generation == lineage.generation() {
+            return Ok(answer(&|index| store.sha256(index, page)));
+        }
+        let vitals = self.vitals();
+        self.with_past(&lineage, generation, |past| {
+            answer(&|index| {
+                vitals.make_progress();
+                past.sha256(index, || store.sha256_in(&past.memory, index, page))
+            })
+        })
     }
 
     fn interrupt(&self, request: &Request, received: Instant) -> Result<Reply, RequestError> {

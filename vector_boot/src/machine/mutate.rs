@@ -245,6 +245,7 @@ impl Machine {
         if needed < SMALL_BYTES || available == 0 || needed < available {
             return Ok(());
         }
+        self.release_past(true);
         let freed = lineage.drop_before_images();
         if needed < available + freed {
             return Ok(());

@@ -145,10 +145,15 @@ impl Store {
 
     /// A copy of the bytes `range` of a tensor, cut at its end. `page` is a view of the shared words.
     pub fn read(&self, tensor: &Tensor, range: Range<usize>, page: Page<'_>) -> Vec<u8> {
+        self.read_in(&self.memory, tensor, range, page)
+    }
+
+    /// The same, from other contents of all tensors; those in shared words are always the current ones.
+    pub fn read_in(&self, memory: &PagedMemory, tensor: &Tensor, range: Range<usize>, page: Page<'_>) -> Vec<u8> {
         let end = range.end.min(tensor.bytes as usize);
         let range = range.start.min(end)..end;
         match tensor.location {
-            Location::Memory(address) => self.memory.bytes(address + range.start, range.len()).to_vec(),
+            Location::Memory(address) => memory.bytes(address + range.start, range.len()).to_vec(),
             Location::Shared(word) => page.shared_bytes(word * 4 + range.start..word * 4 + range.end),
         }
     }
@@ -221,14 +226,32 @@ impl Store {
         }
     }
 
+    /// SHA-256 of the bytes of the tensor at this index in other contents of all tensors. It is computed only where they
+    /// differ from the current ones.
+    pub fn sha256_in(&self, memory: &PagedMemory, index: usize, page: Page<'_>) -> [u8; 32] {
+        let tensor = &self.tensors[index];
+        let Some(address) = tensor.address() else { return self.sha256(index, page) };
+        let (len, current) = (tensor.bytes as usize, &self.memory);
+        let bytes = memory.bytes(address, len);
+        match bytes == current.bytes(address, len) {
+            true => self.sha256(index, page),
+            false => Sha256::digest(bytes).into(),
+        }
+    }
+
     /// Digest of the model: SHA-256 over all unprotected tensors in name order of name, 0, SHA-256 of the bytes.
     pub fn model_sha256(&self, page: Page<'_>) -> [u8; 32] {
+        self.model_sha256_of(|index| self.sha256(index, page))
+    }
+
+    /// The same, of tensors with these SHA-256 by index.
+    pub fn model_sha256_of(&self, sha256: impl Fn(usize) -> [u8; 32]) -> [u8; 32] {
         let mut hash = Sha256::new();
         let unprotected = |index: &&u32| !self.tensors[**index as usize].protected;
         for index in self.by_name.iter().filter(unprotected) {
             hash.update(self.tensors[*index as usize].name.as_bytes());
             hash.update([0]);
-            hash.update(self.sha256(*index as usize, page));
+            hash.update(sha256(*index as usize));
         }
         hash.finalize().into()
     }

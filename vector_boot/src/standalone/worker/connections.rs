@@ -11,6 +11,7 @@ use serde_json::{json, Value};
 
 use super::connection::{Connection, Pending};
 use super::link::Link;
+use super::runner::Runner;
 use super::turns::{Class, Running, Turn, Turns};
 use crate::protocol::{code, Method, RequestError, Runs, CONNECTIONS_LIMIT};
 use crate::sys::ready::{wait, Interest};
@@ -254,6 +255,8 @@ fn class(pending: &Pending) -> Class {
         Pending::Bye => Class::Passes,
         Pending::Refused(..) => Class::Reads,
         Pending::Request(request, _) if request.method.passes() => Class::Passes,
+        // What the second thread runs has to wait for it, also a `read` of an older generation.
+        Pending::Request(request, _) if Runner::takes(request) => Class::Waits,
         // `renew` writes the end of the trial, so it needs the weights for itself.
         Pending::Request(request, _) if request.method.runs() == Runs::Inline && request.method != Method::Renew => {
             Class::Reads

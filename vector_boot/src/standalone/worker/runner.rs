@@ -8,7 +8,7 @@ use std::sync::mpsc::{channel, Receiver, Sender};
 use serde_json::Value;
 
 use crate::machine::{Arrival, Machine};
-use crate::protocol::{Blob, Reply, Request, RequestError, Runs};
+use crate::protocol::{Blob, Method, Reply, Request, RequestError, Runs};
 use crate::sys::message;
 
 /// A plain mutation with a blob up to this size takes less time than waking the thread up.
@@ -96,6 +96,8 @@ impl Runner {
             (Runs::Sized, Blob::None | Blob::Upload(_)) => true,
             (Runs::Sized, Blob::Bytes(bytes)) => bytes.len() > QUICK_BLOB_BYTES || computes_much(request),
             (Runs::Queued, Blob::None) | (Runs::Beside, _) => true,
+            // An older generation may have to be rebuilt first.
+            (Runs::Inline, Blob::None) => request.method == Method::Read && request.params.get("generation").is_some(),
             _ => false,
         }
     }

@@ -116,6 +116,7 @@ impl Service {
             self.serve();
             self.end_closed(&hung_up);
             self.accept();
+            self.machine.release_past(false);
             self.advance_stop();
         }
     }
