@@ -41,6 +41,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon connects again soon."""
+    monkeypatch.setattr("evolution.daemon.keeper.FIRST_RETRY_S", 0.02)
+
+
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a refusal the daemon tries again soon."""
     monkeypatch.setattr("evolution.daemon.keeper._LONGEST_REFUSAL_S", 0.05)
@@ -61,8 +67,9 @@ def test_retry_delays_grow() -> None:
     assert (retry_after(1), retry_after(99)) == (FIRST_RETRY_S, LONGEST_RETRY_S)
 
 
+@pytest.mark.usefixtures("quick")
 def test_without_a_machine_v6_takes_over_until_there_is_one(tmp_path: Path, model: str) -> None:
-    socket = tmp_path / "evolution.sock"
+    socket, started = tmp_path / "evolution.sock", time.monotonic()
     with ExitStack() as stack:
         published: list[str] = []
 
@@ -75,8 +82,9 @@ def test_without_a_machine_v6_takes_over_until_there_is_one(tmp_path: Path, mode
                 published.append(GGUFSurgeon(tmp_path / "run" / "v6" / named.file).digest())
                 assert published == [event.model]
                 stack.enter_context(local_machine(tmp_path, model=small_model()))
-            elif isinstance(event, e.Evaluated) and published:
-                time.sleep(0.2)  # larger models take as long
+            elif isinstance(event, e.Evaluated) and published and not seen.of(e.Returned):
+                # Each attempt comes after as much time as all before it.
+                time.sleep((time.monotonic() - started) / 2)
 
         seen = Events(begin)
         stopped = evolve(
@@ -92,6 +100,7 @@ def test_without_a_machine_v6_takes_over_until_there_is_one(tmp_path: Path, mode
             assert machine.hello().promoted == machine.hello().generation
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_machine_that_is_gone_is_revived(tmp_path: Path, model: str) -> None:
     with ExitStack() as stack:
         machines: list[LocalMachine] = []
@@ -293,6 +302,7 @@ def test_a_move_whose_lease_expired_is_applied_again(tmp_path: Path, model: str)
     assert [event.move for event in seen.of(e.Applied)][:2] == expired * 2
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_body_that_hangs_is_ended_and_comes_back(tmp_path: Path, model: str) -> None:
     body = fresh_body()
     bridge = body._bridge  # the fault is injected without the daemon

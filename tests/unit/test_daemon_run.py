@@ -115,7 +115,7 @@ def test_a_run_resumed_after_a_crash_at_an_event_ends_the_same(
 
 def test_a_run_that_is_killed_at_random_ends_the_same(tmp_path: Path) -> None:
     rng = random.Random(20)
-    generations = 20
+    generations = 12
     folder = tmp_path / "killed"
     small_model()  # made once, not in every child
     killed = 0
@@ -279,18 +279,18 @@ def test_a_kernel_is_found_injected_and_checked(tmp_path: Path) -> None:
     # CTRM minds that a kernel found for a handful of texts brings them nearer to each other; here that does not matter.
     loose = CtrmLimits(**{field.name: 10**9 for field in dataclasses.fields(CtrmLimits)})
     admission = Admission(limits=loose)
-    settings: dict[str, Any] = {"kernel_every": 2, "kernel_generations": 8, "kernel_gain": 0.0, "admission": admission}
+    settings: dict[str, Any] = {"kernel_every": 2, "kernel_generations": 5, "kernel_gain": 0.0, "admission": admission}
     body, seen = fresh_body(), Events()
-    stopped = evolve(tmp_path / "a", body, generations=4, listener=seen, **settings)
+    stopped = evolve(tmp_path / "a", body, generations=3, listener=seen, **settings)
     injected = seen.of(e.KernelInjected)
     assert injected
     assert injected[0].after > injected[0].before
     assert body_digest(body) == stopped.model
     evolve(tmp_path / "b", generations=2, **settings)
-    assert evolve(tmp_path / "b", generations=4, **settings) == stopped
+    assert evolve(tmp_path / "b", generations=3, **settings) == stopped
     output, to_file = tmp_path / "evolved.gguf", Events()
     onto_file = FileBody(small_model(), output)
-    assert evolve(tmp_path / "c", onto_file, generations=4, mode="file", listener=to_file, **settings) == stopped
+    assert evolve(tmp_path / "c", onto_file, generations=3, mode="file", listener=to_file, **settings) == stopped
     (warning,) = to_file.of(e.Alarm)
     assert warning.text == f"{output} is a plain model, so it does not hold the evolved kernels of the run"
     assert not MACHINE_TENSORS & GGUFSurgeon(output).tensors().keys()
