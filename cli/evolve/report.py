@@ -129,7 +129,7 @@ def _summary(tally: Tally) -> str:
     if tally.share_outside_evaluation is not None:
         rows.append(("overhead", f"{tally.share_outside_evaluation:.1%} of the time outside evaluation"))
     if tally.unreached is not None:
-        rows.append(("machine", f"does not have the latest weights, as it did not answer: {tally.unreached}"))
+        rows.append(("machine", f"does not have the latest weights: {tally.unreached}"))
     if tally.alarm_count:
         rows.append(("alarms", f"{tally.alarm_count}; the latest: {tally.alarms[-1].what}: {tally.alarms[-1].text}"))
     return columns(rows)

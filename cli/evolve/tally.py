@@ -9,6 +9,7 @@ from typing import Any
 
 from cli.evolve.lines import has_changed
 from evolution.daemon.events import (
+    BEHIND,
     Acknowledged,
     Alarm,
     Applied,
@@ -44,7 +45,7 @@ class Tally:
     started: Started | None = None
     connection: str = "not connected yet"
     unreached: str | None = None
-    """Why the body does not answer; None if it does, or there is none."""
+    """Why the body does not answer, or did not take the latest weights; None if it did, or there is none."""
     body_generation: int | None = None
     generation: int = 0
     generations: int = 0
@@ -131,6 +132,8 @@ class Tally:
             case Alarm():
                 self.alarms.append(event)
                 self.alarm_count += 1
+                if event.what == BEHIND:
+                    self.unreached = event.text
 
     def _add_body(self, event: DaemonEvent) -> None:
         match event:

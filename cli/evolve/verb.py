@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         raise VerbStopped(signalled, doubt, folder=str(folder))
     answer = run_answer(folder, model=model, dataset=None if arguments.no_report else data.dataset)
     answer = answer if arguments.file is None else _with_file(answer, arguments.file, stopped)
-    _hint(arguments, folder, answer, stopped)
+    _hint(arguments, begun.model, answer, stopped)
     return replace(answer, exit_code=0 if stopped.why.startswith(LIMIT) else 1)
 
 
@@ -107,17 +107,25 @@ def _report(arguments: argparse.Namespace) -> Answer:
     return run_answer(path, model=model, dataset=data.dataset)
 
 
-def _hint(arguments: argparse.Namespace, folder: Path, answer: Answer, stopped: events.Stopped) -> None:
+def _hint(arguments: argparse.Namespace, begun: Path, answer: Answer, stopped: events.Stopped) -> None:
     """What a person may want to do next."""
     if not stopped.accepted:
         return
+    if answer.data["unreached"] is not None:
+        next_step("the same command again, when the machine is free: it brings the machine to the run's weights")
+        return
     if arguments.file is None and not (arguments.boot or arguments.in_process):
         run = "" if arguments.machine is None else f" {shlex.quote(path_text(arguments.machine))}"
-        next_step(f"vboot save{run} -o OUT.gguf writes the machine's weights to a file")
+        # A machine that is only a socket does not tell which file it was started with.
+        is_socket = arguments.machine is not None and arguments.machine.is_socket()
+        model = f" --model {shlex.quote(path_text(begun))}" if is_socket else ""
+        next_step(f"vboot save{run}{model} -o OUT.gguf    # writes the machine's weights to a file")
         return
     written = arguments.file or answer.data["files"].get("model")
     if written is not None:
-        next_step(f"vboot build --model {shlex.quote(path_text(Path(written)))} makes an image of the improved model")
+        next_step(
+            f"vboot build --model {shlex.quote(path_text(Path(written)))}    # makes an image of the improved model"
+        )
 
 
 def _with_file(answer: Answer, path: Path, stopped: events.Stopped) -> Answer:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+BEHIND = "behind"
+"""What an alarm is about when a run ends before its machine took the latest weights."""
 FULL_ENERGY = 1000
 """The energy that a machine holds at most."""
 

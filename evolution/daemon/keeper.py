@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from evolution.daemon.config import DaemonConfig
-from evolution.daemon.events import Alarm, ConnectionFailed, DaemonEvent, FellBack, Returned
+from evolution.daemon.events import BEHIND, Alarm, ConnectionFailed, DaemonEvent, FellBack, Returned
 from evolution.daemon.follower import BodyError, Course, Follower
 from evolution.daemon.metabolism import Cycles
 from evolution.daemon.reconcile import ForeignWeightsError
@@ -61,6 +61,7 @@ class Keeper:
         self._cycles = Cycles(follower, config, tell=tell, wait=wait)
         self._failures = 0
         self._refusals = 0
+        self._why = ""
         self._next_try = 0.0
         self._lost_at: float | None = None
         self._fell_back = False
@@ -122,6 +123,8 @@ class Keeper:
             pause = max(0.0, self._next_try - time.monotonic())
             if self._fell_back or not self._refusals or not self._wait(pause) or self._try(course):
                 return
+        if self._refusals and not self._fell_back:
+            self._tell(Alarm(BEHIND, f"{self._follower.name} does not have the run's latest weights: {self._why}"))
 
     def stats(self) -> Stats | None:
         """The body's counters; None when it does not answer."""
@@ -159,6 +162,7 @@ class Keeper:
     def _put_off(self, refusal: RequestRefusedError) -> None:
         """Retry later: the body answers but is busy, or its generation has changed."""
         self._refusals += 1
+        self._why = refusal.what
         delay = retry_after(self._refusals)
         if refusal.retry_ms is not None:
             delay = max(delay, refusal.retry_ms / 1000)

@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,7 +103,7 @@ def test_the_report_for_people_names_its_files_last(
     assert vboot("evolve", "--in-process", "--folder", tmp_path / "run", *words) == 0
     lines = vboot.out.splitlines()
     model = lines[-2]
-    assert lines[-1] == f"next: vboot build --model {model} makes an image of the improved model"
+    assert lines[-1] == f"next: vboot build --model {model}    # makes an image of the improved model"
     assert [Path(line).name for line in lines[-7:-1]] == [
         "fitness.svg", "latency.svg", "energy.svg", "report.json", "events.jsonl", "model-000002.gguf",
     ]  # fmt: skip
@@ -255,6 +257,27 @@ def test_a_running_machine_ends_up_with_the_runs_weights(
     assert sum(record["kind"] == "mutate" for record in history) == outcome["applied"]
 
 
+def test_a_run_and_other_clients_use_one_machine(vboot: Vboot, words: tuple[str | Path, ...], machine: Path) -> None:
+    is_over, embedded = threading.Event(), 0
+
+    def embed() -> None:
+        nonlocal embedded
+        with connect(machine, client="another") as client:
+            while not is_over.is_set():
+                embedded += len(client.embed(["one text", "a longer text " * 20]).vectors)
+
+    with connect(machine, client="the second") as second, ThreadPoolExecutor() as pool:
+        loop = pool.submit(embed)
+        try:
+            outcome = vboot.json("evolve", machine, "--no-report", *words, *ES, "--generations", "6")
+        finally:
+            is_over.set()
+        loop.result()
+        assert embedded > 0
+        assert (outcome["generations"], outcome["alarms"], outcome["unreached"]) == (6, 0, None)
+        assert second.digest([]).model == outcome["model"]["after"]
+
+
 def test_a_machine_with_other_weights_is_refused_unless_it_is_taken_over(
     vboot: Vboot, words: tuple[str | Path, ...], machine: Path
 ) -> None:
@@ -327,7 +350,7 @@ def test_the_report_says_that_a_machine_was_not_updated(
         log(Alarm("body", "3 failures in a row"))
     assert vboot("evolve", "--report", "run", "--no-report") == 0
     (machine,) = [line for line in vboot.out.splitlines() if line.startswith("machine ")]
-    assert machine.endswith("does not have the latest weights, as it did not answer: no machine listens")
+    assert machine.endswith("does not have the latest weights: no machine listens")
     (alarms,) = [line for line in vboot.out.splitlines() if line.startswith("alarms ")]
     assert alarms.endswith("1; the latest: body: 3 failures in a row")
 

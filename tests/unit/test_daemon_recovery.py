@@ -220,6 +220,7 @@ def test_a_run_goes_on_beside_a_trial_that_does_not_end(tmp_path: Path, model: s
     stopped = evolve(tmp_path, body, generations=_GENERATIONS, listener=seen, fallback_after=1)
     assert stopped.model == model != body_digest(body)
     assert not seen.of(e.FellBack), "the machine answers"
+    assert seen.of(e.Alarm)[-1].what == e.BEHIND
     assert not seen.of(e.Applied)
 
 
