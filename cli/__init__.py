@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from cli import hints
 from cli.answer import Answer
-from cli.errors import TERMINATED, OutputError, Terminated, VerbStopped, described
+from cli.errors import HUNG_UP, TERMINATED, OutputError, Terminated, VerbStopped, described
 from cli.option_types import path
 from cli.streams import flush_out, safe_streams, warn, write_out
 from vboot.text import json_text, printable
@@ -36,7 +36,11 @@ VERBS: Mapping[str, str] = {
     "tensors": "list the tensors of a running machine",
     "history": "show the changes of a machine's weights",
     "evolve": "improve the weights of a running machine",
+    "ps": "list the machines that run",
+    "status": "show one machine: model, memory, generation, clients",
+    "logs": "print the console of a machine",
     "stop": "shut down a running machine",
+    "prune": "remove the run folders of machines that have ended",
     "compose": "make vectorland.gguf: a model plus the tensors of the machine",
     "inspect": "show the contents of an RTS or GGUF file",
     "verify": "check an RTS or GGUF file with both readers",
@@ -109,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # Unlike the signal's own way to end a program, an exception lets us stop the programs we started.
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, _hang_up)
     with safe_streams():
         try:
             return _run(words)
@@ -166,6 +172,12 @@ def _tell(answer: Answer, *, as_json: bool) -> None:
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated(TERMINATED)
+
+
+def _hang_up(_signal: int, _frame: FrameType | None) -> NoReturn:
+    # The terminal has gone. A shell and the kernel may both say so: what ends in order now must not be interrupted.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise Terminated(HUNG_UP)
 
 
 def _answer(words: Sequence[str]) -> Answer:

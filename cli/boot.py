@@ -16,7 +16,8 @@ from builder.boot_image import BootImage, command_line
 from builder.integrity import require_unchanged
 from builder.progress import Reporter
 from builder.settings import Config
-from cli.answer import Answer, columns
+from cli import hints
+from cli.answer import Answer
 from cli.boot_watch import STEP, await_hello, last_words
 from cli.errors import OutputError
 from cli.images import add_demands, demand_of, open_or_build
@@ -119,7 +120,7 @@ def booted(
         cpus=config.machine.cpus,
         cpu=config.machine.cpu,
     )
-    with start(spec, accel=accel, run=run_folder, detach=detach) as machine:
+    with start(spec, accel=accel, run=run_folder, detach=detach, model=image.model) as machine:
         with _reported() as reporter:
             memory = {"memory_mib": memory_mib, "need_mib": image.need.mib}
             client = await_hello(machine, reporter, timeout=timeout, client=name, **memory)
@@ -147,8 +148,8 @@ def _prompt(machine: VirtualMachine, client: MachineClient) -> Answer:
 
 def _detached(machine: VirtualMachine) -> Answer:
     run = shlex.quote(path_text(machine.run))
-    rows = [("the machine runs in", run), ("reach it with", f"vboot shell {run}"), ("end it with", f"vboot stop {run}")]
-    return Answer(machine.describe(), columns(rows))
+    hints.next_step(f'vboot embed "a text", vboot shell {run}, or vboot stop {run}')
+    return Answer(machine.describe(), f"the machine runs in {run}")
 
 
 def _held(machine: VirtualMachine) -> Answer:

@@ -11,10 +11,11 @@ from vboot.text import path_text
 # As a shell reports a program that a signal ended: 128 and the signal's number.
 INTERRUPTED = 130
 TERMINATED = 143
+HUNG_UP = 129
 
 
 class Terminated(SystemExit):
-    """SIGTERM came."""
+    """SIGTERM or SIGHUP came; the code is that of the exit."""
 
 
 class OutputError(Exception):
@@ -33,7 +34,7 @@ class VerbStopped(BaseException):
 
     def __init__(self, by: KeyboardInterrupt | Terminated, doubt: str = "", **details: str) -> None:
         kind, self.exit_code = (
-            ("Terminated", TERMINATED) if isinstance(by, Terminated) else ("Interrupted", INTERRUPTED)
+            ("Terminated", int(by.code or TERMINATED)) if isinstance(by, Terminated) else ("Interrupted", INTERRUPTED)
         )
         message = f"{kind.lower()}: {doubt}" if doubt else kind.lower()
         super().__init__(message)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cli.option_types import count, path, positive_seconds
 from qemu.launch import attach
 from qemu.machine import VirtualMachine
+from qemu.registry import entries, running
 from vboot.client.machine import MachineClient, connect
 from vboot.errors import InputError, VbootError
+from vboot.protocol.errors import LinkLostError
 from vboot.text import parse_path, path_text
 
 RUNS = Path("build/run")
@@ -40,8 +42,15 @@ def add_generation(parser: argparse.ArgumentParser, text: str, *, required: bool
 
 
 def machine_path(text: str) -> Path:
-    """The path of a run folder or a socket. A number is none, unless there is a file of this name."""
+    """The path of a run folder or a socket, or the name of a run folder in which this user booted a machine.
+
+    A number is none, unless there is a file of this name.
+    """
     found = path(text)
+    if "/" not in text and not found.exists():
+        known = next((entry.run for entry in entries() if entry.run.name == text), None)
+        if known is not None:
+            return known
     if text.isdecimal() and not found.exists():
         what = f"expected a run folder or an evolution socket, got the number {text}"
         raise argparse.ArgumentTypeError(f"{what}; a generation is named with --generation {text}")
@@ -89,11 +98,21 @@ def connected(arguments: argparse.Namespace) -> Iterator[MachineClient]:
     """
     found = find_machine(arguments.machine)
     if isinstance(found, Path):
-        with connect(found, timeout=arguments.timeout, client=client_name(arguments)) as machine:
+        with connect_socket(found, arguments) as machine:
             yield machine
         return
     with found as virtual, connect_to(virtual, arguments) as machine:
         yield machine
+
+
+def connect_socket(socket: Path, arguments: argparse.Namespace) -> MachineClient:
+    """Connect to a socket. Raises EndedMachineError if it was that of a machine which has ended, MachineError."""
+    try:
+        return connect(socket, timeout=arguments.timeout, client=client_name(arguments))
+    except LinkLostError:
+        with suppress(InputError):  # no run folder
+            attach(socket.parent).release()
+        raise
 
 
 def connect_to(virtual: VirtualMachine, arguments: argparse.Namespace) -> MachineClient:
@@ -108,16 +127,30 @@ def client_name(arguments: argparse.Namespace) -> str:
 
 
 def newest_running(runs: Path = RUNS) -> VirtualMachine:
-    """The machine that was started last and still runs. Raises InputError when none does."""
+    """The machine in `runs` that was started last and still runs, else the user's only one that runs elsewhere.
+
+    Raises InputError when there is none.
+    """
     folders = [path for path in runs.iterdir() if path.is_dir()] if runs.is_dir() else []
     for folder in sorted(folders, key=lambda path: path.name, reverse=True)[:_NEWEST_LOOKED_AT]:
         try:
             return attach(folder)
         except VbootError:
             continue
-    raise InputError(
-        f"no machine runs in {path_text(runs)}", remedy="boot one with `vboot boot`, or name its run folder"
-    )
+    return attach(_only_running_elsewhere(runs))
+
+
+def _only_running_elsewhere(runs: Path) -> Path:
+    """The run folder of this user's one machine that runs, wherever it was booted. Raises InputError."""
+    elsewhere = running()
+    if len(elsewhere) == 1:
+        return elsewhere[0].run
+    what = f"no machine runs in {path_text(runs)}"
+    if elsewhere:
+        raise InputError(
+            f"{what}, and {len(elsewhere)} run elsewhere", remedy="name one of those that `vboot ps` lists"
+        )
+    raise InputError(what, remedy="boot one with `vboot boot`, or name its run folder")
 
 
 def find_machine(given: Path | None) -> VirtualMachine | Path:

@@ -11,6 +11,7 @@ EXIT_CODES = (
     ("0", "success; also when the reader of the output has left after the work was done"),
     ("1", "failure: one sentence on standard error says what was expected, what was got and what to do"),
     ("2", "wrong usage: no such verb or option, or an unsuitable value"),
+    ("129", "ended by SIGHUP: its terminal was closed"),
     ("130", "ended by Ctrl-C (SIGINT)"),
     ("141", "the reader of the output has left before it was complete, as in `vboot history | head -n 1`"),
     ("143", "ended by SIGTERM"),

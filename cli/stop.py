@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import select
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from cli.answer import Answer
-from cli.option_types import path, positive_seconds
-from qemu.launch import attach
+from cli.machines import machine_path
+from cli.option_types import positive_seconds
+from cli.streams import warn
+from qemu.launch import EndedMachineError, attach
 from qemu.machine import VirtualMachine
+from qemu.registry import Entry, running
 from vboot.client.machine import MachineClient, connect
-from vboot.errors import BootError
+from vboot.errors import BootError, InputError, VbootError
 from vboot.protocol.errors import MachineError
 from vboot.text import path_text
 
@@ -24,7 +29,11 @@ _PATIENCE_S = 10.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("run", type=path, metavar="RUN", help="run folder printed by boot")
+    parser.add_argument(
+        "run", nargs="?", type=machine_path, metavar="RUN",
+        help="run folder, or its name (default: the one machine that runs)",
+    )  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="stop all machines of this user")
     parser.add_argument(
         "--timeout",
         type=positive_seconds,
@@ -34,14 +43,55 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Stop the machine. It is no error if it has already ended."""
+    """Stop the machine. It is no error if the one that was named has already ended."""
+    if not arguments.all:
+        return _answer([_stopped(arguments.run or _the_one(), arguments.timeout)])
+    if arguments.run is not None:
+        raise InputError("--all stops every machine, and one was named", remedy="leave one of them out")
+    done, failed = [], []
+    for entry in running():
+        try:
+            done.append(_stopped(entry.run, arguments.timeout) if entry.run.exists() else _ended_without_folder(entry))
+        except VbootError as error:
+            failed.append(error)
+            warn(str(error))
+    if failed:
+        what = f"{len(failed)} of {len(failed) + len(done)} machines still run"
+        raise BootError(what, phase="bye", remedy="see the warnings above")
+    return _answer(done) if done else Answer({"stopped": []}, "no machine of yours runs")
+
+
+def _the_one() -> Path:
+    """The run folder of the only machine that runs. Raises InputError if there is none, or more."""
+    machines = running()
+    if len(machines) == 1:
+        return machines[0].run
+    if not machines:
+        raise InputError("no machine of yours runs", remedy="name the run folder of one that another user runs")
+    names = ", ".join(path_text(entry.run) for entry in machines)
+    raise InputError(f"{len(machines)} machines run: {names}", remedy="name one of them, or give --all")
+
+
+def _stopped(run: Path, seconds: float | None) -> tuple[Path, str, str]:
+    """Stop one machine: its run folder, how it ended, and that in a sentence. Raises UnseenMachineError."""
     try:
-        machine = attach(arguments.run)
-    except BootError:
-        return _answer(arguments.run, "ended before", f"the machine of {path_text(arguments.run)} had already ended")
+        machine = attach(run)
+    except EndedMachineError as error:
+        return run, "ended before", f"the machine of {path_text(run)} had already ended: {error.how}"
     with machine:
-        how = end_in_order(machine, seconds=arguments.timeout)
-    return _answer(arguments.run, how, f"the machine of {path_text(arguments.run)} has ended: {how}")
+        how = end_in_order(machine, seconds=seconds)
+    return run, how, f"the machine of {path_text(run)} has ended: {how}"
+
+
+def _ended_without_folder(entry: Entry) -> tuple[Path, str, str]:
+    """End QEMU by its process, since the sockets through which it could be asked were removed with its run folder."""
+    process = entry.process()
+    if process is not None:
+        process.signal(signal.SIGTERM)
+        if not process.wait(_PATIENCE_S):
+            process.kill()
+    how = "by ending QEMU (its run folder was removed)"
+    return entry.run, how, f"the machine of {path_text(entry.run)} has ended: {how}"
 
 
 def end_in_order(machine: VirtualMachine, client: MachineClient | None = None, *, seconds: float | None = None) -> str:
@@ -96,5 +146,9 @@ def _has_ended(machine: VirtualMachine, seconds: float) -> bool:
         os.close(pidfd)
 
 
-def _answer(run: Path, how: str, text: str) -> Answer:
-    return Answer({"run": run, "how": how}, text)
+def _answer(stopped: Sequence[tuple[Path, str, str]]) -> Answer:
+    text = "\n".join(sentence for _, _, sentence in stopped)
+    (run, how, _), *others = stopped
+    if not others:
+        return Answer({"run": run, "how": how}, text)
+    return Answer({"stopped": [{"run": run, "how": how} for run, how, _ in stopped]}, text)

@@ -16,10 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from qemu import registry
 from qemu.accel import QEMU, Accel, select
+from qemu.ending import ending
 from qemu.machine import VirtualMachine
 from qemu.process import Process, boot_id, reopen, spawn, start_ticks
-from qemu.run_folder import RunFolder, create_run_folder, open_run_folder
+from qemu.run_folder import RunFolder, create_run_folder, listens, open_run_folder
 from qemu.spec import MachineSpec, command
 from qemu.verdict import describe_input
 from vboot.errors import BootError, InputError, VbootError
@@ -32,6 +34,19 @@ _KEPT = ("accel_reason", "boot_id", "start_ticks", "started_wall", "started_mono
 """The members of machine.json: those of `VirtualMachine.describe`, and those that find the machine again."""
 
 
+class EndedMachineError(BootError):
+    """The machine of a run folder has ended. `how`: in words."""
+
+    def __init__(self, run: Path, how: str, *, shown: Path) -> None:
+        self.how = how
+        what = f"the machine of {path_text(shown)} has ended: {how}"
+        super().__init__(what, phase="command", artefacts=run, remedy=f"see {path_text(run)}")
+
+
+class UnseenMachineError(BootError):
+    """A machine answers at its sockets, but its process cannot be found from here."""
+
+
 def start(
     spec: MachineSpec,
     *,
@@ -40,14 +55,16 @@ def start(
     qemu: str = QEMU,
     detach: bool = False,
     timeout: float | None = None,
+    model: str = "",
 ) -> VirtualMachine:
     """Start a machine and wait until QMP answers. The kernel kills it when the calling thread ends, unless `detach`.
 
-    `accel` defaults to `select("auto")`, `run` to a new folder under build/run. Raises BootError (phase spawn),
-    InputError for a run folder that is in use, ToolError when there is no QEMU. Nothing is left running when it raises.
+    `accel` defaults to `select("auto")`, `run` to a new folder under build/run. `model` is what it runs, in words, for
+    those who look for the machine later. Raises BootError (phase spawn), InputError for a run folder that is in use,
+    ToolError when there is no QEMU. Nothing is left running when it raises.
     """
     accel = accel or select("auto", qemu=qemu)
-    if run is not None and (run / "machine.json").exists() and _runs(open_run_folder(run)):
+    if run is not None and (run / "machine.json").exists() and is_running(open_run_folder(run)):
         raise InputError(f"a machine runs in {path_text(run)}", remedy="stop it, or give another run folder")
     folder = create_run_folder(run)
     argv = command(spec, folder.endpoints, accel.name, qemu=qemu)
@@ -61,12 +78,13 @@ def start(
     except VbootError:
         folder.remove_sockets()
         raise
-    record |= _describe(process.pid, folder, accel, argv)
+    record |= _describe(process.pid, folder, accel, argv) | {"memory_mib": spec.memory_mib, "model": model}
     machine = VirtualMachine(process, folder, record, detach=detach)
     try:
         # Hashed while QEMU starts: what is on disk later may be another build.
         record["inputs"] = [describe_input(path) for path in spec.inputs()]
         folder.write_json(folder.machine, record)
+        registry.note(record)
         machine.await_qmp(timeout=timeout)
     except BaseException as error:
         machine.abandon(error)
@@ -77,17 +95,17 @@ def start(
 def attach(run: Path) -> VirtualMachine:
     """The machine that was started with `run` and runs still; leaving its context lets go of it.
 
-    Raises InputError when `run` is no run folder, BootError when its machine has ended.
+    Raises InputError when `run` is no run folder, EndedMachineError, UnseenMachineError when it
+    answers but its process is not found: it belongs to another PID namespace, such as a container's.
     """
     folder = open_run_folder(run)
     process, record = _find(folder)
+    if process is None and listens(folder):
+        what = f"a machine runs in {path_text(run)}, but its process {record['pid']} is not to be seen from here"
+        where = f"use its socket {path_text(folder.endpoints.evolution)}, or end it where it was started"
+        raise UnseenMachineError(what, phase="command", artefacts=folder.path, remedy=where)
     if process is None:
-        raise BootError(
-            f"the machine of {path_text(run)} has ended",
-            phase="command",
-            artefacts=folder.path,
-            remedy=f"see {path_text(folder.path)}",
-        )
+        raise EndedMachineError(folder.path, ending(folder), shown=run)
     return VirtualMachine(process, folder, record, attached=True)
 
 
@@ -120,8 +138,9 @@ def _find(folder: RunFolder) -> tuple[Process | None, dict[str, Any]]:
     return reopen(pid, started=started, boot=str(record["boot_id"])), record
 
 
-def _runs(folder: RunFolder) -> bool:
+def is_running(folder: RunFolder) -> bool:
+    """Whether the machine of this run folder runs. Raises InputError if its machine.json is damaged."""
     process, _ = _find(folder)
     if process is not None:
         process.forget()
-    return process is not None
+    return process is not None or listens(folder)

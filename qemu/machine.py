@@ -19,6 +19,7 @@ from typing import Any, Self
 from qemu.accel import Accel
 from qemu.console import BOOT_PHASES, BootPhase
 from qemu.console_file import ConsoleFile, ConsoleMatch, ConsoleState
+from qemu.ending import POWERED_OFF, ran_out_of_memory, unwatched
 from qemu.monitor import Monitor
 from qemu.process import Process
 from qemu.run_folder import RunFolder
@@ -106,21 +107,31 @@ class VirtualMachine:
             self._console.finish()
             if self._console.panic or not ended:
                 raise self.failure(f"the guest died ({self._console.panic})", outcome="panic")
-            raise self.failure(f"QEMU ended {self._how_it_ended()}", outcome="died")
+            raise self._dead()
         self._phase = max(self._phase, phase, key=BOOT_PHASES.index)
+
+    def _dead(self) -> BootError:
+        how = self._how_it_ended()
+        memory = self._record.get("memory_mib")
+        if not ran_out_of_memory(self.folder):
+            return self.failure(f"QEMU ended {how}", outcome="died")
+        asked = f", of which the machine was to have {memory} MiB" if memory else ""
+        what = f"QEMU got too little memory from the host{asked}: it ended {how}"
+        remedy = "free memory, raise the limit (`ulimit -v`), or give the machine less with --memory"
+        return self.failure(what, outcome="died", remedy=remedy)
 
     def check_after_loss(self) -> None:
         """Like `check`, for a user whose connection broke: a dying QEMU closes its sockets a moment before it ends."""
         self._process.wait(_ENDING_S)
         self.check()
 
-    def failure(self, what: str, *, outcome: RunOutcome = "failed") -> BootError:
+    def failure(self, what: str, *, outcome: RunOutcome = "failed", remedy: str = "") -> BootError:
         """Write the verdict of a failure, and make its error: phase, accelerator, last console lines, run folder."""
         error = BootError(
             f"{what} in phase {self.phase} under {self.accel.name}",
             phase=self.phase,
             artefacts=self.run,
-            remedy=f"see {path_text(self.run)}",
+            remedy=f"{remedy}; see {path_text(self.run)}" if remedy else f"see {path_text(self.run)}",
         )
         tail = self._console.tail()
         if tail:
@@ -306,7 +317,8 @@ class VirtualMachine:
     def _how_it_ended(self) -> str:
         status = self._process.status
         if status is None:
-            return "by itself"
+            how = unwatched(self.folder)
+            return "by itself" if how == POWERED_OFF else f"unexpectedly: {how}"
         if status < 0:
             return f"by signal {-status} ({signal.strsignal(-status)})"
         return f"with status {status}{self._last_word() if status else ''}"

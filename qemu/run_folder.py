@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +25,8 @@ _SOCKET_PATH_LIMIT = 107
 _SOCKETS_ELSEWHERE = "sockets"
 _FOLDER_MODE = 0o700
 """The console and the evolution port are for the user who started the machine."""
-_ARTEFACTS = ("console.log", "qemu.log", "channel.jsonl", "command.txt", "machine.json", "verdict.json")
+ARTEFACTS = ("console.log", "qemu.log", "channel.jsonl", "command.txt", "machine.json", "verdict.json")
+"""What a run writes, apart from sockets and their locks."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,19 @@ def open_run_folder(run: Path) -> RunFolder:
     return RunFolder(path, elsewhere.readlink() if elsewhere.is_symlink() else path)
 
 
+def listens(folder: RunFolder) -> bool:
+    """Whether a machine has its control socket open, whoever runs it and wherever."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        stream.setblocking(False)
+        try:
+            stream.connect(str(folder.endpoints.qmp))
+        except BlockingIOError:  # its queue is full
+            return True
+        except OSError:
+            return False
+    return True
+
+
 def _make_new(base: Path) -> Path:
     base.mkdir(parents=True, exist_ok=True)
     stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"
@@ -136,7 +151,7 @@ def _make_given(run: Path) -> Path:
         )
     if _SOCKETS_ELSEWHERE in held:
         RunFolder(path, (path / _SOCKETS_ELSEWHERE).readlink()).remove_sockets()
-    for name in _ARTEFACTS:
+    for name in ARTEFACTS:
         (path / name).unlink(missing_ok=True)
     RunFolder(path, path).remove_sockets()
     return path

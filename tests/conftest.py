@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import signal
+import tempfile
 
 
 def pytest_configure() -> None:
-    """Restore SIGINT and SIGHUP, which a background job or nohup leaves ignored.
+    """Keep the machines of tests out of the user's register; restore SIGINT and SIGHUP.
 
-    Child processes inherit an ignored signal, and the tests that send it to them would wait until their time limit.
+    A background job or nohup leaves these signals ignored. Child processes inherit that, and the tests that send them
+    would wait until their time limit.
     """
+    own = tempfile.mkdtemp(prefix="vboot-test-runtime-")
+    os.environ["XDG_RUNTIME_DIR"] = own
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:

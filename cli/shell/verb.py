@@ -12,7 +12,7 @@ from typing import Any
 
 from cli.answer import Answer
 from cli.errors import described
-from cli.machines import add_machine, client_name, connect_to, find_machine
+from cli.machines import add_machine, connect_socket, connect_to, find_machine
 from cli.shell.changes import COMMANDS as CHANGES
 from cli.shell.changes import tell_event
 from cli.shell.commands import execute, watch, welcome
@@ -20,7 +20,7 @@ from cli.shell.language import AS_JSON, Command, completions, parse
 from cli.shell.terminal import editing, is_interactive, own_interrupts, read_line
 from cli.shell.verbs import LEAVE
 from cli.streams import warn, write_out
-from vboot.client.machine import MachineClient, connect
+from vboot.client.machine import MachineClient
 from vboot.errors import BootError, VbootError
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 from vboot.protocol.messages import MutationEvent
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     """Serve commands until they end; exit code 1 if one of a script's failed."""
     found = find_machine(arguments.machine)
     if isinstance(found, Path):
-        with connect(found, timeout=arguments.timeout, client=client_name(arguments)) as machine:
+        with connect_socket(found, arguments) as machine:
             shell = Shell(machine, as_json=bool(arguments.json))
             shell.run()
             return _answer(shell, f"the machine at {path_text(found)} runs on")

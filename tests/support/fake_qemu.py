@@ -6,6 +6,7 @@ the machine; on the evolution port, the method of a request says what becomes of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -118,7 +119,10 @@ class Fake:
                     self.send(name, GREETING)
         for name, connection in list(self.connections.items()):
             if ready is connection:
-                data = connection.recv(65536)
+                try:
+                    data = connection.recv(65536)
+                except ConnectionError:
+                    data = b""
                 if not data:
                     del self.connections[name]
                     connection.close()
@@ -129,7 +133,8 @@ class Fake:
                     self.evolution(data)
 
     def send(self, name: str, message: object, blob: bytes = b"") -> None:
-        self.connections[name].sendall(json.dumps(message).encode() + b"\n" + blob)
+        with contextlib.suppress(BrokenPipeError):  # somebody only looked whether we listen
+            self.connections[name].sendall(json.dumps(message).encode() + b"\n" + blob)
 
     def monitor(self, request: dict[str, Any]) -> None:
         command = request["execute"]

@@ -118,7 +118,7 @@ def test_what_cannot_be_booted(vboot: Vboot, image: Path, words: list[str], mess
 def test_wrong_usage(vboot: Vboot) -> None:
     assert vboot("boot", "--accel", "hvf") == 2
     assert vboot("boot", "--memory", "much") == 2
-    assert vboot("stop") == 2
+    assert vboot("stop", "--timeout", "never") == 2
 
 
 # which image is booted
@@ -276,7 +276,7 @@ def test_stop_and_stop_again(started: VirtualMachine, vboot: Vboot) -> None:
     assert answer["run"] == str(started.run)
     assert answer["how"].startswith("by its power button (")
     assert vboot("stop", started.run) == 0
-    assert vboot.out == f"the machine of {started.run} had already ended\n"
+    assert vboot.out == f"the machine of {started.run} had already ended: QEMU ended with status 0\n"
     with pytest.raises(InputError, match="no machine runs in"):
         newest_running(started.run.parent)
 

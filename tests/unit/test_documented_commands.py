@@ -37,7 +37,7 @@ EXCUSED = {
     r"vboot evolve --report .*": "needs a run that has ended: test_cli_evolve.py runs it",
     r"vboot surgeon verify evolved\.gguf .*": "needs a run's file and recipe: test_surgeon.py runs it",
     r"vboot evolve (RUN )?--minutes 30": "its task is made of Debian's package lists: test_cli_evolve.py runs it",
-    r"vboot stop RUN": "ends a machine: test_cli_boot.py and tests/boot run it",
+    r"vboot stop( RUN)?": "ends a machine: test_cli_runs.py and tests/boot run it",
     r"(sudo )?apt-get .*": "changes the host",
     r"cargo .*": "compiles the crate again",
     r"cbindgen .*": "test_ffi.py runs it where it is installed",

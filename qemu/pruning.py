@@ -1,0 +1,46 @@
+"""Removing run folders of machines that have ended, and nothing else."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from qemu.launch import is_running
+from qemu.registry import parse_entry
+from qemu.run_folder import ARTEFACTS, open_run_folder
+from vboot.errors import InputError
+
+
+def ended_runs(folder: Path) -> list[Path]:
+    """The run folders directly in `folder` whose machine has ended, the last started first.
+
+    A folder without a sound machine.json is none: it may belong to a machine that is just starting.
+    """
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError, InputError):
+            entry = None if path.is_symlink() else parse_entry((path / "machine.json").read_bytes())
+            if entry is not None and not is_running(open_run_folder(path)):
+                found.append((entry.started_wall, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def remove_run(path: Path) -> bool:
+    """Remove a run folder, but no file that a run does not write; whether it is gone. A machine that runs keeps its."""
+    try:
+        folder = open_run_folder(path)
+        if is_running(folder):
+            return False
+        others = {entry.name for entry in path.iterdir()} - {*ARTEFACTS, "sockets"}
+        if any(not name.endswith((".sock", ".sock.lock")) for name in others):
+            return False
+        # Without it the folder is no run folder, so it goes last: an interrupted removal is continued by the next.
+        for name in ARTEFACTS:
+            if name != folder.machine.name:
+                (path / name).unlink(missing_ok=True)
+        folder.remove_sockets()
+        folder.machine.unlink()
+        path.rmdir()
+    except (OSError, InputError):
+        return False
+    return True
