@@ -1,13 +1,16 @@
-"""Fixtures of the command line's tests."""
+"""Fixtures of several files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from builder.executable import build_executable, build_library
 from cli import main
+from image.compose import compose
+from tests.support.listening import Listening, listening
 from tests.support.vboot import Vboot, write_key
 
 
@@ -40,3 +43,16 @@ def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def library(executable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library for C and Python, which cargo has compiled with the executable."""
     return build_library(log=tmp_path_factory.mktemp("cargo") / "log", progress=lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The composed tiny model."""
+    return compose("tiny", tmp_path_factory.mktemp("tiny") / "tiny.gguf").path
+
+
+@pytest.fixture
+def machine(executable: Path, model: Path, tmp_path: Path) -> Iterator[Listening]:
+    """A machine that listens, beats fast and allows faults."""
+    with listening(executable, model, tmp_path, "--fault", "--heartbeat-ms", "20") as running:
+        yield running

@@ -17,11 +17,11 @@ use crate::protocol::{code, Method, RequestError, Runs, CONNECTIONS_LIMIT};
 use crate::sys::ready::{wait, Interest};
 
 /// With more memory than this taken by waiting requests, over all connections, reading pauses ...
-const QUEUED_LIMIT: usize = 64 << 20;
+const QUEUED_LIMIT: usize = 32 << 20;
 /// ... for connections that have more than this of it.
-const QUEUED_SHARE: usize = 2 << 20;
+const QUEUED_SHARE: usize = 1 << 20;
 /// With more bytes than this waiting to be sent, over all connections, no request is handled ...
-const UNSENT_LIMIT: usize = 16 << 20;
+const UNSENT_LIMIT: usize = 8 << 20;
 /// ... of connections that have more than this of them.
 const UNSENT_SHARE: usize = 256 << 10;
 /// Clients accepted in one turn.
