@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import gguf
@@ -21,6 +22,7 @@ from vboot.gguf import read_layout
 from vboot.protocol.errors import LinkLostError, MachineError, ProtocolError, RequestRefusedError
 from vboot.protocol.framing import Message
 from vboot.protocol.messages import Event, HeartbeatEvent
+from vboot.protocol.tables import CONNECTIONS_LIMIT
 
 
 @pytest.fixture(scope="module")
@@ -210,12 +212,14 @@ def test_any_request(machine: MachineClient) -> None:
     assert machine.stats().state == "beating"
 
 
-def test_one_client_at_a_time_the_next_one_waits(local: LocalMachine) -> None:
-    with connect(local.socket):
+def test_as_many_clients_as_the_protocol_allows(local: LocalMachine) -> None:
+    with ExitStack() as clients:
+        for _ in range(CONNECTIONS_LIMIT):
+            assert clients.enter_context(connect(local.socket)).hello().protocol == 1
         with pytest.raises(RequestRefusedError) as caught:
             connect(local.socket, timeout=2)
         assert caught.value.code == 1017
-    for _ in range(5):  # at once after another has left, which may not have been noticed
+    for _ in range(5):  # at once after others have left, which may not have been noticed
         with connect(local.socket) as machine:
             assert machine.greeted.protocol == 1
 
@@ -275,6 +279,9 @@ def test_connections_are_closed(local: LocalMachine) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(3):
         connect(local.socket).close()
-    with pytest.raises(RequestRefusedError), connect(local.socket), connect(local.socket, timeout=2):
-        pass
+    with ExitStack() as clients:
+        for _ in range(CONNECTIONS_LIMIT):
+            clients.enter_context(connect(local.socket))
+        with pytest.raises(RequestRefusedError):
+            connect(local.socket, timeout=2)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
