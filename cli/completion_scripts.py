@@ -19,8 +19,9 @@ _RUNS = (
     '[ -f "$file" ] || continue; '
     r"""pid=$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$file" 2>/dev/null | head -n 1); """
     '[ -n "$pid" ] && [ -d "/proc/$pid" ] || continue; '
-    r"""case $file in build/*) dirname "$file";; *) sed -n 's/.*"run": *"\([^"]*\)".*/\1/p' "$file" | head -n 1;; """
-    "esac; done; true"
+    'case $file in build/*) dirname "$file";; '
+    r"""*) sed -n 's/.*"run": *"\([^"]*\)".*/\1/p' "$file" | head -n 1;; esac; """
+    'done | while read -r run || [ -n "$run" ]; do echo "${run#"$PWD"/}"; done | sort -u'
 )
 """Prints the folders of machines that run: those in build/run, where `vboot boot` puts them, and all of this user."""
 

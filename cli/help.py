@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 from cli import VERBS, full_parser, verb_parser
@@ -43,8 +42,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     if text == "words":
         return _entries(tuple(terms().items()))
     if text == "man":
-        page = manual_page(full_parser(), version=version("vector-boot"), words=terms().items())
-        return Answer({"man": page}, page, report_only=True)
+        return _manual()
     if text in TOPICS:
         rows = TOPICS[text][1]
         return Answer({text: dict(rows)}, columns(rows), report_only=True)
@@ -56,6 +54,13 @@ def run(arguments: argparse.Namespace) -> Answer:
         )
         raise InputError(f"there is no help on {printable(text)}", remedy=hint)
     return _entries(entries)
+
+
+def _manual() -> Answer:
+    from importlib.metadata import version
+
+    page = manual_page(full_parser(), version=version("vector-boot"), words=terms().items())
+    return Answer({"man": page}, page, report_only=True)
 
 
 def _topics() -> Answer:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vboot.text import parse_path
 
@@ -23,19 +25,33 @@ _STRING, _ARRAY = 8, 9
 
 
 def likely_model() -> Path:
-    """The model of the machine of this folder that was started last and still runs, else the one in build/."""
-    records = sorted(RUNS.glob("*/machine.json"), key=lambda path: path.parent.name, reverse=True)
-    for path in records:
+    """The model of the machine that was started last and still runs, else the one in build/."""
+    found = []
+    for record in map(_record, {*RUNS.glob("*/machine.json"), *_registered()}):
         try:
-            record = json.loads(path.read_bytes())
             inputs = [parse_path(each["path"]) for each in record["inputs"]]
-            alive = Path(f"/proc/{int(record['pid'])}").exists()
-        except (OSError, ValueError, KeyError, TypeError):
+            started = float(record.get("started_wall") or 0)
+            runs = Path(f"/proc/{int(record['pid'])}").exists()
+        except (ValueError, KeyError, TypeError):
             continue
         models = [place.with_name(MODEL.name) for place in inputs if place.suffix == ".rts"]
-        if alive and models and models[0].is_file():
-            return models[0]
-    return MODEL
+        found += [(started, model) for model in models if runs and model.is_file()]
+    return max(found)[1] if found else MODEL
+
+
+def _registered() -> list[Path]:
+    """The records of this user's machines in any folder (qemu/registry.py writes the entries)."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    runs = [_record(entry).get("run") for entry in Path(base, "vector_boot", "runs").glob("*.json")]
+    return [parse_path(run) / "machine.json" for run in runs if isinstance(run, str)]
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def tensor_names(model: Path) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ def test_files_and_the_run_folders_of_running_machines(complete: Complete, shell
 
 @installed
 def test_tensors_of_the_model_of_the_newest_machine(
-    complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    complete: Complete, shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     monkeypatch.setenv("PATH", path)
@@ -116,6 +116,14 @@ def test_tensors_of_the_model_of_the_newest_machine(
     run.mkdir(parents=True)
     inputs = [{"path": str(image / "vector_boot.rts")}]
     (run / "machine.json").write_text(json.dumps({"pid": os.getpid(), "run": str(run), "inputs": inputs}))
+    registry = tmp_path / "runtime" / "vector_boot" / "runs"
+    registry.mkdir(parents=True)
+    (registry / "one.json").write_text(json.dumps({"pid": os.getpid(), "run": str(run)}))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    folder = tmp_path / "another"
+    folder.mkdir()
+    shutil.copy(f"vboot.{shell}", folder)
+    monkeypatch.chdir(folder)  # the machine is found from any folder
     assert complete("vboot tensors blk.0.ffn_up.w") == {"blk.0.ffn_up.weight"}
     assert complete("vboot mutate --seeded token_embd.w") == {"token_embd.weight"}
     assert {name.replace("\\", "") for name in complete("vboot mutate --set blk.0.ffn_up.b")} == {"blk.0.ffn_up.bias["}
