@@ -23,9 +23,9 @@ check FILE: validates a GGUF or RTS file by the rules R1 to R24 and RTS. Exit 0 
   --json    the summary or the error as one JSON object on stdout
   --key     also verify an RTS signature: a file with the Ed25519 public key, 32 raw bytes or 64 hex digits
 
---listen SOCKET: runs the machine as an ordinary program that serves the GGUF or RTS file at a Unix socket. A socket that
-            nobody listens on is replaced; any other file at that path is an error. The model's file must not change
-            meanwhile. SIGTERM, SIGINT and SIGHUP end it in order.
+--listen SOCKET: runs the machine as an ordinary program that serves the GGUF or RTS file at a Unix socket, to up to 16
+            clients at once. A socket that nobody listens on is replaced; any other file at that path is an error. The
+            model's file must not change meanwhile. SIGTERM, SIGINT and SIGHUP end it in order.
   --heartbeat-ms  period of the heartbeat, 10 to 10000 (100)
   --energy        whether mutations cost energy, which comes back at 100 a second (on)
   --fault         allow requests that make the worker crash, for tests
