@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,11 +22,12 @@ from tests.support.file_names import ODDEST_NAME
 from vboot.client.bridge import RustNeuralBridge
 from vboot.client.machine import connect
 from vboot.errors import BootError
-from vboot.protocol.messages import HeartbeatEvent
+from vboot.protocol.messages import HeartbeatEvent, MutationEvent
 from vboot.text import parse_path
 
 VBOOT = [sys.executable, "-m", "builder"]
 BOOT_S = 120.0
+BIAS = ("--set", "blk.0.ffn_up.bias[0]=0.5")
 
 
 def vboot(*words: str | Path, script: str = "") -> subprocess.CompletedProcess[str]:
@@ -128,11 +129,36 @@ def test_odd_names_and_a_plain_processor(tiny: Image, tmp_path: Path) -> None:
     assert not is_running(run)
 
 
-def test_a_port_that_another_client_holds_does_not_keep_stop(tiny: Image, run: Path) -> None:
-    with detached(tiny.folder, run) as described, connect(Path(described["evolution"])) as other:
+def test_sixteen_clients_at_once_and_the_next_is_told_who_they_are(tiny: Image, run: Path) -> None:
+    with detached(tiny.folder, run) as described, ExitStack() as stack:
+        path = Path(described["evolution"])
+        shell = stack.enter_context(subprocess.Popen([*VBOOT, "shell", run], stdin=subprocess.PIPE, stdout=-1))
+        assert shell.stdin is not None
+        follower = stack.enter_context(connect(run, client="follower"))
+        follower.subscribe(["mutation"])
+        for number in range(3):
+            assert vboot("embed", "--run", run, f"text {number}").returncode == 0
+        assert vboot("mutate", run, *BIAS, "--confidence", "0.9").returncode == 0
+        told = next(follower.events(timeout=BOOT_S))
+        assert isinstance(told, MutationEvent)
+        machines = json.loads(vboot("ps", "--json").stdout)["machines"]
+        (own,) = [machine for machine in machines if machine["run"] == str(run)]
+        assert own["generation"] == told.generation
+        assert f"follower, pid {os.getpid()}" in own["clients"]
+        assert f"vboot shell, pid {shell.pid}" in own["clients"]
+        status = json.loads(vboot("status", run, "--json").stdout)
+        assert (status["state"], status["generation"], status["worker_restarts"]) == ("running", told.generation, 0)
+        others = [stack.enter_context(connect(path)) for _ in range(14)]
+        assert {other.stats().generation for other in others} == {told.generation}
+        refused = vboot("embed", "--run", run, "one too many")
+        assert refused.returncode == 1
+        assert "all 16 of its connections are taken, in use by " in refused.stderr
+        assert f"vboot shell, pid {shell.pid}" in refused.stderr
+        assert refused.stderr.count(f"vboot.client, pid {os.getpid()}") == 1
         stopped = vboot("stop", run)
-        assert "has ended: by its power button (" in stopped.stdout
-        assert other.wait_until_gone(timeout=120)
+        assert "has ended: by its power button (the machine is busy: " in stopped.stdout
+        assert follower.wait_until_gone(timeout=120)
+        shell.kill()
     assert "the power button was pressed" in (run / "console.log").read_text(errors="replace")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from vboot.client.ports import PortOpener
 from vboot.errors import BootError
 
 KVM = Accel("kvm", "the fake runs at full speed")
+ROOT = Path(__file__).parents[2]
 SPEC = MachineSpec(kernel=Path("/images/mine/vmlinuz"), memory_mib=512)
 
 
@@ -208,3 +211,26 @@ def test_too_little_memory_for_qemu_is_said_so(tmp_path: Path, number: signal.Si
     program.chmod(0o755)
     with pytest.raises(BootError, match=r"too little memory from the host, of which .* 512 MiB.*free memory.*--memory"):
         start(SPEC, accel=KVM, run=tmp_path / "run", qemu=str(program))
+
+
+def test_a_hangup_ends_an_attached_machine_with_a_verdict_and_without_sockets(tmp_path: Path) -> None:
+    fake_qemu.install(tmp_path, "no-greeting")
+    (tmp_path / "fake-qemu").rename(tmp_path / "qemu-system-x86_64")
+    program = (
+        "import sys; from pathlib import Path; from cli import main, boot; from cli.answer import Answer\n"
+        "from qemu.launch import start; from qemu.accel import Accel; from qemu.spec import MachineSpec\n"
+        "def run(arguments):\n"
+        "    with start(MachineSpec(kernel=Path('k')), accel=Accel('kvm', ''), run=Path('run')) as machine:\n"
+        "        print('up', flush=True); machine.wait_for_console('never', timeout=600)\n"
+        "boot.run = run; sys.exit(main(['boot']))"
+    )
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    command, environment = [sys.executable, "-c", program], {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
+        child.send_signal(signal.SIGHUP)
+        assert child.wait(120) == 129
+    assert json.loads(Path("run/verdict.json").read_bytes())["outcome"] == "interrupted"
+    assert [path.name for path in Path("run").iterdir() if ".sock" in path.name] == []
+    assert gone(int((tmp_path / "pid").read_text()))

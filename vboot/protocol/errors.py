@@ -62,7 +62,7 @@ class MachineBusyError(RequestRefusedError):
     def __init__(self, clients: tuple[str, ...]) -> None:
         self.clients = clients
         super().__init__(Code.BUSY, "all connections are taken", {"clients": list(clients)})
-        names = "; ".join(map(printable, clients)) or "other programs"
+        names = "; ".join(dict.fromkeys(map(printable, clients))) or "other programs"
         many = f"all {len(clients)} of its connections are taken, " if len(clients) > 1 else ""
         self.what = f"the machine is busy: {many}in use by {names}"
         self.args = (f"{self.what}; {self.remedy}",)
