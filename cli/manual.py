@@ -24,6 +24,7 @@ FILES = (
     ("build/", "the image: vector_boot.rts, vectorland.gguf, vmlinuz, initramfs.cpio, manifest.json"),
     ("build/run/NAME/", "the run folder of a machine: its sockets, console.log and machine.json"),
     ("build/evolve/NAME/", "the folder of a run of `vboot evolve`, from which the same command goes on"),
+    ("$XDG_RUNTIME_DIR/vector_boot/runs/", "which machines this user has started, for `vboot ps` from any folder"),
     ("~/.local/state/vector_boot/shell_history", "the lines of earlier prompts"),
     ("~/.cache/vector_boot/", "downloaded models and kernels, and what is known of KVM"),
 )
