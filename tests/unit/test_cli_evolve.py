@@ -21,6 +21,8 @@ import pytest
 
 from evolution.daemon.events import Alarm, ConnectionFailed, Progress
 from evolution.daemon.log import EventFile, read_events
+from evolution.fitness import pairs_file
+from evolution.fitness.contract import Pair
 from evolution.surgeon.surgeon import GGUFSurgeon
 from tests.support.evolution_run import small_model
 from tests.support.local_machine import local_machine, tiny_model
@@ -169,6 +171,18 @@ def test_a_run_goes_on_with_its_copy_when_its_pairs_have_changed(
     assert vboot.json(*command)["generations"] == 2
     assert vboot.json("evolve", "--report", first["folder"])["held_out"]["sha256"] in origin.decode()
     assert (Path(first["folder"]) / "origin.json").read_bytes() == origin
+
+
+def test_a_run_goes_on_after_a_package_was_installed(
+    vboot: Vboot, words: tuple[str | Path, ...], pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = [*pairs_file.read(pairs)]
+    monkeypatch.setattr("evolution.fitness.debian.read_pairs", lambda *_, **__: tuple(described))
+    command = ("evolve", "--in-process", "--model", tiny_model(), *FEW, "--no-report")
+    first = vboot.json(*command, *NONE)
+    described += [Pair(f"a new package {number}", f"what it does, {number}") for number in range(100)]
+    more = vboot.json(*command, "--generations", "1")
+    assert (more["folder"], more["generations"]) == (first["folder"], 1)
 
 
 def test_a_run_without_a_copy_needs_the_pairs_it_began_with(
