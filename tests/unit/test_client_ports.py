@@ -128,15 +128,20 @@ def test_a_forked_process_keeps_no_lock(tmp_path: Path) -> None:
     first = tmp_path / "evolution.sock"
     with listening(first, (0,)):
         link = PortOpener(first, "test")(soon())
+        up, told = os.pipe()
         child = os.fork()
         if child == 0:
+            os.write(told, b"!")
             signal.pause()
             os._exit(0)
         try:
+            assert os.read(up, 1) == b"!"  # it has closed its copies
             assert clients(first) == (f"test, pid {os.getpid()}",)
             link.close()
             assert clients(first) == ()
         finally:
+            os.close(up)
+            os.close(told)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
 
