@@ -97,10 +97,13 @@ def test_detached_boot_connect_and_stop(tiny: Image, run: Path) -> None:
         assert stopped.stdout == f"the machine of {run} has ended: shut down in order\n"
         assert verdict(run) == "ended"
         again = vboot("stop", run)
-        assert (again.returncode, again.stdout) == (0, f"the machine of {run} had already ended\n")
+        assert (again.returncode, again.stdout) == (
+            0,
+            f"the machine of {run} had already ended: QEMU ended by itself\n",
+        )
         dead = vboot("shell", run, script="hello\n")
         assert (dead.returncode, dead.stdout) == (1, "")
-        assert dead.stderr == f"vboot: error: the machine of {run} has ended; see {run}\n"
+        assert dead.stderr == f"vboot: error: the machine of {run} has ended: QEMU ended by itself; see {run}\n"
 
 
 def test_odd_names_and_a_plain_processor(tiny: Image, tmp_path: Path) -> None:
