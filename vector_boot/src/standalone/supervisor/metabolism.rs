@@ -27,6 +27,11 @@ pub fn measure(page: Page<'_>, vitals: Vitals<'_>, worker: u32) {
     vitals.set_memory_kib(own(&read("/proc/self/status")), own(&read(&format!("/proc/{worker}/status"))));
 }
 
+/// How many processes the kernel has killed so far because memory ran out; 0 if it does not say.
+pub fn out_of_memory_kills() -> u32 {
+    kib(&fs::read_to_string("/proc/vmstat").unwrap_or_default(), "oom_kill ").unwrap_or(0)
+}
+
 /// The number after a label, as in `MemTotal:  1024 kB`.
 fn kib(text: &str, label: &str) -> Option<u32> {
     let line = text.lines().find_map(|line| line.strip_prefix(label))?;
@@ -62,6 +67,7 @@ mod tests {
             "some avg10=12.34 avg60=0.00 avg300=0.00 total=5\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
         assert_eq!(pressure_x100(pressure), Some(1234));
         assert_eq!(load_x100("1.05 0.50 0.10 1/99 1234\n"), Some(105));
+        assert_eq!(kib("pgfault 12\noom_kill 3\nnuma_hit 5\n", "oom_kill "), Some(3));
         assert_eq!((kib("", "MemTotal:"), pressure_x100(""), load_x100("")), (None, None, None));
     }
 }

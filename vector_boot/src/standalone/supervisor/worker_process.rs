@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::console;
+use super::metabolism;
 use super::ports::Ports;
 use crate::standalone::control::Control;
 use crate::standalone::worker::Options;
@@ -64,6 +65,8 @@ struct RunningWorker {
     /// Whether it serves requests, the journal having been replayed.
     serves: bool,
     since: Instant,
+    /// Processes killed for want of memory before it started.
+    memory_kills: u32,
     progress: u32,
     progress_at: Instant,
 }
@@ -127,6 +130,7 @@ impl WorkerProcess {
             reported: false,
             serves: false,
             since: now,
+            memory_kills: metabolism::out_of_memory_kills(),
             progress: 0,
             progress_at: now,
         });
@@ -135,9 +139,11 @@ impl WorkerProcess {
 
     /// Notes the end of a child that was reaped. Returns how it ended if it was the worker.
     pub fn note_end(&mut self, ended: &Ended) -> Option<String> {
-        self.running.as_ref().filter(|running| running.pid == ended.pid)?;
-        // SIGKILL comes from outside, mostly because memory ran out, and says nothing about the journal.
-        self.schedule_restart(ended.signal != Some(libc::SIGKILL));
+        let running = self.running.as_ref().filter(|running| running.pid == ended.pid)?;
+        // SIGKILL comes from outside and says nothing about the journal, unless replaying it takes more memory than there
+        // is. Outside the appliance the kernel's count is that of all programs of the host.
+        let for_memory = self.resources.options.appliance && metabolism::out_of_memory_kills() != running.memory_kills;
+        self.schedule_restart(for_memory || ended.signal != Some(libc::SIGKILL));
         Some(match ended.signal {
             Some(signal) => format!("was killed by signal {signal}"),
             None => format!("exited with status {}", ended.status),
