@@ -48,8 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="probability that the change is good; the machine refuses 0.8 and below (default: 1)",
     )  # fmt: skip
     parser.add_argument(
-        "--lease", type=finite, metavar="S", help="make it a trial: undone after S seconds unless it is promoted"
-    )
+        "--lease", type=finite, metavar="SECONDS",
+        help="make it a trial: undone after so many seconds unless it is promoted",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="compare, and say what would be sent; change nothing")
 
 

@@ -46,8 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     how.add_argument("--origin", metavar="NAME", help="who or what proposes the change, for the history")
     how.add_argument(
-        "--lease", type=finite, metavar="S", help="make it a trial: undone after S seconds unless it is promoted"
-    )
+        "--lease", type=finite, metavar="SECONDS",
+        help="make it a trial: undone after so many seconds unless it is promoted",
+    )  # fmt: skip
     how.add_argument("--base", type=int, metavar="G", help="refuse the change if the current generation is not G")
     how.add_argument("--wait", action="store_true", help="wait until the machine has enough energy")
     how.add_argument("--digest", action="store_true", help="print the SHA-256 of the changed tensors")

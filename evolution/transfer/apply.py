@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -61,7 +61,10 @@ class ApplyPlan:
 
 @dataclass(frozen=True)
 class ApplyReport:
-    """What was done: `generation` has the file's weights. `on_trial`: it is taken back unless it is promoted."""
+    """What was done: `generation` has the file's weights. `on_trial`: it is taken back unless it is promoted.
+
+    `plan` is the last one made, but its base is the generation before the first mutation.
+    """
 
     plan: ApplyPlan
     generation: int
@@ -85,8 +88,10 @@ class FileApplication:
         self._progress = progress
         self._changes = 0
         self._joins_trial = False
+        self._trial_since: int | None = None
         self._first: int | None = None
         self._last: int | None = None
+        self._is_shared = False
         folder = Path(tempfile.gettempdir())
         slots = changeable_slots(infos)
         self._live = LiveWeights(machine, tensors, self._is_here, also=slots, folder=folder, progress=progress)
@@ -128,28 +133,34 @@ class FileApplication:
         try:
             return self._carry_out(confidence, origin, lease_ms, ident)
         except VbootError as error:
-            if self._last is None or not self._take_back():
+            if self._last is None or (outcome := self._taken_back()) is None:
                 raise
-            what = f"{error.what}; the machine is back at the weights of generation {self._first}"
-            raise MachineError(what, remedy=error.remedy) from error
+            raise MachineError(f"{error.what}; {outcome}", remedy=error.remedy) from error
 
-    def _take_back(self) -> bool:
-        """End a chain that failed, unless another client has changed the weights since; whether that was done."""
+    def _taken_back(self) -> str | None:
+        """End a chain that failed, unless another client has changed the weights since it began; tell which.
+
+        None if neither is known. Generations that the chain made without a conflict are all its own.
+        """
         assert self._first is not None, "a chain was begun"
         with suppress(VbootError):
-            if self._machine.hello().generation == self._last:
+            if not self._is_shared and self._machine.hello().generation == self._last:
                 self._machine.rollback(self._first, reason="vboot apply")
-                return True
-        return False
+                return f"the machine is back at the weights of generation {self._first}"
+            return (
+                "the part of the change that was made is not taken back, as other clients changed the weights, too "
+                "(see `vboot history`)"
+            )
+        return None
 
     def _carry_out(self, confidence: float, origin: str, lease_ms: int | None, ident: str) -> ApplyReport:
         conflicts = 0
-        hello = self._machine.hello()
-        self._joins_trial = hello.promoted < hello.generation
         while True:
             plan = self.plan()
             if not plan.parts and not self._changes:
                 return ApplyReport(plan, plan.base_generation, on_trial=False)
+            # After the plan: a trial that is opened later changes the generation, and so refuses the first part.
+            self._look_for_trial()
             try:
                 return self._make(plan, confidence, origin, lease_ms, ident)
             except RequestRefusedError as refusal:
@@ -160,9 +171,18 @@ class FileApplication:
                 if refusal.code != Code.STALE_GENERATION:
                     raise
                 conflicts += 1
+                self._is_shared = self._changes > 0
                 if conflicts == _CONFLICTS:
                     what = f"other clients changed the weights {conflicts} times in the meantime"
                     raise MachineError(what, remedy="try again when they are done") from refusal
+
+    def _look_for_trial(self) -> None:
+        """Note whether a trial of somebody else is open, which the next mutation would join."""
+        hello = self._machine.hello()
+        is_open = hello.promoted < hello.generation
+        is_own = self._changes > 0 and not self._joins_trial and hello.promoted == self._trial_since
+        self._joins_trial = is_open and not is_own
+        self._trial_since = hello.promoted
 
     def _make(self, plan: ApplyPlan, confidence: float, origin: str, lease_ms: int | None, ident: str) -> ApplyReport:
         is_chain = len(plan.parts) != 1 or self._changes > 0
@@ -183,19 +203,26 @@ class FileApplication:
                 progress=lambda done, _total, sent=sent: self._progress("send", sent + done, plan.bytes),  # type: ignore[misc]
             )
             self._changes += 1
+            self._first = generation if self._first is None else self._first
             if is_chain:
-                self._first = generation if self._first is None else self._first
                 self._last = made.generation
             sent += sum(size for each in part for _, size in [each.cost(plan.most)])
             generation = made.generation
         self._last = None  # all is done
+        plan = plan if self._first is None else replace(plan, base_generation=self._first)
         if plan.parts:
             self._verify(plan, generation, made if not is_chain else None)
-        if is_chain and lease_ms is not None:
-            self._machine.renew(generation, lease_ms)
-        elif is_chain and not self._joins_trial:  # else the trial of somebody else would be promoted
-            self._machine.promote(generation)
+        if is_chain:
+            self._end_chain(generation, lease_ms)
         return ApplyReport(plan, generation, on_trial=self._machine.hello().promoted < generation)
+
+    def _end_chain(self, generation: int, lease_ms: int | None) -> None:
+        if self._machine.hello().promoted == generation:
+            return  # another client has promoted it
+        if lease_ms is not None:
+            self._machine.renew(generation, lease_ms)
+        elif not self._joins_trial:  # else the trial of somebody else would be promoted
+            self._machine.promote(generation)
 
     def _verify(self, plan: ApplyPlan, generation: int, made: Mutation | None) -> None:
         """Raise MachineError unless the changed tensors have the file's digests."""

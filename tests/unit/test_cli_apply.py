@@ -227,6 +227,62 @@ def test_a_chain_that_fails_is_taken_back(
         assert connected.hello().promoted == connected.hello().generation == 4
 
 
+def meddled(monkeypatch: pytest.MonkeyPatch, others: dict[int, dict[str, Any]], fails: int | None = None) -> None:
+    """Another client makes a mutation (its options) before those of these numbers; `fails`: one that is refused."""
+    plain = MachineClient.mutate
+    number = 0
+
+    def mutate_after(self: MachineClient, edits: Sequence[Edit], **options: Any) -> Mutation:
+        nonlocal number
+        number += 1
+        if number == fails:
+            raise RequestRefusedError(1015, "the journal is full", None)
+        if number in others:
+            plain(self, [Dense("token_embd_norm.bias", 4, bytes([number, 0, 0, 0]))], confidence=1.0, **others[number])
+        return plain(self, edits, **options)
+
+    monkeypatch.setattr(MachineClient, "mutate", mutate_after)
+
+
+def test_a_chain_with_a_change_by_another_client_is_not_taken_back(
+    vboot: Vboot, machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(machine, ELEMENTS)
+    limited(monkeypatch, edits=3)
+    meddled(monkeypatch, {2: {}}, fails=4)  # generation 2 is the chain's, 3 the other client's, 4 the chain's
+    assert vboot("apply", machine, edited(tmp_path, NOISE)) == 1
+    assert "the journal is full" in vboot.last_error()
+    assert "is not taken back, as other clients changed the weights, too (see `vboot history`); " in vboot.last_error()
+    assert [record.kind for record in history(machine) if record.verdict == "applied"][-3:] == ["mutate"] * 3
+    with connect(machine) as connected:
+        assert connected.hello().generation == 4
+        assert connected.read("token_embd_norm.bias").data[4:8] == bytes([2, 0, 0, 0])
+
+
+def test_the_base_of_a_chain_is_what_the_machine_had_before_it(
+    vboot: Vboot, machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = edited(tmp_path, NOISE)
+    limited(monkeypatch, edits=3)
+    meddled(monkeypatch, {2: {}})
+    assert vboot("apply", machine, file) == 0
+    assert vboot.out.endswith(f"next: vboot rollback {machine} --generation 0    # takes it back\n")
+    assert model(machine) == GGUFSurgeon(file).digest()
+    with connect(machine) as connected:
+        assert connected.hello().promoted == connected.hello().generation
+
+
+def test_a_trial_that_another_client_opens_before_a_chain_is_not_promoted(
+    vboot: Vboot, machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(monkeypatch, edits=3)
+    meddled(monkeypatch, {1: {"lease_ms": 600_000}})
+    assert vboot("apply", machine, edited(tmp_path, NOISE)) == 0
+    assert "part of the trial that was open: taken back with it unless it is promoted\n" in vboot.out
+    with connect(machine) as connected:
+        assert connected.hello().promoted == 0
+
+
 def test_other_files_are_refused(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
     write_gguf(tmp_path / "other.gguf")
     GGUFSurgeon(tiny_model()).requantise({"blk.0.attn_q.weight": "F32"}, output=tmp_path / "typed.gguf")
