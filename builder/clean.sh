@@ -1,7 +1,8 @@
 #!/bin/sh
-# Removes what was built, in the checkout's root: `sh builder/clean.sh`. Kept, and named, are the runs of `vboot evolve`,
-# which take hours to make, and the run folders of machines that run. With --all the evolve runs are removed too; machines
-# that run must be stopped first. Asks nothing, so that it is the same for a person and for a script.
+# Removes what was built, in the checkout's root: `sh builder/clean.sh`. Kept, and named, are the runs of `vboot evolve`
+# in any folder of build/, since they take hours to make, and the run folders of machines that run. With --all the evolve
+# runs are removed too; machines that run must be stopped first. Asks nothing, so that it is the same for a person and for
+# a script.
 set -eu
 
 all=
@@ -17,6 +18,26 @@ is_running() {
     [ "$now" = "$started" ]
 }
 
+# Removes what is in a folder, but neither runs of `vboot evolve` nor machines that run, and then the folder if it is empty.
+sweep() {
+    for entry in "$1"/* "$1"/.[!.]* "$1"/..?*; do
+        if [ -L "$entry" ] || [ ! -d "$entry" ]; then
+            rm -f "$entry"
+        elif [ "$entry" = build/evolve ]; then
+            :
+        elif is_running "$entry"; then
+            kept="$kept $entry (its machine runs)"
+        elif [ -f "$entry/run.json" ] && [ -f "$entry/state.json" ]; then
+            kept="$kept $entry (a run of \`vboot evolve\`)"
+        elif [ -n "$(find "$entry" \( -name run.json -o -name machine.json \) -print | head -n 1)" ]; then
+            sweep "$entry"
+        else
+            rm -rf "$entry"
+        fi
+    done
+    rmdir "$1" 2>/dev/null || :
+}
+
 running=
 kept=
 for run in build/run/*; do
@@ -29,14 +50,11 @@ fi
 
 [ -z "$all" ] || rm -rf build
 if [ -d build ]; then
-    find build -mindepth 1 -maxdepth 1 ! -name evolve ! -name run -exec rm -rf {} +
-    for run in build/run/* build/run/.[!.]*; do
-        if is_running "$run"; then kept="$kept $run (its machine runs)"; else rm -rf "$run"; fi
-    done
+    sweep build
     if [ -n "$(ls -A build/evolve 2>/dev/null)" ]; then
         kept="$kept build/evolve (runs of \`vboot evolve\`: $(ls -A build/evolve | wc -l | tr -d ' '))"
     fi
-    rmdir build/run build/evolve build 2>/dev/null || :
+    rmdir build/evolve build 2>/dev/null || :
 fi
 rm -rf dist vector_boot/target vector_boot/fuzz/target .venv
 [ -z "$kept" ] || echo "clean: kept$kept; \`make distclean\` removes everything"

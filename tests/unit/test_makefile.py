@@ -138,6 +138,27 @@ def test_clean_keeps_evolved_weights_and_says_so(used: Path) -> None:
     assert left(used) == {"build/evolve/run 1/file"}
 
 
+def test_clean_keeps_an_evolved_run_of_another_folder(used: Path) -> None:
+    shutil.rmtree(used / "build/evolve")
+    for folder in ("build/my run", "build/deep/.hidden", "build/run/evolved"):
+        (used / folder / "moves").mkdir(parents=True)
+        for name in ("run.json", "state.json", "moves/000001.move"):
+            (used / folder / name).touch()
+    (used / "build/deep/file").touch()
+    (used / "build/only run.json").mkdir()
+    (used / "build/only run.json/run.json").touch()
+    (used / "outside").mkdir()
+    (used / "outside/file").touch()
+    (used / "build/link").symlink_to(used / "outside")
+    done = make(used, "clean")
+    assert (done.returncode, done.stderr) == (0, "")
+    kept = ("build/deep/.hidden", "build/my run", "build/run/evolved")
+    assert done.stdout.startswith("clean: kept ")
+    assert all(f" {folder} (a run of `vboot evolve`)" in done.stdout for folder in kept)
+    names = ("run.json", "state.json", "moves/000001.move")
+    assert left(used) == {"outside/file", *(f"{folder}/{name}" for folder in kept for name in names)}
+
+
 def test_clean_keeps_the_folder_of_a_machine_that_runs(used: Path) -> None:
     runs(used, "build/run/two words")
     runs(used, "build/run/1", start_ticks=1)
