@@ -508,11 +508,13 @@ def test_any_other_refusal_is_final(code: int) -> None:
         (1007, None, "the current generation"),
         (1017, {"retry_ms": 60}, "try again"),
         (1017, None, "ask for less"),
+        (1017, None, "try again after"),
     ],
 )
 def test_a_refusal_says_what_to_do(code: int, data: Any, remedy: str) -> None:
     refusal = RequestRefusedError(code, "no", data)
     assert remedy in (refusal.remedy or "")
+    assert "clients" not in (refusal.remedy or ""), "an upload or a trial is refused with 1017, too"
     assert str(refusal) == f"the machine refuses: no (code {code}); {refusal.remedy}"
 
 

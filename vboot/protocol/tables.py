@@ -726,7 +726,7 @@ REMEDIES: Mapping[int, str] = {
     1014: "list the generations with `history`",
     1015: "promote or roll back what is on trial; if the journal has failed, reboot the machine",
     1016: "read the console of the machine, then shut it down and boot a sound image",
-    1017: "end one of the clients that the message names, or ask for less at once",
+    1017: "ask for less at once, or, where `data.retry_ms` is given, try again after that time",
     1018: "boot a machine with a model that can",
     1019: "use a dense edit, or a tensor of another type",
     1020: "give a new id",
