@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qemu.launch import is_running
 from qemu.registry import parse_entry
-from qemu.run_folder import ARTEFACTS, open_run_folder
+from qemu.run_folder import ARTEFACTS, SOCKETS_ELSEWHERE, open_run_folder
 from vboot.errors import InputError
 
 
@@ -31,8 +31,8 @@ def remove_run(path: Path) -> bool:
         folder = open_run_folder(path)
         if is_running(folder):
             return False
-        others = {entry.name for entry in path.iterdir()} - {*ARTEFACTS, "sockets"}
-        if any(not name.endswith((".sock", ".sock.lock")) for name in others):
+        own = {*ARTEFACTS, *(file.name for file in folder.socket_files())}
+        if any(entry.name not in own and not _is_socket_link(entry) for entry in path.iterdir()):
             return False
         # Without it the folder is no run folder, so it goes last: an interrupted removal is continued by the next.
         for name in ARTEFACTS:
@@ -44,3 +44,7 @@ def remove_run(path: Path) -> bool:
     except (OSError, InputError):
         return False
     return True
+
+
+def _is_socket_link(entry: Path) -> bool:
+    return entry.name == SOCKETS_ELSEWHERE and entry.is_symlink()

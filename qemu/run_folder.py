@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
+import stat
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,9 @@ from vboot.text import json_text, path_text
 
 _SOCKET_PATH_LIMIT = 107
 """The longest Unix socket path: 108 bytes with the closing zero."""
-_SOCKETS_ELSEWHERE = "sockets"
+SOCKETS_ELSEWHERE = "sockets"
+"""The link to the folder that holds the sockets, where the run folder's own path is too long."""
+_SHORT_PREFIX = "vboot-"
 _FOLDER_MODE = 0o700
 """The console and the evolution port are for the user who started the machine."""
 ARTEFACTS = ("console.log", "qemu.log", "channel.jsonl", "command.txt", "machine.json", "verdict.json")
@@ -77,14 +80,25 @@ class RunFolder:
         with atomic_write(path) as file:
             file.write(text.encode() + b"\n")
 
-    def remove_sockets(self) -> None:
-        """Remove the sockets and their locks, and the folder elsewhere that held them."""
+    def socket_files(self) -> tuple[Path, ...]:
+        """The sockets and their locks; not all of them need exist."""
         ports = port_sockets(self.endpoints.evolution)
-        for path in (*ports, *map(lock_file, ports), self.endpoints.qmp):
-            path.unlink(missing_ok=True)
-        if self.sockets != self.path:
-            shutil.rmtree(self.sockets, ignore_errors=True)
-            (self.path / _SOCKETS_ELSEWHERE).unlink(missing_ok=True)
+        return (*ports, *map(lock_file, ports), self.endpoints.qmp)
+
+    def remove_sockets(self) -> None:
+        """Remove the sockets and their locks, and the folder elsewhere that held them.
+
+        A link can be made to point anywhere: in a folder that `create_run_folder` did not make, nothing is removed.
+        """
+        elsewhere = self.sockets != self.path
+        if not elsewhere or _is_short_folder(self.sockets):
+            for path in self.socket_files():
+                path.unlink(missing_ok=True)
+        if elsewhere:
+            if _is_short_folder(self.sockets):
+                with suppress(OSError):  # it holds other files
+                    self.sockets.rmdir()
+            (self.path / SOCKETS_ELSEWHERE).unlink(missing_ok=True)
 
 
 def create_run_folder(run: Path | None = None, *, base: Path = Path("build/run")) -> RunFolder:
@@ -109,7 +123,7 @@ def open_run_folder(run: Path) -> RunFolder:
         raise InputError(
             f"{path_text(run)} is not the run folder of a machine", remedy="give the folder that boot printed"
         )
-    elsewhere = path / _SOCKETS_ELSEWHERE
+    elsewhere = path / SOCKETS_ELSEWHERE
     return RunFolder(path, elsewhere.readlink() if elsewhere.is_symlink() else path)
 
 
@@ -149,8 +163,8 @@ def _make_given(run: Path) -> Path:
         raise InputError(
             f"the run folder {path_text(run)} holds other files", remedy="name an empty folder or an earlier run"
         )
-    if _SOCKETS_ELSEWHERE in held:
-        RunFolder(path, (path / _SOCKETS_ELSEWHERE).readlink()).remove_sockets()
+    if SOCKETS_ELSEWHERE in held:
+        RunFolder(path, (path / SOCKETS_ELSEWHERE).readlink()).remove_sockets()
     for name in ARTEFACTS:
         (path / name).unlink(missing_ok=True)
     RunFolder(path, path).remove_sockets()
@@ -160,7 +174,7 @@ def _make_given(run: Path) -> Path:
 def _make_sockets_folder(path: Path) -> Path:
     if _fits(path):
         return path
-    short = Path(tempfile.mkdtemp(prefix="vboot-"))
+    short = Path(tempfile.mkdtemp(prefix=_SHORT_PREFIX))
     if not _fits(short):
         short.rmdir()
         folders = f"{path_text(path)} and {path_text(short)}"
@@ -168,8 +182,19 @@ def _make_sockets_folder(path: Path) -> Path:
             f"no folder has a path short enough for Unix sockets: {folders} are too long",
             remedy="give a shorter run folder, or set TMPDIR to a shorter one",
         )
-    (path / _SOCKETS_ELSEWHERE).symlink_to(short)
+    (path / SOCKETS_ELSEWHERE).symlink_to(short)
     return short
+
+
+def _is_short_folder(path: Path) -> bool:
+    """Whether this is a folder as `_make_sockets_folder` makes them: named so, and of this user alone."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    named = path.is_absolute() and path.name.startswith(_SHORT_PREFIX)
+    mode = (stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode))
+    return named and mode == (stat.S_IFDIR, _FOLDER_MODE) and status.st_uid == os.geteuid()
 
 
 def _fits(folder: Path) -> bool:

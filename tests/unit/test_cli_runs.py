@@ -198,6 +198,24 @@ def test_prune_keeps_the_newest_and_everything_that_is_no_ended_run(tmp_path: Pa
     assert attach(alive.run).pid == alive.pid
 
 
+def test_prune_removes_nothing_outside_the_run_folder(tmp_path: Path, vboot: Vboot) -> None:
+    base = tmp_path / "here" / "build" / "run"
+    linked, held = ended(base / "linked"), ended(base / "held")
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "note.txt").write_text("mine")
+    (linked / "sockets").symlink_to(victim)
+    (held / "sockets").mkdir()
+    (held / "sockets" / "note.txt").write_text("mine")
+    told = vboot.json("prune", "--keep", "0")
+    assert ([Path(path).name for path in told["removed"]], [Path(path).name for path in told["left"]]) == (
+        ["linked"],
+        ["held"],
+    )
+    assert (victim / "note.txt").read_text() == "mine"
+    assert {"machine.json", "console.log"} <= {path.name for path in held.iterdir()}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTRAP, None])
 def test_too_little_memory_for_qemu_is_said_so(tmp_path: Path, number: signal.Signals | None) -> None:
     program = tmp_path / "qemu"

@@ -50,6 +50,33 @@ def test_sockets_move_where_a_unix_socket_path_fits(tmp_path: Path) -> None:
     assert sorted(path.name for path in run.iterdir()) == ["machine.json"]
 
 
+@pytest.mark.parametrize("name", ["victim", "vboot-victim"])
+def test_a_link_that_was_turned_elsewhere_does_not_remove_what_is_there(tmp_path: Path, name: str) -> None:
+    folder = create_run_folder(tmp_path / ("x" * 100))
+    victim = tmp_path / name
+    victim.mkdir(mode=0o755)
+    for file in ("note.txt", "evolution.sock"):
+        (victim / file).write_text("mine")
+    link = folder.path / "sockets"
+    link.unlink()
+    link.symlink_to(victim)
+    folder.write_json(folder.machine, {})
+    open_run_folder(folder.path).remove_sockets()
+    assert sorted(path.name for path in victim.iterdir()) == ["evolution.sock", "note.txt"]
+    assert not link.is_symlink()
+    folder.sockets.rmdir()
+
+
+def test_files_of_others_beside_the_sockets_stay(tmp_path: Path) -> None:
+    folder = create_run_folder(tmp_path / ("x" * 100))
+    for path in (folder.endpoints.qmp, folder.sockets / "note.txt"):
+        path.touch()
+    folder.remove_sockets()
+    assert [path.name for path in folder.sockets.iterdir()] == ["note.txt"]
+    (folder.sockets / "note.txt").unlink()
+    folder.sockets.rmdir()
+
+
 def test_sockets_stay_in_a_folder_that_is_short_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = create_run_folder(Path("r"))
