@@ -211,7 +211,7 @@ def test_what_is_asked_of_qemu(vboot: Vboot, install_qemu: Callable[[str], None]
     assert "read-only=off," in command.partition("serial=vb-rts")[2]
     assert "serial=vb-state" in command
     assert "boot: accelerator tcg: emulation was asked for" in vboot.err
-    assert "boot: memory 192 MiB: kernel 46.0 MiB" in vboot.err
+    assert "boot: memory 192 MiB: kernel 54.0 MiB" in vboot.err
 
 
 def test_a_processor_model_that_qemu_does_not_list(

@@ -116,7 +116,7 @@ def test_running_needs_kernel_archive_weights_and_workspace() -> None:
     large = need(weights=500, workspace=64)
     assert large.mib == 688
     assert large.explain().startswith(
-        "688 MiB: kernel 66.0 MiB, initial RAM disk 2.0 MiB, weights 500.0 MiB, working memory 64.0"
+        "688 MiB: kernel 74.0 MiB, initial RAM disk 2.0 MiB, weights 500.0 MiB, working memory 64.0"
     )
 
 
