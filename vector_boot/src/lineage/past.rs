@@ -26,24 +26,24 @@ impl Lineage {
             return Err(unknown(format!("there is no generation {to} yet: the newest is {}", self.generation)));
         }
         let journal = |why| PastError::Lineage(LineageError::Journal(why));
-        let from_images = self.undo.reaches(to);
-        // A rebuild holds an entry of the log and the pages before each of its edits, too.
-        let copies = if from_images { 1 } else { 3 };
-        self.require_memory_for_past(to, u64::from(self.store.memory().dirty_count()) * PAGE as u64 * copies)?;
-        let memory = match from_images {
-            true => {
-                let base = self.store.base_memory();
-                let mut memory =
-                    base.map_err(|error| journal(format!("the file of the model cannot be mapped: {error}")))?;
-                let current = self.store.memory();
-                current.dirty_pages().for_each(|page| _ = memory.restore_page(page, current.page(page)));
-                self.undo.restore_in(to, &mut memory);
-                memory
-            }
-            false => self
-                .rebuild(to, progress)
-                .map_err(journal)?
-                .ok_or_else(|| unknown(format!("generation {to} is no longer kept")))?,
+        let base = || {
+            let base = self.store.base_memory();
+            base.map_err(|error| journal(format!("the file of the model cannot be mapped: {error}")))
+        };
+        let dirty_bytes = u64::from(self.store.memory().dirty_count()) * PAGE as u64;
+        let memory = if to == 0 {
+            base()? // no page of it is copied, so it takes no memory
+        } else if self.undo.reaches(to) {
+            self.require_memory_for_past(to, dirty_bytes)?;
+            let (mut memory, current) = (base()?, self.store.memory());
+            current.dirty_pages().for_each(|page| _ = memory.restore_page(page, current.page(page)));
+            self.undo.restore_in(to, &mut memory);
+            memory
+        } else {
+            // A rebuild holds an entry of the log and the pages before each of its edits, too.
+            self.require_memory_for_past(to, 3 * dirty_bytes)?;
+            let rebuilt = self.rebuild(to, progress).map_err(journal)?;
+            rebuilt.ok_or_else(|| unknown(format!("generation {to} is no longer kept")))?
         };
         match self.fingerprint_of(to) {
             Some(expected) if expected != memory.fingerprint() => {
@@ -55,7 +55,7 @@ impl Lineage {
 
     fn require_memory_for_past(&self, to: u64, bytes: u64) -> Result<(), PastError> {
         let available = (self.budget.available)();
-        if to == 0 || available == 0 || bytes + RESERVE_BYTES < available {
+        if available == 0 || bytes + RESERVE_BYTES < available {
             return Ok(());
         }
         let text =

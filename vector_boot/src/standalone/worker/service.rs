@@ -59,8 +59,8 @@ pub struct ServiceSettings {
 
 struct Stopping {
     reboot: bool,
-    /// The connection that asked.
-    connection: u64,
+    /// The connections that asked.
+    connections: Vec<u64>,
     deadline_ms: u64,
     /// Whether the message to the supervisor has been sent.
     sent: bool,

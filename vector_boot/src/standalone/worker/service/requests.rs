@@ -45,14 +45,19 @@ impl Service {
         params.finish()?;
         request.no_blob()?;
         let deadline_ms = self.now_ms() + BYE_WAIT_MS;
-        self.stopping = Some(Stopping { reboot, connection, deadline_ms, sent: false });
+        // The first one decides: another request neither delays the end nor makes it another.
+        let first = || Stopping { reboot, connections: vec![], deadline_ms, sent: false };
+        let asked = &mut self.stopping.get_or_insert_with(first).connections;
+        if !asked.contains(&connection) {
+            asked.push(connection);
+        }
         Ok(json!({}).into())
     }
 
-    /// The client that asked for the end says that it knows: there is nothing to wait for.
+    /// A client that asked for the end says that it knows: there is nothing to wait for.
     pub(super) fn handle_bye(&mut self, connection: u64) {
         let now = self.now_ms();
-        if let Some(stopping) = self.stopping.as_mut().filter(|stopping| stopping.connection == connection) {
+        if let Some(stopping) = self.stopping.as_mut().filter(|stopping| stopping.connections.contains(&connection)) {
             stopping.deadline_ms = now;
         }
     }
