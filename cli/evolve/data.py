@@ -5,6 +5,7 @@ Package lists and files change; the copy does not. It is a file of pairs like th
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,23 +31,37 @@ class RunData:
 
 
 NEW_RUN = "begin a new run with --folder DIR"
+_REPORT_OWN = "leave --data out to use its own pairs, or use --no-report"
+_REPORT_ORIGINAL = "give the original pairs with --data, or use --no-report"
 
 
-def run_data(folder: Path, given: str | None, *, otherwise: str = NEW_RUN) -> RunData:
+def run_data(folder: Path, given: str | None, *, for_report: bool = False) -> RunData:
     """The data for the run in a folder, which may not exist yet: the copy in it, else what `given` names.
 
-    `otherwise`: what else the user can do if the pairs are other ones. Raises InputError if `given` (None: not given)
-    has other pairs than the run, or these cannot be found; ToolError.
+    `for_report`: only a report is made, of which the user gave the folder. Raises InputError if `given` (None: not
+    given) has other pairs than the run, or these cannot be found; ToolError.
     """
     origin = find_origin(folder)
     if origin is None:
         return RunData(read_pairs(given or DEBIAN), lasting(given or DEBIAN))
     kept = _kept(folder, origin)
     if kept is None:
-        return RunData(_original(folder, origin, given, otherwise), origin.data)
+        return RunData(_original(folder, origin, given, for_report=for_report), origin.data)
     if given is not None and (lasting(given) != origin.data or given != DEBIAN):
-        _compare(folder, origin, given, otherwise)
+        _compare(folder, origin, given, for_report=for_report)
     return RunData(kept, origin.data)
+
+
+def known_pairs(folder: Path, given: str) -> Dataset | None:
+    """The pairs that the run in a folder began with: its copy, or what `given` names; None if they are not here."""
+    try:
+        origin = find_origin(folder)
+        if origin is None:
+            return None
+        found = _kept(folder, origin) or read_pairs(given)
+    except VbootError:
+        return None
+    return found if found.sha256 == origin.sha256 else None
 
 
 def keep(folder: Path, data: RunData) -> None:
@@ -93,17 +108,18 @@ def _damaged(path: Path, origin: Origin) -> InputError:
     return InputError(what, remedy=f"restore it from a backup, or remove it if {origin.data} still has the same pairs")
 
 
-def _original(folder: Path, origin: Origin, given: str | None, otherwise: str) -> Dataset:
+def _original(folder: Path, origin: Origin, given: str | None, *, for_report: bool) -> Dataset:
     """The data of a run without a copy, from where they came from. Raises InputError if they have changed."""
     wanted = origin.data if given is None else given
     found = read_pairs(wanted)
     if found.sha256 != origin.sha256:
         what = f"{wanted} has other pairs than those that the run in {path_text(folder)} began with, and it has no copy"
-        raise InputError(what, remedy=f"give the original pairs with --data, or {otherwise}")
+        remedy = f"give the original pairs with {_again(folder)} --data FILE, or {NEW_RUN}"
+        raise InputError(what, remedy=_REPORT_ORIGINAL if for_report else remedy)
     return found
 
 
-def _compare(folder: Path, origin: Origin, given: str, otherwise: str) -> None:
+def _compare(folder: Path, origin: Origin, given: str, *, for_report: bool) -> None:
     """Say that the source has changed. Raises InputError if another one was given, with other pairs."""
     try:
         same = read_pairs(given).sha256 == origin.sha256
@@ -115,6 +131,12 @@ def _compare(folder: Path, origin: Origin, given: str, otherwise: str) -> None:
         return
     if lasting(given) != origin.data:
         what = f"{given} has other pairs than those that the run in {path_text(folder)} began with"
-        raise InputError(what, remedy=f"leave --data out to use its own pairs, or {otherwise}")
+        remedy = f"give {_again(folder)} without --data to use its own pairs, or {NEW_RUN}"
+        raise InputError(what, remedy=_REPORT_OWN if for_report else remedy)
     text = f"{given} has changed since this run began, which goes on with its copy {path_text(folder / KEPT_PAIRS)}"
     sys.stderr.write(f"evolve: {text}; --folder DIR begins a new run\n")
+
+
+def _again(folder: Path) -> str:
+    """The option that names this run: other data alone would select another default folder."""
+    return f"--folder {shlex.quote(path_text(folder))}"

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from builder.manifest import NAME as MANIFEST
 from builder.plan import TENSORS_NAME
-from cli.evolve.data import DEBIAN
-from evolution.fitness.retrieval import BATCH_SIZE
+from cli.evolve.data import DEBIAN, known_pairs
+from cli.evolve.runs import find_origin
+from evolution.daemon import identity
+from evolution.daemon.config import StrategyPlan
+from evolution.fitness.retrieval import BATCH_SIZE, RetrievalFitness
 from vboot.errors import InputError
 from vboot.text import path_text
 
@@ -21,16 +26,17 @@ FOLDERS = Path("build/evolve")
 TIER = "norms"
 
 
-def default_folder(arguments: argparse.Namespace, model: Path) -> Path:
+def default_folder(arguments: argparse.Namespace, model: Path, plan: StrategyPlan) -> Path:
     """The folder of the run with these arguments: the same arguments and the same model give the same folder.
 
-    A run that an earlier version began under a shorter name is found, too. Raises InputError if the model cannot be
-    read.
+    `plan`: what the arguments say. A run that an earlier version began under a shorter name is found, too, if it has
+    the same settings. Raises InputError if the model cannot be read.
     """
     digest = file_sha256(model)
     data = arguments.data or DEBIAN
     earlier = FOLDERS / _earlier_name(arguments, data)
-    if _model_of(earlier) == digest:
+    recorded = _settings_of(earlier)
+    if recorded.get("model") == digest and _is_same_run(earlier, recorded, arguments, plan, data):
         return earlier
     return FOLDERS / _name(arguments, model, digest, data)
 
@@ -41,7 +47,7 @@ def tiers(arguments: argparse.Namespace) -> Sequence[str]:
 
 
 def _name(arguments: argparse.Namespace, model: Path, digest: str, data: str) -> str:
-    parts = [_word(_model_name(model)), digest[:8], _word(Path(data).stem), arguments.strategy, *tiers(arguments)]
+    parts = [_word(_model_name(model)), digest[:8], *_data_name(data), arguments.strategy, *tiers(arguments)]
     parts.append(f"seed{arguments.seed}")
     if arguments.batch != BATCH_SIZE:
         parts.append(f"batch{arguments.batch}")
@@ -51,6 +57,13 @@ def _name(arguments: argparse.Namespace, model: Path, digest: str, data: str) ->
     if any(others):
         parts.append(hashlib.sha256(json.dumps(others).encode()).hexdigest()[:6])
     return "-".join(parts)
+
+
+def _data_name(data: str) -> list[str]:
+    """The file's name, and the beginning of the digest of its path: files in two folders may have one name."""
+    if data == DEBIAN:
+        return [DEBIAN]
+    return [_word(Path(data).stem), hashlib.sha256(os.fsencode(os.path.realpath(data))).hexdigest()[:6]]
 
 
 def _model_name(model: Path) -> str:
@@ -74,12 +87,34 @@ def _earlier_name(arguments: argparse.Namespace, data: str) -> str:
     return "-".join((model, Path(data).stem, arguments.strategy, *tiers(arguments), str(arguments.seed)))
 
 
-def _model_of(folder: Path) -> str | None:
-    """The SHA-256 (hex) of the model of the run in a folder, if there is one."""
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """The recorded settings of the run in a folder; none if there is no run."""
     try:
-        return str(json.loads((folder / "run.json").read_bytes())["settings"]["model"])
+        return dict(json.loads((folder / "run.json").read_bytes())["settings"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return None
+        return {}
+
+
+def _is_same_run(
+    folder: Path, recorded: dict[str, Any], arguments: argparse.Namespace, plan: StrategyPlan, data: str
+) -> bool:
+    """Whether a run has those settings of the arguments that its short name does not tell.
+
+    Without its pairs the size of its batches is not known; then it is assumed to be the default one.
+    """
+    if recorded.get("options") != identity.options(plan) or recorded.get("kernel_every") != arguments.kernels:
+        return False
+    try:
+        origin = find_origin(folder)
+    except InputError:
+        origin = None  # damaged, which is reported when the run is opened
+    if origin is not None and os.path.realpath(origin.data) != os.path.realpath(data):
+        return False
+    pairs = known_pairs(folder, data)
+    if pairs is None:
+        return bool(arguments.batch == BATCH_SIZE)
+    fitness = RetrievalFitness(pairs.search, seed=arguments.seed, batch_size=arguments.batch)
+    return bool(recorded.get("fitness") == identity.fingerprint(fitness))
 
 
 def file_sha256(path: Path) -> str:

@@ -38,13 +38,17 @@ def load_origin(path: Path) -> Origin:
     """The inputs of the run in a folder. Raises InputError if it is not a run's folder, or does not record them."""
     _require_run(path)
     file = path / _ORIGIN_FILE
+    what = f"{path_text(file)} does not say what the run began with"
+    if not file.exists():
+        raise InputError(f"{path_text(file)} is missing", remedy="go on with the run first, which writes it")
+    remedy = f"restore it from a backup, or remove {path_text(file)} and go on with the run, which writes it again"
     try:
         members = json.loads(file.read_bytes())
         origin = Origin(**members)
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{file} does not say what the run began with", remedy="go on with the run first") from error
+        raise InputError(what, remedy=remedy) from error
     if not all(isinstance(value, str) for value in members.values()):
-        raise InputError(f"{file} does not say what the run began with", remedy="go on with the run first")
+        raise InputError(what, remedy=remedy)
     return origin
 
 

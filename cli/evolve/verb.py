@@ -49,9 +49,9 @@ def run(arguments: argparse.Namespace) -> Answer:
     # The listeners show the daemon's events; without a handler Python would also print its warnings.
     logging.getLogger(LOGGER).addHandler(logging.NullHandler())
     begun = begin(arguments)
-    folder: Path = arguments.folder or default_folder(arguments, begun.model)
-    data = run_data(folder, arguments.data)
     plan = _plan(arguments)
+    folder: Path = arguments.folder or default_folder(arguments, begun.model, plan)
+    data = run_data(folder, arguments.data)
     ready_tools()
     model = composed(begun.model, folder) if arguments.kernels else begun.model
     with opened_body(arguments, replace(begun, model=model)) as body:
@@ -102,7 +102,7 @@ def _report(arguments: argparse.Namespace) -> Answer:
     model = Path(origin.model) if arguments.model is None else arguments.model
     if arguments.no_report:
         return run_answer(path, model=model, dataset=None)
-    data = run_data(path, arguments.data, otherwise="use --no-report")
+    data = run_data(path, arguments.data, for_report=True)
     ready_tools()
     return run_answer(path, model=model, dataset=data.dataset)
 

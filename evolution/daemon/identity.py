@@ -27,12 +27,17 @@ def settings(
         "data": _data_digest(fitness),
         "strategy": plan.name,
         "seed": plan.seed,
-        "options": json.loads(json.dumps(dict(plan.options), default=repr, sort_keys=True)),
+        "options": options(plan),
         "tiers": [asdict(tier) for tier in plan.tiers],
         **config.deciding(),
         # Last, so that a difference with a more specific name is reported first.
         "fitness": fingerprint(fitness),
     }
+
+
+def options(plan: StrategyPlan) -> Any:
+    """The options of a strategy as JSON values."""
+    return json.loads(json.dumps(dict(plan.options), default=repr, sort_keys=True))
 
 
 def fingerprint(fitness: Fitness) -> str:

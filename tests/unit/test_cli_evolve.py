@@ -127,7 +127,7 @@ def test_the_same_command_goes_on(vboot: Vboot, words: tuple[str | Path, ...]) -
     more = vboot.json("evolve", "--in-process", "--no-report", *words, *ES, "--generations", "3")
     assert "resumes" in vboot.err
     assert (more["generations"], more["folder"]) == (3, first["folder"])
-    name = r"build/evolve/vectorland-[0-9a-f]{8}-pairs-antithetic_es-output-seed1-batch4-[0-9a-f]{6}"
+    name = r"build/evolve/vectorland-[0-9a-f]{8}-pairs-[0-9a-f]{6}-antithetic_es-output-seed1-batch4-[0-9a-f]{6}"
     assert re.fullmatch(name, first["folder"])
 
 
@@ -147,7 +147,10 @@ def test_what_differs_from_the_run_in_a_folder_is_told_with_the_way_out(
         (("--batch", "5"), "began with another batch size, "),
         (("--seed", "2"), "has the seed 1, not 2; give the same --seed"),
         (("--tier", "norms"), "; give the same --tier"),
-        (("--data", more), f"{more} has other pairs than those that the run in run began with; leave --data out"),
+        (
+            ("--data", more),
+            f"{more} has other pairs than those that the run in run began with; give --folder run without --data ",
+        ),
     ):
         assert vboot(*run, *change) == 1
         assert outcome in vboot.last_error()
@@ -200,7 +203,8 @@ def test_a_run_without_a_copy_needs_the_pairs_it_began_with(
     pairs.write_text("\n".join(pairs.read_text().splitlines()[:-40]))
     assert vboot(*command) == 1
     assert vboot.last_error().endswith(
-        "began with, and it has no copy; give the original pairs with --data, or begin a new run with --folder DIR"
+        f"began with, and it has no copy; give the original pairs with --folder {folder} --data FILE, "
+        "or begin a new run with --folder DIR"
     )
 
 
@@ -217,6 +221,35 @@ def test_the_folder_tells_the_model_and_finds_runs_of_earlier_versions(
     assert vboot.json(*command, "--model", other)["folder"] != str(first)
     earlier = first.with_name("vectorland-pairs-antithetic_es-output-1")
     first.rename(earlier)
+    assert vboot.json(*command)["folder"] == str(earlier)
+
+
+def test_files_of_one_name_in_two_folders_are_two_runs(
+    vboot: Vboot, words: tuple[str | Path, ...], pairs: Path
+) -> None:
+    command = ("evolve", "--file", "out.gguf", "--no-report", *words, *NONE)
+    lines = pairs.read_text().splitlines()
+    folders = []
+    for name, text in (("a", lines), ("b", lines[:-40])):
+        Path(name).mkdir()
+        Path(name, "pairs.jsonl").write_text("\n".join(text))
+        folders.append(vboot.json(*command, "--data", f"{name}/pairs.jsonl")["folder"])
+    assert folders[0] != folders[1]
+    assert vboot.json(*command, "--data", f"b/../a/{pairs.name}")["folder"] == folders[0]
+
+
+@pytest.mark.parametrize(
+    "change", [("--batch", "5"), ("--kernels", "3"), ("--option", "pairs=3"), ("--data", "b/pairs.jsonl")]
+)
+def test_a_run_of_an_earlier_version_with_other_settings_is_another_run(
+    vboot: Vboot, words: tuple[str | Path, ...], pairs: Path, change: tuple[str, str]
+) -> None:
+    command = ("evolve", "--in-process", "--no-report", *words, "--model", small_model(), *NONE)
+    Path("b").mkdir()
+    Path("b/pairs.jsonl").write_text("\n".join(pairs.read_text().splitlines()[:-40]))
+    first = Path(vboot.json(*command)["folder"])
+    earlier = first.rename(first.with_name(f"{small_model().stem}-pairs-antithetic_es-output-1"))
+    assert vboot.json(*command, *change)["folder"] not in (str(first), str(earlier))
     assert vboot.json(*command)["folder"] == str(earlier)
 
 
@@ -474,6 +507,12 @@ def test_a_report_on_another_model_or_other_data_is_refused(
     assert vboot.last_error().endswith("no copy; give the original pairs with --data, or use --no-report")
     Path("run/origin.json").write_text('{"model": 1}')
     assert vboot("evolve", "--report", "run") == 1
-    assert vboot.last_error() == (
-        "vboot: error: run/origin.json does not say what the run began with; go on with the run first"
-    )
+    for command in (("--report", "run"), ("--in-process", "--no-report", "--folder", "run", *words)):
+        assert vboot("evolve", *command) == 1
+        assert vboot.last_error() == (
+            "vboot: error: run/origin.json does not say what the run began with; restore it from a backup, or remove "
+            "run/origin.json and go on with the run, which writes it again"
+        )
+    Path("run/origin.json").unlink()
+    assert vboot("evolve", "--report", "run") == 1
+    assert vboot.last_error() == ("vboot: error: run/origin.json is missing; go on with the run first, which writes it")
