@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ from builder.plan import RTS_NAME, TENSORS_NAME
 from image.rts import HEADER_SIZE
 from image.streams import Progress, consume, open_input, read_chunks, size_of
 from vboot.errors import InputError
-from vboot.text import path_text
+from vboot.text import path_text, printable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -64,17 +66,16 @@ def check_image(
 
     `tensors` also hashes the container's model, which takes as long as reading it; `composed` the file vectorland.gguf,
     which no machine boots from. `key` must have signed manifest and container; without it a signed one is compared
-    with the public key that it states itself. Raises InputError for the first thing that is wrong.
+    with the public key that it states itself, and refused if it states none. Raises InputError for the first thing
+    that is wrong.
     """
     path = folder / MANIFEST_NAME
-    try:
-        manifest = read_manifest(path.read_bytes(), origin=path_text(path))
-    except OSError as error:
-        raise InputError(f"{path_text(path)} cannot be read: {error.strerror}", remedy=REMEDY) from error
+    manifest = _read(path)
+    key = key or _stated_key(manifest, path)
     if key is not None:
         _require_signature(manifest, key, path)
-    elif (stated := _stated_key(manifest)) is not None:
-        _require_signature(manifest, stated, path)
+    elif manifest.key_id is not None:
+        raise _unknown_key(path, manifest.key_id)
     stamps = {}
     for name in (VMLINUZ_NAME, INITRAMFS_NAME, *([TENSORS_NAME] if composed else [])):
         stamps[folder / name] = _check_file(folder / name, _listed(manifest, name, path), progress)
@@ -94,6 +95,18 @@ def require_unchanged(checked: Checked) -> None:
             raise InputError(
                 f"{path_text(path)} was changed while the machine started", remedy="do not write to an image in use"
             )
+
+
+def _read(path: Path) -> Manifest:
+    try:
+        # Opening a FIFO would block.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InputError(f"{path_text(path)} is not a regular file", remedy=REMEDY)
+            return read_manifest(file.read(), origin=path_text(path))
+    except OSError as error:
+        raise InputError(f"{path_text(path)} cannot be read: {error.strerror}", remedy=REMEDY) from error
 
 
 def _listed(manifest: Manifest, name: str, origin: Path) -> OutputFile:
@@ -128,23 +141,35 @@ def _check_container(
     with open_input(path, what="RTS file") as file:
         stamp = _stamp_of(file, path, _listed(manifest, RTS_NAME, origin))
         head = hashlib.sha256(os.pread(file.fileno(), HEADER_SIZE, 0)).hexdigest()
-        public_key = key or _stated_key(manifest)
-        header = verify_open(
-            file, path=path, block_device=False, public_key=public_key, tensors=tensors, progress=progress
-        )
+        header = verify_open(file, path=path, block_device=False, public_key=key, tensors=tensors, progress=progress)
+    if header.signed and key is None:
+        raise _unknown_key(path, header.key_id.hex())
     if head != facts.get("header_sha256"):
         raise _wrong(path, f"has a header of SHA-256 {head}", f"{facts.get('header_sha256')} ({MANIFEST_NAME})")
     return stamp, header.key_id.hex() if header.signed else None
 
 
-def _stated_key(manifest: Manifest) -> Ed25519PublicKey | None:
-    """The key that the manifest says the image is signed with; it proves nothing, but finds damage."""
+def _unknown_key(path: Path, key_id: str) -> InputError:
+    """The error for a signature that cannot be checked, so that who made it would only be believed."""
+    what = f"{path_text(path)} says it is signed by the key {key_id}, but {MANIFEST_NAME} does not hold the public key"
+    return InputError(what, remedy=REMEDY)
+
+
+def _stated_key(manifest: Manifest, origin: Path) -> Ed25519PublicKey | None:
+    """The key that the manifest says the image is signed with; it proves nothing, but finds damage.
+
+    Only its digits: a path there would make whoever wrote the manifest choose what is read.
+    """
     stated = manifest.inputs.get("rts", {}).get("public_key")
     if stated is None:
         return None
+    if not (isinstance(stated, str) and re.fullmatch(r"[0-9a-f]{64}", stated)):
+        shown = printable(str(stated))[:80]
+        what = f"{path_text(origin)} states the public key {shown}, expected 64 hex digits"
+        raise InputError(what, remedy=REMEDY)
     from builder.signing_key import load_public_key
 
-    return load_public_key(str(stated))
+    return load_public_key(stated)
 
 
 def _stamp_of(file: BinaryIO, path: Path, listed: OutputFile) -> Stamp:

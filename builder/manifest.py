@@ -35,13 +35,17 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that was read and whose seal holds: `inputs` by step, `key_id` in hex (None: unsigned)."""
+    """A manifest that was read and whose seal holds: `inputs` by step, `key_id` in hex (None: unsigned).
+
+    `configuration` is what stands there, which may be anything.
+    """
 
     outputs: Mapping[str, OutputFile]
     inputs: Mapping[str, Facts]
     sha256: str
     key_id: str | None
     signature: str | None
+    configuration: object = None
 
     def require_signature(self, key: Ed25519PublicKey, *, origin: str) -> None:
         """Raises InputError if the signature is not by `key`."""
@@ -117,7 +121,7 @@ def read_manifest(data: bytes, *, origin: str) -> Manifest:
     if not (isinstance(inputs, dict) and all(isinstance(facts, dict) for facts in inputs.values())):
         raise InputError(f"{origin} is not a manifest", remedy=_AGAIN)
     texts = (key_id if isinstance(key_id, str) else None, signature if isinstance(signature, str) else None)
-    return Manifest(outputs, inputs, sha256, *texts)
+    return Manifest(outputs, inputs, sha256, *texts, configuration=document.get("configuration"))
 
 
 def parse_outputs(data: bytes, *, origin: str) -> dict[str, OutputFile]:

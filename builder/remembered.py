@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from builder.manifest import NAME as MANIFEST_NAME
+from builder.manifest import read_manifest
 from builder.settings import SETTINGS, Config, Setting, Value
+from image.streams import open_input
 from vboot.errors import InputError
 from vboot.files import atomic_write
 from vboot.text import path_text
@@ -32,6 +34,17 @@ def recall(folder: Path) -> dict[str, Value]:
     if stored is None:
         return _from_manifest(folder / MANIFEST_NAME)
     return {setting.name: value for setting in BUILT if (value := _accepted(setting, stored)) is not None}
+
+
+def recall_runtime(folder: Path) -> dict[str, Value]:
+    """The settings of [runtime] in the sealed manifest of an image, also under its signature; none if it is damaged."""
+    try:
+        with open_input(folder / MANIFEST_NAME, what="manifest") as file:
+            manifest = read_manifest(file.read(_LIMIT_BYTES), origin=MANIFEST_NAME)
+    except (OSError, InputError):
+        return {}  # what is wrong with it is told where the image is checked
+    values = _from_configuration(manifest.configuration)
+    return {name: value for name, value in values.items() if name.startswith("runtime.")}
 
 
 def remember(folder: Path, config: Config) -> None:
@@ -65,6 +78,16 @@ def lost_file(config: Config) -> str | None:
     return None
 
 
+def changes_image(config: Config) -> bool:
+    """Whether files of the image are asked to be other than those of the last build: [runtime] is of a boot."""
+    built = recall(config.image.output)
+    return any(
+        _text(setting, _value(config, setting)) != _text(setting, built.get(setting.name, setting.default))
+        for setting in BUILT
+        if setting.section != "runtime"
+    )
+
+
 def require_files(config: Config) -> None:
     """Raises InputError if a file of the remembered settings is no longer there."""
     lost = lost_file(config)
@@ -93,9 +116,16 @@ def _from_manifest(path: Path) -> dict[str, Value]:
     """What the manifest of an older build tells; of a path it has only the last part, which is looked for here."""
     try:
         with path.open("rb") as file:
-            configuration = json.loads(file.read(_LIMIT_BYTES))["configuration"]
+            return _from_configuration(json.loads(file.read(_LIMIT_BYTES))["configuration"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _from_configuration(configuration: Any) -> dict[str, Value]:
+    """The settings of a manifest's `configuration` that are not the defaults."""
+    try:
         stored = {s.name: configuration[s.section].get(s.key) for s in BUILT if s.section in configuration}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (TypeError, AttributeError):
         return {}
     values = {setting.name: value for setting in BUILT if (value := _accepted(setting, stored)) is not None}
     return {name: value for name, value in values.items() if value != _default(name)}

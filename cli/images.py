@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from builder.boot_image import BootImage, open_image
 from builder.integrity import check_image
 from builder.manifest import NAME as MANIFEST_NAME
-from builder.remembered import lost_file
+from builder.remembered import changes_image, lost_file
 from builder.settings import Config
 from cli.boot_watch import STEP
 from cli.progress import reported
@@ -75,7 +75,7 @@ def open_or_build(given: Path | None, config: Config, demand: Demand = Demand())
 
 def _bring_up_to_date(config: Config) -> None:
     lost = lost_file(config)
-    if lost is not None and _is_whole(config.image.output):
+    if lost is not None and not changes_image(config) and _is_whole(config.image.output):
         _say(f"{lost}; the image is booted as it is")
         return
     from cli.build import build_image

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from builder.config import load_config
-from builder.remembered import recall
+from builder.remembered import recall, recall_runtime
 from builder.settings import SETTINGS, Config, Setting, Value
 from vboot.errors import InputError
 
@@ -26,7 +26,7 @@ def add_settings(parser: argparse.ArgumentParser, *, verb: str) -> None:
 
 def read_config(arguments: argparse.Namespace) -> Config:
     """Resolve the settings of a parsed command line, its environment, its appliance.toml, and the last build in the
-    output folder (or in the folder that --image names). Raises InputError.
+    output folder. Of an image that --image names only the sealed manifest counts. Raises InputError.
     """
     return _resolved(arguments, without=())
 
@@ -42,7 +42,9 @@ def _resolved(arguments: argparse.Namespace, *, without: tuple[str, ...]) -> Con
     image: Path | None = getattr(arguments, "image", None)
 
     def recalled(output: Path) -> Mapping[str, Value]:
-        return {} if getattr(arguments, "defaults", False) else recall(image or output)
+        if image is not None:
+            return recall_runtime(image)
+        return {} if getattr(arguments, "defaults", False) else recall(output)
 
     return load_config(flags=flags, environment=os.environ, file=arguments.config, recall=recalled)
 

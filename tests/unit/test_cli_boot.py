@@ -25,7 +25,7 @@ from qemu.machine import VirtualMachine
 from qemu.spec import MachineSpec
 from tests.support import fake_qemu
 from tests.support.kernel_files import bzimage
-from tests.support.vboot import Vboot, write_gguf
+from tests.support.vboot import PUBLIC_HEX, Vboot, write_gguf, write_key
 from vboot.errors import InputError
 
 FAST = Accel("kvm", "a fake needs no emulation")
@@ -153,6 +153,47 @@ def test_an_image_whose_model_file_was_moved_still_boots(vboot: Vboot, install_q
     assert vboot("build") == 1
     assert lost in vboot.last_error()
     assert vboot("build", "--model", "moved.gguf") == 0
+
+
+def test_options_are_not_ignored_where_the_model_file_was_moved(
+    vboot: Vboot, install_qemu: Callable[[str], None]
+) -> None:
+    install_qemu("die")
+    write_gguf(Path("own.gguf"))
+    assert vboot("build", "--model", "own.gguf") == 0
+    before = Path("build/manifest.json").read_bytes()
+    Path("own.gguf").unlink()
+    key = write_key(Path("k.pem"))
+    assert vboot("boot", "--accel", "tcg", "--run", "run", "--signing-key", key) == 1
+    lost = f"the image in build was built with --model {Path('own.gguf').absolute()}, which is not there"
+    assert f"{lost}; give its new path" in vboot.last_error()
+    Path("appliance.toml").write_text("[image]\nsecurity_version = 3\n")
+    assert vboot("boot", "--accel", "tcg", "--run", "run") == 1
+    assert lost in vboot.last_error()
+    assert not Path("run").exists()
+    assert Path("build/manifest.json").read_bytes() == before
+    Path("appliance.toml").write_text("[image]\nsecurity_version = 0\n")
+    assert vboot("boot", "--accel", "tcg", "--run", "run", "--energy", "off") == 1
+    assert "the image is booted as it is" in vboot.err, "what is asked is what it was built with"
+    assert "vector_boot.energy=off" in Path("run/command.txt").read_text()
+
+
+def test_what_no_manifest_covers_does_not_reach_the_command_line_of_the_kernel(
+    vboot: Vboot, install_qemu: Callable[[str], None]
+) -> None:
+    install_qemu("die")
+    assert vboot("build", "--model", "tiny", "--onfail", "hold", "--signing-key", write_key(Path("k.pem"))) == 0
+    settings = Path("build/.vboot-settings.json")
+    document = json.loads(settings.read_bytes())
+    document["settings"] |= {"runtime.fault": 1, "runtime.onfail": "reboot"}
+    settings.write_text(json.dumps(document))
+    words = ["boot", "--accel", "tcg", "--image", "build", "--key", PUBLIC_HEX]
+    assert vboot(*words, "--run", "run") == 1
+    command = Path("run/command.txt").read_text()
+    assert "vector_boot.fault=0" in command
+    assert "vector_boot.onfail=hold" in command
+    assert vboot(*words, "--run", "run2", "--onfail", "reboot") == 1
+    assert "vector_boot.onfail=reboot" in Path("run2/command.txt").read_text()
 
 
 # machines that fail

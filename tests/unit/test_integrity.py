@@ -17,10 +17,14 @@ from tests.support.kernel_files import bzimage
 from tests.support.vboot import KEY, PUBLIC_HEX, Vboot
 from vboot.errors import InputError
 
+KEY_ID = hashlib.sha256(bytes.fromhex(PUBLIC_HEX)).hexdigest()
 FILES = ("vmlinuz", "initramfs.cpio", "vectorland.gguf", "vector_boot.rts")
 
 
-def make_image(folder: Path, key: Ed25519PrivateKey | None) -> Path:
+def make_image(
+    folder: Path, key: Ed25519PrivateKey | None, *, stated: str | None = None, manifest_key: bool = True
+) -> Path:
+    """An image; `stated` instead of the public key ("": none), without `manifest_key` an unsigned manifest."""
     folder.mkdir()
     (folder / "vmlinuz").write_bytes(bzimage(init_size=30 << 20))
     (folder / "initramfs.cpio").write_bytes(os.urandom(5000))
@@ -31,14 +35,16 @@ def make_image(folder: Path, key: Ed25519PrivateKey | None) -> Path:
     (folder / "elf").unlink()
     facts = {"header_sha256": hashlib.sha256(pack_header(header)).hexdigest()}
     if key is not None:
-        facts["public_key"] = key.public_key().public_bytes_raw().hex()
+        facts["public_key"] = key.public_key().public_bytes_raw().hex() if stated is None else stated
+    if stated == "":
+        del facts["public_key"]
     outputs = [(name, (folder / name).read_bytes()) for name in FILES]
     manifest = render_manifest(
         outputs=[OutputFile(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in outputs],
         inputs={"rts": facts, "compose": {"source": "tiny", "name": "vector_boot tiny"}},
         tools={},
         configuration={},
-        signing_key=key,
+        signing_key=key if manifest_key else None,
     )
     (folder / "manifest.json").write_bytes(manifest)
     return folder
@@ -119,12 +125,40 @@ def test_a_file_that_is_cut_or_missing(image: Path, name: str) -> None:
 
 
 def test_a_demanded_key(signed: Path, tmp_path: Path) -> None:
-    assert check_image(signed, key=KEY.public_key()).signed_by == hashlib.sha256(bytes.fromhex(PUBLIC_HEX)).hexdigest()
+    assert check_image(signed, key=KEY.public_key()).signed_by == KEY_ID
     other = Ed25519PrivateKey.generate()
     with pytest.raises(InputError, match="is signed by the key"):
         check_image(signed, key=other.public_key())
     with pytest.raises(InputError, match="is unsigned, expected a signature by the key"):
         check_image(make_image(tmp_path / "unsigned", None), key=KEY.public_key())
+
+
+@pytest.mark.parametrize("manifest_key", [True, False])
+def test_a_signer_that_cannot_be_checked_is_not_believed(vboot: Vboot, tmp_path: Path, manifest_key: bool) -> None:
+    image = make_image(tmp_path / "image", KEY, stated="", manifest_key=manifest_key)
+    for verb in ("verify {}", "boot --accel tcg --image {}"):
+        assert vboot(*(word.format(image) for word in verb.split())) == 1
+        assert f"says it is signed by the key {KEY_ID}, but manifest.json does not hold the" in vboot.last_error()
+        assert KEY_ID not in vboot.out
+
+
+@pytest.mark.parametrize("stated", ["{folder}/fifo", "fifo", "{folder}/key.pub", PUBLIC_HEX[:-1], PUBLIC_HEX + "\n"])
+def test_a_manifest_does_not_choose_which_file_is_read(tmp_path: Path, stated: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    writer = os.open(tmp_path / "fifo", os.O_RDWR)  # so that a reader fails instead of waiting, and finds this
+    os.write(writer, b"rubbish")
+    image = make_image(tmp_path / "image", KEY, stated=stated.format(folder=tmp_path))
+    with pytest.raises(InputError, match=r"manifest\.json states the public key .*, expected 64 hex digits"):
+        check_image(image)
+    assert os.read(writer, 7) == b"rubbish"
+    os.close(writer)
+
+
+def test_a_manifest_that_is_a_fifo(signed: Path) -> None:
+    (signed / "manifest.json").unlink()
+    os.mkfifo(signed / "manifest.json")
+    with pytest.raises(InputError, match=r"manifest\.json is not a regular file"):
+        check_image(signed)
 
 
 def test_a_file_exchanged_together_with_its_digest(signed: Path, tmp_path: Path) -> None:
