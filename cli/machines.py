@@ -11,13 +11,12 @@ from cli.option_types import count, path, positive_seconds
 from qemu.launch import attach
 from qemu.machine import VirtualMachine
 from qemu.registry import entries, running
+from qemu.run_folder import RUNS
 from vboot.client.machine import MachineClient, connect
 from vboot.errors import InputError, VbootError
 from vboot.protocol.errors import LinkLostError
 from vboot.text import parse_path, path_text
 
-RUNS = Path("build/run")
-"""The default folder of run folders."""
 RUN_FILE = "machine.json"
 """The file that identifies a run folder."""
 

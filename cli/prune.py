@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from cli.answer import Answer
-from cli.machines import RUNS
 from cli.option_types import count, path
 from qemu import registry
 from qemu.pruning import ended_runs, remove_run
+from qemu.run_folder import RUNS
 from vboot.text import path_text
 
 _KEEP = 20

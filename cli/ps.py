@@ -31,7 +31,10 @@ _HEAD = ("run", "pid", "up", "accel", "gen", "model", "clients")
 
 
 def _described(entry: Entry) -> dict[str, Any]:
-    holders = clients(entry.evolution)  # before we are one ourselves
+    try:
+        holders = clients(entry.evolution)  # before we are one ourselves
+    except OSError:  # a run folder that cannot be looked into
+        holders = ()
     return {
         "run": entry.run,
         "pid": entry.pid,
@@ -49,7 +52,7 @@ def _generation(entry: Entry) -> int | None:
     try:
         with connect(entry.evolution, timeout=_ANSWER_S, client="vboot ps") as machine:
             return machine.greeted.generation
-    except VbootError:
+    except (VbootError, OSError):
         return None
 
 

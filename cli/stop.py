@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     done, failed = [], []
     for entry in running():
         try:
-            done.append(_stopped(entry.run, arguments.timeout) if entry.run.exists() else _ended_without_folder(entry))
+            done.append(_stopped(entry.run, arguments.timeout) if entry.has_folder() else _ended_without_folder(entry))
         except VbootError as error:
             failed.append(error)
             warn(str(error))
@@ -90,7 +90,7 @@ def _ended_without_folder(entry: Entry) -> tuple[Path, str, str]:
         process.signal(signal.SIGTERM)
         if not process.wait(_PATIENCE_S):
             process.kill()
-    how = "by ending QEMU (its run folder was removed)"
+    how = "by ending QEMU (its run folder was removed, or cannot be read)"
     return entry.run, how, f"the machine of {path_text(entry.run)} has ended: {how}"
 
 

@@ -23,6 +23,8 @@ from vboot.text import json_text, path_text
 
 _SOCKET_PATH_LIMIT = 107
 """The longest Unix socket path: 108 bytes with the closing zero."""
+RUNS = Path("build/run")
+"""The default folder of run folders, in the working folder."""
 SOCKETS_ELSEWHERE = "sockets"
 """The link to the folder that holds the sockets, where the run folder's own path is too long."""
 _SHORT_PREFIX = "vboot-"
@@ -101,7 +103,7 @@ class RunFolder:
             (self.path / SOCKETS_ELSEWHERE).unlink(missing_ok=True)
 
 
-def create_run_folder(run: Path | None = None, *, base: Path = Path("build/run")) -> RunFolder:
+def create_run_folder(run: Path | None = None, *, base: Path = RUNS) -> RunFolder:
     """Make `run`, or a new folder `base/<UTC time>-<pid>`, ready for one machine.
 
     A folder that held an earlier run is used again, its artefacts removed: a wait must never read an old console.

@@ -17,6 +17,7 @@ def pytest_configure() -> None:
     """
     own = tempfile.mkdtemp(prefix="vboot-test-runtime-")
     os.environ["XDG_RUNTIME_DIR"] = own
+    os.environ["XDG_STATE_HOME"] = f"{own}/state"  # it is read, too
     atexit.register(shutil.rmtree, own, ignore_errors=True)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +39,7 @@ def vboot(capfd: pytest.CaptureFixture[str]) -> Vboot:
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A register of its own, and a working folder that holds no run folders."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     yield
@@ -96,6 +99,47 @@ def test_a_register_with_rubbish_in_it_is_read_all_the_same(tmp_path: Path, vboo
     assert len(vboot.json("ps")["machines"]) == 1
     assert vboot("stop", machine.run) == 0
     assert sorted(path.name for path in register.iterdir() if len(path.name) == 6) == []
+
+
+def test_an_entry_that_cannot_be_looked_up_hides_no_other_and_stays(tmp_path: Path, vboot: Vboot) -> None:
+    machine = detached(tmp_path / "run")
+    register = tmp_path / "runtime" / "vector_boot" / "runs"
+    (sound,) = register.iterdir()
+    bad = []
+    for number in range(20):  # in whatever order the folder lists them
+        run = f"/{number}{'x' * 300}"
+        bad.append(register / (hashlib.sha256(run.encode()).hexdigest()[:32] + ".json"))
+        bad[-1].write_text(json.dumps({**json.loads(sound.read_bytes()), "run": run, "pid": 2**22 - 1}))
+        (register / f"{number}.json").mkdir()
+    assert [Path(each["run"]).name for each in vboot.json("ps")["machines"]] == ["run"]
+    assert all(file.exists() for file in bad)
+    assert vboot("stop", "--all") == 0, vboot.err
+    assert gone(machine.pid)
+
+
+@pytest.mark.parametrize("there", ["here", "elsewhere"])
+def test_a_machine_is_found_without_the_environment_it_was_booted_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vboot: Vboot, there: str
+) -> None:
+    # In build/run of this folder it is found in any case; elsewhere by the register of the state folder.
+    run = tmp_path / "here" / "build" / "run" / "1" if there == "here" else tmp_path / "elsewhere"
+    if there == "elsewhere":
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+    detached(run)
+    if there == "here":
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+    else:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    assert [each["run"] for each in vboot.json("ps")["machines"]] == [str(run)]
+    assert vboot("stop") == 0, vboot.err
+    assert f"the machine of {run} has ended" in vboot.out
+
+
+def test_a_machine_in_both_registers_and_in_build_run_is_one(tmp_path: Path, vboot: Vboot) -> None:
+    detached(tmp_path / "here" / "build" / "run" / "1")
+    shutil.copytree(tmp_path / "runtime" / "vector_boot", tmp_path / "state" / "vector_boot")
+    assert len(vboot.json("ps")["machines"]) == 1
+    assert vboot("stop") == 0, vboot.err
 
 
 def test_stop_without_a_name_stops_the_one_that_runs_and_lists_more(tmp_path: Path, vboot: Vboot) -> None:
