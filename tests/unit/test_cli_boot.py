@@ -106,7 +106,7 @@ def test_an_image_that_is_not_whole(image: Path) -> None:
             ["--image", "image", "--state", "s.img"],
             "no state disk s.img; make one with `truncate -s 64M s.img`",
         ),
-        (["--image", "image", "--run", "image"], "the run folder image holds other files"),
+        (["--image", "image", "--unchecked", "--run", "image"], "the run folder image holds other files"),
     ],
 )
 def test_what_cannot_be_booted(vboot: Vboot, image: Path, words: list[str], message: str) -> None:
@@ -217,7 +217,7 @@ def test_a_machine_that_does_not_come_up(
     install_qemu(scenario)
     # Only a machine that says nothing is waited for until the end.
     seconds = "0.5" if scenario == "no-greeting" else "600"
-    words = ["boot", "--image", str(image), "--accel", "tcg", "--run", "run", "--timeout", seconds]
+    words = ["boot", "--image", str(image), "--unchecked", "--accel", "tcg", "--run", "run", "--timeout", seconds]
     error = vboot.json(*words, code=1)["error"]
     assert error["type"] == "BootError"
     assert error["message"] == f"{expected}; see {Path('run').absolute()}"
@@ -232,7 +232,7 @@ def test_too_little_memory_is_named_in_the_error(
     vboot: Vboot, install_qemu: Callable[[str], None], image: Path
 ) -> None:
     install_qemu("die")
-    assert vboot("boot", "--image", str(image), "--accel", "tcg", "--run", "run", "--memory", "32") == 1
+    assert vboot("boot", "--image", str(image), "--unchecked", "--accel", "tcg", "--run", "run", "--memory", "32") == 1
     assert "it has 32 MiB of memory and needs 192; see" in vboot.last_error()
     assert "boot: memory 32 MiB, as requested; the image needs 192 MiB" in vboot.err
     assert " -m 32M " in Path("run/command.txt").read_text()
@@ -241,7 +241,19 @@ def test_too_little_memory_is_named_in_the_error(
 def test_what_is_asked_of_qemu(vboot: Vboot, install_qemu: Callable[[str], None], image: Path) -> None:
     install_qemu("die")
     Path("state.img").write_bytes(bytes(4096))
-    words = ["--image", str(image), "--accel", "tcg", "--run", "run", "--state", "state.img", "--append", "extra=1"]
+    words = [
+        "--image",
+        str(image),
+        "--unchecked",
+        "--accel",
+        "tcg",
+        "--run",
+        "run",
+        "--state",
+        "state.img",
+        "--append",
+        "extra=1",
+    ]
     assert vboot("boot", *words, "--cpus", "3", "--cpu", "Haswell-v1,-avx2", "--heartbeat-ms", "20") == 1
     command = Path("run/command.txt").read_text()
     assert f"-kernel {image}/vmlinuz -initrd {image}/initramfs.cpio" in command
@@ -261,7 +273,7 @@ def test_a_processor_model_that_qemu_does_not_list(
     install_qemu("well")
     (image / "appliance.toml").write_text('[machine]\ncpu = "Haswel"\n')
     for words in (["--cpu", "Haswel"], ["--config", str(image / "appliance.toml")]):
-        assert vboot("boot", "--image", str(image), "--accel", "tcg", "--run", "run", *words) == 1
+        assert vboot("boot", "--image", str(image), "--unchecked", "--accel", "tcg", "--run", "run", *words) == 1
         assert vboot.last_error() == (
             "vboot: error: qemu-system-x86_64 has no processor model 'Haswel'; did you mean Haswell-v1? "
             "`qemu-system-x86_64 -cpu help` lists 2 models"

@@ -193,6 +193,15 @@ def test_a_damaged_image_does_not_boot(vboot: Vboot, signed: Path, verb: str) ->
     assert "accelerator" not in vboot.err
 
 
+@pytest.mark.parametrize("verb", ["boot", "demo"])
+def test_an_image_without_manifest_does_not_boot(vboot: Vboot, signed: Path, verb: str) -> None:
+    (signed / "manifest.json").unlink()
+    assert vboot(verb, "--image", signed, "--accel", "tcg") == 1
+    missing = f"vboot: error: {signed} has no manifest.json, against which it is checked; build the image again"
+    assert vboot.last_error() == f"{missing}, or boot it as it is with `vboot boot --unchecked`"
+    assert "accelerator" not in vboot.err
+
+
 def test_what_boot_demands(vboot: Vboot, signed: Path) -> None:
     flip(signed / "vector_boot.rts", byte=(signed / "vector_boot.rts").stat().st_size - 100)
     for words, message in (

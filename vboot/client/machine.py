@@ -25,7 +25,7 @@ from vboot.client.ports import PortOpener
 from vboot.client.session import PROTOCOL, Reply, Session
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode
-from vboot.protocol.errors import MachineError, ProtocolError, RequestRefusedError
+from vboot.protocol.errors import MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.messages import (
     Checkpoint,
     Digest,
@@ -72,7 +72,10 @@ def connect(
     """
     ports = PortOpener(path, client)
     name = f"{client}, pid {os.getpid()}"
-    return MachineClient(ports, timeout=timeout, client=name, check=check, move_on=ports.move_on)
+    try:
+        return MachineClient(ports, timeout=timeout, client=name, check=check, silence=ports.silence)
+    except MachineTimeoutError as error:
+        raise ports.explained(error) from None
 
 
 class MachineClient:
@@ -85,12 +88,12 @@ class MachineClient:
         timeout: float = TIMEOUT_S,
         client: str = "vboot",
         check: Callable[[], None] = lambda: None,
-        move_on: Callable[[], bool] = lambda: False,
+        silence: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.timeout = timeout
         """Seconds that a request may take."""
         self._client = client
-        self._session = Session(open_link, client=client, check=check, move_on=move_on)
+        self._session = Session(open_link, client=client, check=check, silence=silence)
         try:
             self._session.establish(self._deadline(None))
         except BaseException:

@@ -1,7 +1,8 @@
 """Take one of a virtual machine's ports, each of which serves one client at a time (see `vboot.port_files`).
 
 A client holds the lock of its port with flock: the kernel frees it when the client ends, however it ends. A program
-that knows nothing of locks, such as socat, is noticed because the port does not answer.
+that knows nothing of locks, such as socat, is noticed because the port does not answer: a free one does so within a
+beat. So each port is first given a moment only, and then, should none have answered, more and more time.
 """
 
 from __future__ import annotations
@@ -16,13 +17,21 @@ from pathlib import Path
 
 from vboot.client.link import Link, SocketLink
 from vboot.port_files import lock_file, port_socket, port_sockets
-from vboot.protocol.errors import LinkLostError, MachineBusyError
+from vboot.protocol.errors import LinkLostError, MachineBusyError, MachineTimeoutError, some_of
 from vboot.text import path_text, printable
 
 _LOOKS = 3
 _LOOK_AGAIN_SECONDS = 0.02
 """`clients` holds each lock for a moment: look again before saying that all ports are taken."""
 _NAME_LIMIT = 4096
+_MOMENT_SECONDS = 0.3
+"""How long a port may be silent while others are untried: three beats."""
+_PATIENT_SECONDS = 2.5
+_MOST_PATIENT_SECONDS = 10.0
+_GROWTH = 1.5
+_AT_ONCE = 0.0
+"""A deadline that has passed."""
+_NO_LOCK = "programs that take no lock (such as socat)"
 
 
 def order(present: Collection[int], silent: Sequence[int] = ()) -> tuple[int, ...]:
@@ -50,29 +59,65 @@ class PortOpener:
         self._command = command
         self._last: int | None = None
         self._silent: list[int] = []
+        self._patience = 0.0
 
     def __call__(self, deadline: float) -> Link:
-        """Connect to a free port. Raises MachineBusyError at once if there is none, and what SocketLink raises."""
+        """Connect to a free port, another one than the last time if there is one.
+
+        Raises MachineBusyError at once if there is none, and what SocketLink raises.
+        """
+        if self._last is not None:
+            self._silent.append(self._last)
         for look in range(_LOOKS):
             self._last = None
             present = [number for number, path in enumerate(port_sockets(self._path)) if path.exists()]
             if not present or (len(present) == 1 and not lock_file(self._path).exists()):
                 return SocketLink(self._path, deadline)
-            for number in order(present, self._silent):
-                link = _PortLink.take(port_socket(self._path, number), self._command, deadline)
-                if link is not None:
-                    self._last = number if len(present) > 1 else None
-                    return link
+            link, full = self._first_free(present, deadline)
+            if link is not None:
+                return link
             if look < _LOOKS - 1:
                 time.sleep(_LOOK_AGAIN_SECONDS)
-        raise MachineBusyError(clients(self._path))
+        raise MachineBusyError((*clients(self._path), *[_NO_LOCK] * full))
 
-    def move_on(self) -> bool:
-        """The last connection was silent for a while. Whether the next one should be to another port."""
+    def silence(self) -> float | None:
+        """Seconds that the last connection may be silent until the next one is tried; None: there is no other."""
         if self._last is None:
-            return False
-        self._silent = [*self._silent[-1:], self._last]
-        return True
+            return None
+        return self._patience or _MOMENT_SECONDS
+
+    def explained(self, error: MachineTimeoutError) -> MachineTimeoutError:
+        """The error of a machine that answered at no port, with who uses its ports."""
+        silent = len({*self._silent, *([] if self._last is None else [self._last])})
+        if not silent:
+            return error
+        locked = clients(self._path)
+        held = f"{len(locked)} in use by {some_of(locked)}; " if locked else ""
+        what = f"{error.what}; of its ports, {held}{silent} silent: in use by {_NO_LOCK}, or not served yet"
+        return MachineTimeoutError(what, remedy=error.remedy)
+
+    def _first_free(self, present: Sequence[int], deadline: float) -> tuple[Link | None, int]:
+        """A connection to the first port that has no client, and how many had none but a full queue."""
+        wanted = order(present, self._silent)
+        untried = [number for number in wanted if number not in self._silent]
+        full = 0
+        for numbers, patient in ((untried, False), (wanted, True)):
+            full = 0
+            for number in numbers:
+                try:
+                    path = port_socket(self._path, number)
+                    link = _PortLink.take(path, self._command, deadline if len(present) == 1 else _AT_ONCE)
+                except MachineTimeoutError:
+                    if len(present) == 1:
+                        raise
+                    full += 1
+                    continue
+                if link is not None:
+                    self._last = number if len(present) > 1 else None
+                    if patient:
+                        self._patience = min(_MOST_PATIENT_SECONDS, self._patience * _GROWTH or _PATIENT_SECONDS)
+                    return link, full
+        return None, full
 
 
 def clients(path: Path) -> tuple[str, ...]:

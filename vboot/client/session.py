@@ -66,8 +66,8 @@ class Session:
     """Sends requests and finds their replies. Not to be used by two threads at once, nor in a forked process.
 
     `open_link` connects before the deadline it is given. `check` is called about ten times a second during every wait;
-    an exception that it raises ends the wait. `move_on` is called when a connection did not answer for 2.5 s, and says
-    whether to open another one instead. Deadlines are times of the monotonic clock in seconds.
+    an exception that it raises ends the wait. `silence` says how many seconds a new connection may stay without any
+    data until another is opened instead (None: for ever). Deadlines are times of the monotonic clock in seconds.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Session:
         *,
         client: str,
         check: Callable[[], None] = lambda: None,
-        move_on: Callable[[], bool] = lambda: False,
+        silence: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.hello: Hello | None = None
         """The reply to the `hello` that last synchronised the connection."""
@@ -86,8 +86,9 @@ class Session:
         self._open_link = open_link
         self._client = client
         self._check = check
-        self._move_on = move_on
+        self._silence = silence
         self._link: Link | None = None
+        self._heard = False
         self._reader = Reader()
         self._inbox: deque[Incoming] = deque()
         self._events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
@@ -188,7 +189,7 @@ class Session:
         self._catch_up()
         if self._link is None:
             try:
-                self._link = self._open_link(time.monotonic())
+                self._open(time.monotonic())
             except (MachineTimeoutError, MachineBusyError):
                 return True
             except LinkLostError:
@@ -202,12 +203,16 @@ class Session:
             self._link.close()
         self._link = None
 
+    def _open(self, deadline: float) -> None:
+        self._link = self._open_link(deadline)
+        self._heard = False
+
     def _greet(self, deadline: float) -> Hello:
         """Synchronise the connection; connect first if there is none."""
         started = time.monotonic()
         while True:
             if self._link is None:
-                self._link = self._open_link(deadline)
+                self._open(deadline)
             try:
                 return self._say_hello(deadline)
             except (LinkLostError, RequestRefusedError) as error:
@@ -231,12 +236,13 @@ class Session:
             with suppress(LinkLostError):
                 request = _request(ident, "hello", {"protocol": PROTOCOL, "client": self._client})
                 self._connected().send(RESYNC + encode(request), deadline)
-            reply = self._hello_reply(min(deadline, time.monotonic() + _HELLO_AGAIN_SECONDS))
+            silence = None if self._heard else self._silence()
+            reply = self._hello_reply(min(deadline, time.monotonic() + (silence or _HELLO_AGAIN_SECONDS)))
             if reply is not None:
                 return decode(Hello, reply.result, name="hello")
-            if self._move_on():
+            if silence is not None and not self._heard and time.monotonic() < deadline:
                 self.close()
-                self._link = self._open_link(deadline)
+                self._open(deadline)
         remedy = "end other clients of this machine, or read its console"
         raise MachineTimeoutError("the machine does not answer hello", remedy=remedy)
 
@@ -346,6 +352,7 @@ class Session:
             self.close()
             raise
         self._inbox.extend(self._reader.feed(data))
+        self._heard = self._heard or bool(data)
         return bool(data)
 
     def _send(self, data: bytes, deadline: float) -> None:

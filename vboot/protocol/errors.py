@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vboot.errors import VbootError
 from vboot.protocol.tables import REMEDIES, Code
 from vboot.text import printable
+
+_NAMES_SHOWN = 3
 
 
 class MachineError(VbootError):
@@ -62,7 +65,7 @@ class MachineBusyError(RequestRefusedError):
     def __init__(self, clients: tuple[str, ...]) -> None:
         self.clients = clients
         super().__init__(Code.BUSY, "all connections are taken", {"clients": list(clients)})
-        names = "; ".join(dict.fromkeys(map(printable, clients))) or "other programs"
+        names = some_of(clients) or "other programs"
         many = f"all {len(clients)} of its connections are taken, " if len(clients) > 1 else ""
         self.what = f"the machine is busy: {many}in use by {names}"
         self.args = (f"{self.what}; {self.remedy}",)
@@ -107,3 +110,10 @@ class BridgeCrashedError(LinkLostError):
 
 class BridgeTimeoutError(LinkLostError):
     """The runtime's process did not finish a call in time and was killed; the next call starts another one."""
+
+
+def some_of(clients: Sequence[str]) -> str:
+    """The names of clients for a sentence: the first three, and how many more there are."""
+    names = list(dict.fromkeys(map(printable, clients)))
+    more = len(names) - _NAMES_SHOWN
+    return "; ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
