@@ -36,7 +36,9 @@ def add_demands(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("checks before the boot (kernel, initramfs, executable and header always)")
     group.add_argument("--verify", action="store_true", help="check the weights too, which means reading them all")
     group.add_argument("--key", metavar="PEM|HEX", help="Ed25519 public key that must have signed the image")
-    group.add_argument("--unchecked", action="store_true", help="boot files that are not those of the manifest")
+    group.add_argument(
+        "--unchecked", action="store_true", help="boot files that are not those of the manifest, or have none"
+    )
 
 
 def demand_of(arguments: argparse.Namespace) -> Demand:
@@ -65,9 +67,10 @@ def open_or_build(given: Path | None, config: Config, demand: Demand = Demand())
     image = open_image(folder)
     if not demand.checked:
         return image
-    if not (demand.key or demand.tensors or (folder / MANIFEST_NAME).exists()):
-        _say(f"the image is not checked, because {path_text(folder)} has no {MANIFEST_NAME}")
-        return image
+    if not (folder / MANIFEST_NAME).exists():
+        otherwise = "" if demand.key or demand.tensors else ", or boot it as it is with `vboot boot --unchecked`"
+        remedy = f"build the image again{otherwise}"
+        raise InputError(f"{path_text(folder)} has no {MANIFEST_NAME}, against which it is checked", remedy=remedy)
     with reported("checking the image") as progress:
         checked = check_image(folder, key=demand.key, tensors=demand.tensors, progress=progress)
     return replace(image, checked=checked)
