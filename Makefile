@@ -47,7 +47,7 @@ boot: deps $(VENV)/.ready
 test: deps $(VENV)/.ready fuzz
 	@$(CARGO) test $(CARGO_FLAGS) --features standalone
 	@$(PY) -m builder build --model tiny --output build/test/tiny >/dev/null
-	@$(PY) -m pytest -n auto --dist loadfile tests/unit tests/e2e tests/boot
+	@$(PY) -m pytest -n auto --dist loadfile --max-worker-restart 0 tests/unit tests/e2e tests/boot
 
 # A short, coverage-guided fuzz of every parser; a finding is left in vector_boot/fuzz/artifacts.
 fuzz: deps
