@@ -144,12 +144,11 @@ def _converse(work: Work, until: float, run: Path, commands: Sequence[str]) -> N
         assert shell.stderr is not None
         while not work.done or time.monotonic() < until:
             shell.stdin.write("\n".join([*commands, _MARK]) + "\n")
-            if not any('"kernel.0"' in line for line in iter(shell.stdout.readline, "")):
+            if not any('"tensor": "kernel.0"' in line for line in iter(shell.stdout.readline, "")):
                 break  # it has ended, and says why
             work.done += 1
-        shell.stdin.close()
-        work.errors += shell.stderr.read().splitlines()
-        shell.wait()
+        _, errors = shell.communicate()
+        work.errors += errors.splitlines()
 
 
 def _embed(work: Work, until: float, run: Path) -> None:
