@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=path, metavar="BASE",
         help="a file that holds what the machine has in many tensors, which then need not be read from it "
-        "(default: vectorland.gguf beside the image of the run)",
+        "(default: the model that the run's image had at boot)",
     )  # fmt: skip
     parser.add_argument(
         "--confidence", type=finite, default=1.0, metavar="C",

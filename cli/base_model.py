@@ -13,6 +13,7 @@ from vboot.text import parse_path, path_text
 
 _CONTAINER = ".rts"
 _COMPOSED = "vectorland.gguf"
+_KEPT = "booted.gguf"
 
 
 def settle_machine(arguments: argparse.Namespace) -> None:
@@ -23,14 +24,20 @@ def settle_machine(arguments: argparse.Namespace) -> None:
 
 
 def booted_model(machine: Path) -> Path | None:
-    """The composed model beside the RTS file that a run folder's machine was booted from; None: it is not known."""
+    """The composed model that a run folder's machine was booted from; None: it is not known.
+
+    It is the file beside the RTS file, unless that was replaced since: then the run folder's link to the earlier one.
+    """
     try:
+        kept = machine / _KEPT
+        is_kept = kept.is_file()
         record = json.loads((machine / RUN_FILE).read_bytes())
         inputs = [parse_path(each["path"]) for each in record["inputs"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     models = [place.with_name(_COMPOSED) for place in inputs if place.suffix == _CONTAINER]
-    return next((model for model in models if model.is_file()), None)
+    beside = next((model for model in models if model.is_file()), None)
+    return kept if is_kept and (beside is None or not beside.samefile(kept)) else beside
 
 
 def require_model(given: Path | None, machine: Path, *, find: Callable[[Path], Path | None] = booted_model) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from builder.boot_image import BootImage, command_line
 from builder.integrity import require_unchanged
+from builder.plan import TENSORS_NAME
 from builder.progress import Reporter
 from builder.settings import Config
 from cli import hints
@@ -121,6 +122,7 @@ def booted(
         cpu=config.machine.cpu,
     )
     with start(spec, accel=accel, run=run_folder, detach=detach, model=image.model) as machine:
+        machine.folder.keep_model(image.rts.with_name(TENSORS_NAME))
         with _reported() as reporter:
             memory = {"memory_mib": memory_mib, "need_mib": image.need.mib}
             client = await_hello(machine, reporter, timeout=timeout, client=name, **memory)

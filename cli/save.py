@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=path, metavar="BASE",
         help="the model that the machine was booted with, plain or composed: the keys are taken from it "
-        "(default: vectorland.gguf beside the image of the run)",
+        "(default: the model that the run's image had at boot)",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace OUT if it is there")
 

@@ -27,15 +27,17 @@ _STRING, _ARRAY = 8, 9
 def likely_model() -> Path:
     """The model of the machine that was started last and still runs, else the one in build/."""
     found = []
-    for record in map(_record, {*RUNS.glob("*/machine.json"), *_registered()}):
+    for path in {*RUNS.glob("*/machine.json"), *_registered()}:
+        record = _record(path)
         try:
             inputs = [parse_path(each["path"]) for each in record["inputs"]]
             started = float(record.get("started_wall") or 0)
             runs = Path(f"/proc/{int(record['pid'])}").exists()
         except (ValueError, KeyError, TypeError):
             continue
-        models = [place.with_name(MODEL.name) for place in inputs if place.suffix == ".rts"]
-        found += [(started, model) for model in models if runs and model.is_file()]
+        models = [path.with_name("booted.gguf")]
+        models += [place.with_name(MODEL.name) for place in inputs if place.suffix == ".rts"]
+        found += [(started, model) for model in models if runs and model.is_file()][:1]
     return max(found)[1] if found else MODEL
 
 

@@ -1,7 +1,8 @@
 """The run folder: the files of one machine, from which a failure can be explained later.
 
 `console.log` (from its first byte), `qemu.log`, `channel.jsonl` (the evolution port, both directions), `command.txt`
-(can be run again), `machine.json` (how to reach the machine) and `verdict.json` (how it ended).
+(can be run again), `machine.json` (how to reach the machine), `verdict.json` (how it ended) and `booted.gguf` (the
+model that it was booted with, also when the image is built again).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SOCKETS_ELSEWHERE = "sockets"
 _SHORT_PREFIX = "vboot-"
 _FOLDER_MODE = 0o700
 """The console and the evolution port are for the user who started the machine."""
-ARTEFACTS = ("console.log", "qemu.log", "channel.jsonl", "command.txt", "machine.json", "verdict.json")
+ARTEFACTS = ("console.log", "qemu.log", "channel.jsonl", "command.txt", "machine.json", "verdict.json", "booted.gguf")
 """What a run writes, apart from sockets and their locks."""
 
 
@@ -70,6 +71,19 @@ class RunFolder:
     def verdict(self) -> Path:
         """How the run ended."""
         return self.path / "verdict.json"
+
+    @property
+    def model(self) -> Path:
+        """A link to the composed model of the image."""
+        return self.path / "booted.gguf"
+
+    def keep_model(self, model: Path) -> None:
+        """Link the model that the machine was booted with: a build replaces files, and leaves their contents alone.
+
+        Nothing happens where there is none, or where no link can be made, as to another file system.
+        """
+        with suppress(OSError):
+            self.model.hardlink_to(model.resolve(strict=True))
 
     @property
     def endpoints(self) -> Endpoints:

@@ -15,6 +15,7 @@ from typing import TextIO
 from builder.boot_image import BootImage
 from builder.plan import TENSORS_NAME
 from builder.settings import Config
+from cli.base_model import booted_model
 from cli.boot import booted
 from cli.images import open_or_build
 from cli.machines import find_machine, newest_running
@@ -42,7 +43,7 @@ def begin(arguments: argparse.Namespace) -> Begun:
     given: Path | None = arguments.model
     image = open_or_build(arguments.image, read_config(arguments)) if arguments.boot else None
     folder: Path = arguments.image or read_config(arguments).image.output
-    path = folder / TENSORS_NAME if given is None else given
+    path = given or _machines_model(arguments) or folder / TENSORS_NAME
     if not path.is_file():
         raise InputError(f"the model {path} does not exist", remedy="run `vboot build`, or give --model FILE")
     if arguments.file is not None:
@@ -81,6 +82,19 @@ def _require_writable(output: Path, model: Path) -> None:
     if output.exists() and output.samefile(model):
         what = f"{output} is the initial model of the run, which is needed to resume it"
         raise InputError(what, remedy="give --file another path")
+
+
+def _machines_model(arguments: argparse.Namespace) -> Path | None:
+    """The model that the running machine to be improved was booted with; None: there is none, or it is not known."""
+    if arguments.boot or arguments.in_process or arguments.file is not None or arguments.image is not None:
+        return None
+    with suppress(VbootError):
+        run = arguments.machine
+        if run is None:
+            with newest_running() as machine:
+                run = machine.run
+        return booted_model(run)
+    return None
 
 
 def _running_body(given: Path | None) -> SocketBody:

@@ -134,6 +134,7 @@ def test_boot_without_options_boots_what_was_built(vboot: Vboot, install_qemu: C
     assert Path("build/vector_boot.rts").read_bytes() == built
     command = Path("run/command.txt").read_text()
     assert "vector_boot.heartbeat_ms=50" in command
+    assert Path("run/booted.gguf").samefile("build/vectorland.gguf")
     assert "vector_boot.energy=off" in command
     # An option of [runtime] is of that boot alone.
     assert vboot("boot", "--accel", "tcg", "--run", "run2") == 1

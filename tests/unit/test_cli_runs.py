@@ -223,6 +223,7 @@ def test_prune_keeps_the_newest_and_everything_that_is_no_ended_run(tmp_path: Pa
     runs = [ended(base / name) for name in ("d", "c", "b", "a")]
     alive = detached(base / "z")
     (runs[1] / "note.txt").write_text("mine")
+    (runs[2] / "booted.gguf").write_text("the model")
     for name in ("starting", "other"):
         (base / name).mkdir()
     (base / "starting" / "command.txt").write_text("qemu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from evolution.surgeon.machine_tensors import SLOTS
 from tests.support.local_machine import local_machine, tiny_model
 from tests.support.vboot import Vboot, write_gguf
 from vboot.client.machine import MachineClient, connect
+from vboot.files import atomic_write
 from vboot.protocol.messages import JournalRecord, TensorBytes
 from vboot.weights.edits import Dense, Edit, Program, Seeded, Sparse
 
@@ -211,3 +213,32 @@ def test_the_base_of_a_run_is_beside_its_image(tmp_path: Path) -> None:
     assert booted_model(tmp_path) == image / "vectorland.gguf"
     (tmp_path / "machine.json").write_text("{}")
     assert booted_model(tmp_path) is None
+
+
+def test_a_machine_keeps_the_model_that_it_was_booted_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cli.base_model import booted_model
+    from cli.tensor_names import likely_model
+    from qemu.run_folder import create_run_folder
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    image, folder = tmp_path / "image", create_run_folder(tmp_path / "build" / "run" / "one")
+    image.mkdir()
+    write_gguf(image / "vectorland.gguf")
+    inputs = [{"path": str(image / "vector_boot.rts")}]
+    folder.keep_model(image / "nothing")
+    assert not folder.model.exists()
+    folder.keep_model(image / "vectorland.gguf")
+    booted = folder.model.read_bytes()
+    folder.command.touch()
+    folder.write_json(folder.machine, {"inputs": inputs, "pid": os.getpid(), "run": str(folder.path)})
+    assert booted_model(folder.path) == image / "vectorland.gguf"
+    with atomic_write(image / "vectorland.gguf") as file:  # as `vboot build` does with another model
+        file.write(b"GGUF of another model")
+    assert booted_model(folder.path) == folder.model
+    assert likely_model() == Path("build/run/one/booted.gguf")
+    assert folder.model.read_bytes() == booted
+    (image / "vectorland.gguf").unlink()
+    assert booted_model(folder.path) == folder.model
+    again = create_run_folder(folder.path)
+    assert list(again.path.iterdir()) == []
