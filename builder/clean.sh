@@ -27,6 +27,7 @@ sweep() {
             :
         elif is_running "$entry"; then
             kept="$kept $entry (its machine runs)"
+            alive="$alive $entry"
         elif [ -f "$entry/run.json" ] && [ -f "$entry/state.json" ]; then
             kept="$kept $entry (a run of \`vboot evolve\`)"
         elif [ -n "$(find "$entry" \( -name run.json -o -name machine.json \) -print | head -n 1)" ]; then
@@ -38,7 +39,20 @@ sweep() {
     rmdir "$1" 2>/dev/null || :
 }
 
+# The run folders, outside of build/, of machines that were started in this checkout and run: from qemu/registry.py.
+outside() {
+    for base in "${XDG_RUNTIME_DIR-}" "${XDG_STATE_HOME:-${HOME-}/.local/state}"; do
+        for entry in "$base"/vector_boot/runs/*.json; do
+            [ -n "$base" ] && [ -f "$entry" ] || continue
+            run=$(sed -n 's/.*"run": *"\([^"\\]*\)".*/\1/p' "$entry" | head -n 1)
+            case $run in "$PWD"/build/*) continue ;; esac
+            is_running "$run" && [ "$(readlink "/proc/$pid/cwd")" = "$PWD" ] && printf ' %s' "$run" || :
+        done
+    done
+}
+
 running=
+alive=
 kept=
 for run in build/run/*; do
     ! is_running "$run" || running="$running $run"
@@ -56,5 +70,11 @@ if [ -d build ]; then
     fi
     rmdir build/evolve build 2>/dev/null || :
 fi
-rm -rf dist vector_boot/target vector_boot/fuzz/target .venv
+rm -rf dist vector_boot/target vector_boot/fuzz/target
+alive="$alive$(outside)"
+if [ -n "$alive" ]; then
+    echo "clean: kept .venv, since a machine runs in$alive; stop it with \`.venv/bin/vboot stop RUN\`"
+else
+    rm -rf .venv
+fi
 [ -z "$kept" ] || echo "clean: kept$kept; \`make distclean\` removes everything"

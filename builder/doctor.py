@@ -18,6 +18,8 @@ MINIMUM_PYTHON = (3, 11)
 # Twice the size of model, image and cargo's target folder together.
 MINIMUM_FREE_BYTES = 2 << 30
 QUERY_TIMEOUT_S = 30.0
+_NO_VERSION_OPTION = frozenset({"busybox"})
+"""Programs that print their version when they are called without words."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def _rust() -> list[Diagnosis]:
         toolchain = find_toolchain()
     except VbootError as error:
         return [Diagnosis(name, None, "build", "the Rust crate", str(error)) for name in ("cargo", "rustc")]
-    cargo = _version_of(str(toolchain.cargo))
+    cargo = _version_of(str(toolchain.cargo), "--version")
     return [
         Diagnosis("cargo", cargo, "build", f"the Rust crate in {CRATE.name}/", remedy),
         Diagnosis("rustc", toolchain.version, "build", f"{minimum} or newer", remedy),
@@ -91,13 +93,16 @@ def _host_tool(tool: HostTool) -> Diagnosis:
         found = next(map(str, matches), None)
         return Diagnosis(tool.package, found, tool.needed_by, tool.purpose, remedy)
     path = shutil.which(tool.probe)
-    return Diagnosis(tool.probe, _version_of(path) if path else None, tool.needed_by, tool.purpose, remedy)
+    words = () if tool.probe in _NO_VERSION_OPTION else ("--version",)
+    return Diagnosis(tool.probe, _version_of(path, *words) if path else None, tool.needed_by, tool.purpose, remedy)
 
 
 def _debian() -> list[Diagnosis]:
     remedy = "use Debian or a derivative, or name your own kernel with --kernel"
     return [
-        Diagnosis(name, _version_of(path) if (path := shutil.which(name)) else None, "build", purpose, remedy)
+        Diagnosis(
+            name, _version_of(path, "--version") if (path := shutil.which(name)) else None, "build", purpose, remedy
+        )
         for name, purpose in (("dpkg-deb", "unpacking Debian's kernel"), ("apt-get", "fetching Debian's kernel"))
     ]
 
@@ -117,13 +122,13 @@ def _accelerator() -> Diagnosis:
         accel = probe()
     except VbootError as error:
         return Diagnosis("accelerator", None, "boot", "running the machine", str(error))
-    return Diagnosis("accelerator", f"{accel.name}: {accel.reason}", "boot", "running the machine", "")
+    return Diagnosis("accelerator", f"{accel.name}: {accel.detail or accel.reason}", "boot", "running the machine", "")
 
 
-def _version_of(path: str) -> str | None:
-    """The first line of the output of `PATH --version`; None if that fails."""
+def _version_of(path: str, *words: str) -> str | None:
+    """The first line that the command prints; None if it fails."""
     try:
-        answer = capture([path, "--version"], phase=f"asking {path} for its version", timeout_s=QUERY_TIMEOUT_S)
+        answer = capture([path, *words], phase=f"asking {path} for its version", timeout_s=QUERY_TIMEOUT_S)
     except VbootError:
         return None
     lines = (answer.stdout or answer.stderr).splitlines()

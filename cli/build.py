@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     answer = build_image(config, dry_run=arguments.dry_run)
     if not arguments.dry_run:
         answer = _with_capabilities(answer, config.image.output / TENSORS_NAME)
+        answer = replace(answer, text=f"{answer.text}\n{_kept_model(config)}".rstrip())
         hints.next_step(_boot_command(config.image.output))
     return _checked(answer, config) if arguments.check_reproducible else answer
 
@@ -76,6 +77,15 @@ def _tell_settings(config: Config) -> None:
         lines.append(f"also as {folder} was made: {' '.join(others)} (`vboot build --defaults` forgets them)")
     sys.stderr.write("".join(f"{line}\n" for line in lines))
     sys.stderr.flush()
+
+
+def _kept_model(config: Config) -> str:
+    """A line about a model that nobody named now and is not the default; else ""."""
+    default = next(setting.default for setting in SETTINGS if setting.name == "model.source")
+    if "model.source" not in config.remembered or config.model.source == default:
+        return ""
+    option = hints.option("MODEL", "--model", str(default))
+    return f"model     {model_name(config.model)} (kept from the last build; {option} builds the default)"
 
 
 def model_name(model: ModelSettings) -> str:

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from builder.doctor import Diagnosis, can_build, examine_host
+from builder.manifest import NAME as MANIFEST_NAME
 from cli import hints
 from cli.answer import Answer, columns
 from cli.settings_flags import add_settings, read_config
@@ -18,9 +19,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Examine the host; exit code 1 if the build lacks something."""
-    diagnoses = examine_host(read_config(arguments).image.output)
+    folder = read_config(arguments).image.output
+    diagnoses = examine_host(folder)
     ok = can_build(diagnoses)
-    if ok:
+    if ok and not (folder / MANIFEST_NAME).exists():
         hints.next_step(hints.command("image", "build"))
     verdict = "everything that the build needs is installed" if ok else "the build needs the missing items above"
     return Answer(

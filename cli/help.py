@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> Answer:
         hint = (
             f"did you mean {nearest[0]}?" if nearest else "`vboot help` lists the topics, `vboot help words` the words"
         )
-        raise InputError(f"there is no help on {printable(text)}", remedy=hint)
+        shown = printable(text) if text.strip() else f"'{printable(text)}'"
+        raise InputError(f"there is no help on {shown}", remedy=hint)
     return _entries(entries)
 
 

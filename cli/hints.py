@@ -17,6 +17,11 @@ def command(target: str, verb: str | None = None) -> str:
     return f"make {target}" if os.environ.get("MAKELEVEL") else f"vboot {verb or target}"
 
 
+def option(variable: str, flag: str, value: str) -> str:
+    """An option of `vboot` as the person who runs this would give it: `MODEL=minilm` below make, else with its flag."""
+    return f"{variable}={value}" if os.environ.get("MAKELEVEL") else f"{flag} {value}"
+
+
 def taken() -> list[str]:
     """The lines to print, which are forgotten by that."""
     lines, _pending[:] = list(_pending), []

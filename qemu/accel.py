@@ -24,6 +24,7 @@ QEMU = "qemu-system-x86_64"
 AccelName: TypeAlias = Literal["kvm", "tcg"]
 
 _KVM = Path("/dev/kvm")
+_NO_GUEST = "KVM does not run a guest on this host; `vboot doctor` says why"
 _PROBE_SECONDS = 5.0
 _PROOF = 0x2A
 _TCG_SCALE = 6.0
@@ -31,10 +32,11 @@ _TCG_SCALE = 6.0
 
 @dataclass(frozen=True)
 class Accel:
-    """An accelerator that works here, and why it was chosen, for people."""
+    """An accelerator that works here, and why it was chosen, for people; `detail` is what QEMU said, if it failed."""
 
     name: AccelName
     reason: str
+    detail: str = ""
 
     @property
     def scale(self) -> float:
@@ -50,7 +52,9 @@ def select(wanted: str, *, qemu: str = QEMU, cache: Path | None = None) -> Accel
         raise InputError(f"accelerator {wanted!r} is unknown", remedy="use auto, kvm or tcg")
     found = probe(qemu, cache=cache)
     if wanted == "kvm" and found.name != "kvm":
-        raise BootError(f"KVM was asked for, but {found.reason}", phase="spawn", remedy="use auto or tcg")
+        raise BootError(
+            f"KVM was asked for, but {found.detail or found.reason}", phase="spawn", remedy="use auto or tcg"
+        )
     return found
 
 
@@ -74,7 +78,7 @@ def probe(
             cache.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(cache) as file:
                 file.write(json.dumps({"key": key, "kvm_fault": reason}).encode() + b"\n")
-    return Accel("tcg", reason) if reason else Accel("kvm", "a test guest ran under KVM")
+    return Accel("tcg", _NO_GUEST, reason) if reason else Accel("kvm", "a test guest ran under KVM")
 
 
 def qemu_version(qemu: str = QEMU) -> str:

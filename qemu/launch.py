@@ -119,7 +119,7 @@ def _describe(pid: int, folder: RunFolder, accel: Accel, argv: list[str]) -> dic
         "console": path_json(folder.console),
         "accel": accel.name,
         "command": shell_join(argv),
-        "accel_reason": accel.reason,
+        "accel_reason": accel.detail or accel.reason,
         "boot_id": boot_id(),
         "start_ticks": start_ticks(pid),
     }

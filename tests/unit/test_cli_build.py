@@ -33,6 +33,20 @@ def test_build_with_nothing_to_do(vboot: Vboot, image: Path) -> None:
     assert "image file: up to date" in vboot.err
 
 
+def test_the_end_names_a_model_that_was_kept_from_the_last_build(
+    vboot: Vboot, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    again = ("build", "--output", image, "--signing-key", image.parent / "key.pem")
+    for words, option in ((again, "--model minilm"), ((*again, "--model", "tiny"), None)):
+        assert vboot(*words) == 0
+        kept = f"model     tiny (kept from the last build; {option} builds the default)"
+        assert (vboot.out.splitlines()[-2] == kept) is (option is not None)
+        monkeypatch.setenv("MAKELEVEL", "1")
+    assert vboot(*again) == 0
+    assert "(kept from the last build; MODEL=minilm builds the default)\nnext: " in vboot.out
+
+
 def test_build_is_the_same_elsewhere(vboot: Vboot, image: Path, tmp_path: Path) -> None:
     write_key(tmp_path / "key.pem")
     (tmp_path / "appliance.toml").write_text(

@@ -7,6 +7,7 @@ import pytest
 
 from builder.doctor import HostTool, can_build, examine_host, host_tools, parse_host_tools
 from builder.executable import find_toolchain
+from tests.support.vboot import Vboot
 
 
 @pytest.fixture
@@ -62,6 +63,26 @@ def test_program_that_does_not_run_is_missing(empty_host: Path) -> None:
     found = {diagnosis.name: diagnosis.found for diagnosis in examine_host(empty_host)}
     assert found["gcc"] is None
     assert found["make"] == "GNU Make 9"
+
+
+def test_busybox_has_no_option_for_its_version(empty_host: Path) -> None:
+    find_toolchain.cache_clear()
+    program = empty_host / "bin" / "busybox"
+    program.write_text("#!/bin/sh\n[ $# = 0 ] || exit 127\necho BusyBox v1\n")
+    program.chmod(0o755)
+    found = {diagnosis.name: diagnosis.found for diagnosis in examine_host(empty_host)}
+    assert found["busybox"] == "BusyBox v1"
+
+
+def test_no_build_is_suggested_where_an_image_is(vboot: Vboot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    assert vboot("doctor") == 0
+    assert "next: vboot build" in vboot.out
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "manifest.json").touch()
+    assert vboot("doctor") == 0
+    assert "next:" not in vboot.out
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

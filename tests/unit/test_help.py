@@ -48,6 +48,8 @@ def test_a_word_in_any_case_or_in_part(vboot: Vboot) -> None:
     assert "held-out data" in dict(explained("held-out"))
     assert vboot("help", "leese") == 1
     assert vboot.last_error() == "vboot: error: there is no help on leese; did you mean lease?"
+    assert vboot("help", "") == 1
+    assert vboot.last_error().startswith("vboot: error: there is no help on ''; `vboot help` lists")
 
 
 @pytest.mark.parametrize("verb", VERBS)

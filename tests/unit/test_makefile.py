@@ -166,6 +166,30 @@ def test_clean_keeps_the_folder_of_a_machine_that_runs(used: Path) -> None:
     assert "build/run/two words (its machine runs)" in done.stdout
     kept = {name for name in left(used) if "run/" in name}
     assert kept == {"build/run/two words/file", "build/run/two words/machine.json"}
+    told = "clean: kept .venv, since a machine runs in build/run/two words; stop it with `.venv/bin/vboot stop RUN`"
+    assert told in done.stdout.splitlines()
+    assert (used / ".venv/bin/python").exists()
+    (used / "build/run/two words/machine.json").unlink()
+    assert make(used, "clean").returncode == 0
+    assert not (used / ".venv").exists()
+
+
+def test_clean_keeps_vboot_for_a_machine_elsewhere(used: Path, tmp_path: Path) -> None:
+    run, register = tmp_path / "run", tmp_path / "state/vector_boot/runs"
+    for folder in (run, register):
+        folder.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "600"], cwd=used) as machine:
+        ticks = int(Path(f"/proc/{machine.pid}/stat").read_text().rpartition(") ")[2].split()[19])
+        record = {"run": str(run), "pid": machine.pid, "start_ticks": ticks}
+        (run / "machine.json").write_text(json.dumps(record, indent=2))
+        (register / "1.json").write_text(json.dumps(record))
+        environment = {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_RUNTIME_DIR": ""}
+        done = make(used, "clean", **environment)
+        machine.kill()
+    assert f"clean: kept .venv, since a machine runs in {run}; stop it with" in done.stdout
+    assert (done.returncode, (used / ".venv").exists()) == (0, True)
+    assert make(used, "clean", **environment).returncode == 0
+    assert not (used / ".venv").exists()
 
 
 def test_clean_without_any_run_leaves_nothing_and_says_nothing(used: Path) -> None:
