@@ -31,6 +31,13 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMachine]:
         yield machine
 
 
+@pytest.fixture(autouse=True)
+def _own_register(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of an earlier test with the same name is not found."""
+    for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp("register")))
+
+
 @pytest.fixture
 def odd(tmp_path: Path, name: str) -> Path:
     """A folder of that name."""
@@ -71,7 +78,7 @@ def test_a_run_folder(vboot: Vboot, odd: Path, name: str) -> None:
         attach(run)
     assert vboot("stop", run) == 0
     assert vboot.out.removesuffix("\n").isprintable()
-    assert vboot.json("history", run, code=1)["error"]["type"] == "BootError"
+    assert vboot.json("history", run, code=1)["error"]["type"] == "EndedMachineError"
 
 
 @odd_name
