@@ -13,7 +13,7 @@ from cli.option_types import count
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    add_machine(parser)
+    add_machine(parser, number="the first record to show is named with --from")
     parser.add_argument(
         "--from", dest="start", type=count, default=0, metavar="N", help="start at record N (default: 0)"
     )

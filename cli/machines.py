@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cli.option_types import count, path, positive_seconds
@@ -23,12 +24,13 @@ RUN_FILE = "machine.json"
 TIMEOUT_S = 10.0
 
 _NEWEST_LOOKED_AT = 100
+_NUMBER = "a generation is named with --generation"
 
 
-def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Add the argument that names a machine, and the option for its time limit."""
+def add_machine(parser: argparse.ArgumentParser, *, number: str = _NUMBER) -> None:
+    """Add the argument that names a machine, and the option for its time limit. `number`: see `machine_path`."""
     parser.add_argument(
-        "machine", nargs="?", type=machine_path, metavar="RUN|SOCKET",
+        "machine", nargs="?", type=partial(machine_path, number=number), metavar="RUN|SOCKET",
         help="run folder or evolution socket (default: the newest machine that runs)",
     )  # fmt: skip
     add_timeout(parser)
@@ -40,10 +42,10 @@ def add_generation(parser: argparse.ArgumentParser, text: str, *, required: bool
     parser.add_argument(*names, dest="generation", type=count, required=required, metavar="G", help=text)
 
 
-def machine_path(text: str) -> Path:
+def machine_path(text: str, *, number: str = _NUMBER) -> Path:
     """The path of a run folder or a socket, or the name of a run folder in which this user booted a machine.
 
-    A number is none, unless there is a file of this name.
+    A number is none, unless there is a file of this name: `number` says which option takes it.
     """
     found = path(text)
     if "/" not in text and not found.exists():
@@ -52,7 +54,7 @@ def machine_path(text: str) -> Path:
             return known
     if text.isdecimal() and not found.exists():
         what = f"expected a run folder or an evolution socket, got the number {text}"
-        raise argparse.ArgumentTypeError(f"{what}; a generation is named with --generation {text}")
+        raise argparse.ArgumentTypeError(f"{what}; {number} {text}")
     return found
 
 

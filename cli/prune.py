@@ -8,7 +8,7 @@ from pathlib import Path
 from cli.answer import Answer
 from cli.option_types import count, path
 from qemu import registry
-from qemu.pruning import ended_runs, remove_run
+from qemu.pruning import damaged_runs, ended_runs, remove_run
 from qemu.run_folder import RUNS
 from vboot.text import path_text
 
@@ -44,7 +44,10 @@ def run(arguments: argparse.Namespace) -> Answer:
 def _answer(folder: Path, removed: list[Path], left: list[Path], ended: int, *, dry_run: bool) -> Answer:
     word = "would be removed" if dry_run else "removed"
     lines = [f"{path_text(each)} {word}" for each in removed]
+    damaged = damaged_runs(folder)
+    lines += [f"left {path_text(each)}: its machine.json is damaged; remove it by hand" for each in damaged]
     lines += [f"{path_text(each)} stays: it holds other files, or runs again" for each in left]
     many = f"{len(removed)} of {ended} run folder{'s' if ended != 1 else ''}"
     lines.append(f"{many} of machines that have ended {word} from {path_text(folder)}")
-    return Answer({"removed": removed, "left": left, "ended": ended, "dry_run": dry_run}, "\n".join(lines))
+    data = {"removed": removed, "left": left, "damaged": damaged, "ended": ended, "dry_run": dry_run}
+    return Answer(data, "\n".join(lines))

@@ -13,12 +13,12 @@ from cli.machines import TIMEOUT_S, machine_path, newest_running
 from cli.option_types import positive_seconds
 from cli.ps import up_time
 from qemu.ending import ending
-from qemu.registry import Entry, parse_entry
+from qemu.registry import Entry, parse_entry, running_in
 from qemu.run_folder import RunFolder, listens, open_run_folder
 from vboot.client.machine import connect
 from vboot.client.ports import clients
 from vboot.errors import InputError, VbootError
-from vboot.text import parse_path, path_text, printable
+from vboot.text import parse_path, path_text, printable, shell_join
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,17 +35,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Describe the machine. It is no failure that it has ended, or does not answer."""
-    folder = open_run_folder(arguments.run or newest_run())
+    run = arguments.run or newest_run()
+    try:
+        folder = open_run_folder(run)
+        entry = parse_entry(folder.machine.read_bytes())
+        if entry is None:
+            raise InputError(f"{path_text(folder.machine)} is damaged", remedy="stop it with `vboot stop RUN`")
+    except InputError:
+        registered = running_in(run)
+        if registered is None:
+            raise
+        return _without_folder(registered)
     record = _record(folder)
-    entry = parse_entry(folder.machine.read_bytes())
-    if entry is None:
-        raise InputError(f"{path_text(folder.machine)} is damaged", remedy="end QEMU by its process id")
     data = {"run": folder.path, "model": record.get("model") or "not known", "image": _image(record)}
     data |= {"pid": entry.pid, "accel": entry.accel, "memory_mib": record.get("memory_mib")}
     if entry.is_running() or listens(folder):
         data |= _alive(entry, arguments.timeout)
     else:
         data |= {"state": "ended", "ended": ending(folder)}
+    return Answer(data, columns(_rows(data)), report_only=True)
+
+
+def _without_folder(entry: Entry) -> Answer:
+    """What the register says of a machine that runs without a sound run folder."""
+    why = "its machine.json is missing or damaged" if entry.has_folder() else "its run folder was removed or renamed"
+    data = {
+        "run": entry.run,
+        "model": entry.model or "not known",
+        "image": None,
+        "pid": entry.pid,
+        "accel": entry.accel,
+    }
+    data |= {
+        "memory_mib": None,
+        "state": f"running, but {why}: end it with `{shell_join(['vboot', 'stop', str(entry.run)])}`",
+    }
+    data |= {"uptime_s": round(max(0.0, time.time() - entry.started_wall), 1)}
     return Answer(data, columns(_rows(data)), report_only=True)
 
 
@@ -103,6 +128,10 @@ def _rows(data: dict[str, Any]) -> list[tuple[str, str]]:
         "worker": f"restarted {data['worker_restarts']} times" if "worker_restarts" in data else None,
         "heartbeats": data.get("heartbeats"),
         "no answer": data.get("answers"),
-        "clients": ("; ".join(data["clients"]) or "none") if "clients" in data else None,
     }
-    return [(name, str(value)) for name, value in shown.items() if value is not None]
+    rows = [(name, str(value)) for name, value in shown.items() if value is not None]
+    return rows + [("clients" if place == 0 else "", name) for place, name in enumerate(_users(data))]
+
+
+def _users(data: dict[str, Any]) -> list[str]:
+    return data.get("clients") or ["none"] if "clients" in data else []

@@ -15,7 +15,8 @@ from cli.option_types import positive_seconds
 from cli.streams import warn
 from qemu.launch import EndedMachineError, attach
 from qemu.machine import VirtualMachine
-from qemu.registry import Entry, running
+from qemu.process import Process
+from qemu.registry import Entry, running, running_in
 from vboot.client.machine import MachineClient, connect
 from vboot.errors import BootError, InputError, VbootError
 from vboot.protocol.errors import MachineError
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     done, failed = [], []
     for entry in running():
         try:
-            done.append(_stopped(entry.run, arguments.timeout) if entry.has_folder() else _ended_without_folder(entry))
+            done.append(_stopped(entry.run, arguments.timeout))
         except VbootError as error:
             failed.append(error)
             warn(str(error))
@@ -78,19 +79,24 @@ def _stopped(run: Path, seconds: float | None) -> tuple[Path, str, str]:
         machine = attach(run)
     except EndedMachineError as error:
         return run, "ended before", f"the machine of {path_text(run)} had already ended: {error.how}"
+    except InputError:  # no run folder, or a damaged one
+        entry = running_in(run)
+        process = None if entry is None else entry.process()
+        if entry is None or process is None:
+            raise
+        return _ended_without_folder(entry, process)
     with machine:
         how = end_in_order(machine, seconds=seconds)
     return run, how, f"the machine of {path_text(run)} has ended: {how}"
 
 
-def _ended_without_folder(entry: Entry) -> tuple[Path, str, str]:
-    """End QEMU by its process, since the sockets through which it could be asked were removed with its run folder."""
-    process = entry.process()
-    if process is not None:
-        process.signal(signal.SIGTERM)
-        if not process.wait(_PATIENCE_S):
-            process.kill()
-    how = "by ending QEMU (its run folder was removed, or cannot be read)"
+def _ended_without_folder(entry: Entry, process: Process) -> tuple[Path, str, str]:
+    """End QEMU by its process, since how to ask it was removed or damaged with its run folder."""
+    process.signal(signal.SIGTERM)
+    if not process.wait(_PATIENCE_S):
+        process.kill()
+    why = "its machine.json is missing or damaged" if entry.has_folder() else "its run folder was removed or renamed"
+    how = f"by ending QEMU ({why})"
     return entry.run, how, f"the machine of {path_text(entry.run)} has ended: {how}"
 
 

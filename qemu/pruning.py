@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qemu.launch import is_running
 from qemu.registry import parse_entry
-from qemu.run_folder import ARTEFACTS, SOCKETS_ELSEWHERE, open_run_folder
+from qemu.run_folder import ARTEFACTS, SOCKETS_ELSEWHERE, listens, open_run_folder
 from vboot.errors import InputError
 
 
@@ -23,6 +23,24 @@ def ended_runs(folder: Path) -> list[Path]:
             if entry is not None and not is_running(open_run_folder(path)):
                 found.append((entry.started_wall, path))
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def damaged_runs(folder: Path) -> list[Path]:
+    """The run folders directly in `folder` whose machine.json is damaged and whose machine does not answer, by name."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError):
+            if path.is_symlink() or not (path / "machine.json").is_file():
+                continue
+            run = open_run_folder(path)
+            try:
+                is_running(run)
+                damaged = parse_entry((path / "machine.json").read_bytes()) is None
+            except InputError:
+                damaged = True
+            if damaged and not listens(run):
+                found.append(path)
+    return sorted(found)
 
 
 def remove_run(path: Path) -> bool:

@@ -149,6 +149,12 @@ def running() -> list[Entry]:
     return [entry for entry in entries() if _is_current(entry) and (entry.is_running() or entry.is_unseen())]
 
 
+def running_in(run: Path) -> Entry | None:
+    """The machine that runs and was started with this run folder, which may have been removed since."""
+    wanted = run.resolve()
+    return next((entry for entry in running() if entry.run.resolve() == wanted), None)
+
+
 def _is_left(entry: Entry) -> bool:
     return (entry.run / "machine.json").exists() or entry.is_running()
 

@@ -218,11 +218,16 @@ def test_one_way_to_name_a_generation(vboot: Vboot, machine: Path, tmp_path: Pat
     assert vboot.json("promote", machine, "--generation", "1") == {"promoted": 1}
     assert vboot.json("rollback", machine, "--generation", "0")["restored"] == 0
     assert vboot.json("rollback", machine, "--to", "1")["restored"] == 1
-    for verb in ("rollback", "promote", "history"):
+    options = {
+        "rollback": "a generation is named with --generation",
+        "promote": "a generation is named with --generation",
+        "history": "the first record to show is named with --from",
+    }
+    for verb, option in options.items():
         assert vboot(verb, "1") == 2
         assert vboot.last_error() == (
             "vboot: error: argument RUN|SOCKET: expected a run folder or an evolution socket, got the number 1; "
-            "a generation is named with --generation 1"
+            f"{option} 1"
         )
     assert vboot("rollback", machine) == 2
     assert "--generation" in vboot.last_error()

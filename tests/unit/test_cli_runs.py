@@ -40,6 +40,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """A register of its own, and a working folder that holds no run folders."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("cli.ps._ANSWER_S", 0.2)  # the fake answers no hello
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     yield
@@ -166,6 +167,42 @@ def test_stop_all(tmp_path: Path, vboot: Vboot) -> None:
     assert all(gone(machine.pid) for machine in machines)
 
 
+@pytest.mark.parametrize("fate", ["removed", "renamed", "damaged"])
+@pytest.mark.parametrize("named", ["by name", "by path"])
+def test_what_ps_lists_can_be_described_and_stopped(tmp_path: Path, vboot: Vboot, fate: str, named: str) -> None:
+    machine = detached(tmp_path / "there" / "run")
+    word = "run" if named == "by name" else "../there/run"
+    if fate == "removed":
+        shutil.rmtree(machine.run)
+    elif fate == "renamed":
+        machine.run.rename(tmp_path / "there" / "other")
+    else:
+        machine.folder.machine.write_text("{")
+    assert [each["pid"] for each in vboot.json("ps")["machines"]] == [machine.pid]
+    assert vboot("status", word) == 0, vboot.err
+    why = "its machine.json is missing or damaged" if fate == "damaged" else "its run folder was removed or renamed"
+    assert f"running, but {why}: end it with `vboot stop {machine.run}`" in vboot.out
+    assert vboot("stop", word) == 0, vboot.err
+    assert f"the machine of {machine.run} has ended: by ending QEMU ({why})" in vboot.out
+    assert gone(machine.pid)
+    assert vboot("stop", word) == 1
+
+
+@pytest.mark.parametrize("many", [1, 16])
+def test_clients_fit_the_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vboot: Vboot, many: int) -> None:
+    names = tuple(f"vboot shell, pid {1000 + number}" for number in range(many))
+    monkeypatch.setattr("cli.ps.clients", lambda _path: names)
+    monkeypatch.setattr("cli.status.clients", lambda _path: names)
+    detached(tmp_path / "run")
+    assert vboot.json("ps")["machines"][0]["clients"] == list(names)
+    assert vboot("ps") == 0
+    assert vboot.out.splitlines()[1].endswith("vboot shell, pid 1000" if many == 1 else "  16 clients")
+    assert vboot("status", "run", "--timeout", "0.1") == 0
+    assert [line.strip() for line in vboot.out.splitlines()[-many:]] == [f"clients    {names[0]}", *names[1:]]
+    assert len({line.index("vboot shell") for line in vboot.out.splitlines()[-many:]}) == 1
+    assert vboot("stop") == 0, vboot.err
+
+
 def test_stop_of_a_machine_whose_process_is_out_of_sight_does_not_call_it_ended(tmp_path: Path, vboot: Vboot) -> None:
     machine = detached(tmp_path / "run")
     record: dict[str, Any] = json.loads(machine.folder.machine.read_bytes())
@@ -233,10 +270,12 @@ def test_prune_keeps_the_newest_and_everything_that_is_no_ended_run(tmp_path: Pa
     assert vboot("prune", "--keep", "1", "--dry-run") == 0
     assert sorted(path.name for path in base.iterdir()) == before
     assert "3 of 4 run folders of machines that have ended would be removed" in vboot.out
+    assert "left build/run/other: its machine.json is damaged; remove it by hand\n" in vboot.out
     assert vboot("prune") == 0, "few enough"
     assert sorted(path.name for path in base.iterdir()) == before
     told = vboot.json("prune", "--keep", "1")
     assert [Path(path).name for path in told["removed"]] == ["b", "d"]
+    assert [Path(path).name for path in told["damaged"]] == ["other"]
     assert [Path(path).name for path in told["left"]] == ["c"]
     assert sorted({*before} - {path.name for path in base.iterdir()}) == ["b", "d"]
     assert {"note.txt", "machine.json", "console.log"} <= {path.name for path in runs[1].iterdir()}
