@@ -47,15 +47,17 @@ class ConsoleFile:
         self._window = kept + fresh
         return self._window if fresh else b""
 
-    def search(self, pattern: re.Pattern[bytes], *, until: float) -> ConsoleMatch | None:
-        """Read on to the current end of the log, or to the monotonic time `until`; the first match, or None."""
+    def search(self, pattern: re.Pattern[bytes], *, until: float, limit: int | None = None) -> ConsoleMatch | None:
+        """Read on to the current end of the log; the first match, or None.
+
+        A guest may print faster than this reads: it stops at the monotonic time `until`, and behind byte `limit`.
+        """
         while window := self.read():
             match = pattern.search(window)
             if match:
                 groups = tuple(None if group is None else console.clean(group) for group in match.groups())
                 return ConsoleMatch(console.clean(match[0]), groups, self._window_start + match.end())
-            # A guest may print faster than we read.
-            if time.monotonic() > until:
+            if time.monotonic() > until or (limit is not None and self._window_start + len(window) > limit):
                 break
         return None
 

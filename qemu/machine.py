@@ -166,7 +166,7 @@ class VirtualMachine:
         while True:
             # Checked before the console is read: the last output of a dying machine still counts.
             doomed = self._is_doomed()
-            match = file.search(expression, until=until)
+            match = file.search(expression, until=until, limit=limit)
             if match is not None:
                 return match
             if doomed:

@@ -14,6 +14,7 @@ import shlex
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,8 @@ APPLIANCE = "".join(
     f"vector_boot: phase={name} t_us={number * 1000}\r\n"
     for number, name in enumerate(("start", "mounts", "runtime", "tensors", "evolution", "heartbeat"))
 )
+FLOOD = "the same line, again and again\n" * 2000
+FLOOD_BYTES = 256 << 20
 PANIC = "[    0.200000] Kernel panic - not syncing: Attempted to kill init!\r\n"
 GREETING = {"vector_boot": {"version": "0.0.0", "protocol": 1, "build": "0" * 12, "generation": 0}}
 
@@ -71,6 +74,11 @@ class Fake:
     def print(self, text: str) -> None:
         self.console.write(text.encode())
 
+    def flood(self) -> None:
+        """Print faster than anybody reads, but not so much that a test which fails fills the disk."""
+        for _ in range(FLOOD_BYTES // len(FLOOD)):
+            self.print(FLOOD)
+
     def boot(self) -> None:
         self.print(KERNEL)
         if self.scenario in ("die", "die-at-once"):
@@ -81,8 +89,7 @@ class Fake:
             if self.scenario == "panic-exit":
                 sys.exit(0)
         elif self.scenario == "flood":
-            while True:
-                self.print("the same line, again and again\n" * 2000)
+            threading.Thread(target=self.flood, daemon=True).start()
         elif self.scenario not in ("hang", "deaf"):
             self.print(APPLIANCE)
 

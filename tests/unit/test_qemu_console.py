@@ -137,3 +137,11 @@ def test_phases_are_found_whatever_stands_between_their_lines(lines: list[tuple[
     for name, time in lines:
         expected.setdefault(name, time)
     assert console.phases(text) == expected
+
+
+def test_a_search_ends_at_its_limit_although_more_was_printed(tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    log.write_bytes(b"x\n" * (3 << 20) + b"the end\n")
+    pattern = re.compile(b"the end")
+    assert ConsoleFile(log).search(pattern, until=float("inf"), limit=1 << 20) is None
+    assert ConsoleFile(log).search(pattern, until=float("inf")) is not None
