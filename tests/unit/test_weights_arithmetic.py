@@ -72,9 +72,8 @@ def slow_q8_0(values: list[Scalar]) -> bytes | None:
     stored = np.float16(d)
     if any(math.isnan(value) for value in values) or not math.isfinite(stored):
         return None
-    inverse = Scalar(1) / d if d else Scalar(0)
-    inverse = inverse if math.isfinite(inverse) else Scalar(0)
-    rounded = [math.copysign(math.floor(abs(float(value * inverse)) + 0.5), value) for value in values]
+    scaled = [value / d if d else Scalar(0) for value in values]
+    rounded = [math.copysign(math.floor(abs(float(value)) + 0.5), value) for value in scaled]
     return stored.tobytes() + bytes(int(code) & 0xFF for code in rounded)
 
 
