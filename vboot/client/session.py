@@ -210,17 +210,23 @@ class Session:
     def _greet(self, deadline: float) -> Hello:
         """Synchronise the connection; connect first if there is none."""
         started = time.monotonic()
+        refused: RequestRefusedError | None = None
         while True:
             if self._link is None:
                 self._open(deadline)
             try:
                 return self._say_hello(deadline)
+            except MachineTimeoutError:
+                if refused is None:
+                    raise
+                raise refused from None  # the deadline passed between two tries: that it was busy says more
             except (LinkLostError, RequestRefusedError) as error:
                 # The machine may have no free connection until it notices that an earlier client has left.
                 passing = isinstance(error, LinkLostError) or error.code == Code.BUSY
                 until = min(deadline, started + _BUSY_SECONDS) if isinstance(error, MachineBusyError) else deadline
                 if not passing or time.monotonic() + _CONNECT_AGAIN_SECONDS > until:
                     raise
+                refused = error if isinstance(error, RequestRefusedError) else refused
                 self.close()
                 time.sleep(_CONNECT_AGAIN_SECONDS)
 
