@@ -19,7 +19,6 @@ from evolution.daemon import identity
 from evolution.daemon.config import StrategyPlan
 from evolution.fitness.retrieval import BATCH_SIZE, RetrievalFitness
 from vboot.errors import InputError
-from vboot.text import path_text
 
 FOLDERS = Path("build/evolve")
 """The folder of default folders."""
@@ -32,7 +31,7 @@ def default_folder(arguments: argparse.Namespace, model: Path, plan: StrategyPla
     `plan`: what the arguments say. A run that an earlier version began under a shorter name is found, too, if it has
     the same settings. Raises InputError if the model cannot be read.
     """
-    digest = file_sha256(model)
+    digest = identity.file_sha256(model)
     data = arguments.data or DEBIAN
     earlier = FOLDERS / _earlier_name(arguments, data)
     recorded = _settings_of(earlier)
@@ -115,13 +114,3 @@ def _is_same_run(
         return bool(arguments.batch == BATCH_SIZE)
     fitness = RetrievalFitness(pairs.search, seed=arguments.seed, batch_size=arguments.batch)
     return bool(recorded.get("fitness") == identity.fingerprint(fitness))
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 (hex) of a model file. Raises InputError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        what = f"the model {path_text(path)} cannot be read ({error.strerror or error})"
-        raise InputError(what, remedy="check the path of the model's GGUF file") from error

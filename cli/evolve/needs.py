@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cli.evolve.folders import file_sha256
 from cli.rust_reader import runtime_library, rust_reader
+from evolution.daemon.identity import file_sha256
 from evolution.surgeon.gguf_file import GGUFFile
 from evolution.surgeon.machine_tensors import SLOTS
 from evolution.surgeon.runtime_check import EXECUTABLE_VARIABLE, runtime_check

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from evolution.daemon.config import DaemonConfig, StrategyPlan
 from evolution.fitness.contract import Fitness, Pair
 from vboot.errors import InputError
+from vboot.text import path_text
 
 
 def settings(
@@ -23,7 +24,7 @@ def settings(
     """The settings of a run as JSON values. Raises InputError when the model cannot be read."""
     return {
         "daemon": version,
-        "model": _file_sha256(model),
+        "model": file_sha256(model),
         "data": _data_digest(fitness),
         "strategy": plan.name,
         "seed": plan.seed,
@@ -75,10 +76,11 @@ def _digest(pairs: Sequence[Pair]) -> bytes:
     return hashlib.sha256(json.dumps([[pair.query, pair.document] for pair in pairs]).encode()).digest()
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The SHA-256 (hex) of a model file. Raises InputError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        what = f"the model {path} cannot be read ({error.strerror or error})"
+        what = f"the model {path_text(path)} cannot be read ({error.strerror or error})"
         raise InputError(what, remedy="check the path of the model's GGUF file") from error
