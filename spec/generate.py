@@ -107,6 +107,8 @@ def protocol_module() -> str:
             "RECORD_KINDS", "int", "str", ((kind["number"], _quoted(kind["name"])) for kind in tables["record_kind"])
         ),
         '"""What a record of the journal is about, by its number in `cortex_journal`."""\n',
+        _words("JOURNAL_REASONS", (reason["name"] for reason in tables["journal_reason"])),
+        '"""Why the journal takes no changes: `data.reason` with code 1015."""\n',
         _mapping(
             "VERDICTS", "int", "str", ((verdict["number"], _quoted(verdict["name"])) for verdict in tables["verdict"])
         ),

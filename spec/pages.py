@@ -33,6 +33,9 @@ def protocol_page() -> str:
             ((x["code"], _code(x["name"]), x["meaning"], x["remedy"]) for x in tables["error"]),
         ),
         "faults": _table(("what", ""), ((_code(x["name"]), x["meaning"]) for x in tables["fault"])),
+        "journal reasons": _table(
+            ("data.reason", ""), ((_code(x["name"]), x["meaning"]) for x in tables["journal_reason"])
+        ),
         "record kinds": _table(("number", "kind"), ((x["number"], _code(x["name"])) for x in tables["record_kind"])),
     }
     for method in tables["method"]:

@@ -746,6 +746,8 @@ RECORD_KINDS: Mapping[int, str] = {
     7: "boot",
 }
 """What a record of the journal is about, by its number in `cortex_journal`."""
+JOURNAL_REASONS = ("full", "foreign", "other_model", "newer", "damaged", "io", "read_only", "too_small")
+"""Why the journal takes no changes: `data.reason` with code 1015."""
 VERDICTS: Mapping[int, str] = {
     0: "applied",
     1: "refused",

@@ -1,6 +1,5 @@
 //! Makes a machine from a file or the built-in model, in memory of this process or in memory files that outlive it.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -10,7 +9,7 @@ use super::instance::Instance;
 use super::tiny;
 use crate::container_file::ContainerFile;
 use crate::hw_mmio::{word, Page, State};
-use crate::journal::storage::MemoryFile;
+use crate::journal::log::Log;
 use crate::machine::{Machine, Parts, Runtime, ENERGY_CAPACITY_MILLI};
 use crate::model_file::{self, LoadedModel};
 use crate::rts::hex;
@@ -89,7 +88,7 @@ fn start(model: LoadedModel, journal: OwnedFd, words: SharedWords) -> Result<Ins
     let parts = Parts {
         model: Ok(model.store),
         runtime,
-        journal: Ok(Box::new(MemoryFile(File::from(journal)))),
+        journal: Log::in_memory(journal),
         shared: Arc::clone(&shared),
         build: build(),
         energy_limited: std::env::var_os(ENERGY_VARIABLE).is_none_or(|value| value != "off"),

@@ -1,13 +1,11 @@
-//! How a change becomes an entry of the log, and how it is taken back when the log cannot be written.
-
-use std::io;
+//! How a change becomes an entry of the log.
 
 use super::{image, ChangeRequest, GenerationEntry, ImageEntry, Lineage, LineageError};
-use crate::journal::log::Log;
 use crate::journal::{EntryHead, EntryKind};
 use crate::tensor::memory::BeforeImages;
 
 impl Lineage {
+    /// Makes a generation of the contents that memory holds, in the open batch. `before` holds the pages as they were.
     pub(super) fn make_generation(
         &mut self,
         kind: EntryKind,
@@ -16,28 +14,17 @@ impl Lineage {
         before: BeforeImages,
         payload: &[&[u8]],
     ) -> Result<(), LineageError> {
-        let promoted = self.promoted;
+        self.open_batch();
         self.generation += 1;
         if self.lease_until_us.is_none() {
             self.promoted = self.generation;
         }
-        match self.append(kind, asked, returned_to.unwrap_or(0), payload) {
-            Ok(offset) => {
-                self.made.push_back(GenerationEntry {
-                    offset,
-                    returned_to,
-                    fingerprint: self.store.memory().fingerprint(),
-                });
-                self.store.drop_digests(before.iter().map(|(page, _)| page));
-                self.undo.push(self.generation, before);
-                Ok(())
-            }
-            Err(error) => {
-                (self.generation, self.promoted) = (self.generation - 1, promoted);
-                self.put_back(&before);
-                Err(self.fail(format!("the journal cannot be written: {error}")))
-            }
-        }
+        self.store.drop_digests(before.iter().map(|(page, _)| page));
+        self.undo.push(self.generation, before);
+        let offset = self.append(kind, asked, returned_to.unwrap_or(0), payload)?;
+        let fingerprint = self.store.memory().fingerprint();
+        self.made.push_back(GenerationEntry { offset, returned_to, fingerprint });
+        Ok(())
     }
 
     /// Makes a generation of the contents that memory already holds; `with_image` writes an image of them to the log.
@@ -54,7 +41,7 @@ impl Lineage {
         }
         let image::ImageFront { bytes: mut payload, pages } = image::front(self.store.memory(), &self.ids);
         pages.iter().for_each(|page| payload.extend_from_slice(self.store.memory().page(*page)));
-        let sequence = self.log.as_ref().map_or(0, Log::next_sequence);
+        let sequence = self.next_sequence();
         self.make_generation(kind, asked, Some(to), before, &[&payload])?;
         if let Some(made) = self.made.back() {
             self.images.push(ImageEntry { generation: self.generation, offset: made.offset, sequence });
@@ -63,43 +50,31 @@ impl Lineage {
         Ok(())
     }
 
-    pub(super) fn append_note(
-        &mut self,
-        kind: EntryKind,
-        asked: ChangeRequest,
-        target: u64,
-    ) -> Result<(), LineageError> {
-        match self.append(kind, asked, target, &[]) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.fail(format!("the journal cannot be written: {error}"))),
-        }
-    }
-
+    /// Appends an entry to the open batch; if that fails, the batch is taken back. Returns the offset of the entry.
     pub(super) fn append(
         &mut self,
         kind: EntryKind,
         asked: ChangeRequest,
         target: u64,
         payload: &[&[u8]],
-    ) -> io::Result<u64> {
+    ) -> Result<u64, LineageError> {
+        self.open_batch();
         let head = self.head(kind, asked, target);
-        let log = self.log.as_mut().map_err(|why| io::Error::other(why.clone()))?;
-        let offset = log.append(head, payload)?;
+        let appended = match &mut self.log {
+            Some(log) => log.append(head, payload),
+            None => return Err(self.unusable()),
+        };
+        let offset = appended.map_err(|error| self.fail(error))?;
         self.ids.add(&head, offset);
+        if self.first_entry == 0 {
+            self.first_entry = offset;
+        }
         Ok(offset)
     }
 
-    pub(super) fn put_back(&mut self, before: &BeforeImages) {
-        let mut change = self.store.memory_mut().begin();
-        before.iter().for_each(|(page, bytes)| change.write_page(page, bytes));
-        change.commit();
-        self.store.drop_digests(before.iter().map(|(page, _)| page));
-    }
-
-    /// Stops using the log: a later write that succeeds would hide the loss.
-    pub(super) fn fail(&mut self, why: String) -> LineageError {
-        self.log = Err(why.clone());
-        LineageError::Journal(why)
+    /// Sequence number of the next entry.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.log.as_ref().map_or(0, |log| log.next_sequence())
     }
 
     /// The head of an entry about the current state.

@@ -3,7 +3,6 @@
 use super::image;
 use super::rebuild::{RebuildPath, RebuildStart};
 use super::{ChangeRequest, ImageEntry, Lineage, LineageError};
-use crate::journal::log::Log;
 use crate::journal::EntryKind;
 
 /// Longest time that a replay from the last image may take; then another image is made.
@@ -35,28 +34,26 @@ impl Lineage {
         }
     }
 
+    /// Writes an image in a batch of its own.
     fn append_image(&mut self) -> Result<(), LineageError> {
+        self.commit_batch()?;
         let image::ImageFront { bytes: front, pages } = image::front(self.store.memory(), &self.ids);
-        let head = self.head(EntryKind::Image, ChangeRequest::default(), 0);
+        let (head, sequence) = (self.head(EntryKind::Image, ChangeRequest::default(), 0), self.next_sequence());
         let memory = self.store.memory();
         let mut payload: Vec<&[u8]> = vec![&front];
         payload.extend(pages.iter().map(|page| memory.page(*page)));
-        let Ok(log) = &mut self.log else { return self.require_log() };
-        let sequence = log.next_sequence();
-        match log.append(head, &payload) {
-            Ok(offset) => {
-                self.images.push(ImageEntry { generation: self.generation, offset, sequence });
-                self.replay_cost_us = 0;
-                Ok(())
-            }
-            Err(error) => Err(self.fail(format!("the journal cannot be written: {error}"))),
-        }
+        let Some(log) = &mut self.log else { return Err(self.unusable()) };
+        let written = log.append(head, &payload).and_then(|offset| log.commit().map(|()| offset));
+        let offset = written.map_err(|error| self.fail(error))?;
+        self.images.push(ImageEntry { generation: self.generation, offset, sequence });
+        self.replay_cost_us = 0;
+        Ok(())
     }
 
     /// Makes an image if a replay would take long, and removes old entries if the log is too large. A failure is
     /// reported at the next change.
     pub(super) fn compact(&mut self) {
-        let Ok(size) = self.log.as_ref().map(Log::size) else { return };
+        let size = self.log_bytes();
         if self.lease_until_us.is_some() {
             return; // the entries since the promoted generation are needed
         }
@@ -79,21 +76,32 @@ impl Lineage {
     }
 
     pub(super) fn log_start(&self) -> u64 {
-        self.log.as_ref().map_or(0, Log::start)
+        self.log.as_ref().map_or(0, |log| log.start())
+    }
+
+    /// Bytes from the first entry to the end of the last.
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.log.as_ref().map_or(0, |log| log.end() - log.start())
     }
 
     /// Removes the entries before the oldest image from which on the log fits its budget, but never an entry that the
     /// current generation is rebuilt from.
     fn remove_old_entries(&mut self) {
         let Some(RebuildPath { start: RebuildStart::Image(needed), .. }) = self.path(self.generation) else { return };
-        let Ok(log) = &mut self.log else { return };
+        let Some(log) = &mut self.log else { return };
         let fits = |image: &&ImageEntry| log.end() - image.offset <= self.budget.log && image.offset <= needed;
         let at_last = |image: &&ImageEntry| image.offset == needed;
         let chosen = self.images.iter().find(fits).or(self.images.iter().find(at_last)).copied();
-        let Some(image) = chosen.filter(|image| image.offset != log.start()) else { return };
-        if log.remove_before(image.offset, image.sequence).is_err() {
-            return;
+        let Some(image) = chosen.filter(|image| image.offset != self.first_entry) else { return };
+        match log.remove_before(image.offset, image.sequence) {
+            Ok(()) => self.forget_before(image),
+            Err(error) => _ = self.fail(error),
         }
+    }
+
+    /// Forgets the entries before this image, which the log no longer has.
+    pub(super) fn forget_before(&mut self, image: ImageEntry) {
+        self.first_entry = image.offset;
         self.images.retain(|other| other.offset >= image.offset);
         let old = (image.generation + 1).saturating_sub(self.first_made) as usize;
         self.made.drain(..old.min(self.made.len()));

@@ -4,6 +4,8 @@
 //! the model's file and the log alone.
 
 mod append;
+mod batch;
+mod catch_up;
 pub mod ids;
 mod image;
 mod images;
@@ -13,10 +15,10 @@ mod undo;
 
 use std::collections::VecDeque;
 
-use crate::journal::log::Log;
-use crate::journal::{Content, EntryKind};
+use crate::journal::{Content, EntryKind, Journal, JournalError, JournalReason};
 use crate::tensor::memory::BeforeImages;
 use crate::tensor::Store;
+use batch::BatchStart;
 use ids::Ids;
 pub use past::PastError;
 pub use rebuild::MutationPayload;
@@ -53,8 +55,8 @@ impl Budget {
 pub enum LineageError {
     /// There is no such generation, or it is no longer kept.
     UnknownGeneration(String),
-    /// The journal failed or is damaged.
-    Journal(String),
+    /// The journal takes no changes, or is damaged.
+    Journal(JournalError),
 }
 
 /// A generation in the log.
@@ -99,8 +101,14 @@ pub struct Lineage {
     /// When the open trial ends, in microseconds of the monotonic clock.
     lease_until_us: Option<u64>,
     undo: Undo,
-    /// The log, or why there is no usable one.
-    log: Result<Log, String>,
+    /// The log; `None` if there is none that can be read.
+    log: Option<Box<dyn Journal>>,
+    /// Why no change can be written to the log.
+    refusal: Option<JournalError>,
+    /// The state before the open batch, if one is open.
+    batch: Option<BatchStart>,
+    /// Offset of the first entry in the log.
+    first_entry: u64,
     /// Number of the first generation in the log.
     first_made: u64,
     /// The generations in the log, without a gap.
@@ -117,7 +125,7 @@ impl Lineage {
         &self.store
     }
 
-    /// The tensors, for a change that ends with [`Lineage::commit_mutation`] or with an aborted transaction.
+    /// The tensors, for a change that ends with [`Lineage::add_mutation`] or with an aborted transaction.
     pub fn store_mut(&mut self) -> &mut Store {
         &mut self.store
     }
@@ -147,16 +155,25 @@ impl Lineage {
     /// # Errors
     /// [`LineageError::Journal`].
     pub fn require_log(&self) -> Result<(), LineageError> {
-        self.log.as_ref().map(|_| ()).map_err(|why| LineageError::Journal(why.clone()))
+        match (&self.refusal, &self.log) {
+            (None, Some(_)) => Ok(()),
+            _ => Err(self.unusable()),
+        }
     }
 
-    /// Makes the current generation of a mutation that was just committed to memory, and writes it to the log. `before`
-    /// holds the pages as they were; `lease_until_us` is the end of its trial (monotonic clock); `cost_us` is the time
-    /// that applying it took.
+    /// Why the log cannot be used.
+    fn unusable(&self) -> LineageError {
+        let none = || JournalError::new(JournalReason::Io, "the journal is not open");
+        LineageError::Journal(self.refusal.clone().unwrap_or_else(none))
+    }
+
+    /// Makes the current generation of a mutation that was just committed to memory, in the open batch;
+    /// [`Lineage::commit`] must follow. `before` holds the pages as they were; `lease_until_us` is the end of its trial
+    /// (monotonic clock); `cost_us` is the time that applying it took.
     ///
     /// # Errors
-    /// [`LineageError::Journal`]; the weights have not changed then.
-    pub fn commit_mutation(
+    /// [`LineageError::Journal`]; the weights are then those before the batch.
+    pub fn add_mutation(
         &mut self,
         asked: ChangeRequest,
         before: BeforeImages,
@@ -164,17 +181,15 @@ impl Lineage {
         payload: &MutationPayload<'_>,
         cost_us: u64,
     ) -> Result<(), LineageError> {
-        let open = self.lease_until_us;
-        self.lease_until_us = match (lease_until_us, open) {
+        self.open_batch();
+        self.lease_until_us = match (lease_until_us, self.lease_until_us) {
             (Some(asked), Some(open)) => Some(asked.max(open)),
             (asked, open) => asked.or(open),
         };
         let lengths = payload.lengths();
         let pieces = [&lengths[..], payload.edits, payload.reply, payload.blob];
-        let made = self.make_generation(EntryKind::Mutate, asked, None, before, &pieces);
-        made.inspect_err(|_| self.lease_until_us = open)?;
+        self.make_generation(EntryKind::Mutate, asked, None, before, &pieces)?;
         self.replay_cost_us += cost_us + ENTRY_COST_US;
-        self.compact();
         Ok(())
     }
 
@@ -197,36 +212,21 @@ impl Lineage {
             )));
         }
         self.require_log()?;
-        let expected = self.fingerprint_of(to);
-        let mut change = self.store.memory_mut().begin();
-        if to != self.generation && !self.undo.restore(to, &mut change) {
-            drop(change);
-            let rebuilt = self.rebuild(to, progress).map_err(LineageError::Journal)?.ok_or_else(unknown)?;
-            let dirty: Vec<u32> = self.store.memory().dirty_pages().chain(rebuilt.dirty_pages()).collect();
-            change = self.store.memory_mut().begin();
-            dirty.iter().for_each(|page| change.write_page(*page, rebuilt.page(*page)));
-        }
-        let before = change.commit();
-        if expected.is_some_and(|expected| expected != self.store.memory().fingerprint()) {
-            self.put_back(&before);
-            return Err(self.fail(format!("generation {to} was not restored exactly: its fingerprint differs")));
-        }
-        let (lease, promoted) = (self.lease_until_us, self.promoted);
-        if to <= self.promoted {
-            self.lease_until_us = None;
-        }
+        self.commit_batch()?;
+        let before = self.restore(to, progress)?.ok_or_else(unknown)?;
         // Before-images may reach further back than the log: then the entry itself must hold the contents.
         let lost = self.path(to).is_none();
         if lost && !self.can_afford(image::size(self.store.memory(), &self.ids)) {
             self.put_back(&before);
             return Err(unknown());
         }
-        self.make_return(kind, asked, to, before, lost).inspect_err(|_| {
-            (self.lease_until_us, self.promoted) = (lease, promoted);
-        })?;
+        self.open_batch();
+        if to <= self.promoted {
+            self.lease_until_us = None;
+        }
+        self.make_return(kind, asked, to, before, lost)?;
         self.replay_cost_us += ENTRY_COST_US;
-        self.compact();
-        Ok(())
+        self.commit()
     }
 
     /// Returns to the promoted generation if the lease of the open trial has expired. Returns whether it has.
@@ -254,14 +254,11 @@ impl Lineage {
             let text = format!("generation {generation} is not on trial: {} is promoted", self.promoted);
             return Err(LineageError::UnknownGeneration(text));
         }
-        let (lease, promoted) = (self.lease_until_us, self.promoted);
+        self.open_batch();
         self.promoted = generation;
-        self.lease_until_us = lease.filter(|_| generation < self.generation);
-        self.append_note(EntryKind::Promote, asked, generation).inspect_err(|_| {
-            (self.lease_until_us, self.promoted) = (lease, promoted);
-        })?;
-        self.compact();
-        Ok(())
+        self.lease_until_us = self.lease_until_us.filter(|_| generation < self.generation);
+        self.append(EntryKind::Promote, asked, generation, &[])?;
+        self.commit()
     }
 
     /// Sets the end of the open trial to `until_us` (monotonic clock).
@@ -273,9 +270,10 @@ impl Lineage {
         if self.lease_until_us.is_none() || generation <= self.promoted || generation > self.generation {
             return Err(LineageError::UnknownGeneration(format!("generation {generation} is not on trial")));
         }
-        let lease = self.lease_until_us.replace(until_us);
-        self.append_note(EntryKind::Renew, ChangeRequest::default(), generation)
-            .inspect_err(|_| self.lease_until_us = lease)
+        self.open_batch();
+        self.lease_until_us = Some(until_us);
+        self.append(EntryKind::Renew, ChangeRequest::default(), generation, &[])?;
+        self.commit()
     }
 
     /// Frees all before-images; their generations can still be rebuilt from the log. Returns the number of bytes freed.
@@ -285,12 +283,12 @@ impl Lineage {
 
     /// Whether an entry with this many bytes of payload fits the log.
     pub fn has_room(&self, payload_bytes: u64) -> bool {
-        self.log.as_ref().is_ok_and(|log| log.size() + payload_bytes <= self.budget.log_limit)
+        self.log_bytes() + payload_bytes <= self.budget.log_limit
     }
 
     /// The reply stored with the mutation at this offset of the log; `None` if the entry was removed.
     pub fn stored_reply(&self, offset: u64) -> Option<String> {
-        let log = self.log.as_ref().ok().filter(|log| offset >= log.start())?;
+        let log = self.log.as_ref().filter(|log| offset >= log.start())?;
         let payload = log.entry(offset).ok()?.payload;
         String::from_utf8(MutationPayload::parse(&payload)?.reply.to_vec()).ok()
     }

@@ -1,5 +1,6 @@
 //! The contents of an older generation, beside the weights and without a change to them.
 
+use super::rebuild::inexact;
 use super::{Lineage, LineageError};
 use crate::tensor::memory::{PagedMemory, PAGE};
 
@@ -26,10 +27,7 @@ impl Lineage {
             return Err(unknown(format!("there is no generation {to} yet: the newest is {}", self.generation)));
         }
         let journal = |why| PastError::Lineage(LineageError::Journal(why));
-        let base = || {
-            let base = self.store.base_memory();
-            base.map_err(|error| journal(format!("the file of the model cannot be mapped: {error}")))
-        };
+        let base = || self.base_memory().map_err(journal);
         let dirty_bytes = u64::from(self.store.memory().dirty_count()) * PAGE as u64;
         let memory = if to == 0 {
             base()? // no page of it is copied, so it takes no memory
@@ -46,9 +44,7 @@ impl Lineage {
             rebuilt.ok_or_else(|| unknown(format!("generation {to} is no longer kept")))?
         };
         match self.fingerprint_of(to) {
-            Some(expected) if expected != memory.fingerprint() => {
-                Err(journal(format!("generation {to} was not restored exactly: its fingerprint differs")))
-            }
+            Some(expected) if expected != memory.fingerprint() => Err(journal(inexact(to))),
             _ => Ok(memory),
         }
     }

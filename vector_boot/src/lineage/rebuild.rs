@@ -1,16 +1,12 @@
 //! Rebuilds the contents of generations from the model's file and the log.
 
-use std::io;
-
 use super::image::Image;
-use super::{Budget, GenerationEntry, Ids, ImageEntry, Lineage, Undo};
-use crate::journal::log::Log;
-use crate::journal::storage::LogStorage;
-use crate::journal::{EntryHead, EntryKind};
+use super::{Budget, GenerationEntry, Ids, ImageEntry, Lineage, LineageError, Undo};
+use crate::journal::{EntryHead, EntryKind, Journal, JournalError, JournalReason, LogEntry};
 use crate::mutation::apply::apply;
-use crate::mutation::plan::plan;
+use crate::mutation::plan::{plan, Plan};
 use crate::mutation::request::parse_edits;
-use crate::tensor::memory::PagedMemory;
+use crate::tensor::memory::{BeforeImages, PagedMemory};
 use crate::tensor::Store;
 
 /// The payload of a mutation in the log: what is needed to apply it again.
@@ -63,7 +59,7 @@ impl Lineage {
     /// and every change is refused. `progress` is called regularly.
     pub fn recover(
         store: Store,
-        storage: io::Result<Box<dyn LogStorage>>,
+        log: Result<Box<dyn Journal>, JournalError>,
         budget: Budget,
         progress: &dyn Fn(),
     ) -> Self {
@@ -73,7 +69,10 @@ impl Lineage {
             promoted: 0,
             lease_until_us: None,
             undo: Undo::new(budget.undo),
-            log: Err("the journal is not open".into()),
+            log: None,
+            refusal: None,
+            batch: None,
+            first_entry: 0,
             first_made: 1,
             made: Default::default(),
             images: Vec::new(),
@@ -81,53 +80,103 @@ impl Lineage {
             budget,
             replay_cost_us: 0,
         };
-        let opened = storage.and_then(Log::open).map_err(|error| error.to_string());
-        if let Err(why) = opened.and_then(|log| lineage.replay(log, progress)) {
-            (lineage.generation, lineage.promoted, lineage.lease_until_us) = (0, 0, None);
-            (lineage.made, lineage.images, lineage.ids) = Default::default();
-            lineage.log = Err(why);
+        if let Err(why) = log.and_then(|log| lineage.replay(log, progress)) {
+            lineage.forget_all();
+            (lineage.log, lineage.refusal) = (None, Some(why));
         }
         lineage
     }
 
-    fn replay(&mut self, log: Log, progress: &dyn Fn()) -> Result<(), String> {
-        let mut last = None;
-        for found in log.heads() {
-            let (offset, head) = found.map_err(|error| error.to_string())?;
-            if last.is_none() && head.holds_image() {
-                let payload = log.entry(offset).map_err(|error| error.to_string())?.payload;
-                self.ids = Image::parse(&payload).and_then(|image| image.ids()).ok_or("an image is damaged")?;
-                self.first_made = head.generation + u64::from(head.kind == EntryKind::Image);
-            }
-            self.add_head(offset, &head)?;
-            last = Some(head);
+    fn replay(&mut self, mut log: Box<dyn Journal>, progress: &dyn Fn()) -> Result<(), JournalError> {
+        let (mut first, mut last) = (None, None);
+        log.read_on(&mut |offset, head| {
+            first.get_or_insert((offset, *head));
+            self.add_head(offset, head)?;
+            last = Some(*head);
             progress();
+            Ok(())
+        })?;
+        self.refusal = log.refusal();
+        self.log = Some(log);
+        match first.zip(last) {
+            Some((first, last)) => self.adopt(first, last, progress),
+            None => Ok(()),
         }
-        self.log = Ok(log);
-        let Some(head) = last else { return Ok(()) };
-        let memory = self.rebuild(head.generation, progress)?.ok_or("the journal has a gap")?;
-        if memory.fingerprint() != head.fingerprint {
-            return Err("the weights were not restored exactly: their fingerprint differs".into());
+    }
+
+    /// Makes the state after `last`, the newest entry of those that were added; `first` is the first one, with its offset.
+    pub(super) fn adopt(
+        &mut self,
+        (offset, first): (u64, EntryHead),
+        last: EntryHead,
+        progress: &dyn Fn(),
+    ) -> Result<(), JournalError> {
+        if first.holds_image() {
+            let payload = self.entry(offset)?.payload;
+            let older = Image::parse(&payload).and_then(|image| image.ids());
+            let newer = std::mem::replace(&mut self.ids, older.ok_or_else(|| damaged("an image is damaged"))?);
+            self.ids.extend(newer);
+        }
+        let memory = self.rebuild(last.generation, progress)?.ok_or_else(|| damaged("the journal has a gap"))?;
+        if memory.fingerprint() != last.fingerprint {
+            return Err(damaged("the weights were not restored exactly: their fingerprint differs"));
         }
         self.store.replace_memory(memory);
-        (self.generation, self.promoted) = (head.generation, head.promoted);
-        self.lease_until_us = Some(head.lease_until_us).filter(|until| *until != 0);
+        (self.generation, self.promoted) = (last.generation, last.promoted);
+        self.lease_until_us = Some(last.lease_until_us).filter(|until| *until != 0);
+        self.undo.settle(self.generation);
         Ok(())
     }
 
-    fn add_head(&mut self, offset: u64, head: &EntryHead) -> Result<(), String> {
+    /// Forgets everything that was read from the log.
+    pub(super) fn forget_all(&mut self) {
+        (self.generation, self.promoted, self.lease_until_us) = (0, 0, None);
+        (self.made, self.images, self.ids) = Default::default();
+        (self.first_entry, self.first_made) = (0, 1);
+        self.undo.take_above(0);
+    }
+
+    /// Adds an entry to the list of what is in the log.
+    pub(super) fn add_head(&mut self, offset: u64, head: &EntryHead) -> Result<(), JournalError> {
+        if self.first_entry == 0 {
+            self.first_entry = offset;
+            self.first_made = head.generation + u64::from(!head.kind.makes_generation());
+        }
         if head.holds_image() {
             self.images.push(ImageEntry { generation: head.generation, offset, sequence: head.sequence });
         }
         if head.kind.makes_generation() {
             if head.generation != self.first_made + self.made.len() as u64 {
-                return Err("the journal has a gap".into());
+                return Err(damaged("the journal has a gap"));
             }
             let returned_to = (head.kind != EntryKind::Mutate).then_some(head.target);
             self.made.push_back(GenerationEntry { offset, returned_to, fingerprint: head.fingerprint });
         }
         self.ids.add(head, offset);
         Ok(())
+    }
+
+    /// Changes the weights to the contents of generation `to`. Returns the pages as they were; `None` if the generation is no
+    /// longer kept.
+    ///
+    /// # Errors
+    /// [`LineageError::Journal`]; the weights have not changed then.
+    pub(super) fn restore(&mut self, to: u64, progress: &dyn Fn()) -> Result<Option<BeforeImages>, LineageError> {
+        let expected = self.fingerprint_of(to);
+        let mut change = self.store.memory_mut().begin();
+        if to != self.generation && !self.undo.restore(to, &mut change) {
+            drop(change);
+            let Some(rebuilt) = self.rebuild(to, progress).map_err(LineageError::Journal)? else { return Ok(None) };
+            let dirty: Vec<u32> = self.store.memory().dirty_pages().chain(rebuilt.dirty_pages()).collect();
+            change = self.store.memory_mut().begin();
+            dirty.iter().for_each(|page| change.write_page(*page, rebuilt.page(*page)));
+        }
+        let before = change.commit();
+        if expected.is_some_and(|expected| expected != self.store.memory().fingerprint()) {
+            self.put_back(&before);
+            return Err(self.refuse(inexact(to)));
+        }
+        Ok(Some(before))
     }
 
     /// How to rebuild the contents of a generation; mutations that were rolled back are left out. `None` if the log
@@ -156,40 +205,62 @@ impl Lineage {
     }
 
     /// The contents of a generation in new memory; `None` if the log does not reach back that far.
-    pub(super) fn rebuild(&self, to: u64, progress: &dyn Fn()) -> Result<Option<PagedMemory>, String> {
+    pub(super) fn rebuild(&self, to: u64, progress: &dyn Fn()) -> Result<Option<PagedMemory>, JournalError> {
         let Some(RebuildPath { start, mutations }) = self.path(to) else { return Ok(None) };
-        let log = self.log.as_ref().map_err(Clone::clone)?;
-        let read = |offset| log.entry(offset).map_err(|error| error.to_string());
-        let mut memory =
-            self.store.base_memory().map_err(|error| format!("the file of the model cannot be mapped: {error}"))?;
+        let mut memory = self.base_memory()?;
         if let RebuildStart::Image(offset) = start {
-            let entry = read(offset)?;
+            let entry = self.entry(offset)?;
             let loaded = Image::parse(&entry.payload).is_some_and(|image| image.load(&mut memory, progress));
             if !loaded || memory.fingerprint() != entry.head.fingerprint {
-                return Err("an image in the journal is damaged".into());
+                return Err(damaged("an image in the journal is damaged"));
             }
         }
         for offset in mutations {
-            let entry = read(offset)?;
-            self.redo(&entry.payload, &mut memory, progress).ok_or("an entry of the journal is not valid")?;
-            if memory.fingerprint() != entry.head.fingerprint {
-                return Err(format!(
-                    "generation {} was not restored exactly: its fingerprint differs",
-                    entry.head.generation
-                ));
+            let LogEntry { head, payload } = self.entry(offset)?;
+            let plan = self.plan_again(&payload)?;
+            let mut change = memory.begin();
+            apply(&plan, &mut change, progress).map_err(|_| invalid_entry())?;
+            change.commit();
+            if memory.fingerprint() != head.fingerprint {
+                return Err(inexact(head.generation));
             }
             progress();
         }
         Ok(Some(memory))
     }
 
-    fn redo(&self, payload: &[u8], memory: &mut PagedMemory, progress: &dyn Fn()) -> Option<()> {
-        let redo = MutationPayload::parse(payload)?;
-        let edits = parse_edits(serde_json::from_slice(redo.edits).ok()?).ok()?;
-        let plan = plan(&self.store, &edits, redo.blob).ok()?;
-        let mut change = memory.begin();
-        apply(&plan, &mut change, progress).ok()?;
-        change.commit();
-        Some(())
+    /// The memory of generation 0.
+    pub(super) fn base_memory(&self) -> Result<PagedMemory, JournalError> {
+        self.store.base_memory().map_err(|error| {
+            JournalError::new(JournalReason::Io, format!("the file of the model cannot be mapped: {error}"))
+        })
     }
+
+    pub(super) fn entry(&self, offset: u64) -> Result<LogEntry, JournalError> {
+        let none = || JournalError::new(JournalReason::Io, "the journal is not open");
+        self.log.as_ref().ok_or_else(|| self.refusal.clone().unwrap_or_else(none))?.entry(offset)
+    }
+
+    /// The plan of a mutation in the log.
+    pub(super) fn plan_again<'p>(&self, payload: &'p [u8]) -> Result<Plan<'p>, JournalError> {
+        let planned = || {
+            let redo = MutationPayload::parse(payload)?;
+            let edits = parse_edits(serde_json::from_slice(redo.edits).ok()?).ok()?;
+            plan(&self.store, &edits, redo.blob).ok()
+        };
+        planned().ok_or_else(invalid_entry)
+    }
+}
+
+pub(super) fn damaged(text: &str) -> JournalError {
+    JournalError::new(JournalReason::Damaged, text)
+}
+
+pub(super) fn invalid_entry() -> JournalError {
+    damaged("an entry of the journal is not valid")
+}
+
+pub(super) fn inexact(generation: u64) -> JournalError {
+    let text = format!("generation {generation} was not restored exactly: its fingerprint differs");
+    JournalError::new(JournalReason::Damaged, text)
 }

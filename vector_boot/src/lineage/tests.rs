@@ -2,6 +2,7 @@ use std::fs::File;
 use std::io;
 
 use super::*;
+use crate::journal::log::Log;
 use crate::journal::storage::{LogStorage, MemoryFile};
 use crate::mutation::apply::apply;
 use crate::mutation::plan::plan;
@@ -21,8 +22,7 @@ fn quiet() {}
 
 fn recover(journal: &File, budget: Budget) -> Lineage {
     let store = load(file("w", ELEMENTS, false)).unwrap();
-    let storage: Box<dyn LogStorage> = Box::new(MemoryFile(journal.try_clone().unwrap()));
-    Lineage::recover(store, Ok(storage), budget, &quiet)
+    Lineage::recover(store, Log::in_memory(journal.try_clone().unwrap().into()), budget, &quiet)
 }
 
 impl Harness {
@@ -37,8 +37,14 @@ impl Harness {
         self.lineage = recover(&self.journal, self.budget);
     }
 
-    /// Writes `value` to 100 elements from `offset` on.
+    /// Writes `value` to 100 elements from `offset` on, in a batch of its own.
     fn mutate(&mut self, offset: u64, value: u8, lease_until_us: Option<u64>) -> Result<(), LineageError> {
+        self.add(offset, value, lease_until_us)?;
+        self.lineage.commit()
+    }
+
+    /// The same in the open batch.
+    fn add(&mut self, offset: u64, value: u8, lease_until_us: Option<u64>) -> Result<(), LineageError> {
         let edits = format!(r#"[{{"kind":"dense","tensor":"w","offset":{offset},"blob":[0,100]}}]"#);
         let blob = [value; 100];
         let parsed = parse_edits(serde_json::from_str(&edits).unwrap()).unwrap();
@@ -49,7 +55,7 @@ impl Harness {
         let id = [(self.lineage.generation() as u8).wrapping_add(1); 16];
         let asked = ChangeRequest { id, changed_bytes: 100, ..ChangeRequest::default() };
         let payload = MutationPayload { edits: edits.as_bytes(), reply: b"", blob: &blob };
-        self.lineage.commit_mutation(asked, before, lease_until_us, &payload, 0)
+        self.lineage.add_mutation(asked, before, lease_until_us, &payload, 0)
     }
 
     fn roll_back(&mut self, to: u64) -> Result<(), LineageError> {
@@ -190,8 +196,8 @@ fn whichever_write_fails_nothing_has_changed_and_nothing_changes_any_more() {
         let mut harness = Harness::new(1, 3000);
         let file = MemoryFile(harness.journal.try_clone().unwrap());
         let store = load(self::file("w", ELEMENTS, false)).unwrap();
-        let storage: Box<dyn LogStorage> = Box::new(Failing { file, writes });
-        harness.lineage = Lineage::recover(store, Ok(storage), harness.budget, &quiet);
+        let log = Log::open(Box::new(Failing { file, writes })).map(|log| Box::new(log) as Box<dyn Journal>);
+        harness.lineage = Lineage::recover(store, log, harness.budget, &quiet);
         let mut states = vec![harness.contents()];
         for value in 1..20 {
             if harness.mutate(0, value, None).is_err() {
@@ -257,7 +263,7 @@ fn the_newest_generations_outlive_what_is_forgotten() {
         harness.mutate(value * 64 % 50_000, value as u8, None).unwrap();
         states.push(harness.contents());
     }
-    let size = harness.lineage.log.as_ref().unwrap().size();
+    let size = harness.lineage.log_bytes();
     assert!(size < 300_000, "{size}");
     harness.restart();
     harness.roll_back(980).unwrap();
@@ -298,5 +304,91 @@ fn nothing_that_the_current_generation_needs_is_forgotten() {
         assert!(harness.lineage.log_start() > 100_000, "much was forgotten");
         harness.restart();
         assert!(harness.contents() == *states.last().unwrap());
+    }
+}
+
+#[test]
+fn a_batch_becomes_permanent_as_a_whole() {
+    let mut harness = Harness::new(1 << 20, 1 << 20);
+    let states = harness.ten();
+    for value in [1, 2, 3] {
+        harness.add(0, value, (value == 2).then_some(1000)).unwrap();
+    }
+    let lineage = &harness.lineage;
+    assert_eq!((lineage.generation(), lineage.promoted(), lineage.lease_until_us()), (13, 11, Some(1000)));
+    harness.restart();
+    assert_eq!((harness.lineage.generation(), harness.contents()), (10, states[10].clone()), "it was not committed");
+    for value in [1, 2, 3] {
+        harness.add(0, value, None).unwrap();
+    }
+    harness.lineage.commit().unwrap();
+    let newest = harness.contents();
+    harness.restart();
+    assert_eq!((harness.lineage.generation(), harness.contents()), (13, newest));
+}
+
+#[test]
+fn a_batch_that_fails_is_taken_back_with_its_ids() {
+    // The bounds of the new log, three entries of five writes each, then the bounds with the first batch.
+    for writes in [4, 9, 16, 17, 20, 31] {
+        let mut harness = Harness::new(1, 1 << 20);
+        let file = MemoryFile(harness.journal.try_clone().unwrap());
+        let log = Log::open(Box::new(Failing { file, writes })).map(|log| Box::new(log) as Box<dyn Journal>);
+        let store = load(self::file("w", ELEMENTS, false)).unwrap();
+        harness.lineage = Lineage::recover(store, log, harness.budget, &quiet);
+        let add =
+            |harness: &mut Harness, from: u8| (from..from + 3).all(|value| harness.add(0, value, Some(9)).is_ok());
+        let first = add(&mut harness, 1) && harness.lineage.commit().is_ok();
+        let kept = harness.contents();
+        let generation = if first { 3 } else { 0 };
+        let second = add(&mut harness, 4) && harness.lineage.commit().is_ok();
+        assert!(!second, "{writes} writes");
+        let lineage = &harness.lineage;
+        assert_eq!((lineage.generation(), lineage.promoted()), (generation, 0));
+        assert_eq!(lineage.lease_until_us(), first.then_some(9));
+        assert_eq!((lineage.ids().find(&[3; 16]).is_some(), lineage.ids().find(&[4; 16])), (first, None));
+        assert_eq!(harness.contents(), kept);
+        assert!(lineage.require_log().is_err());
+    }
+}
+
+#[test]
+fn a_follower_makes_every_change_of_the_writer() {
+    for undo in [1, 1 << 20] {
+        let mut writer = Harness::new(undo, 40_000);
+        let mut follower = recover(&writer.journal, writer.budget);
+        let same = |writer: &Harness, follower: &Lineage| {
+            let store = follower.store();
+            assert_eq!(store.bytes(store.find("w").unwrap()).unwrap(), writer.contents());
+            let state = |of: &Lineage| (of.generation(), of.promoted(), of.lease_until_us(), of.first_made);
+            assert_eq!(state(follower), state(&writer.lineage));
+        };
+        writer.ten();
+        follower.catch_up(&quiet).unwrap();
+        same(&writer, &follower);
+        writer.mutate(0, 1, Some(1000)).unwrap();
+        writer.mutate(100, 2, None).unwrap();
+        writer.lineage.renew(12, 2000).unwrap();
+        follower.catch_up(&quiet).unwrap();
+        same(&writer, &follower);
+        writer.lineage.expire_lease(2000, &quiet).unwrap();
+        writer.roll_back(3).unwrap();
+        writer.lineage.checkpoint().unwrap();
+        follower.catch_up(&quiet).unwrap();
+        same(&writer, &follower);
+        let mut forgotten = 0;
+        for value in 0..200 {
+            writer.mutate(300 * u64::from(value), value, None).unwrap();
+            follower.catch_up(&quiet).unwrap();
+            same(&writer, &follower);
+            forgotten = follower.first_made;
+        }
+        assert!(forgotten > 10, "old entries were removed");
+        assert!(follower.ids().find(&[5; 16]).is_some());
+        writer.lineage = follower;
+        writer.mutate(0, 77, None).unwrap();
+        let newest = writer.contents();
+        writer.restart();
+        assert_eq!(writer.contents(), newest);
     }
 }

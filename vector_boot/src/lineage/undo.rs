@@ -10,6 +10,8 @@ pub struct Undo {
     steps: VecDeque<UndoStep>,
     bytes: usize,
     budget: usize,
+    /// The newest permanent generation.
+    settled: u64,
 }
 
 /// A generation, and the pages that it changed as they were before it.
@@ -21,24 +23,44 @@ struct UndoStep {
 impl Undo {
     /// Keeps at most `budget` bytes, but always the newest generation.
     pub fn new(budget: usize) -> Self {
-        Undo { steps: VecDeque::new(), bytes: 0, budget }
+        Undo { steps: VecDeque::new(), bytes: 0, budget, settled: 0 }
     }
 
-    /// Adds the before-images of the next generation, and drops the oldest ones above the budget.
+    /// Adds the before-images of the next generation, which may still be [taken back](Undo::take_above).
     pub fn push(&mut self, generation: u64, before: BeforeImages) {
         self.bytes += before.size();
         self.steps.push_back(UndoStep { generation, before });
+    }
+
+    /// Generations up to this one are permanent: drops the oldest before-images above the budget.
+    pub fn settle(&mut self, generation: u64) {
+        self.settled = generation;
         while self.bytes > self.budget && self.steps.len() > 1 {
-            if let Some(oldest) = self.steps.pop_front() {
-                self.bytes -= oldest.before.size();
-            }
+            self.drop_oldest();
         }
     }
 
-    /// Drops all of them. Returns the number of bytes freed.
+    /// Removes the before-images of the generations above this one, and returns them, the newest first.
+    pub fn take_above(&mut self, generation: u64) -> Vec<BeforeImages> {
+        let first = self.steps.partition_point(|step| step.generation <= generation);
+        let taken: Vec<BeforeImages> = self.steps.drain(first..).map(|step| step.before).rev().collect();
+        self.bytes -= taken.iter().map(BeforeImages::size).sum::<usize>();
+        taken
+    }
+
+    /// Drops those of all permanent generations. Returns the number of bytes freed.
     pub fn clear(&mut self) -> usize {
-        self.steps.clear();
-        std::mem::take(&mut self.bytes)
+        let bytes = self.bytes;
+        while self.steps.front().is_some_and(|step| step.generation <= self.settled) {
+            self.drop_oldest();
+        }
+        bytes - self.bytes
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.steps.pop_front() {
+            self.bytes -= oldest.before.size();
+        }
     }
 
     /// Whether the before-images reach back to generation `to`.

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::mutate::{content, earlier};
 use super::Machine;
 use crate::journal::ring::Record;
-use crate::journal::EntryKind;
+use crate::journal::{EntryKind, JournalError};
 use crate::lineage::{ChangeRequest, Lineage, LineageError};
 use crate::protocol::{code, required, RecordKind, Reply, Request, RequestError};
 use crate::sys::monotonic_us;
@@ -124,7 +124,7 @@ impl Machine {
                 self.record_return(Record { restored: Some(promoted), ..made }, None);
                 format!("a trial was not promoted in time: generation {generation} has the weights from before it")
             }
-            Err(LineageError::UnknownGeneration(why) | LineageError::Journal(why)) => {
+            Err(LineageError::UnknownGeneration(why) | LineageError::Journal(JournalError { text: why, .. })) => {
                 format!("a trial cannot be rolled back: {why}")
             }
         };

@@ -1,7 +1,10 @@
 //! The error codes of the protocol for the errors of the crate's other modules. This is the only place where such an error
 //! becomes a code.
 
+use serde_json::json;
+
 use super::inference::InferenceError;
+use crate::journal::JournalError;
 use crate::lineage::LineageError;
 use crate::mutation::{EditError, EditErrorKind};
 use crate::pixel::{PixelError, PixelErrorKind, ProgramError};
@@ -11,8 +14,9 @@ impl From<LineageError> for RequestError {
     fn from(error: LineageError) -> Self {
         match error {
             LineageError::UnknownGeneration(text) => RequestError::new(code::UNKNOWN_GENERATION, text),
-            LineageError::Journal(why) => {
-                RequestError::new(code::JOURNAL_FAILED, format!("no mutations until the journal is repaired: {why}"))
+            LineageError::Journal(JournalError { reason, text }) => {
+                let error = RequestError::new(code::JOURNAL_FAILED, format!("the machine takes no changes: {text}"));
+                error.with(json!({"reason": reason.name()}))
             }
         }
     }
@@ -42,7 +46,7 @@ impl From<ProgramError> for RequestError {
             PixelErrorKind::Unsupported => code::UNSUPPORTED,
             PixelErrorKind::Cancelled => code::CANCELLED,
         };
-        RequestError::new(code, error.text).with(serde_json::json!({"pixel": error.pixel}))
+        RequestError::new(code, error.text).with(json!({"pixel": error.pixel}))
     }
 }
 

@@ -20,7 +20,7 @@ use serde_json::{json, Map, Value};
 
 use crate::hw_mmio::{word, Page};
 use crate::journal::ring::Record;
-use crate::journal::storage::LogStorage;
+use crate::journal::{Journal, JournalError};
 use crate::lineage::{Budget, Lineage};
 use crate::protocol::{
     self, code, required, Method, RecordKind, Reply, Request, RequestError, BLOB_LIMIT, NAMES_LIMIT,
@@ -76,8 +76,8 @@ pub struct Parts {
     pub model: Result<Store, String>,
     /// Runs its network.
     pub runtime: Runtime,
-    /// Where the journal is kept.
-    pub journal: std::io::Result<Box<dyn LogStorage>>,
+    /// The journal, or why there is none.
+    pub journal: Result<Box<dyn Journal>, JournalError>,
     /// Words shared with the supervisor; they exist longer than this process.
     pub shared: Arc<SharedWords>,
     /// First 12 hex digits of the executable's SHA-256.

@@ -6,9 +6,9 @@ use super::uploads::Upload;
 use super::{digests, Machine};
 use crate::hw_mmio::word;
 use crate::journal::ring::Record;
-use crate::journal::{Content, EntryKind};
+use crate::journal::{Content, EntryKind, JournalError, JournalReason};
 use crate::lineage::ids::PastChange;
-use crate::lineage::{ChangeRequest, Lineage, MutationPayload};
+use crate::lineage::{ChangeRequest, Lineage, LineageError, MutationPayload};
 use crate::mutation::apply::apply;
 use crate::mutation::plan::{plan, Plan};
 use crate::mutation::request::Mutation;
@@ -221,10 +221,8 @@ impl Machine {
             lineage.make_room();
         }
         if !lineage.has_room(payload_bytes) {
-            return Err(RequestError::new(
-                code::JOURNAL_FAILED,
-                "the journal is full: promote or roll back what is on trial",
-            ));
+            let text = "the journal is full: promote or roll back what is on trial";
+            return Err(LineageError::Journal(JournalError::new(JournalReason::Full, text)).into());
         }
         let asked = ChangeRequest { id: mutation.id, content, upload: source.upload_id(), ..ChangeRequest::default() };
         let outcome = self.carry_out(&mut lineage, mutation, &plan, blob, asked)?;
@@ -300,7 +298,8 @@ impl Machine {
         let lease_until_us = mutation.lease_ms.map(|ms| monotonic_us().saturating_add(ms.saturating_mul(1000)));
         let cost_us = monotonic_us() - started_us;
         let payload = MutationPayload { edits: mutation.edits_json.as_bytes(), reply: reply.as_bytes(), blob };
-        lineage.commit_mutation(asked, before, lease_until_us, &payload, cost_us)?;
+        lineage.add_mutation(asked, before, lease_until_us, &payload, cost_us)?;
+        lineage.commit()?;
         Ok(MutationOutcome {
             generation: lineage.generation(),
             tensors: asked.changed_tensors,

@@ -1,7 +1,7 @@
 use std::io;
 
 use super::*;
-use crate::journal::storage::MemoryFile;
+use crate::journal::log::Log;
 use crate::protocol::{Blob, ID_LIMIT, LINE_LIMIT};
 use crate::vitals::SHARED_WORDS;
 
@@ -11,7 +11,7 @@ fn in_emergency() -> Machine {
     Machine::new(Parts {
         model: Err("a test".into()),
         runtime: Runtime::new(Err("a test".into())).unwrap(),
-        journal: Err(io::ErrorKind::NotFound.into()),
+        journal: Err(io::Error::from(io::ErrorKind::NotFound).into()),
         shared: Arc::new(shared),
         build: "0".repeat(12),
         energy_limited: false,
@@ -88,11 +88,11 @@ fn file_of_long_names(tensors: usize) -> Vec<u8> {
 /// Changes all tensors and asks for their digests. Returns the generation afterwards and the answer.
 fn with_digests(tensors: usize) -> (u64, Result<Reply, RequestError>) {
     let (shared, _) = SharedWords::create(c"test", SHARED_WORDS).unwrap();
-    let journal = sys::memory::memory_file(c"test").unwrap().into();
+    let journal = sys::memory::memory_file(c"test").unwrap();
     let machine = Machine::new(Parts {
         model: Ok(crate::tensor::tests::load(file_of_long_names(tensors)).unwrap()),
         runtime: Runtime::new(Err("a test".into())).unwrap(),
-        journal: Ok(Box::new(MemoryFile(journal))),
+        journal: Log::in_memory(journal),
         shared: Arc::new(shared),
         build: "0".repeat(12),
         energy_limited: false,

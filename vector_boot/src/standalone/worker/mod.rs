@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use super::control::Control;
 use super::EMBEDDED_MODEL;
-use crate::journal::storage::{LogStorage, MemoryFile};
+use crate::journal::log::Log;
+use crate::journal::{JournalError, JournalReason};
 use crate::machine::{Machine, Parts, Runtime};
 use crate::model_file::{self, LoadedModel};
 use crate::rts::hex;
@@ -76,9 +77,9 @@ fn start(words: &[&str]) -> Result<(), String> {
         (None, Ok(model)) => (Ok(model.store), model.network),
     };
     let runtime = Runtime::new(network).map_err(|error| format!("the network's threads cannot be started: {error}"))?;
-    let journal: io::Result<Box<dyn LogStorage>> = match options.without_journal {
-        true => Err(io::Error::other("it is not used: workers died while they replayed it")),
-        false => Ok(Box::new(MemoryFile(File::from(journal)))),
+    let journal = match options.without_journal {
+        true => Err(JournalError::new(JournalReason::Damaged, "workers died while they replayed the journal")),
+        false => Log::in_memory(journal),
     };
     let build = hex(&executable[..6]);
     let machine =
