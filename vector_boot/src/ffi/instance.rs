@@ -216,7 +216,7 @@ impl Instance {
     /// # Errors
     /// The machine's error; the output of an earlier program stays.
     pub fn execute_pixels(&self, pixels: Vec<u8>) -> Result<(), String> {
-        let reply = self.call(Method::ExecutePixels, Map::new(), Blob::Bytes(pixels))?;
+        let reply = self.call(Method::ExecutePixels, Map::new(), Blob::Bytes(pixels.into()))?;
         *lock(&self.result) = Some(reply.blob);
         Ok(())
     }

@@ -20,7 +20,7 @@ impl Machine {
         request.no_blob()?;
         let mut lineage = self.lineage_mut()?;
         lineage.require_log()?;
-        let content = content(request, &[]);
+        let content = content(request, 0, 0);
         let replayed = earlier(&lineage, &id, EntryKind::Rollback, content)?.copied();
         if let Some(done) = replayed {
             return Ok(json!({"generation": done.generation, "restored": done.target, "replayed": true}).into());
@@ -53,7 +53,7 @@ impl Machine {
         request.no_blob()?;
         let mut lineage = self.lineage_mut()?;
         lineage.require_log()?;
-        let content = content(request, &[]);
+        let content = content(request, 0, 0);
         let replayed = earlier(&lineage, &id, EntryKind::Promote, content)?.copied();
         if let Some(done) = replayed {
             return Ok(json!({"promoted": done.target}).into());

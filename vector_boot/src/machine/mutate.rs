@@ -12,7 +12,9 @@ use crate::lineage::{ChangeRequest, Lineage, LineageError, MutationPayload};
 use crate::mutation::apply::apply;
 use crate::mutation::plan::{plan, Plan};
 use crate::mutation::request::Mutation;
-use crate::protocol::{code, parse_hex, Blob, RecordKind, Reply, Request, RequestError, EDITS_LIMIT, NAMES_LIMIT};
+use crate::protocol::{
+    code, parse_hex, Blob, BlobBytes, RecordKind, Reply, Request, RequestError, EDITS_LIMIT, NAMES_LIMIT,
+};
 use crate::rts::hex;
 use crate::sys::monotonic_us;
 
@@ -39,32 +41,39 @@ pub(super) fn earlier<'a>(
 }
 
 /// Identifies the parameters and the blob of a request.
-pub(super) fn content(request: &Request, blob: &[u8]) -> Content {
+pub(super) fn content(request: &Request, blob_bytes: usize, blob_crc: u32) -> Content {
     let params = request.params.canonical();
-    Content {
-        params_crc: crc32c::crc32c(params.as_bytes()),
-        blob_crc: crc32c::crc32c(blob),
-        bytes: (params.len() + blob.len()) as u64,
-    }
+    let params_crc = crc32c::crc32c(params.as_bytes());
+    Content { params_crc, blob_crc, bytes: (params.len() + blob_bytes) as u64 }
 }
 
 /// The blob of a mutation.
 enum BlobSource<'a> {
-    Message(&'a [u8]),
+    None,
+    Message(&'a BlobBytes),
     Upload(Upload),
 }
 
 impl BlobSource<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
+            BlobSource::None => &[],
             BlobSource::Message(bytes) => bytes,
             BlobSource::Upload(upload) => upload.bytes().unwrap_or_default(),
         }
     }
 
+    fn crc(&self) -> u32 {
+        match self {
+            BlobSource::None => 0,
+            BlobSource::Message(bytes) => bytes.crc(),
+            BlobSource::Upload(upload) => upload.crc(),
+        }
+    }
+
     fn upload_id(&self) -> [u8; 16] {
         match self {
-            BlobSource::Message(_) => [0; 16],
+            BlobSource::None | BlobSource::Message(_) => [0; 16],
             BlobSource::Upload(upload) => upload.id,
         }
     }
@@ -165,7 +174,7 @@ impl Machine {
                     true => {
                         Err(RequestError::new(code::UNUSABLE_BLOB, "the blob is missing: an edit has a part of it"))
                     }
-                    false => Ok(BlobSource::Message(&[])),
+                    false => Ok(BlobSource::None),
                 }
             }
         }
@@ -176,7 +185,7 @@ impl Machine {
         let Blob::Upload(upload) = &request.blob else { return None };
         let lineage = self.lineage().ok()?;
         let done = lineage.ids().find(&mutation.id)?;
-        let content = content(request, &[]);
+        let content = content(request, 0, 0);
         let same = done.kind == EntryKind::Mutate
             && done.content.params_crc == content.params_crc
             && parse_hex(upload) == Some(done.upload);
@@ -195,7 +204,7 @@ impl Machine {
         }
         let mut lineage = self.lineage_mut()?;
         lineage.require_log()?;
-        let content = content(request, blob);
+        let content = content(request, blob.len(), source.crc());
         if let Some(done) = earlier(&lineage, &mutation.id, EntryKind::Mutate, content)? {
             return Ok(replay(&lineage, done));
         }

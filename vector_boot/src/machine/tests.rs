@@ -35,8 +35,8 @@ fn request(method: Method) -> Option<Request> {
         _ => json!({}),
     };
     let blob = match method {
-        Method::Upload => Blob::Bytes(vec![0]),
-        Method::ExecutePixels => Blob::Bytes(vec![0; 3]),
+        Method::Upload => Blob::Bytes(vec![0].into()),
+        Method::ExecutePixels => Blob::Bytes(vec![0; 3].into()),
         _ => Blob::None,
     };
     let Value::Object(params) = params else { unreachable!() };

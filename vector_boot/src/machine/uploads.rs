@@ -7,8 +7,8 @@ use serde_json::json;
 use super::Machine;
 use crate::hw_mmio::word;
 use crate::protocol::{
-    code, required, Blob, Reply, Request, RequestError, CONNECTIONS_LIMIT, OPEN_UPLOADS_LIMIT, UPLOAD_IDLE_MS,
-    UPLOAD_LIMIT,
+    code, required, Blob, BlobBytes, Reply, Request, RequestError, CONNECTIONS_LIMIT, OPEN_UPLOADS_LIMIT,
+    UPLOAD_IDLE_MS, UPLOAD_LIMIT,
 };
 use crate::sys::memory::Mapping;
 use crate::sys::monotonic_us;
@@ -26,6 +26,8 @@ pub struct Upload {
     owner: Owner,
     memory: Mapping,
     received: usize,
+    /// CRC-32C of what was received.
+    crc: u32,
     used_us: u64,
 }
 
@@ -42,6 +44,11 @@ impl Upload {
     /// Its bytes; `None` while some are missing.
     pub fn bytes(&self) -> Option<&[u8]> {
         Some(self.memory.bytes()).filter(|bytes| bytes.len() == self.received)
+    }
+
+    /// Their CRC-32C.
+    pub fn crc(&self) -> u32 {
+        self.crc
     }
 }
 
@@ -142,7 +149,7 @@ impl Uploads {
                 let memory = Mapping::zeroed(total).map_err(|_| {
                     RequestError::new(code::UNUSABLE_BLOB, "there is not enough memory for this upload")
                 })?;
-                self.open.push(Upload { id, owner, memory, received: 0, used_us: now_us });
+                self.open.push(Upload { id, owner, memory, received: 0, crc: 0, used_us: now_us });
                 self.open.len() - 1
             }
         };
@@ -157,7 +164,7 @@ impl Uploads {
         id: [u8; 16],
         offset: usize,
         total: usize,
-        piece: &[u8],
+        piece: &BlobBytes,
     ) -> Result<usize, RequestError> {
         let now_us = monotonic_us();
         if offset != 0 && self.find(connection, &id).is_none() {
@@ -179,12 +186,14 @@ impl Uploads {
         }
         let end = offset + piece.len();
         // The piece was sent again because its reply was lost.
-        let repeated = end <= upload.received && upload.memory.bytes()[offset..end] == *piece;
+        let repeated = end <= upload.received && upload.memory.bytes()[offset..end] == **piece;
         if !repeated && offset != upload.received {
             return refuse(format!("{} bytes were received: continue from there", upload.received));
         }
         if !repeated {
+            upload.memory.populate(offset..end);
             upload.memory.bytes_mut()[offset..end].copy_from_slice(piece);
+            upload.crc = crc32c::crc32c_combine(upload.crc, piece.crc(), piece.len());
             upload.received = end;
         }
         Ok(upload.received)

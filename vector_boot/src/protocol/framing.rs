@@ -13,7 +13,7 @@ pub enum Blob {
     /// The line announces no blob.
     None,
     /// The bytes; their checksum is right.
-    Bytes(Vec<u8>),
+    Bytes(BlobBytes),
     /// The id of an upload (32 hexadecimal digits) that takes the place of the bytes.
     Upload(String),
     /// All announced bytes were read, but their checksum is not the announced one.
@@ -24,6 +24,40 @@ pub enum Blob {
     TooLarge,
     /// The announcement is not valid. If it names a number of bytes, they were read and dropped.
     Malformed,
+}
+
+/// Bytes with their checksum, so that it is computed once only.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct BlobBytes {
+    bytes: Vec<u8>,
+    crc: u32,
+}
+
+impl BlobBytes {
+    /// Their CRC-32C.
+    pub fn crc(&self) -> u32 {
+        self.crc
+    }
+
+    /// The bytes.
+    pub fn into_vec(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+impl From<Vec<u8>> for BlobBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        let crc = crc32c::crc32c(&bytes);
+        BlobBytes { bytes, crc }
+    }
+}
+
+impl std::ops::Deref for BlobBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// One JSON object with its blob.
@@ -196,8 +230,14 @@ impl Framer {
         let blob = match (failed, crc) {
             (Some(failed), _) => failed,
             (None, None) => Blob::Malformed,
-            (None, Some(crc)) if crc32c::crc32c(&bytes) == crc => Blob::Bytes(bytes),
-            (None, Some(_)) => Blob::ChecksumWrong,
+            (None, Some(crc)) => {
+                let bytes = BlobBytes::from(bytes);
+                if bytes.crc == crc {
+                    Blob::Bytes(bytes)
+                } else {
+                    Blob::ChecksumWrong
+                }
+            }
         };
         Some(Incoming::Message(Message { members, blob }))
     }

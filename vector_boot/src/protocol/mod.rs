@@ -9,7 +9,7 @@ mod reply;
 mod request;
 mod tables;
 
-pub use framing::{Blob, Framer, Incoming, Message};
+pub use framing::{Blob, BlobBytes, Framer, Incoming, Message};
 pub use params::{parse_hex, required, ParameterError, Params};
 pub use reply::{cancelled, event, greeting, Reply, RequestError};
 pub use request::{Envelope, Request};

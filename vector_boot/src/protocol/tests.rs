@@ -76,7 +76,7 @@ fn a_byte_ff_drops_the_line_but_is_data_inside_a_blob() {
     let stream = [&b"{\"half\": \xff"[..], &request(1, &[0xff; 5])].concat();
     let incoming = read(&stream, &[3]);
     assert_eq!(incoming[0], Incoming::Resync);
-    assert_eq!(blob(&incoming[1]), &Blob::Bytes(vec![0xff; 5]));
+    assert_eq!(blob(&incoming[1]), &Blob::Bytes(vec![0xff; 5].into()));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn bytes_of_a_blob_never_become_lines_however_late_they_are_read() {
     let mut framer = Framer::default();
     assert_eq!(framer.next(&mut &stream[..head], 0), None);
     // This side did not read for three seconds; the bytes were there all the time.
-    assert_eq!(blob(&framer.next(&mut &stream[head..], 3000).unwrap()), &Blob::Bytes(text.to_vec()));
+    assert_eq!(blob(&framer.next(&mut &stream[head..], 3000).unwrap()), &Blob::Bytes(text.to_vec().into()));
     assert_eq!(framer.next(&mut &stream[..head], 4000), None);
     framer.resume(9000);
     assert_eq!(framer.tick(10_999), None);

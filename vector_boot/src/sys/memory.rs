@@ -35,6 +35,14 @@ impl Mapping {
         Self::map(-1, 0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
     }
 
+    /// Maps `len` zero bytes whose pages are there at once, as far as there is memory.
+    ///
+    /// # Errors
+    /// Whatever mmap(2) says.
+    pub fn populated(len: usize) -> io::Result<Self> {
+        Self::map(-1, 0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE)
+    }
+
     /// Maps `len` bytes of a memory file from `offset`, a multiple of the page size; every process that maps it sees the
     /// changes. The file must have been through [`claim`], and no other mapping may write it.
     ///
@@ -42,6 +50,17 @@ impl Mapping {
     /// Whatever mmap(2) says.
     pub fn shared(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
         Self::map(file.as_raw_fd(), offset, len, libc::MAP_SHARED | libc::MAP_NORESERVE)
+    }
+
+    /// Gets memory for the pages of a range at once, before they are written: that is faster than a fault for each. Where
+    /// it is impossible, nothing happens.
+    pub fn populate(&mut self, range: std::ops::Range<usize>) {
+        const PAGE: usize = 4096;
+        let (from, to) = (range.start / PAGE * PAGE, range.end.min(self.len));
+        if from < to {
+            // SAFETY: the range is inside the mapping, which `&mut self` owns; contents stay as they are.
+            unsafe { libc::madvise(self.start.add(from).cast(), to - from, libc::MADV_POPULATE_WRITE) };
+        }
     }
 
     fn map(fd: i32, offset: u64, len: usize, flags: i32) -> io::Result<Self> {

@@ -1,11 +1,18 @@
 //! The bytes of all tensors, and the transactions that change them: a private mapping of the model's file, followed by
 //! the machine's own tensors. The unit is the page; a page that was never changed uses no memory.
 
+mod before;
+mod page_set;
+mod scan;
+
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use crate::sys::memory::{claim, Mapping};
+pub use before::BeforeImages;
+use page_set::PageSet;
+use scan::{count_differing, fingerprint};
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
@@ -21,26 +28,6 @@ pub struct PagedMemory {
     dirty: PageSet,
     /// Pages the open transaction has saved.
     saved: PageSet,
-}
-
-/// Copies of whole pages as they were.
-#[derive(Default)]
-pub struct BeforeImages {
-    pages: Vec<u32>,
-    /// One page after the other, each of [`PAGE`] bytes.
-    bytes: Vec<u8>,
-}
-
-impl BeforeImages {
-    /// Bytes of memory that they use.
-    pub fn size(&self) -> usize {
-        self.bytes.capacity() + self.pages.capacity() * size_of::<u32>()
-    }
-
-    /// The pages and their bytes, [`PAGE`] of them: the last page of a mapping is padded with zeros.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &[u8])> {
-        self.pages.iter().copied().zip(self.bytes.chunks_exact(PAGE))
-    }
 }
 
 impl PagedMemory {
@@ -140,7 +127,7 @@ impl PagedMemory {
         if new.len() != len {
             return false;
         }
-        let delta = fingerprint(page, new).wrapping_sub(fingerprint(page, self.bytes(address, len)));
+        let delta = fingerprint_delta(page, self.bytes(address, len), new);
         self.fingerprint = self.fingerprint.wrapping_add(delta);
         self.bytes_mut(address, len).copy_from_slice(new);
         self.dirty.insert(page);
@@ -154,7 +141,7 @@ impl PagedMemory {
 
     /// Number of pages that were ever changed.
     pub fn dirty_count(&self) -> u32 {
-        self.dirty.0.iter().map(|cell| cell.count_ones()).sum()
+        self.dirty.len()
     }
 
     /// Bytes of the pages that were never changed.
@@ -164,7 +151,7 @@ impl PagedMemory {
 
     /// Starts a transaction.
     pub fn begin(&mut self) -> Transaction<'_> {
-        Transaction { memory: self, before: BeforeImages::default(), open: true }
+        Transaction { memory: self, before: BeforeImages::default(), open: true, delta: None }
     }
 }
 
@@ -173,6 +160,8 @@ pub struct Transaction<'a> {
     memory: &'a mut PagedMemory,
     before: BeforeImages,
     open: bool,
+    /// By how much the fingerprint changes, if nothing was written since that was computed.
+    delta: Option<u64>,
 }
 
 impl Transaction<'_> {
@@ -183,6 +172,7 @@ impl Transaction<'_> {
 
     /// Replaces the bytes from `address` on. Pages whose bytes stay the same are not touched.
     pub fn write(&mut self, address: usize, new: &[u8]) {
+        self.delta = None;
         let mut done = 0;
         while done < new.len() {
             let at = address + done;
@@ -204,30 +194,29 @@ impl Transaction<'_> {
 
     fn save(&mut self, page: u32) {
         if self.memory.saved.insert(page) {
-            let bytes = self.memory.page(page);
-            self.before.pages.push(page);
-            self.before.bytes.extend_from_slice(bytes);
-            self.before.bytes.resize(self.before.pages.len() * PAGE, 0);
+            self.before.push(page, self.memory.page(page));
         }
     }
 
-    /// For each range, the number of bytes that the transaction has changed so far. The ranges may have any order.
-    pub fn changed_bytes(&self, ranges: &[Range<usize>]) -> Vec<u64> {
-        let mut order: Vec<u32> = (0..self.before.pages.len() as u32).collect();
-        order.sort_unstable_by_key(|index| self.before.pages[*index as usize]);
-        let page_of = |index: &u32| self.before.pages[*index as usize] as usize;
-        let count = |range: &Range<usize>| {
-            let first = order.partition_point(|index| page_of(index) < range.start / PAGE);
-            let pages = order[first..].iter().take_while(|index| page_of(index) * PAGE < range.end);
-            let differing = pages.map(|index| {
-                let start = page_of(index) * PAGE;
-                let (from, to) = (range.start.max(start), range.end.min(start + PAGE));
-                let before = &self.before.bytes[*index as usize * PAGE..][from - start..to - start];
-                count_differing(before, self.memory.bytes(from, to - from))
-            });
-            differing.sum()
-        };
-        ranges.iter().map(count).collect()
+    /// For each range, the number of bytes that the transaction has changed so far. The ranges may have any order, but
+    /// must not overlap.
+    pub fn changed_bytes(&mut self, ranges: &[Range<usize>]) -> Vec<u64> {
+        let mut order: Vec<usize> = (0..ranges.len()).filter(|index| !ranges[*index].is_empty()).collect();
+        order.sort_unstable_by_key(|index| ranges[*index].start);
+        let (mut changed, mut delta) = (vec![0; ranges.len()], 0u64);
+        // Everything is computed in one pass: a page is read from memory once only.
+        for (page, before) in self.before.iter() {
+            let (start, after) = (page as usize * PAGE, self.memory.page(page));
+            let first = order.partition_point(|index| ranges[*index].end <= start);
+            for index in order[first..].iter().take_while(|index| ranges[**index].start < start + after.len()) {
+                let range = &ranges[*index];
+                let (from, to) = (range.start.max(start) - start, range.end.min(start + after.len()) - start);
+                changed[*index] += count_differing(&before[from..to], &after[from..to]);
+            }
+            delta = delta.wrapping_add(fingerprint_delta(page, before, after));
+        }
+        self.delta = Some(delta);
+        changed
     }
 
     fn undo(&mut self) {
@@ -246,12 +235,15 @@ impl Transaction<'_> {
     pub fn commit(mut self) -> BeforeImages {
         self.open = false;
         let before = std::mem::take(&mut self.before);
-        for (page, bytes) in before.iter() {
-            let after = self.memory.page(page);
-            let delta = fingerprint(page, after).wrapping_sub(fingerprint(page, &bytes[..after.len()]));
-            self.memory.fingerprint = self.memory.fingerprint.wrapping_add(delta);
-            self.memory.saved.remove(page);
-            self.memory.dirty.insert(page);
+        let memory = &mut *self.memory;
+        let delta = self.delta.unwrap_or_else(|| {
+            let deltas = before.iter().map(|(page, bytes)| fingerprint_delta(page, bytes, memory.page(page)));
+            deltas.fold(0, u64::wrapping_add)
+        });
+        memory.fingerprint = memory.fingerprint.wrapping_add(delta);
+        for page in before.pages() {
+            memory.saved.remove(page);
+            memory.dirty.insert(page);
         }
         before
     }
@@ -263,68 +255,9 @@ impl Drop for Transaction<'_> {
     }
 }
 
-fn count_differing(a: &[u8], b: &[u8]) -> u64 {
-    // Each run is short enough for the sums to fit bytes, so that the loop is vectorised.
-    let runs = a.chunks(255 * 32).zip(b.chunks(255 * 32));
-    runs.map(|(a, b)| {
-        let mut lanes = [0u8; 32];
-        let (whole_a, whole_b) = (a.chunks_exact(32), b.chunks_exact(32));
-        let rest = whole_a.remainder().iter().zip(whole_b.remainder()).filter(|(a, b)| a != b).count() as u64;
-        for (a, b) in whole_a.zip(whole_b) {
-            for lane in 0..32 {
-                lanes[lane] += u8::from(a[lane] != b[lane]);
-            }
-        }
-        rest + lanes.iter().map(|lane| u64::from(*lane)).sum::<u64>()
-    })
-    .sum()
-}
-
-/// A hash of a page and its number: four lanes of multiply and rotate, mixed at the end. It detects accidental damage,
-/// not forgery.
-fn fingerprint(page: u32, bytes: &[u8]) -> u64 {
-    const PRIME: u64 = 0x9E37_79B9_7F4A_7C15;
-    let mut lanes = [u64::from(page) + 1, 0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344, 0xA409_3822_299F_31D0];
-    for group in bytes.chunks(32) {
-        let mut words = [0u8; 32];
-        words[..group.len()].copy_from_slice(group);
-        for (lane, word) in lanes.iter_mut().zip(words.chunks_exact(8)) {
-            let word = word.try_into().map_or(0, u64::from_le_bytes);
-            *lane = (*lane ^ word).wrapping_mul(PRIME).rotate_left(29);
-        }
-    }
-    lanes.iter().fold(0, |hash: u64, lane| {
-        let mixed = (hash ^ lane).wrapping_mul(PRIME);
-        mixed ^ (mixed >> 32)
-    })
-}
-
-/// A set of page numbers.
-struct PageSet(Vec<u64>);
-
-impl PageSet {
-    fn new(pages: usize) -> Self {
-        PageSet(vec![0; pages.div_ceil(64)])
-    }
-
-    /// Adds a page; returns whether it was not in the set before.
-    fn insert(&mut self, page: u32) -> bool {
-        let (cell, bit) = (&mut self.0[page as usize / 64], 1u64 << (page % 64));
-        let fresh = *cell & bit == 0;
-        *cell |= bit;
-        fresh
-    }
-
-    fn remove(&mut self, page: u32) {
-        self.0[page as usize / 64] &= !(1u64 << (page % 64));
-    }
-
-    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        let cells = self.0.iter().enumerate().filter(|(_, cell)| **cell != 0);
-        cells.flat_map(|(index, cell)| {
-            (0..64).filter(move |bit| cell >> bit & 1 == 1).map(move |bit| (index * 64 + bit) as u32)
-        })
-    }
+/// By how much the fingerprint of the contents changes with a page. `before` may be padded with zeros.
+fn fingerprint_delta(page: u32, before: &[u8], after: &[u8]) -> u64 {
+    fingerprint(page, after).wrapping_sub(fingerprint(page, &before[..after.len()]))
 }
 
 #[cfg(test)]

@@ -4,20 +4,34 @@ use super::*;
 const ONE: u64 = 1;
 const TWO: u64 = 2;
 
+impl Uploads {
+    fn put(
+        &mut self,
+        connection: u64,
+        id: [u8; 16],
+        offset: usize,
+        total: usize,
+        piece: &[u8],
+    ) -> Result<usize, RequestError> {
+        self.add(connection, id, offset, total, &piece.to_vec().into())
+    }
+}
+
 #[test]
 fn pieces_come_in_order_and_may_be_repeated() {
     let mut uploads = Uploads::default();
-    assert_eq!(uploads.add(ONE, [1; 16], 0, 5, b"abc").unwrap(), 3);
-    assert_eq!(uploads.add(ONE, [1; 16], 0, 5, b"abc").unwrap(), 3);
-    assert_eq!(uploads.add(ONE, [1; 16], 3, 5, b"def").unwrap_err().code, -32602);
+    assert_eq!(uploads.put(ONE, [1; 16], 0, 5, b"abc").unwrap(), 3);
+    assert_eq!(uploads.put(ONE, [1; 16], 0, 5, b"abc").unwrap(), 3);
+    assert_eq!(uploads.put(ONE, [1; 16], 3, 5, b"def").unwrap_err().code, -32602);
     for (offset, total, piece) in [(0, 5, &b"abd"[..]), (4, 5, b"e"), (3, 6, b"de")] {
-        let error = uploads.add(ONE, [1; 16], offset, total, piece).unwrap_err();
+        let error = uploads.put(ONE, [1; 16], offset, total, piece).unwrap_err();
         assert_eq!((error.code, error.data), (-32602, Some(json!({"received": 3}))));
     }
     assert!(uploads.take(ONE, &[1; 16]).is_none());
-    assert_eq!(uploads.add(ONE, [1; 16], 3, 5, b"de").unwrap(), 5);
-    assert_eq!(uploads.take(ONE, &[1; 16]).unwrap().bytes().unwrap(), b"abcde");
-    assert_eq!(uploads.add(ONE, [1; 16], 3, 5, b"de").unwrap_err().code, 1012);
+    assert_eq!(uploads.put(ONE, [1; 16], 3, 5, b"de").unwrap(), 5);
+    let upload = uploads.take(ONE, &[1; 16]).unwrap();
+    assert_eq!((upload.bytes().unwrap(), upload.crc()), (&b"abcde"[..], crc32c::crc32c(b"abcde")));
+    assert_eq!(uploads.put(ONE, [1; 16], 3, 5, b"de").unwrap_err().code, 1012);
 }
 
 #[test]
@@ -25,10 +39,10 @@ fn four_are_open_at_most_for_each_connection_and_a_client_that_left_is_forgotten
     let mut uploads = Uploads::default();
     uploads.note_connection(ONE);
     for number in 0..4 {
-        uploads.add(ONE, [number; 16], 0, 1, b"x").unwrap();
+        uploads.put(ONE, [number; 16], 0, 1, b"x").unwrap();
     }
-    assert_eq!(uploads.add(ONE, [9; 16], 0, 1, b"x").unwrap_err().code, code::BUSY);
-    uploads.add(TWO, [9; 16], 0, 1, b"x").unwrap();
+    assert_eq!(uploads.put(ONE, [9; 16], 0, 1, b"x").unwrap_err().code, code::BUSY);
+    uploads.put(TWO, [9; 16], 0, 1, b"x").unwrap();
     let now = monotonic_us();
     uploads.expire(now + 2 * IDLE_US);
     assert!(uploads.take(ONE, &[0; 16]).is_some());
@@ -45,10 +59,10 @@ fn an_upload_is_its_connections_own_until_that_ends() {
     let mut uploads = Uploads::default();
     uploads.note_connection(ONE);
     uploads.note_connection(TWO);
-    uploads.add(ONE, [1; 16], 0, 4, b"ab").unwrap();
-    assert_eq!(uploads.add(TWO, [1; 16], 2, 4, b"cd").unwrap_err().code, code::UNUSABLE_BLOB);
-    assert_eq!(uploads.add(TWO, [1; 16], 0, 1, b"x").unwrap(), 1); // another one with the same id
-    assert_eq!(uploads.add(ONE, [1; 16], 2, 4, b"cd").unwrap(), 4);
+    uploads.put(ONE, [1; 16], 0, 4, b"ab").unwrap();
+    assert_eq!(uploads.put(TWO, [1; 16], 2, 4, b"cd").unwrap_err().code, code::UNUSABLE_BLOB);
+    assert_eq!(uploads.put(TWO, [1; 16], 0, 1, b"x").unwrap(), 1); // another one with the same id
+    assert_eq!(uploads.put(ONE, [1; 16], 2, 4, b"cd").unwrap(), 4);
     assert_eq!(uploads.take(TWO, &[1; 16]).unwrap().bytes().unwrap(), b"x");
     assert!(uploads.take(TWO, &[1; 16]).is_none());
     uploads.note_end(ONE, monotonic_us());
@@ -66,7 +80,7 @@ fn those_left_behind_are_bounded() {
     for connection in 0..100 {
         uploads.note_connection(connection);
         for number in 0..4 {
-            uploads.add(connection, [number; 16], 0, 1, b"x").unwrap();
+            uploads.put(connection, [number; 16], 0, 1, b"x").unwrap();
         }
         uploads.note_end(connection, connection);
     }
