@@ -150,6 +150,10 @@ SETTINGS: tuple[Setting, ...] = (
             "QEMU processor model, as `qemu-system-x86_64 -cpu help` lists them, with features such as Haswell,-avx2"),
     Setting("machine", "append", "text", "", "--append", MACHINE,
             "words added to the kernel command line"),
+    Setting("machine", "state", "path", None, "--state", MACHINE,
+            "file on which changes survive the machine, made if it is not there; without it they end with the machine"),
+    Setting("machine", "state_size_mib", "integer", None, "--state-size", MACHINE,
+            "size in MiB of a new state file, 64 and four times the model without it", minimum=16, maximum=65536),
 
     Setting("kernel", "source", "name or path", "debian", "--kernel", BUILD,
             "debian (its cloud kernel) or the path of a bzImage", choices=("debian",)),
@@ -197,13 +201,15 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class MachineSettings:
-    """[machine]: the virtual machine that boots the image; `memory_mib` 0 is computed."""
+    """[machine]: the virtual machine that boots the image; `memory_mib` 0 is computed, no `state` is no state disk."""
 
     memory_mib: int
     accel: str
     cpus: int
     cpu: str
     append: str
+    state: Path | None = None
+    state_size_mib: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from builder.plan import TENSORS_NAME
 from builder.progress import Reporter
 from builder.settings import Config
 from cli import hints
-from cli.answer import Answer
+from cli.answer import Answer, human_bytes
 from cli.boot_watch import STEP, await_hello, last_words
 from cli.errors import OutputError
 from cli.images import add_demands, demand_of, open_or_build
@@ -33,12 +33,13 @@ from qemu.accel import select as select_accel
 from qemu.launch import attach, start
 from qemu.machine import VirtualMachine
 from qemu.spec import DEFAULT_CPU, Disk, MachineSpec
+from qemu.state_file import STATE_SERIAL, StateFile, examined
 from vboot.client.machine import MachineClient
 from vboot.errors import BootError, InputError
-from vboot.text import json_text, path_text, printable, shell_join
+from vboot.text import json_text, path_text, printable
 
-RTS_SERIAL, STATE_SERIAL = "vb-rts", "vb-state"
-"""The serial numbers by which the guest finds its disks."""
+RTS_SERIAL = "vb-rts"
+"""The serial number by which the guest finds the disk of its image."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,9 +52,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="boot this image without building (default: the output folder's, built again if sources changed)",
     )
     parser.add_argument("--run", type=path, metavar="DIR", help="run folder (default: a new one in build/run)")
-    parser.add_argument(
-        "--state", type=path, metavar="FILE", help="disk to attach as vb-state (not used by the machine yet)"
-    )
     parser.add_argument(
         "--timeout",
         type=positive_seconds,
@@ -70,12 +68,15 @@ def run(arguments: argparse.Namespace) -> Answer:
     The machine is shut down when the prompt is left, or when --json ends.
     """
     config = read_config(arguments)
-    disks = _state_disks(arguments.state)
-    _check_cpu(config)  # before a build, which may take minutes
+    state = _examined_state(config)
+    _check_cpu(config)  # both before a build, which may take minutes
     image = open_or_build(arguments.image, read_build_config(arguments), demand_of(arguments))
+    disks = () if state is None else (_state_disk(state, config, model_bytes=image.need.weights_bytes),)
     with booted(
         image, config, disks=disks, run_folder=arguments.run, detach=arguments.detach, timeout=arguments.timeout
     ) as (machine, client):
+        if disks and not client.greeted.durable:
+            warn(f"the machine makes no change that survives it: it cannot use the state in {path_text(disks[0].path)}")
         if not (arguments.detach or arguments.json):
             return _prompt(machine, client)
         client.close()  # since a port serves one client at a time, and a machine of an old image has only one
@@ -252,12 +253,20 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _state_disks(state: Path | None) -> tuple[Disk, ...]:
-    if state is None:
-        return ()
-    if not (state.is_file() or state.is_block_device()):
-        raise InputError(
-            f"there is no state disk {path_text(state)}",
-            remedy=f"make one with `truncate -s 64M {shell_join([str(state)])}`",
-        )
-    return (Disk(state, STATE_SERIAL, read_only=False),)
+def _examined_state(config: Config) -> StateFile | None:
+    path, size_mib = config.machine.state, config.machine.state_size_mib
+    if path is not None:
+        return examined(path, size_mib=size_mib)
+    if size_mib is not None:
+        raise InputError("there is a size for a state file, but no file", remedy="name one with --state")
+    return None
+
+
+def _state_disk(state: StateFile, config: Config, *, model_bytes: int) -> Disk:
+    ready = state.created(size_mib=config.machine.state_size_mib, model_bytes=model_bytes)
+    made = "" if state.bytes is not None else ", new"
+    _say(f"state {path_text(ready.path)}, {human_bytes(ready.bytes or 0)}{made}")
+    missing = ready.missing_space()
+    if missing:
+        warn(f"the disk of {path_text(ready.path)} is {human_bytes(missing)} too small for it: changes may be refused")
+    return Disk(ready.path, STATE_SERIAL, read_only=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 from cli.answer import Answer, columns
@@ -11,6 +12,7 @@ from qemu.registry import Entry, running
 from vboot.client.machine import connect
 from vboot.client.ports import clients
 from vboot.errors import VbootError
+from vboot.text import path_text
 
 _ANSWER_S = 2.0
 """Enough to pass by several ports that programs without locks use."""
@@ -28,7 +30,7 @@ def run(_arguments: argparse.Namespace) -> Answer:
     return Answer({"machines": machines}, columns([_HEAD, *map(_row, machines)]), report_only=True)
 
 
-_HEAD = ("run", "pid", "up", "accel", "gen", "model", "clients")
+_HEAD = ("run", "pid", "up", "accel", "gen", "model", "state", "clients")
 
 
 def _described(entry: Entry) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def _described(entry: Entry) -> dict[str, Any]:
         "accel": entry.accel,
         "generation": _generation(entry),
         "model": entry.model,
+        "state_file": entry.state,
         "clients": list(holders),
     }
 
@@ -65,6 +68,7 @@ def _row(machine: dict[str, Any]) -> tuple[str, ...]:
         machine["accel"],
         "-" if machine["generation"] is None else str(machine["generation"]),
         machine["model"] or "-",
+        "-" if machine["state_file"] is None else path_text(Path(machine["state_file"].name)),
         _users(machine["clients"]),
     )
 

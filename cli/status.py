@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         return _without_folder(registered)
     record = _record(folder)
     data = {"run": folder.path, "model": record.get("model") or "not known", "image": _image(record)}
-    data |= {"pid": entry.pid, "accel": entry.accel, "memory_mib": record.get("memory_mib")}
+    data |= {"pid": entry.pid, "accel": entry.accel, "memory_mib": record.get("memory_mib"), "state_file": entry.state}
     if entry.is_running() or listens(folder):
         data |= _alive(entry, arguments.timeout)
     else:
@@ -68,6 +68,7 @@ def _without_folder(entry: Entry) -> Answer:
     }
     data |= {
         "memory_mib": None,
+        "state_file": entry.state,
         "state": f"running, but {why}: end it with `{shell_join(['vboot', 'stop', str(entry.run)])}`",
     }
     data |= {"uptime_s": round(max(0.0, time.time() - entry.started_wall), 1)}
@@ -121,6 +122,7 @@ def _rows(data: dict[str, Any]) -> list[tuple[str, str]]:
         "image": path_text(data["image"]) if data["image"] else None,
         "process": f"{data['pid']} ({data['accel']})",
         "memory": f"{data['memory_mib']} MiB" if data["memory_mib"] else None,
+        "state file": path_text(data["state_file"]) if data["state_file"] else None,
         "up": up_time(data["uptime_s"]) if "uptime_s" in data else None,
         "emergency": printable(data["emergency"]) if data.get("emergency") else None,
         "generation": data.get("generation"),

@@ -23,6 +23,7 @@ from qemu.machine import VirtualMachine
 from qemu.process import Process, boot_id, reopen, spawn, start_ticks
 from qemu.run_folder import RunFolder, create_run_folder, listens, open_run_folder
 from qemu.spec import MachineSpec, command
+from qemu.state_file import STATE_SERIAL
 from qemu.verdict import describe_input
 from vboot.errors import BootError, InputError, VbootError
 from vboot.files import named_errors
@@ -79,6 +80,8 @@ def start(
         folder.remove_sockets()
         raise
     record |= _describe(process.pid, folder, accel, argv) | {"memory_mib": spec.memory_mib, "model": model}
+    if state := next((disk.path for disk in spec.disks if disk.serial == STATE_SERIAL), None):
+        record["state"] = path_json(state.absolute())
     machine = VirtualMachine(process, folder, record, detach=detach)
     try:
         # Hashed while QEMU starts: what is on disk later may be another build.

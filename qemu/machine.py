@@ -97,8 +97,12 @@ class VirtualMachine:
         return max(self._phase, seen, key=BOOT_PHASES.index)
 
     def describe(self) -> dict[str, object]:
-        """How to reach it: `run`, `pid`, `evolution`, `qmp`, `console`, `accel`, and `command`, quoted for a shell."""
-        return {name: self._record[name] for name in ("run", "pid", "evolution", "qmp", "console", "accel", "command")}
+        """How to reach it: `run`, `pid`, `evolution`, `qmp`, `console`, `accel`, and `command`, quoted for a shell.
+
+        Also `state`, the file of its state disk, if it has one.
+        """
+        names = ("run", "pid", "evolution", "qmp", "console", "accel", "command", "state")
+        return {name: self._record[name] for name in names if name in self._record}
 
     def check(self, phase: BootPhase = "spawn") -> None:
         """Raise BootError if the machine is dead or dying; else note that its user is now at `phase`."""

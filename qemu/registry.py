@@ -23,13 +23,16 @@ from vboot.errors import InputError
 from vboot.files import atomic_write
 from vboot.text import json_text, parse_path
 
-_KEPT = ("run", "pid", "boot_id", "start_ticks", "started_wall", "evolution", "accel", "model")
+_KEPT = ("run", "pid", "boot_id", "start_ticks", "started_wall", "evolution", "accel", "model", "state")
 _MOST = 10_000
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A machine that was started once: its run folder, its process, and when and from what it was started."""
+    """A machine that was started once: its run folder, its process, and when and from what it was started.
+
+    `state` is the file of its state disk, if it has one.
+    """
 
     run: Path
     pid: int
@@ -39,6 +42,7 @@ class Entry:
     evolution: Path
     accel: str
     model: str
+    state: Path | None
 
     def process(self) -> Process | None:
         """The machine's process, None when it is gone (or out of sight, see `is_unseen`)."""
@@ -79,6 +83,7 @@ def parse_entry(data: bytes) -> Entry | None:
             evolution=parse_path(record["evolution"]),
             accel=str(record["accel"]),
             model=str(record.get("model") or ""),
+            state=parse_path(record["state"]) if record.get("state") else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

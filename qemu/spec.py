@@ -17,6 +17,10 @@ PORT_LABEL = "evolution"
 
 DEFAULT_CPU = "max"
 """The processor model with every feature that the accelerator offers."""
+_DURABLE = "cache.direct=off,cache.no-flush=off"
+"""A write may wait in the host's page cache, a flush of the guest is an fdatasync of the file."""
+_ERRORS_TO_GUEST = "write-cache=on,werror=report,rerror=report"
+"""By default QEMU would stop the whole machine, its heartbeat too, when the host's disk is full."""
 WATCHDOG_ACTIONS = ("reset", "shutdown", "poweroff", "pause", "none", "inject-nmi", "debug")
 
 
@@ -69,9 +73,10 @@ class MachineSpec:
             raise InputError(f"watchdog action {self.watchdog!r} is unknown", remedy=f"use one of {known}")
 
     def inputs(self) -> tuple[Path, ...]:
-        """Every file the machine is made from."""
+        """Every file the machine is made from: not the disks that it writes to."""
         named = (self.kernel, self.initramfs, self.firmware, self.firmware_vars)
-        return tuple(path for path in named if path is not None) + tuple(disk.path for disk in self.disks)
+        disks = tuple(disk.path for disk in self.disks if disk.read_only)
+        return tuple(path for path in named if path is not None) + disks
 
 
 @dataclass(frozen=True)
@@ -135,9 +140,11 @@ def _disks(spec: MachineSpec) -> list[str]:
         read_only = "on" if disk.read_only else "off"
         # Not in JSON, where QEMU takes only UTF-8.
         storage = f"file.driver=file,file.filename={_option(disk.path)},file.auto-read-only=off"
-        argv += ["-blockdev", f"driver={disk.format},node-name={node},read-only={read_only},{storage}"]
+        cache = "" if disk.read_only else f",{_DURABLE}"
+        argv += ["-blockdev", f"driver={disk.format},node-name={node},read-only={read_only},{storage}{cache}"]
         serial = f",serial={disk.serial.replace(',', ',,')}" if disk.serial else ""
-        argv += ["-device", f"virtio-blk-pci,drive={node}{serial}"]
+        errors = "" if disk.read_only else f",{_ERRORS_TO_GUEST}"
+        argv += ["-device", f"virtio-blk-pci,drive={node}{serial}{errors}"]
     return argv
 
 

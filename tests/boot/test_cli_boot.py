@@ -17,6 +17,7 @@ import pexpect
 import pytest
 
 from qemu.launch import attach
+from qemu.state_file import default_mib
 from tests.boot.conftest import Image
 from tests.support.file_names import ODDEST_NAME
 from vboot.client.bridge import RustNeuralBridge
@@ -111,12 +112,17 @@ def test_odd_names_and_a_plain_processor(tiny: Image, tmp_path: Path) -> None:
     odd = tmp_path / ODDEST_NAME
     shutil.copytree(tiny.folder, odd, copy_function=os.link)
     run, state = tmp_path / f"r{ODDEST_NAME}", tmp_path / f"s{ODDEST_NAME}"
-    state.write_bytes(bytes(1 << 20))
     texts = ("A cat sleeps.", "A kitten naps on the mat.")
     with RustNeuralBridge() as bridge:
         bridge.initialize(tiny.folder / "vectorland.gguf")
         expected = bridge.client().embed(texts).vectors
     with detached(odd, run, "--cpu", "qemu64", "--state", str(state)) as described:
+        assert parse_path(described["state"]) == state
+        assert state.stat().st_size == default_mib((tiny.folder / "vectorland.gguf").stat().st_size) << 20
+        second = vboot("boot", "--image", odd, "--detach", "--state", state)
+        assert second.returncode == 1
+        assert "is used by another machine that runs" in second.stderr
+        assert json.loads(vboot("status", run, "--json").stdout)["state_file"] == described["state"]
         assert parse_path(described["run"]) == run
         assert "-cpu qemu64 " in described["command"]
         for path in (run, parse_path(described["evolution"]), parse_path(described["qmp"])):

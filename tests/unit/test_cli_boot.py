@@ -102,10 +102,9 @@ def test_an_image_that_is_not_whole(image: Path) -> None:
         (["--image", "nowhere"], "nowhere is not there; give the folder of an image, or none to build it"),
         (["--image", "image/vmlinuz"], "booting a disk image through UEFI is not supported yet"),
         (["--image", "."], "contains no image: vmlinuz, initramfs.cpio, vector_boot.rts missing"),
-        (
-            ["--image", "image", "--state", "s.img"],
-            "no state disk s.img; make one with `truncate -s 64M s.img`",
-        ),
+        (["--image", "image", "--state", "none/s.img"], "there is no folder none for the state file; make it first"),
+        (["--image", "image", "--state", "image"], "image is a folder, expected a file for the state; name a file"),
+        (["--image", "image", "--state-size", "64"], "a size for a state file, but no file; name one with --state"),
         (["--image", "image", "--unchecked", "--run", "image"], "the run folder image holds other files"),
     ],
 )
@@ -113,6 +112,36 @@ def test_what_cannot_be_booted(vboot: Vboot, image: Path, words: list[str], mess
     assert vboot("boot", "--accel", "tcg", *words) == 1
     assert message in vboot.last_error()
     assert sorted(path.name for path in image.iterdir()) == ["initramfs.cpio", "vector_boot.rts", "vmlinuz"]
+
+
+@pytest.mark.parametrize("size", ["15", "65537", "much"])
+def test_wrong_sizes_of_a_state_file(vboot: Vboot, image: Path, size: str) -> None:
+    assert vboot("boot", "--image", str(image), "--state", "s.img", "--state-size", size) == 2
+    assert not Path("s.img").exists()
+
+
+def test_a_state_file_is_made_with_the_size_of_the_model(
+    vboot: Vboot, image: Path, install_qemu: Callable[[str], None]
+) -> None:
+    install_qemu("die")
+    words = ["boot", "--accel", "tcg", "--image", "image", "--unchecked", "--state", "s.img"]
+    assert vboot(*words, "--run", "run") == 1
+    assert "boot: state s.img, 68.0 MiB, new" in vboot.err
+    assert Path("s.img").stat().st_size == 68 * MIB  # 64 MiB and four times a model of 1 MiB
+    assert "serial=vb-state,write-cache=on,werror=report" in Path("run/command.txt").read_text()
+    assert json.loads(Path("run/machine.json").read_text())["state"] == str(Path("s.img").absolute())
+    assert vboot(*words, "--state-size", "68", "--run", "run2") == 1
+    assert "boot: state s.img, 68.0 MiB\n" in vboot.err
+    assert vboot(*words, "--state-size", "128", "--run", "run3") == 1
+    assert "s.img has 71303168 bytes, and a size of 128 MiB was asked for" in vboot.last_error()
+    assert not Path("run3").exists()
+
+
+def test_appliance_toml_names_the_state(vboot: Vboot, image: Path, install_qemu: Callable[[str], None]) -> None:
+    install_qemu("die")
+    Path("appliance.toml").write_text('[machine]\nstate = "s.img"\nstate_size_mib = 16\n')
+    assert vboot("boot", "--accel", "tcg", "--image", "image", "--unchecked") == 1
+    assert Path("s.img").stat().st_size == 16 * MIB
 
 
 def test_wrong_usage(vboot: Vboot) -> None:

@@ -68,10 +68,16 @@ def test_disks_carry_serial_format_and_protection() -> None:
     assert [value for option, value in pairs(argv) if option == "-blockdev"] == [
         "driver=raw,node-name=disk0,read-only=on,file.driver=file,file.filename=/img/a,,b.rts,file.auto-read-only=off",
         "driver=qcow2,node-name=disk1,read-only=off,"
-        "file.driver=file,file.filename=/img/state.qcow2,file.auto-read-only=off",
+        "file.driver=file,file.filename=/img/state.qcow2,file.auto-read-only=off,cache.direct=off,cache.no-flush=off",
     ]
     assert ("-device", "virtio-blk-pci,drive=disk0,serial=vb-rts") in pairs(argv)
-    assert ("-device", "virtio-blk-pci,drive=disk1,serial=vb-state") in pairs(argv)
+    # A failed write is told to the guest: by default QEMU would stop the machine when the host's disk is full.
+    state = "virtio-blk-pci,drive=disk1,serial=vb-state,write-cache=on,werror=report,rerror=report"
+    assert ("-device", state) in pairs(argv)
+
+
+def test_a_disk_that_the_machine_writes_to_is_no_input() -> None:
+    assert DIRECT.inputs() == tuple(map(Path, ("/img/vmlinuz", "/img/initramfs.cpio", "/img/a,b.rts")))
 
 
 def test_firmware_is_a_rom_alone_and_flash_with_its_variables() -> None:
