@@ -1,7 +1,7 @@
 """Writes every file that is generated from the tables in `spec/`.
 
 These are the methods, codes and limits of the protocol, the instructions of the pixel interpreter, its built-in
-programs, and the tables in the pages of the specification.
+programs, the structures of the journal on a state device, and the tables in the pages of the specification.
 
 Run it from the checkout after a change of a TOML file or program in `spec/`:
 `.venv/bin/python spec/generate.py`. A test fails until that has been done. The Rust crate reads the same tables in its
@@ -25,6 +25,7 @@ from spec.pages import PAGES  # noqa: E402
 
 PROTOCOL_MODULE = Path("vboot/protocol/tables.py")
 TABLE_MODULE = Path("vboot/weights/pixel_table.py")
+JOURNAL_MODULE = Path("vboot/journal/tables.py")
 KERNELS = Path("spec/kernels.txt")
 SLOTS = 8
 INSTRUCTION = 250
@@ -82,6 +83,28 @@ class MachineTensor:
     elements: int
     protected: bool
     meaning: str
+
+
+'''
+
+
+_JOURNAL_HEAD = '''"""The structures of spec/journal.md. Generated from spec/journal.toml by spec/generate.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a structure, little-endian: where it is inside, and how long."""
+
+    name: str
+    offset: int
+    bytes: int
+    type: Literal["u8", "u32", "u64", "f64", "bytes"]
 
 
 '''
@@ -149,6 +172,27 @@ OPCODES = (
 '''
 
 
+def journal_module() -> str:
+    """The structures of the journal on a state device as a Python module without further imports."""
+    tables = tomllib.loads((ROOT / "spec" / "journal.toml").read_text("utf-8"))
+    magics = "".join(
+        f'{x["name"].upper()} = b"{x["bytes"]}"\n"""{_sentence(x["meaning"])}."""\n' for x in tables["magic"]
+    )
+    kinds = ((kind["number"], _quoted(kind["name"])) for kind in tables["entry_kind"])
+    return "".join(
+        [
+            _JOURNAL_HEAD,
+            magics,
+            *map(_limit, tables["constant"]),
+            _fields("SUPERBLOCK", tables["superblock"], "The fields of a superblock."),
+            _fields("FRAME", tables["frame"], "The fields of the head of a frame."),
+            _fields("ENTRY", tables["entry"], "The fields of the head of an entry."),
+            _mapping("ENTRY_KINDS", "int", "str", kinds),
+            '"""What an entry is, by its number."""\n',
+        ]
+    )
+
+
 def kernels() -> str:
     """The built-in programs assembled, one a line in hexadecimal."""
     assemble: Callable[[str], bytes] = importlib.import_module("vboot.weights.pixels").assemble
@@ -162,8 +206,18 @@ def _code_enum(errors: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _limit(limit: Mapping[str, Any]) -> str:
-    meaning = limit["meaning"][0].upper() + limit["meaning"][1:]
-    return f'{limit["name"].upper()} = {limit["value"]}\n"""{meaning} ({limit["unit"]})."""\n'
+    return f'{limit["name"].upper()} = {limit["value"]}\n"""{_sentence(limit["meaning"])} ({limit["unit"]})."""\n'
+
+
+def _sentence(meaning: str) -> str:
+    return meaning[0].upper() + meaning[1:]
+
+
+def _fields(name: str, fields: Iterable[Mapping[str, Any]], meaning: str) -> str:
+    rows = "".join(
+        f"    Field({_quoted(x['name'])}, {x['offset']}, {x['bytes']}, {_quoted(x['type'])}),\n" for x in fields
+    )
+    return f'{name} = (\n{rows})\n"""{meaning}"""\n'
 
 
 def _method(method: Mapping[str, Any], parameters: Iterable[Mapping[str, Any]]) -> str:
@@ -225,6 +279,7 @@ def _tuple(words: tuple[str, ...]) -> str:
 GENERATED: Mapping[Path, Callable[[], str]] = {
     PROTOCOL_MODULE: protocol_module,
     TABLE_MODULE: table_module,
+    JOURNAL_MODULE: journal_module,
     KERNELS: kernels,
     **PAGES,
 }

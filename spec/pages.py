@@ -71,7 +71,27 @@ def pixels_page() -> str:
     return renewed((SPEC / "pixels.md").read_text("utf-8"), parts)
 
 
+def journal_page() -> str:
+    """journal.md with its tables renewed."""
+    tables = tomllib.loads((SPEC / "journal.toml").read_text("utf-8"))
+    parts = {
+        name: _table(
+            ("offset", "bytes", "field", "type", ""),
+            ((x["offset"], x["bytes"], _code(x["name"]), x["type"], x["meaning"]) for x in tables[name]),
+        )
+        for name in ("superblock", "frame", "entry")
+    }
+    parts["constants"] = _table(
+        ("constant", "value", ""), ((_code(x["name"]), _amount(x), x["meaning"]) for x in tables["constant"])
+    )
+    parts["entry kinds"] = _table(
+        ("number", "kind", ""), ((x["number"], _code(x["name"]), x["meaning"]) for x in tables["entry_kind"])
+    )
+    return renewed((SPEC / "journal.md").read_text("utf-8"), parts)
+
+
 PAGES: Mapping[Path, Callable[[], str]] = {
+    Path("spec/journal.md"): journal_page,
     Path("spec/protocol.md"): protocol_page,
     Path("spec/machine-tensors.md"): machine_tensors_page,
     Path("spec/pixels.md"): pixels_page,

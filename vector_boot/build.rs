@@ -1,9 +1,11 @@
 //! Prepares what the crate includes: the model that `VECTOR_BOOT_MODEL` names (or no bytes), and Rust code generated
-//! from the tables in `spec/`: the words of hw.mmio, the protocol, the instructions of the pixel interpreter and its
-//! built-in programs.
+//! from the tables in `spec/`: the words of hw.mmio, the protocol, the journal on a state device, the instructions of the
+//! pixel interpreter and its built-in programs.
 //!
 //! A boot image carries its model on a separate disk; only a small one may be embedded in the executable.
 
+#[path = "build/journal.rs"]
+mod journal;
 #[path = "build/pixels.rs"]
 mod pixels;
 #[path = "build/protocol.rs"]
@@ -22,13 +24,14 @@ const LIMIT: u64 = 4 << 20;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=VECTOR_BOOT_MODEL");
-    for source in ["pixels", "protocol", "toml"] {
+    for source in ["journal", "pixels", "protocol", "toml"] {
         println!("cargo::rerun-if-changed=build/{source}.rs");
     }
     for result in [
         package_model(),
         generate_hw_mmio(),
         protocol::generate_protocol(),
+        journal::generate_journal(),
         pixels::generate_instructions(),
         pixels::generate_kernels(),
     ] {

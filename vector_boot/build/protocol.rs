@@ -67,7 +67,7 @@ fn methods(tables: &Tables) -> Result<String, String> {
 }
 
 /// An enumeration with the names in the tables of one kind, numbered where the tables have numbers.
-fn enumeration(tables: &Tables, header: &str, name: &str, meaning: &str) -> Result<String, String> {
+pub fn enumeration(tables: &Tables, header: &str, name: &str, meaning: &str) -> Result<String, String> {
     let (mut variants, mut list, mut names, mut parse) = (String::new(), String::new(), String::new(), String::new());
     let mut count = 0;
     for table in tables.of(header) {
@@ -97,7 +97,7 @@ fn words<'a>(name: &str, meaning: &str, tables: impl Iterator<Item = Table<'a>>)
     Ok(format!("/// {meaning}\npub const {name}: [&str; {}] = [{}];\n", names.len(), names.join(", ")))
 }
 
-fn capitalised(text: &str) -> String {
+pub fn capitalised(text: &str) -> String {
     let mut characters = text.chars();
     characters.next().map_or(String::new(), |first| first.to_uppercase().chain(characters).collect())
 }

@@ -1,34 +1,21 @@
-//! One entry of the log: a head of fixed size that describes a change, and a payload with its contents.
+//! One entry of the log: a head of fixed size that describes a change, and a payload with its contents. `spec/journal.md`
+//! describes them.
 
 use crc32c::crc32c;
+use xxhash_rust::xxh3::Xxh3;
+
+pub use super::format::EntryKind;
+use super::format::{entry as at, ENTRY_HEAD_BYTES, ENTRY_MAGIC};
 
 /// Bytes of a head.
-pub const HEAD_BYTES: usize = 160;
-const MAGIC: u32 = u32::from_le_bytes(*b"VBJ1");
-
-/// What an entry of the log is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryKind {
-    /// A mutation; the payload holds its edits and blob.
-    Mutate = 1,
-    /// The contents of generation `target` are current again. The payload is an image of them if the log no longer
-    /// reaches back to that generation.
-    Rollback = 2,
-    /// Generation `target` was promoted.
-    Promote = 3,
-    /// The contents of generation `target` are current again, because a trial was not promoted in time.
-    LeaseExpired = 4,
-    /// The lease of a trial was renewed.
-    Renew = 5,
-    /// An image: the payload holds every page that differs from the base.
-    Image = 6,
-}
+pub const HEAD_BYTES: usize = ENTRY_HEAD_BYTES as usize;
+/// Bytes of the origin of a change that are kept.
+pub const ORIGIN_BYTES: usize = 16;
 
 impl EntryKind {
     /// The kind with this number.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        use EntryKind::{Image, LeaseExpired, Mutate, Promote, Renew, Rollback};
-        [Mutate, Rollback, Promote, LeaseExpired, Renew, Image].into_iter().find(|kind| *kind as u8 == byte)
+        EntryKind::ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
 
     /// Whether the entry makes a generation.
@@ -49,7 +36,7 @@ pub struct Content {
 }
 
 /// The head of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EntryHead {
     /// What the entry is.
     pub kind: EntryKind,
@@ -77,66 +64,98 @@ pub struct EntryHead {
     pub changed_bytes: u64,
     /// Id of the upload that was the blob; zero if the blob came with the request.
     pub upload: [u8; 16],
+    /// Edits of a mutation.
+    pub edits: u32,
+    /// Who made the change, or why: UTF-8, padded with zeros.
+    pub origin: [u8; ORIGIN_BYTES],
+    /// Confidence of a mutation; else 0.
+    pub confidence: f64,
+    /// When, in microseconds since the machine started.
+    pub uptime_us: u64,
     /// Bytes of the payload.
     pub payload_bytes: u64,
-    /// CRC-32C of the payload.
-    pub payload_crc: u32,
+    /// Checksum of the payload, [`sum_of`] it.
+    pub payload_sum: u32,
+}
+
+/// The checksum of a payload that consists of these pieces.
+pub fn sum_of(payload: &[&[u8]]) -> u32 {
+    let mut hash = Xxh3::new();
+    payload.iter().for_each(|piece| hash.update(piece));
+    hash.digest() as u32
 }
 
 impl EntryHead {
     /// The head's bytes.
     pub fn encode(&self) -> [u8; HEAD_BYTES] {
-        let mut bytes = Vec::with_capacity(HEAD_BYTES);
-        bytes.extend(MAGIC.to_le_bytes());
-        bytes.extend([0; 4]);
-        bytes.extend([self.kind as u8, u8::from(self.digest), 0, 0]);
-        for number in [self.changed_tensors, self.content.params_crc, self.content.blob_crc, self.payload_crc] {
-            bytes.extend(number.to_le_bytes());
+        let mut bytes = [0; HEAD_BYTES];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(at::MAGIC, &ENTRY_MAGIC);
+        put(at::KIND, &[self.kind as u8, u8::from(self.digest)]);
+        for (place, number) in [
+            (at::CHANGED_TENSORS, self.changed_tensors),
+            (at::PARAMS_CRC, self.content.params_crc),
+            (at::BLOB_CRC, self.content.blob_crc),
+            (at::PAYLOAD_SUM, self.payload_sum),
+            (at::EDITS, self.edits),
+        ] {
+            put(place, &number.to_le_bytes());
         }
-        let numbers = [
-            self.sequence,
-            self.generation,
-            self.fingerprint,
-            self.promoted,
-            self.lease_until_us,
-            self.target,
-            self.content.bytes,
-            self.changed_bytes,
-            self.payload_bytes,
-        ];
-        bytes.extend([0; 4]);
-        numbers.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
-        bytes.extend(self.id);
-        bytes.extend(self.upload);
-        bytes.resize(HEAD_BYTES, 0);
-        let crc = crc32c(&bytes[8..]);
-        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
-        bytes.try_into().unwrap_or([0; HEAD_BYTES])
+        for (place, number) in [
+            (at::SEQUENCE, self.sequence),
+            (at::GENERATION, self.generation),
+            (at::FINGERPRINT, self.fingerprint),
+            (at::PROMOTED, self.promoted),
+            (at::LEASE_UNTIL_US, self.lease_until_us),
+            (at::TARGET, self.target),
+            (at::CONTENT_BYTES, self.content.bytes),
+            (at::CHANGED_BYTES, self.changed_bytes),
+            (at::PAYLOAD_BYTES, self.payload_bytes),
+            (at::CONFIDENCE, self.confidence.to_bits()),
+            (at::UPTIME_US, self.uptime_us),
+        ] {
+            put(place, &number.to_le_bytes());
+        }
+        for (place, id) in [(at::ID, &self.id), (at::UPLOAD, &self.upload), (at::ORIGIN, &self.origin)] {
+            put(place, id);
+        }
+        let crc = crc32c(&bytes[at::KIND..]);
+        bytes[at::CRC..at::KIND].copy_from_slice(&crc.to_le_bytes());
+        bytes
     }
 
     /// Reads a head; `None` if it is damaged.
     pub fn decode(bytes: &[u8; HEAD_BYTES]) -> Option<Self> {
         let short = |at: usize| bytes.get(at..)?.first_chunk().map(|chunk| u32::from_le_bytes(*chunk));
-        let wide = |index: usize| bytes.get(32 + 8 * index..)?.first_chunk().map(|chunk| u64::from_le_bytes(*chunk));
-        if short(0)? != MAGIC || short(4)? != crc32c(&bytes[8..]) {
+        let wide = |at: usize| bytes.get(at..)?.first_chunk().map(|chunk| u64::from_le_bytes(*chunk));
+        let id = |at: usize| bytes.get(at..)?.first_chunk().copied();
+        if !bytes.starts_with(&ENTRY_MAGIC) || short(at::CRC)? != crc32c(&bytes[at::KIND..]) {
             return None;
         }
         Some(EntryHead {
-            kind: EntryKind::from_byte(bytes[8])?,
-            digest: bytes[9] != 0,
-            changed_tensors: short(12)?,
-            content: Content { params_crc: short(16)?, blob_crc: short(20)?, bytes: wide(6)? },
-            payload_crc: short(24)?,
-            sequence: wide(0)?,
-            generation: wide(1)?,
-            fingerprint: wide(2)?,
-            promoted: wide(3)?,
-            lease_until_us: wide(4)?,
-            target: wide(5)?,
-            changed_bytes: wide(7)?,
-            payload_bytes: wide(8)?,
-            id: *bytes.get(104..)?.first_chunk()?,
-            upload: *bytes.get(120..)?.first_chunk()?,
+            kind: EntryKind::from_byte(bytes[at::KIND])?,
+            digest: bytes[at::FLAGS] & 1 != 0,
+            changed_tensors: short(at::CHANGED_TENSORS)?,
+            content: Content {
+                params_crc: short(at::PARAMS_CRC)?,
+                blob_crc: short(at::BLOB_CRC)?,
+                bytes: wide(at::CONTENT_BYTES)?,
+            },
+            payload_sum: short(at::PAYLOAD_SUM)?,
+            edits: short(at::EDITS)?,
+            sequence: wide(at::SEQUENCE)?,
+            generation: wide(at::GENERATION)?,
+            fingerprint: wide(at::FINGERPRINT)?,
+            promoted: wide(at::PROMOTED)?,
+            lease_until_us: wide(at::LEASE_UNTIL_US)?,
+            target: wide(at::TARGET)?,
+            changed_bytes: wide(at::CHANGED_BYTES)?,
+            payload_bytes: wide(at::PAYLOAD_BYTES)?,
+            id: id(at::ID)?,
+            upload: id(at::UPLOAD)?,
+            origin: id(at::ORIGIN)?,
+            confidence: f64::from_bits(wide(at::CONFIDENCE)?),
+            uptime_us: wide(at::UPTIME_US)?,
         })
     }
 }
@@ -178,8 +197,12 @@ pub mod tests {
             changed_tensors: 12,
             changed_bytes: 13,
             upload: [14; 16],
+            edits: 15,
+            origin: [16; ORIGIN_BYTES],
+            confidence: 0.9,
+            uptime_us: 17,
             payload_bytes: 0,
-            payload_crc: 0,
+            payload_sum: 0,
         }
     }
 

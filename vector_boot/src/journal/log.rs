@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crc32c::{crc32c, crc32c_append};
+use crc32c::crc32c;
 
-use super::entry::HEAD_BYTES;
+use super::entry::{sum_of, HEAD_BYTES};
 use super::storage::{LogStorage, MemoryFile};
 use super::{EntryHead, Journal, JournalError, JournalReason, LogEntry, Visit};
 
@@ -146,7 +146,7 @@ impl Journal for Log {
         let len = usize::try_from(head.payload_bytes).ok().filter(|len| *len as u64 <= self.batch.offset);
         let mut payload = vec![0; len.ok_or_else(|| damaged(head.sequence))?];
         self.storage.read(offset + HEAD_BYTES as u64, &mut payload)?;
-        if crc32c(&payload) != head.payload_crc {
+        if sum_of(&[&payload]) != head.payload_sum {
             return Err(damaged(head.sequence));
         }
         Ok(LogEntry { head, payload })
@@ -156,7 +156,7 @@ impl Journal for Log {
         let Position { offset, sequence } = self.batch;
         head.sequence = sequence;
         head.payload_bytes = payload.iter().map(|piece| piece.len() as u64).sum();
-        head.payload_crc = payload.iter().fold(0, |crc, piece| crc32c_append(crc, piece));
+        head.payload_sum = sum_of(payload);
         self.storage.write(offset, &head.encode())?;
         let mut at = offset + HEAD_BYTES as u64;
         for piece in payload {

@@ -1,6 +1,7 @@
 //! The history of the weights: the log from which they can be rebuilt, and the ring of short records.
 
 mod entry;
+pub mod format;
 pub mod log;
 pub mod ring;
 pub mod storage;
@@ -8,7 +9,7 @@ pub mod storage;
 use std::io;
 
 pub use crate::protocol::JournalReason;
-pub use entry::{Content, EntryHead, EntryKind, LogEntry, HEAD_BYTES};
+pub use entry::{Content, EntryHead, EntryKind, LogEntry, HEAD_BYTES, ORIGIN_BYTES};
 
 /// Why a journal cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]

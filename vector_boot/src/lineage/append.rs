@@ -93,8 +93,12 @@ impl Lineage {
             changed_tensors: asked.changed_tensors,
             changed_bytes: asked.changed_bytes,
             upload: asked.upload,
+            edits: asked.edits,
+            origin: asked.origin,
+            confidence: asked.confidence,
+            uptime_us: asked.uptime_us,
             payload_bytes: 0,
-            payload_crc: 0,
+            payload_sum: 0,
         }
     }
 }

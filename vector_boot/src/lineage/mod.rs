@@ -15,7 +15,7 @@ mod undo;
 
 use std::collections::VecDeque;
 
-use crate::journal::{Content, EntryKind, Journal, JournalError, JournalReason};
+use crate::journal::{Content, EntryKind, Journal, JournalError, JournalReason, ORIGIN_BYTES};
 use crate::tensor::memory::BeforeImages;
 use crate::tensor::Store;
 use batch::BatchStart;
@@ -91,6 +91,14 @@ pub struct ChangeRequest {
     pub changed_tensors: u32,
     /// Bytes that differ from before.
     pub changed_bytes: u64,
+    /// Edits of a mutation.
+    pub edits: u32,
+    /// Who makes the change, or why: UTF-8, padded with zeros.
+    pub origin: [u8; ORIGIN_BYTES],
+    /// Confidence of a mutation; else 0.
+    pub confidence: f64,
+    /// When, in microseconds since the machine started.
+    pub uptime_us: u64,
 }
 
 /// The weights with their history.
