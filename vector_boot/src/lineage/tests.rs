@@ -257,7 +257,7 @@ fn a_generation_that_only_before_images_reach_survives_the_worker_all_the_same()
 
 #[test]
 fn the_newest_generations_outlive_what_is_forgotten() {
-    let mut harness = Harness::new(1, 100_000);
+    let mut harness = Harness::new(1, 120_000);
     let mut states = vec![harness.contents()];
     for value in 0..1000u64 {
         harness.mutate(value * 64 % 50_000, value as u8, None).unwrap();
