@@ -108,6 +108,9 @@ impl Framer {
         if matches!(self.state, FramerState::Discarding) {
             self.tick(now_ms);
         }
+        if self.missing() == Some(0) {
+            return self.finish_blob(None); // `take_blob` has read its last bytes
+        }
         while !input.is_empty() {
             self.last_byte_ms = now_ms;
             let incoming = match &mut self.state {
@@ -133,6 +136,27 @@ impl Framer {
             }
         }
         None
+    }
+
+    /// How many bytes of a blob are missing, if one is being read.
+    fn missing(&self) -> Option<usize> {
+        match self.state {
+            FramerState::Blob { wanted, .. } => Some(wanted - self.buffer.len()),
+            _ => None,
+        }
+    }
+
+    /// Lets `read` append the next bytes of the stream to the blob that is being read: at most as many as its second
+    /// argument says. That saves copying them. `None` if no byte of a blob is missing. [`Framer::next`] returns the message.
+    pub fn take_blob<T>(&mut self, now_ms: u64, read: impl FnOnce(&mut Vec<u8>, usize) -> T) -> Option<T> {
+        let missing = self.missing().filter(|missing| *missing > 0)?;
+        let held = self.buffer.len();
+        let result = read(&mut self.buffer, missing);
+        self.buffer.truncate(held + missing);
+        if self.buffer.len() > held {
+            self.last_byte_ms = now_ms;
+        }
+        Some(result)
     }
 
     /// Ends a blob or a discarding whose time is over. Call it at [`Framer::deadline_ms`].

@@ -6,14 +6,25 @@ use super::*;
 
 /// Feeds the stream in pieces of the given lengths (the last one repeats), all at time 0.
 fn read(stream: &[u8], pieces: &[usize]) -> Vec<Incoming> {
+    read_with(stream, pieces, false)
+}
+
+/// The same; with `in_place` the bytes of blobs are appended where they belong.
+fn read_with(stream: &[u8], pieces: &[usize], in_place: bool) -> Vec<Incoming> {
     let mut framer = Framer::default();
     let mut incoming = Vec::new();
     let mut lengths = pieces.iter().copied().chain(std::iter::repeat(pieces.last().copied().unwrap_or(1).max(1)));
     let mut rest = stream;
     while !rest.is_empty() {
-        let (piece, tail) = rest.split_at(lengths.next().unwrap().clamp(1, rest.len()));
+        let count = lengths.next().unwrap().clamp(1, rest.len());
+        let append = |blob: &mut Vec<u8>, missing: usize| {
+            blob.extend_from_slice(&rest[..count.min(missing)]);
+            count.min(missing)
+        };
+        let taken = if in_place { framer.take_blob(0, append) } else { None };
+        let (mut piece, tail) = rest.split_at(taken.unwrap_or(count));
+        piece = if taken.is_some() { &[] } else { piece };
         rest = tail;
-        let mut piece = piece;
         while let Some(item) = framer.next(&mut piece, 0) {
             incoming.push(item);
         }
@@ -140,6 +151,23 @@ fn a_stalled_blob_is_given_up_after_two_seconds() {
 }
 
 #[test]
+fn bytes_put_in_place_count_as_life_signs() {
+    let stream = request(1, &[7; 5]);
+    let (line, bytes) = stream.split_at(stream.len() - 5);
+    let mut framer = Framer::default();
+    assert_eq!(framer.take_blob(0, |_, _| ()), None);
+    assert_eq!(framer.next(&mut &line[..], 1000), None);
+    assert_eq!(framer.take_blob(2000, |_, missing| missing), Some(5));
+    assert_eq!(framer.deadline_ms(), Some(3000)); // nothing came
+    framer.take_blob(2000, |blob, _| blob.extend_from_slice(&bytes[..4]));
+    assert_eq!(framer.deadline_ms(), Some(4000));
+    assert_eq!(framer.next(&mut &[][..], 2000), None);
+    framer.take_blob(2000, |blob, _| blob.extend_from_slice(&[7; 9])); // more than was asked for
+    assert_eq!(framer.take_blob(2000, |_, _| ()), None);
+    assert_eq!(blob(&framer.next(&mut &[][..], 5000).unwrap()), &Blob::Bytes(vec![7; 5].into()));
+}
+
+#[test]
 fn an_oversized_blob_is_refused_and_all_is_discarded_until_silence() {
     let line =
         json!({"jsonrpc": "2.0", "id": 1, "method": "m", "blob": {"bytes": BLOB_LIMIT + 1, "crc32c": "00000000"}});
@@ -198,11 +226,14 @@ proptest! {
             stream.extend_from_slice(&noise);
             stream.extend(request(id, blob));
         }
-        prop_assert_eq!(read(&stream, &pieces), read(&stream, &[usize::MAX]));
+        let whole = read(&stream, &[usize::MAX]);
+        prop_assert_eq!(&read(&stream, &pieces), &whole);
+        prop_assert_eq!(&read_with(&stream, &pieces, true), &whole);
     }
 
     #[test]
     fn any_bytes_are_survived(bytes in vec(any::<u8>(), 0..600), pieces in vec(1usize..60, 1..9)) {
+        prop_assert_eq!(read(&bytes, &pieces), read_with(&bytes, &pieces, true));
         for item in read(&bytes, &pieces) {
             if let Incoming::Message(message) = item {
                 let _ = Envelope::open(message);

@@ -72,6 +72,22 @@ pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads once, at most `limit` bytes, and appends them to `buffer`. Returns their number.
+///
+/// # Errors
+/// Whatever read(2) says; nothing was appended then.
+pub fn read_more(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
+    buffer.reserve(limit);
+    let room = buffer.spare_capacity_mut();
+    let limit = limit.min(room.len());
+    // SAFETY: `room` has at least `limit` bytes, and nothing else uses them.
+    let got = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), limit) };
+    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?.min(limit);
+    // SAFETY: the kernel has written the first `got` bytes of the spare capacity.
+    unsafe { buffer.set_len(buffer.len() + got) };
+    Ok(got)
+}
+
 /// A child that has ended.
 pub struct Ended {
     /// Its process id.

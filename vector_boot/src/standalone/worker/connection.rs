@@ -13,6 +13,8 @@ use crate::protocol::{
 
 /// The most received bytes that are not yet split into messages.
 const INBOX_LIMIT: usize = 64 << 10;
+/// The most bytes that are read before the other connections have their turn.
+const TURN_BYTES: usize = 256 << 10;
 /// With more bytes than this waiting to be sent, no further request is handled.
 const OUTBOX_LIMIT: usize = 4 << 20;
 /// With more bytes than this waiting to be sent, events are dropped.
@@ -179,21 +181,26 @@ impl Connection {
         self.input_ended
     }
 
-    /// Reads as much as is available and allowed.
+    /// Reads as much as is available and allowed. The bytes of a blob go to their place at once.
     ///
     /// # Errors
     /// If the connection has failed.
-    pub fn read(&mut self, link: &mut Link, memory: bool) -> io::Result<()> {
-        while self.readable && self.may_read(memory) {
-            let held = self.inbox.len();
-            self.inbox.resize(INBOX_LIMIT, 0);
-            let got = link.read(&mut self.inbox[held..]);
-            let count = if let Ok(Received::Bytes(count)) = got { count } else { 0 };
-            self.inbox.truncate(held + count);
-            match got? {
+    pub fn read(&mut self, link: &mut Link, now_ms: u64, memory: bool) -> io::Result<()> {
+        let mut left = TURN_BYTES;
+        while self.readable && left > 0 && self.may_read(memory) {
+            let in_blob = match self.inbox.is_empty() {
+                true => self.framer.take_blob(now_ms, |blob, missing| link.read(blob, missing.min(left))),
+                false => None,
+            };
+            let is_blob = in_blob.is_some();
+            let room = (INBOX_LIMIT - self.inbox.len()).min(left);
+            match in_blob.unwrap_or_else(|| link.read(&mut self.inbox, room))? {
                 Received::Nothing => self.readable = false,
                 Received::End => (self.readable, self.input_ended) = (false, true),
-                Received::Bytes(_) => (),
+                Received::Bytes(count) => {
+                    left = left.saturating_sub(count);
+                    self.begun_bytes += if is_blob { count } else { 0 };
+                }
             }
         }
         Ok(())

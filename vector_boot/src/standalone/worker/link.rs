@@ -1,11 +1,11 @@
 //! One byte stream to the host: a virtio-serial port, or a client of a listening socket.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use crate::sys::process::set_nonblocking;
+use crate::sys::process::{self, set_nonblocking};
 
 /// The result of reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,16 +49,17 @@ impl Link {
         matches!(self, Link::Port(_))
     }
 
-    /// Reads without blocking.
+    /// Reads without blocking, and appends at most `limit` bytes to `buffer`.
     ///
     /// # Errors
     /// If the connection has failed.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
-        let (result, at_end) = match self {
-            Link::Port(file) => (file.read(buffer), Received::Nothing), // 0: no host, which waiting reports
-            Link::Socket(client) => (client.read(buffer), Received::End),
+    pub fn read(&self, buffer: &mut Vec<u8>, limit: usize) -> io::Result<Received> {
+        let at_end = if self.is_port() { Received::Nothing } else { Received::End }; // no host: waiting reports that
+        let fd = match self {
+            Link::Port(file) => file.as_fd(),
+            Link::Socket(client) => client.as_fd(),
         };
-        match result {
+        match process::read_more(fd, buffer, limit) {
             Ok(0) => Ok(at_end),
             Ok(count) => Ok(Received::Bytes(count)),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {

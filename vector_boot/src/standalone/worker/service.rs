@@ -212,7 +212,7 @@ impl Service {
         for place in 0..self.connections.places() {
             let memory = self.connections.has_memory(place);
             let Some((connection, link)) = self.connections.at(place) else { continue };
-            if connection.read(link, memory).is_err() {
+            if connection.read(link, now, memory).is_err() {
                 self.end_connection(place);
                 continue;
             }
