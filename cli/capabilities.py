@@ -19,7 +19,9 @@ def capability_rows(capabilities: Mapping[str, Any]) -> Rows:
     if capabilities["embed"]:
         embed = f"yes, {capabilities['pooling']} pooling, texts of at most {capabilities['max_tokens']} tokens"
     generate = "yes" if capabilities["generate"] else "no: this runtime has no text generation"
-    return [("makes embeddings", embed), ("generates text", generate), *_edit_rows(capabilities["edits"])]
+    key = capabilities["mutation_key"]
+    signed = [("signed changes", f"required, with the key {key}")] if key else []
+    return [("makes embeddings", embed), ("generates text", generate), *signed, *_edit_rows(capabilities["edits"])]
 
 
 def _edit_rows(edits: Mapping[str, Mapping[str, int]]) -> Rows:

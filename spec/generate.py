@@ -58,7 +58,8 @@ class Method:
     size, "beside" on a second thread while the methods with `passes` are answered. `cancellable`: `cancel` ends it.
     `emergency`: answered in emergency mode too. `changes_weights`: it makes a new generation. `repeat`: whether a
     client may send it again when no reply came: always ("safe"), with the same id ("by_id"), or not by itself
-    ("never"). `blob`: whether a blob comes with it. `in_process`: whether the C library answers it.
+    ("never"). `blob`: whether a blob comes with it. `in_process`: whether the C library answers it. `signed`: a
+    machine with a mutation key takes it only inside `signed`.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Method:
     repeat: Literal["safe", "by_id", "never"]
     blob: Literal["none", "optional", "required"]
     in_process: bool
+    signed: bool
     parameters: tuple[Parameter, ...]
 
 

@@ -116,7 +116,7 @@ def _table(heads: Row, rows: Iterable[Row]) -> str:
 
 
 def _methods(methods: Iterable[Mapping[str, Any]]) -> str:
-    heads = ("method", "", "kind", "passes", "cancellable", "emergency", "blob", "repeat")
+    heads = ("method", "", "kind", "passes", "cancellable", "emergency", "signed", "blob", "repeat")
     rows = (
         (
             f"[{x['name']}](#{x['name']})",
@@ -125,6 +125,7 @@ def _methods(methods: Iterable[Mapping[str, Any]]) -> str:
             _yes(x["passes"]),
             _yes(x["cancellable"]),
             _yes(x["emergency"]),
+            _yes(x["signed"]),
             x["blob"],
             x["repeat"],
         )

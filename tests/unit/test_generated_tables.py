@@ -30,6 +30,8 @@ def test_what_runs_beside_can_be_cancelled_and_nothing_else() -> None:
 
 def test_an_id_makes_every_change_repeatable() -> None:
     for method in METHODS.values():
+        if method.name == "signed":  # the id is in its payload
+            continue
         ids = {parameter.name for parameter in method.parameters if parameter.type == "hex16" and parameter.required}
         assert (method.repeat == "by_id") == bool(ids), method.name
 

@@ -21,6 +21,7 @@ VALID: Mapping[str, Any] = {
     "string": "x",
     "strings": ["x"],
     "hex16": "0" * 32,
+    "hex32": "0" * 64,
     "request_id": 1,
     "edits": [],
     "any": 0.9,
@@ -28,6 +29,8 @@ VALID: Mapping[str, Any] = {
 """A value of each type."""
 SPECIAL: Mapping[tuple[str, str], Any] = {
     ("tensors", "cursor"): "0",
+    ("signed", "payload"): "",
+    ("signed", "sig"): "A" * 86 + "==",
     ("embed", "truncate"): "end",
     ("subscribe", "events"): ["alert"],
     ("fault", "what"): "orphans",
@@ -40,6 +43,7 @@ WRONG: Mapping[str, list[Any]] = {
     "string": [1, True, [], {}],
     "strings": ["x", 1, [1], [None], {}],
     "hex16": ["0" * 31, "0" * 33, "A" * 32, 1, []],
+    "hex32": ["0" * 63, "0" * 65, "A" * 64, 1, []],
     "request_id": [True, 0.5, {}, [], "x" * 257, "é" * 129],
     "edits": ["x", 1, {}, [1], [None]],
     "any": [],

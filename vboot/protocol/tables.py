@@ -26,7 +26,8 @@ class Method:
     size, "beside" on a second thread while the methods with `passes` are answered. `cancellable`: `cancel` ends it.
     `emergency`: answered in emergency mode too. `changes_weights`: it makes a new generation. `repeat`: whether a
     client may send it again when no reply came: always ("safe"), with the same id ("by_id"), or not by itself
-    ("never"). `blob`: whether a blob comes with it. `in_process`: whether the C library answers it.
+    ("never"). `blob`: whether a blob comes with it. `in_process`: whether the C library answers it. `signed`: a
+    machine with a mutation key takes it only inside `signed`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Method:
     repeat: Literal["safe", "by_id", "never"]
     blob: Literal["none", "optional", "required"]
     in_process: bool
+    signed: bool
     parameters: tuple[Parameter, ...]
 
 
@@ -131,6 +133,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=True,
+        signed=False,
         parameters=(
             Parameter(
                 name="protocol",
@@ -157,6 +160,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=True,
+        signed=False,
         parameters=(),
     ),
     "tensors": Method(
@@ -170,6 +174,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=True,
+        signed=False,
         parameters=(
             Parameter(
                 name="prefix",
@@ -196,6 +201,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=True,
+        signed=False,
         parameters=(
             Parameter(
                 name="tensor",
@@ -234,6 +240,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=True,
+        signed=False,
         parameters=(
             Parameter(
                 name="tensors",
@@ -260,6 +267,7 @@ METHODS: Mapping[str, Method] = {
         repeat="by_id",
         blob="optional",
         in_process=True,
+        signed=True,
         parameters=(
             Parameter(
                 name="id",
@@ -316,6 +324,7 @@ METHODS: Mapping[str, Method] = {
         repeat="by_id",
         blob="none",
         in_process=True,
+        signed=True,
         parameters=(
             Parameter(
                 name="id",
@@ -328,6 +337,12 @@ METHODS: Mapping[str, Method] = {
                 type="integer",
                 required=True,
                 meaning="the generation whose contents return",
+            ),
+            Parameter(
+                name="base_generation",
+                type="integer",
+                required=False,
+                meaning="the generation that the change was made for: the current one; not compared unless given",
             ),
             Parameter(
                 name="reason",
@@ -348,6 +363,7 @@ METHODS: Mapping[str, Method] = {
         repeat="by_id",
         blob="none",
         in_process=True,
+        signed=True,
         parameters=(
             Parameter(
                 name="id",
@@ -374,6 +390,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=True,
+        signed=True,
         parameters=(
             Parameter(
                 name="generation",
@@ -386,6 +403,12 @@ METHODS: Mapping[str, Method] = {
                 type="integer",
                 required=True,
                 meaning="milliseconds from now until the trial ends, at least 1",
+            ),
+            Parameter(
+                name="id",
+                type="hex16",
+                required=False,
+                meaning="id of the change, chosen by the client: repeated, it does nothing; required inside `signed`",
             ),
         ),
     ),
@@ -400,6 +423,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=True,
+        signed=False,
         parameters=(
             Parameter(
                 name="label",
@@ -420,6 +444,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=True,
+        signed=False,
         parameters=(
             Parameter(
                 name="from",
@@ -446,6 +471,7 @@ METHODS: Mapping[str, Method] = {
         repeat="by_id",
         blob="required",
         in_process=True,
+        signed=False,
         parameters=(
             Parameter(
                 name="upload",
@@ -467,6 +493,39 @@ METHODS: Mapping[str, Method] = {
             ),
         ),
     ),
+    "signed": Method(
+        name="signed",
+        summary="makes a change that is signed with the machine's mutation key",
+        runs="queued",
+        passes=False,
+        cancellable=False,
+        emergency=False,
+        changes_weights=True,
+        repeat="by_id",
+        blob="optional",
+        in_process=True,
+        signed=False,
+        parameters=(
+            Parameter(
+                name="payload",
+                type="string",
+                required=True,
+                meaning="base64 of the JSON object that is signed",
+            ),
+            Parameter(
+                name="keyid",
+                type="hex32",
+                required=True,
+                meaning="SHA-256 of the public key's 32 bytes",
+            ),
+            Parameter(
+                name="sig",
+                type="string",
+                required=True,
+                meaning="base64 of the Ed25519 signature, 64 bytes",
+            ),
+        ),
+    ),
     "interrupt": Method(
         name="interrupt",
         summary="raises a neural interrupt",
@@ -478,6 +537,7 @@ METHODS: Mapping[str, Method] = {
         repeat="never",
         blob="none",
         in_process=True,
+        signed=False,
         parameters=(
             Parameter(
                 name="vector",
@@ -498,6 +558,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="required",
         in_process=True,
+        signed=False,
         parameters=(),
     ),
     "embed": Method(
@@ -511,6 +572,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=True,
+        signed=False,
         parameters=(
             Parameter(
                 name="texts",
@@ -543,6 +605,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=True,
+        signed=False,
         parameters=(
             Parameter(
                 name="prompt",
@@ -599,6 +662,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=True,
+        signed=False,
         parameters=(
             Parameter(
                 name="request",
@@ -619,6 +683,7 @@ METHODS: Mapping[str, Method] = {
         repeat="safe",
         blob="none",
         in_process=False,
+        signed=False,
         parameters=(
             Parameter(
                 name="events",
@@ -639,6 +704,7 @@ METHODS: Mapping[str, Method] = {
         repeat="never",
         blob="none",
         in_process=False,
+        signed=False,
         parameters=(
             Parameter(
                 name="reboot",
@@ -659,6 +725,7 @@ METHODS: Mapping[str, Method] = {
         repeat="never",
         blob="none",
         in_process=False,
+        signed=False,
         parameters=(
             Parameter(
                 name="what",

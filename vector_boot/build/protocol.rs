@@ -41,6 +41,7 @@ fn methods(tables: &Tables) -> Result<String, String> {
         ("cancellable", "cancellable", "true", "Whether `cancel` ends it"),
         ("answered_in_emergency", "emergency", "true", "Whether it is answered in emergency mode"),
         ("changes_weights", "changes_weights", "true", "Whether it makes a new generation of the weights"),
+        ("needs_signature", "signed", "true", "Whether a machine with a mutation key takes it only inside `signed`"),
         ("has_meaning_in_process", "in_process", "true", "Whether the C library answers it"),
     ] {
         let mut chosen = Vec::new();

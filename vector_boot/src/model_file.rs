@@ -4,11 +4,16 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use crate::container_file::ContainerFile;
+use crate::gguf::Gguf;
 use crate::neural::network::Network;
 use crate::neural::NetworkError;
+use crate::protocol::MutationKey;
 use crate::rts::{Header, HEADER_BYTES};
 use crate::sys::memory::Mapping;
 use crate::tensor::{Base, Store};
+
+/// Metadata key of the public key that changes of the weights must be signed with.
+const MUTATION_KEY: &str = "vector_boot.mutation_key";
 
 /// A model that a machine can serve.
 pub struct LoadedModel {
@@ -16,6 +21,8 @@ pub struct LoadedModel {
     pub store: Store,
     /// Its network, or why embeddings cannot be computed.
     pub network: Result<Network, String>,
+    /// The public key that changes must be signed with, if the file has one.
+    pub mutation_key: Option<MutationKey>,
     /// Whether its image is signed: the machine then refuses the method `fault`.
     pub signed: bool,
     /// SHA-256 of the executable in its image, if there is an image and it records the digest.
@@ -40,10 +47,11 @@ pub fn of_container(file: ContainerFile) -> Result<LoadedModel, String> {
     let (offset, len) = header.as_ref().map_or((0, file.len), |header| (header.tensor_offset, header.tensor_size));
     let len = usize::try_from(len).map_err(|_| "the model is larger than the address space".to_string())?;
     let source = file.source;
-    let (store, network) = load(Box::new(move || Mapping::private(source.as_fd(), offset, len)))?;
+    let (store, network, mutation_key) = load(Box::new(move || Mapping::private(source.as_fd(), offset, len)))?;
     Ok(LoadedModel {
         store,
         network,
+        mutation_key,
         signed: header.as_ref().is_some_and(|header| header.key_id.is_some()),
         binary_sha256: header.and_then(|header| header.binary_sha256),
     })
@@ -60,18 +68,37 @@ pub fn from_memory<B: AsRef<[u8]> + Send + Sync + 'static>(bytes: B) -> Result<L
         memory.bytes_mut().copy_from_slice(bytes);
         Ok(memory)
     };
-    let (store, network) = load(Box::new(copy))?;
-    Ok(LoadedModel { store, network, signed: false, binary_sha256: None })
+    let (store, network, mutation_key) = load(Box::new(copy))?;
+    Ok(LoadedModel { store, network, mutation_key, signed: false, binary_sha256: None })
 }
 
-/// The tensors and the network. A network that contradicts itself makes the whole model refused.
-fn load(base: Base) -> Result<(Store, Result<Network, String>), String> {
-    let (store, network) =
-        Store::load_and_judge(base, &mut |gguf| Network::from_gguf(gguf)).map_err(|error| error.to_string())?;
+/// The key that changes must be signed with, if the file has one.
+///
+/// # Errors
+/// One sentence if its metadata has something else in place of a key.
+pub fn mutation_key(gguf: &Gguf<'_>) -> Result<Option<MutationKey>, String> {
+    if gguf.value(MUTATION_KEY).is_none() {
+        return Ok(None);
+    }
+    match gguf.text(MUTATION_KEY).and_then(MutationKey::parse) {
+        Some(key) => Ok(Some(key)),
+        None => Err(format!("{MUTATION_KEY} must be an Ed25519 public key as a string of 64 lower-case hex digits")),
+    }
+}
+
+type Loaded = (Store, Result<Network, String>, Option<MutationKey>);
+
+/// The tensors, the network, and the key for signed changes. A network that contradicts itself makes the whole model
+/// refused, and so does a key that is none.
+fn load(base: Base) -> Result<Loaded, String> {
+    let judge = &mut |gguf: &Gguf<'_>| (Network::from_gguf(gguf), mutation_key(gguf));
+    let (store, (network, key)) = Store::load_and_judge(base, judge).map_err(|error| error.to_string())?;
+    let refused = |why| format!("the model is refused: {why}");
+    let key = key.map_err(refused)?;
     match network {
-        Ok(network) => Ok((store, Ok(network))),
-        Err(NetworkError::Unsupported(why)) => Ok((store, Err(why))),
-        Err(NetworkError::Invalid(why)) => Err(format!("the model is refused: {why}")),
+        Ok(network) => Ok((store, Ok(network), key)),
+        Err(NetworkError::Unsupported(why)) => Ok((store, Err(why), key)),
+        Err(NetworkError::Invalid(why)) => Err(refused(why)),
     }
 }
 

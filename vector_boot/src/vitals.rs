@@ -21,6 +21,8 @@ const ENERGY_MILLI: usize = ROLLED_BACK + 1;
 const ENERGY_AT_US: usize = ENERGY_MILLI + 2;
 const LEASE_UNTIL: usize = ENERGY_AT_US + 2;
 const PROGRAMS: usize = LEASE_UNTIL + 2;
+const APPLIANCE: usize = PROGRAMS + 2;
+const MUTATION_KEY: usize = APPLIANCE + 4;
 
 /// First of the words that hold the ring of journal records.
 pub const RING_WORD: usize = 2 * hw_mmio::WORDS;
@@ -54,6 +56,20 @@ impl<'a> Vitals<'a> {
     fn set_wide(&self, at: usize, value: u64) {
         self.set(at, value as u32);
         self.set(at + 1, (value >> 32) as u32);
+    }
+
+    fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        for (word, place) in (at..).zip(bytes.chunks_exact_mut(4)) {
+            place.copy_from_slice(&self.get(word).to_le_bytes());
+        }
+        Some(bytes).filter(|bytes| *bytes != [0; N])
+    }
+
+    fn set_bytes(&self, at: usize, bytes: &[u8]) {
+        for (word, place) in (at..).zip(bytes.chunks_exact(4)) {
+            self.set(word, place.try_into().map_or(0, u32::from_le_bytes));
+        }
     }
 
     /// Counts one beat that came `late_us` microseconds late.
@@ -152,6 +168,26 @@ impl<'a> Vitals<'a> {
         self.set_wide(PROGRAMS, self.programs().saturating_add(1));
     }
 
+    /// The id by which signed changes name this machine; `None` until one was noted.
+    pub fn appliance(&self) -> Option<[u8; 16]> {
+        self.bytes(APPLIANCE)
+    }
+
+    /// Notes the id of this machine.
+    pub fn set_appliance(&self, id: &[u8; 16]) {
+        self.set_bytes(APPLIANCE, id);
+    }
+
+    /// The public key that changes must be signed with; `None` if a worker has noted none.
+    pub fn mutation_key(&self) -> Option<[u8; 32]> {
+        self.bytes(MUTATION_KEY)
+    }
+
+    /// Notes the public key that changes must be signed with, for workers that cannot read the model.
+    pub fn set_mutation_key(&self, key: &[u8; 32]) {
+        self.set_bytes(MUTATION_KEY, key);
+    }
+
     /// The energy in thousandths when it was last noted, and when that was, in microseconds of the monotonic clock.
     pub fn energy(&self) -> (u64, u64) {
         (self.wide(ENERGY_MILLI), self.wide(ENERGY_AT_US))
@@ -239,6 +275,11 @@ mod tests {
         vitals.start(7, 1 << 41);
         assert_eq!((vitals.phase_us(0), vitals.phase_us(1), vitals.phase_us(5)), (Some(0), None, Some(1 << 40)));
         assert_eq!((vitals.supervisor_pid(), vitals.start_us()), (7, 1 << 41));
+        assert_eq!((vitals.appliance(), vitals.mutation_key()), (None, None));
+        vitals.set_appliance(&[7; 16]);
+        vitals.set_mutation_key(&[9; 32]);
+        vitals.count_program();
+        assert_eq!((vitals.appliance(), vitals.mutation_key()), (Some([7; 16]), Some([9; 32])));
         assert_eq!(page.get(hw_mmio::word::MAGIC), 0x5642_4F54);
         assert_eq!(page.shared_bytes(0..8), [0x54, 0x4F, 0x42, 0x56, 1, 0, 0, 0]);
     }

@@ -134,10 +134,13 @@ impl Instance {
             Some(Ok(message)) => match Envelope::open(message) {
                 Err(refused) => refused.error.to_bytes(&refused.id),
                 Ok(Envelope::Bye) => not_in_process("bye").to_bytes(&Value::Null),
-                Ok(Envelope::Request(request)) => match self.answer(&request, received) {
-                    Ok(reply) => reply.to_bytes(&request.id),
-                    Err(error) => error.to_bytes(&request.id),
-                },
+                Ok(Envelope::Request(request)) => {
+                    let request = self.machine.unsealed(request);
+                    match self.answer(&request, received) {
+                        Ok(reply) => reply.to_bytes(&request.id),
+                        Err(error) => error.to_bytes(&request.id),
+                    }
+                }
             },
         };
         out.extend(answer);
@@ -239,7 +242,7 @@ impl Instance {
     }
 
     fn call(&self, method: Method, params: Map<String, Value>, blob: Blob) -> Result<Reply, String> {
-        let request = Request { id: Value::Null, method, params: Params::new(params), blob };
+        let request = Request { id: Value::Null, method, params: Params::new(params), blob, seal: None };
         let failed = |error: RequestError| format!("{} (code {})", error.message, error.code);
         self.answer(&request, Instant::now()).map_err(failed)
     }

@@ -83,6 +83,7 @@ pub fn shared(model: LoadedModel, files: Files) -> Result<Instance, String> {
 fn start(model: LoadedModel, journal: OwnedFd, words: SharedWords) -> Result<Instance, String> {
     let shared = Arc::new(words);
     let since_us = initialise(&shared);
+    let mutation_key = model.mutation_key;
     let runtime =
         Runtime::new(model.network).map_err(|error| format!("the network's threads cannot be started: {error}"))?;
     let parts = Parts {
@@ -92,6 +93,7 @@ fn start(model: LoadedModel, journal: OwnedFd, words: SharedWords) -> Result<Ins
         shared: Arc::clone(&shared),
         build: build(),
         energy_limited: std::env::var_os(ENERGY_VARIABLE).is_none_or(|value| value != "off"),
+        mutation_key,
     };
     let machine = Machine::new(parts);
     machine.require_model().map_err(|error| error.message)?;

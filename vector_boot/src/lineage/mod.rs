@@ -148,6 +148,11 @@ impl Lineage {
         self.promoted
     }
 
+    /// The id of the device that holds the log.
+    pub fn device_id(&self) -> Option<[u8; 16]> {
+        self.log.as_ref()?.device_id()
+    }
+
     /// When the open trial ends, in microseconds of the monotonic clock.
     pub fn lease_until_us(&self) -> Option<u64> {
         self.lease_until_us
@@ -273,14 +278,14 @@ impl Lineage {
     ///
     /// # Errors
     /// [`LineageError`].
-    pub fn renew(&mut self, generation: u64, until_us: u64) -> Result<(), LineageError> {
+    pub fn renew(&mut self, asked: ChangeRequest, generation: u64, until_us: u64) -> Result<(), LineageError> {
         self.require_log()?;
         if self.lease_until_us.is_none() || generation <= self.promoted || generation > self.generation {
             return Err(LineageError::UnknownGeneration(format!("generation {generation} is not on trial")));
         }
         self.open_batch();
         self.lease_until_us = Some(until_us);
-        self.append(EntryKind::Renew, ChangeRequest::default(), generation, &[])?;
+        self.append(EntryKind::Renew, asked, generation, &[])?;
         self.commit()
     }
 

@@ -137,7 +137,7 @@ fn a_trial_ends_with_its_lease_or_by_promotion() {
     assert!(!harness.lineage.expire_lease(999, &quiet).unwrap());
     harness.restart();
     assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (1, Some(1000)));
-    harness.lineage.renew(3, 2000).unwrap();
+    harness.lineage.renew(ChangeRequest::default(), 3, 2000).unwrap();
     assert!(!harness.lineage.expire_lease(1999, &quiet).unwrap());
     assert!(harness.lineage.expire_lease(2000, &quiet).unwrap());
     assert_eq!((harness.lineage.generation(), harness.lineage.promoted()), (4, 4));
@@ -156,7 +156,7 @@ fn a_trial_ends_with_its_lease_or_by_promotion() {
     assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (6, None));
     harness.restart();
     assert_eq!((harness.lineage.promoted(), harness.contents()), (6, on_trial));
-    assert!(harness.lineage.renew(6, 5).is_err());
+    assert!(harness.lineage.renew(ChangeRequest::default(), 6, 5).is_err());
 }
 
 #[test]
@@ -368,7 +368,7 @@ fn a_follower_makes_every_change_of_the_writer() {
         same(&writer, &follower);
         writer.mutate(0, 1, Some(1000)).unwrap();
         writer.mutate(100, 2, None).unwrap();
-        writer.lineage.renew(12, 2000).unwrap();
+        writer.lineage.renew(ChangeRequest::default(), 12, 2000).unwrap();
         follower.catch_up(&quiet).unwrap();
         same(&writer, &follower);
         writer.lineage.expire_lease(2000, &quiet).unwrap();

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::mutate::{content, earlier};
+use super::mutate::{content, earlier, require_base};
 use super::Machine;
 use crate::journal::ring::Record;
 use crate::journal::{EntryKind, JournalError};
@@ -15,15 +15,20 @@ impl Machine {
         let mut params = request.params.clone();
         let id = required("id", params.hex("id")?)?;
         let to = required("to", params.integer("to")?)?;
+        let base_generation = params.integer("base_generation")?;
         let reason = params.text("reason")?.unwrap_or_default();
         params.finish()?;
         request.no_blob()?;
         let mut lineage = self.lineage_mut()?;
         lineage.require_log()?;
+        self.require_seal(request, &[])?;
         let content = content(request, 0, 0);
         let replayed = earlier(&lineage, &id, EntryKind::Rollback, content)?.copied();
         if let Some(done) = replayed {
             return Ok(json!({"generation": done.generation, "restored": done.target, "replayed": true}).into());
+        }
+        if let Some(base) = base_generation {
+            require_base(&lineage, base)?;
         }
         let vitals = self.vitals();
         let asked = ChangeRequest { id, content, ..ChangeRequest::default() };
@@ -53,6 +58,7 @@ impl Machine {
         request.no_blob()?;
         let mut lineage = self.lineage_mut()?;
         lineage.require_log()?;
+        self.require_seal(request, &[])?;
         let content = content(request, 0, 0);
         let replayed = earlier(&lineage, &id, EntryKind::Promote, content)?.copied();
         if let Some(done) = replayed {
@@ -70,13 +76,28 @@ impl Machine {
         let mut params = request.params.clone();
         let generation = required("generation", params.integer("generation")?)?;
         let lease_ms = required("lease_ms", params.integer("lease_ms")?)?;
+        let id = params.hex("id")?;
         params.finish()?;
+        if request.seal.is_some() && id.is_none() {
+            // Without one, whoever has seen the signed request could prolong the trial with it again and again.
+            return Err(RequestError::new(
+                code::INVALID_PARAMS,
+                "parameter \"id\" is missing: a signed renew needs one",
+            ));
+        }
         if lease_ms == 0 {
             return Err(RequestError::new(code::INVALID_PARAMS, "parameter \"lease_ms\" must be at least 1"));
         }
         request.no_blob()?;
         let mut lineage = self.lineage_mut()?;
-        lineage.renew(generation, monotonic_us().saturating_add(lease_ms.saturating_mul(1000)))?;
+        lineage.require_log()?;
+        self.require_seal(request, &[])?;
+        let (id, content) = (id.unwrap_or_default(), content(request, 0, 0));
+        if earlier(&lineage, &id, EntryKind::Renew, content)?.is_some() {
+            return Ok(json!({}).into());
+        }
+        let asked = ChangeRequest { id, content, ..ChangeRequest::default() };
+        lineage.renew(asked, generation, monotonic_us().saturating_add(lease_ms.saturating_mul(1000)))?;
         self.publish(&lineage);
         Ok(json!({}).into())
     }

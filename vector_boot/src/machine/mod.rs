@@ -8,6 +8,7 @@ mod inference;
 mod mutate;
 mod past;
 mod pixels;
+mod signed;
 mod stats;
 mod store;
 mod uploads;
@@ -23,7 +24,7 @@ use crate::journal::ring::Record;
 use crate::journal::{Journal, JournalError};
 use crate::lineage::{Budget, Lineage};
 use crate::protocol::{
-    self, code, required, Method, RecordKind, Reply, Request, RequestError, BLOB_LIMIT, NAMES_LIMIT,
+    self, code, required, Method, MutationKey, RecordKind, Reply, Request, RequestError, BLOB_LIMIT, NAMES_LIMIT,
 };
 use crate::rts::hex;
 use crate::sys::memory::SharedWords;
@@ -32,6 +33,7 @@ use crate::tensor::{Store, Tensor};
 use crate::vitals::Vitals;
 pub use energy::CAPACITY_MILLI as ENERGY_CAPACITY_MILLI;
 pub use inference::Runtime;
+use signed::Signing;
 use uploads::Uploads;
 
 /// Bytes of a line reserved for the members around a list.
@@ -53,6 +55,8 @@ pub struct Machine {
     /// Why the machine is in emergency mode; `None` if it is not.
     emergency: Option<Arc<str>>,
     energy_limited: bool,
+    /// What signed changes are verified with; `None` on a machine that takes unsigned ones.
+    signing: Option<Arc<Signing>>,
     /// Runs the network.
     runtime: Arc<Runtime>,
     /// Held while an interrupt is taken, because several threads may raise one.
@@ -84,12 +88,14 @@ pub struct Parts {
     pub build: String,
     /// Whether mutations cost energy.
     pub energy_limited: bool,
+    /// The public key that changes must be signed with, if the model has one.
+    pub mutation_key: Option<MutationKey>,
 }
 
 impl Machine {
     /// A machine at the newest generation of the journal. Recovery may take long; the supervisor sees its progress.
     pub fn new(parts: Parts) -> Self {
-        let Parts { model, runtime, journal, shared, build, energy_limited } = parts;
+        let Parts { model, runtime, journal, shared, build, energy_limited, mutation_key } = parts;
         let mut machine = Machine {
             lineage: None,
             uploads: Arc::default(),
@@ -99,18 +105,26 @@ impl Machine {
             build: build.into(),
             emergency: None,
             energy_limited,
+            signing: None,
             runtime: Arc::new(runtime),
             taking: Arc::default(),
             cancelled: Arc::default(),
         };
         let budget = Budget::of_memory(sys::total_memory());
         let vitals = Vitals::new(shared.words());
-        match model {
-            Err(why) => machine.emergency = Some(why.into()),
-            Ok(store) => {
-                let lineage = Lineage::recover(store, journal, budget, &|| vitals.make_progress());
+        let lineage = model.map(|store| Lineage::recover(store, journal, budget, &|| vitals.make_progress()));
+        let device = lineage.as_ref().ok().and_then(Lineage::device_id);
+        let signing = Signing::new(mutation_key, device, vitals);
+        match (lineage, signing) {
+            (Err(why), signing) => {
+                machine.emergency = Some(why.into());
+                machine.signing = signing.ok().flatten().map(Arc::new);
+            }
+            (Ok(_), Err(why)) => machine.emergency = Some(why.into()),
+            (Ok(lineage), Ok(signing)) => {
                 machine.publish(&lineage);
                 machine.lineage = Some(Arc::new(RwLock::new(lineage)));
+                machine.signing = signing.map(Arc::new);
             }
         }
         let ring = machine.ring();
@@ -214,6 +228,7 @@ impl Machine {
             Method::Tensors => self.tensors(request),
             Method::Read => self.read(request),
             Method::Digest => self.digest(request),
+            Method::Signed => Err(self.refuse_signed(request)),
             Method::Mutate => self.mutate(request, arrival.connection),
             Method::Rollback => self.rollback(request),
             Method::Promote => self.promote(request),
@@ -253,13 +268,13 @@ impl Machine {
         }
         request.no_blob()?;
         let generation = self.generation();
-        Ok(json!({
+        let mut answer = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "protocol": protocol::VERSION,
             "build": &*self.build,
             "generation": generation,
             "promoted": self.vitals().promoted(),
-            "signed": false,
+            "signed": self.signing.is_some(),
             "emergency": self.emergency.as_deref(),
             "durable": false,
             "limits": {
@@ -268,8 +283,11 @@ impl Machine {
                 "upload": protocol::UPLOAD_LIMIT,
                 "edits": protocol::EDITS_LIMIT,
             },
-        })
-        .into())
+        });
+        if let Some(signing) = &self.signing {
+            answer["appliance"] = hex(&signing.appliance).into();
+        }
+        Ok(answer.into())
     }
 
     fn tensors(&self, request: &Request) -> Result<Reply, RequestError> {

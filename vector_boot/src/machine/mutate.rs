@@ -40,6 +40,19 @@ pub(super) fn earlier<'a>(
     }
 }
 
+/// Checks that a change was made for the current generation.
+///
+/// # Errors
+/// 1007 with the current one.
+pub(super) fn require_base(lineage: &Lineage, base: u64) -> Result<(), RequestError> {
+    let generation = lineage.generation();
+    if base == generation {
+        return Ok(());
+    }
+    let text = format!("the change was made for generation {base}, but the current one is {generation}");
+    Err(RequestError::new(code::STALE_GENERATION, text).with(json!({"generation": generation})))
+}
+
 /// Identifies the parameters and the blob of a request.
 pub(super) fn content(request: &Request, blob_bytes: usize, blob_crc: u32) -> Content {
     let params = request.params.canonical();
@@ -183,6 +196,9 @@ impl Machine {
     /// The result of a mutation that is repeated after its upload was used up.
     fn lost_upload(&self, request: &Request, mutation: &Mutation) -> Option<MutationOutcome> {
         let Blob::Upload(upload) = &request.blob else { return None };
+        if self.takes_signed_only() && request.seal.is_none() {
+            return None;
+        }
         let lineage = self.lineage().ok()?;
         let done = lineage.ids().find(&mutation.id)?;
         let content = content(request, 0, 0);
@@ -202,20 +218,15 @@ impl Machine {
         for (number, edit) in mutation.edits.iter().enumerate() {
             edit.check_indices(number, blob)?;
         }
+        let sealed = self.require_seal(request, blob); // hashes the blob, so not while the weights are locked
         let mut lineage = self.lineage_mut()?;
         lineage.require_log()?;
+        sealed?;
         let content = content(request, blob.len(), source.crc());
         if let Some(done) = earlier(&lineage, &mutation.id, EntryKind::Mutate, content)? {
             return Ok(replay(&lineage, done));
         }
-        let generation = lineage.generation();
-        if mutation.base_generation != generation {
-            let text = format!(
-                "the mutation was made for generation {}, but the current one is {generation}",
-                mutation.base_generation
-            );
-            return Err(RequestError::new(code::STALE_GENERATION, text).with(json!({"generation": generation})));
-        }
+        require_base(&lineage, mutation.base_generation)?;
         if mutation.confidence.is_none_or(|confidence| confidence <= CONFIDENCE_NEEDED) {
             return Err(RequestError::new(code::LOW_CONFIDENCE, "confidence must be a number above 0.8 and at most 1"));
         }

@@ -15,6 +15,7 @@ fn in_emergency() -> Machine {
         shared: Arc::new(shared),
         build: "0".repeat(12),
         energy_limited: false,
+        mutation_key: None,
     })
 }
 
@@ -28,6 +29,7 @@ fn request(method: Method) -> Option<Request> {
         Method::Rollback => json!({"id": id, "to": 0}),
         Method::Promote => json!({"id": id, "generation": 0}),
         Method::Renew => json!({"generation": 0, "lease_ms": 1}),
+        Method::Signed => json!({"payload": "", "keyid": "0".repeat(64), "sig": format!("{}==", "A".repeat(86))}),
         Method::Upload => json!({"upload": id, "offset": 0, "total": 1}),
         Method::Embed => json!({"texts": ["a"]}),
         Method::Generate => json!({"prompt": "a", "max_tokens": 1}),
@@ -40,7 +42,7 @@ fn request(method: Method) -> Option<Request> {
         _ => Blob::None,
     };
     let Value::Object(params) = params else { unreachable!() };
-    Some(Request { id: 1.into(), method, params: protocol::Params::new(params), blob })
+    Some(Request { id: 1.into(), method, params: protocol::Params::new(params), blob, seal: None })
 }
 
 #[test]
@@ -96,6 +98,7 @@ fn with_digests(tensors: usize) -> (u64, Result<Reply, RequestError>) {
         shared: Arc::new(shared),
         build: "0".repeat(12),
         energy_limited: false,
+        mutation_key: None,
     });
     let noise = json!({"kind": "seeded", "tensors": "\u{1}*", "seed": "00c0ffee00c0ffee", "form": "normal",
                        "density": 1, "scale": 1e9});
@@ -103,8 +106,8 @@ fn with_digests(tensors: usize) -> (u64, Result<Reply, RequestError>) {
                         "edits": [noise, {"kind": "seeded", "tensors": "\u{1}*", "seed": "00c0ffee00c0ffef",
                                           "form": "normal", "density": 1, "scale": 1.5e9}]});
     let Value::Object(params) = params else { unreachable!() };
-    let request =
-        Request { id: 1.into(), method: Method::Mutate, params: protocol::Params::new(params), blob: Blob::None };
+    let params = protocol::Params::new(params);
+    let request = Request { id: 1.into(), method: Method::Mutate, params, blob: Blob::None, seal: None };
     let answer = machine.answer(&request, Arrival { at: Instant::now(), connection: 0 });
     (machine.generation(), answer)
 }

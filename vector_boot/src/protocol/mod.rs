@@ -3,16 +3,19 @@
 //! Pure: the input is bytes and the time they were read; the output is requests and errors. Methods, error codes and
 //! limits are generated from `spec/protocol.toml`.
 
+mod base64;
 mod framing;
 mod params;
 mod reply;
 mod request;
+mod signed;
 mod tables;
 
 pub use framing::{Blob, BlobBytes, Framer, Incoming, Message};
 pub use params::{parse_hex, required, ParameterError, Params};
 pub use reply::{cancelled, event, greeting, Reply, RequestError};
-pub use request::{Envelope, Request};
+pub use request::{Envelope, Request, Seal};
+pub use signed::{MutationKey, OpenError, SignedCall, SignedEnvelope, PAYLOAD_TYPE};
 pub use tables::*;
 
 /// Version of the protocol.

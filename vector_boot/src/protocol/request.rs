@@ -15,6 +15,15 @@ pub struct Request {
     pub params: Params,
     /// Its blob.
     pub blob: Blob,
+    /// What is known of its signature, if it came inside `signed`.
+    pub seal: Option<Seal>,
+}
+
+/// The signature of a request, which was verified: it covers the machine, the method and the parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seal {
+    /// SHA-256 of the blob that was signed; `None` if it was signed without one.
+    pub blob_sha256: Option<[u8; 32]>,
 }
 
 impl Request {
@@ -23,9 +32,23 @@ impl Request {
     /// # Errors
     /// 1012 or 1011 for a blob that could not be read, -32602 for any other.
     pub fn no_blob(&self) -> Result<(), RequestError> {
-        let refuse = |code, text: String| Err(RequestError::new(code, text));
+        self.sound_blob()?;
         match self.blob {
             Blob::None => Ok(()),
+            _ => {
+                let text = format!("{} takes no blob", self.method.name());
+                Err(RequestError::new(code::INVALID_PARAMS, text))
+            }
+        }
+    }
+
+    /// Refuses a blob that could not be read. Call it after the parameters were checked.
+    ///
+    /// # Errors
+    /// 1012 if it was too large, 1011 if it was damaged.
+    pub fn sound_blob(&self) -> Result<(), RequestError> {
+        let refuse = |code, text: String| Err(RequestError::new(code, text));
+        match self.blob {
             Blob::TooLarge => refuse(code::UNUSABLE_BLOB, format!("the blob is larger than {BLOB_LIMIT} bytes")),
             Blob::ChecksumWrong => {
                 refuse(code::DAMAGED_BLOB, "the CRC-32C of the blob is not the announced one".into())
@@ -33,9 +56,7 @@ impl Request {
             Blob::Stalled => {
                 refuse(code::DAMAGED_BLOB, "the blob is incomplete: no byte of it came for two seconds".into())
             }
-            Blob::Bytes(_) | Blob::Upload(_) | Blob::Malformed => {
-                refuse(code::INVALID_PARAMS, format!("{} takes no blob", self.method.name()))
-            }
+            Blob::None | Blob::Bytes(_) | Blob::Upload(_) | Blob::Malformed => Ok(()),
         }
     }
 }
@@ -87,7 +108,10 @@ impl Envelope {
             return Err(InvalidRequestError { id, error });
         };
         match params {
-            Value::Object(params) => Ok(Envelope::Request(Request { id, method, params: Params::new(params), blob })),
+            Value::Object(params) => {
+                let params = Params::new(params);
+                Ok(Envelope::Request(Request { id, method, params, blob, seal: None }))
+            }
             _ => {
                 let error = RequestError::new(code::INVALID_PARAMS, "params must be an object");
                 Err(InvalidRequestError { id, error })

@@ -9,9 +9,12 @@ use serde_json::{json, Value};
 
 use super::report::one_line;
 use crate::gguf::Gguf;
+use crate::model_file::mutation_key;
 use crate::mutation::{seeded::Form, supports, EditKind};
 use crate::neural::network::Network;
 use crate::neural::{BertConfig, NetworkError, Pooling};
+use crate::protocol::MutationKey;
+use crate::rts::hex;
 use crate::tensor::MACHINE_TENSORS;
 
 /// The kinds of edits by their names in reports.
@@ -31,6 +34,8 @@ pub struct Capabilities {
     network: Result<BertConfig, NetworkError>,
     /// For each kind of edit, the number of tensors of each storage type that it can change.
     edits: BTreeMap<&'static str, BTreeMap<&'static str, usize>>,
+    /// The key that changes must be signed with, if there is one, or what is wrong with it.
+    mutation_key: Result<Option<MutationKey>, String>,
 }
 
 impl Capabilities {
@@ -54,15 +59,18 @@ impl Capabilities {
                 }
             }
         }
-        Capabilities { network, edits }
+        Capabilities { network, edits, mutation_key: mutation_key(gguf) }
     }
 
     /// The member `capabilities` of a report.
     pub fn to_json(&self) -> Value {
         let why = self.network.as_ref().err().map(|error| one_line(&error.to_string()));
+        let why = self.mutation_key.as_ref().err().cloned().or(why);
         let config = self.network.as_ref().ok();
+        let key = self.mutation_key.as_ref().ok().and_then(Option::as_ref);
         json!({
-            "serves": !matches!(self.network, Err(NetworkError::Invalid(_))),
+            "serves": !matches!(self.network, Err(NetworkError::Invalid(_))) && self.mutation_key.is_ok(),
+            "mutation_key": key.map(|key| hex(key.bytes())),
             "embed": config.is_some(),
             "embed_refused": why,
             "max_tokens": config.map(|config| config.context),

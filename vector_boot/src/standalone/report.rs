@@ -4,8 +4,8 @@
 //! "tensor_size", "binary_sha256", "tensor_sha256", "key_id", "security_version", "signature_verified", "bootable"},
 //! "gguf": {"version", "alignment", "metadata", "tensors", "data_offset", "data_bytes", "architecture", "name",
 //! "parameters", "types": {type: count}}, "capabilities": {"serves", "embed", "embed_refused", "max_tokens", "pooling",
-//! "generate", "edits": {kind: {type: count}}}}`; absent texts and digests are null. `serves` false: the machine boots into
-//! an emergency, for the reason `embed_refused`. `edits` counts the tensors that each kind of edit can change.
+//! "generate", "edits": {kind: {type: count}}, "mutation_key"}}`; absent texts and digests are null. `serves` false: the
+//! machine boots into an emergency, for the reason `embed_refused`. `mutation_key`: changes must be signed with it. `edits` counts the tensors that each kind of edit can change.
 //! JSON, refused: `{"ok": false, "file", "rule", "field", "offset", "text"}`; rule, field and offset are null when the
 //! file could not be read at all.
 

@@ -73,6 +73,25 @@ pub fn available_memory() -> u64 {
     }
 }
 
+/// Bytes that nobody can predict. Early in a boot it waits until the kernel has some.
+///
+/// # Errors
+/// Whatever getrandom(2) says.
+pub fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0u8; N];
+    let mut filled = 0;
+    while filled < N {
+        // SAFETY: the pointer and length are those of the part of a live, exclusive array.
+        let got = unsafe { libc::getrandom(bytes[filled..].as_mut_ptr().cast(), N - filled, 0) };
+        match usize::try_from(got) {
+            Ok(got) => filled += got,
+            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => (),
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
+    }
+    Ok(bytes)
+}
+
 /// Microseconds of the monotonic clock, which all processes share.
 pub fn monotonic_us() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -71,6 +71,7 @@ fn start(words: &[&str]) -> Result<(), String> {
         return Ok(());
     };
     let fault_allowed = options.fault && !model.as_ref().is_ok_and(|model| model.signed);
+    let mutation_key = model.as_ref().ok().and_then(|model| model.mutation_key.clone());
     let no_network = |why: &String| Err(why.clone());
     let (model, network) = match (emergency, model) {
         (Some(why), _) | (None, Err(why)) => (Err(why.clone()), no_network(&why)),
@@ -82,8 +83,8 @@ fn start(words: &[&str]) -> Result<(), String> {
         false => Log::in_memory(journal),
     };
     let build = hex(&executable[..6]);
-    let machine =
-        Machine::new(Parts { model, runtime, journal, shared, build, energy_limited: !options.energy_unlimited });
+    let energy_limited = !options.energy_unlimited;
+    let machine = Machine::new(Parts { model, runtime, journal, shared, build, energy_limited, mutation_key });
     let settings = service::ServiceSettings { fault_allowed, appliance: options.appliance };
     let service =
         service::Service::start(machine, connections, control, watch, settings).map_err(|error| error.to_string())?;

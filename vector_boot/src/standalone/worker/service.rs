@@ -299,17 +299,24 @@ impl Service {
             match pending {
                 Pending::Refused(id, error) => self.answer_with(number, &id, Err(error)),
                 Pending::Bye => self.handle_bye(number),
-                Pending::Request(request, at) if self.runs_in_runner(&request) => {
-                    self.runner.start(Job::Answer(request, Arrival { at, connection: number }));
-                }
                 Pending::Request(request, at) => {
-                    let answer = self.answer(&request, Arrival { at, connection: number });
-                    self.answer_with(number, &request.id, answer);
-                    self.send_events();
+                    let request = self.machine.unsealed(request);
+                    self.handle_request(request, Arrival { at, connection: number });
                 }
             }
         }
         worked
+    }
+
+    /// Answers a request, or has the second thread run it.
+    fn handle_request(&mut self, request: Request, arrival: Arrival) {
+        if self.runs_in_runner(&request) {
+            self.runner.start(Job::Answer(request, arrival));
+            return;
+        }
+        let answer = self.answer(&request, arrival);
+        self.answer_with(arrival.connection, &request.id, answer);
+        self.send_events();
     }
 
     /// Queues an answer, if the connection has not ended.

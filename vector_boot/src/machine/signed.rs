@@ -1,0 +1,119 @@
+//! Signed changes: a machine whose model has a mutation key takes changes only inside `signed`.
+
+use sha2::{Digest, Sha256};
+
+use super::Machine;
+use crate::protocol::{
+    code, Blob, Method, MutationKey, OpenError, Request, RequestError, Seal, SignedCall, SignedEnvelope,
+};
+use crate::sys;
+use crate::vitals::Vitals;
+
+/// What signed changes are verified with.
+pub struct Signing {
+    key: MutationKey,
+    /// The id of this machine, which every signed change names.
+    pub appliance: [u8; 16],
+}
+
+impl Signing {
+    /// With the key of the model, or the one that an earlier worker found; `None` if there is none. The id of the machine
+    /// is that of its state device, else the one noted in the vitals, else a random one, which is noted there.
+    ///
+    /// # Errors
+    /// One sentence if there are no random numbers.
+    pub fn new(key: Option<MutationKey>, device: Option<[u8; 16]>, vitals: Vitals<'_>) -> Result<Option<Self>, String> {
+        let noted = || vitals.mutation_key().and_then(|bytes| MutationKey::from_bytes(&bytes));
+        let Some(key) = key.or_else(noted) else { return Ok(None) };
+        let no_id = |error| format!("there is no random number for the id of the machine: {error}");
+        let appliance = match device.or(vitals.appliance()) {
+            Some(id) => id,
+            None => sys::random().map_err(no_id)?,
+        };
+        vitals.set_appliance(&appliance);
+        vitals.set_mutation_key(key.bytes());
+        Ok(Some(Signing { key, appliance }))
+    }
+
+    /// The call in an envelope that is signed for this machine.
+    ///
+    /// # Errors
+    /// 1010, or -32602 if the payload is signed and wrong.
+    fn open(&self, envelope: &SignedEnvelope) -> Result<SignedCall, RequestError> {
+        let call = envelope.open(&self.key).map_err(|error| match error {
+            OpenError::Signature(why) => RequestError::new(code::BAD_SIGNATURE, why),
+            OpenError::Payload(error) => error.into(),
+        })?;
+        if call.appliance != self.appliance {
+            return Err(RequestError::new(code::BAD_SIGNATURE, "the change is signed for another machine"));
+        }
+        Ok(call)
+    }
+}
+
+impl Machine {
+    /// The request inside a `signed` one whose signature is right; any other request as it is, to be answered by
+    /// [`Machine::answer`]. To be called before a request is handled by its method.
+    pub fn unsealed(&self, mut request: Request) -> Request {
+        if let Some(call) = self.signed_call(&request) {
+            (request.method, request.params) = (call.method, call.params);
+            request.seal = Some(Seal { blob_sha256: call.blob_sha256 });
+        }
+        request
+    }
+
+    fn signed_call(&self, request: &Request) -> Option<SignedCall> {
+        if request.method != Method::Signed {
+            return None;
+        }
+        let envelope = SignedEnvelope::parse(request.params.clone()).ok()?;
+        self.signing.as_ref()?.open(&envelope).ok()
+    }
+
+    /// Why a `signed` request is refused, which [`Machine::unsealed`] has left as it is.
+    pub(super) fn refuse_signed(&self, request: &Request) -> RequestError {
+        self.require_signed(request)
+            .err()
+            .unwrap_or_else(|| RequestError::new(code::BAD_SIGNATURE, "the change was not taken out of its envelope"))
+    }
+
+    fn require_signed(&self, request: &Request) -> Result<(), RequestError> {
+        let envelope = SignedEnvelope::parse(request.params.clone())?;
+        request.sound_blob()?;
+        self.lineage()?.require_log()?;
+        let Some(signing) = &self.signing else {
+            let text = "this machine was built without a mutation key: send the change without a signature";
+            return Err(RequestError::new(code::BAD_SIGNATURE, text));
+        };
+        signing.open(&envelope).map(|_| ())
+    }
+
+    /// Whether changes must be signed.
+    pub(super) fn takes_signed_only(&self) -> bool {
+        self.signing.is_some()
+    }
+
+    /// Checks, on a machine with a mutation key, that a request and its blob are signed.
+    ///
+    /// # Errors
+    /// 1010 if they are not.
+    pub fn require_seal(&self, request: &Request, blob: &[u8]) -> Result<(), RequestError> {
+        if !self.takes_signed_only() {
+            return Ok(());
+        }
+        let refuse = |text: &str| Err(RequestError::new(code::BAD_SIGNATURE, text));
+        match &request.seal {
+            None => refuse("this machine takes signed changes only: send this one inside `signed`"),
+            Some(Seal { blob_sha256: None }) if matches!(request.blob, Blob::None) => Ok(()),
+            Some(Seal { blob_sha256: None }) => refuse("the blob is not signed: `blob_sha256` is missing"),
+            Some(Seal { blob_sha256: Some(_) }) if matches!(request.blob, Blob::None) => {
+                refuse("the change was signed with a blob, and came without one")
+            }
+            Some(Seal { blob_sha256: Some(signed) }) if <[u8; 32]>::from(Sha256::digest(blob)) == *signed => Ok(()),
+            Some(_) => refuse("the blob is not the one that was signed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
