@@ -20,6 +20,7 @@ from tests.support.local_machine import local_machine
 from vboot.client.link import SocketLink
 from vboot.client.machine import MachineClient
 from vboot.errors import ToolError
+from vboot.protocol.framing import Bytes
 
 UNIX, SERIAL = "Unix socket", "virtio-serial"
 WEIGHT = "blk.0.ffn_up.weight"
@@ -44,9 +45,9 @@ class _CountingLink(SocketLink):
         super().__init__(path, deadline)
         self._count = count
 
-    def send(self, data: bytes, deadline: float) -> None:
-        self._count(len(data))
-        super().send(data, deadline)
+    def send(self, data: bytes, deadline: float, blob: Bytes = b"") -> None:
+        self._count(len(data) + len(blob))
+        super().send(data, deadline, blob)
 
     def receive(self, deadline: float) -> bytes:
         data = super().receive(deadline)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from vboot.client.session import Reply, Session
 from vboot.protocol.errors import LinkLostError
-from vboot.protocol.framing import Incoming, Message, Reader, encode
+from vboot.protocol.framing import Bytes, Incoming, Message, Reader, encode
 
 HELLO: Mapping[str, Any] = {
     "version": "0.1.0",
@@ -52,7 +52,8 @@ class Peer:
         ident = message.members["id"] if message else None
         self.say(encode({"jsonrpc": "2.0", "id": ident, "error": {"code": code, "message": "no", "data": data}}))
 
-    def send(self, data: bytes, _deadline: float) -> None:
+    def send(self, data: bytes, _deadline: float, blob: Bytes = b"") -> None:
+        data += blob
         if self.ended:
             raise LinkLostError("the peer is gone")
         if data.startswith(b"\xff"):

@@ -14,7 +14,7 @@ from tests.support.scripted_peer import GREETING, HELLO, Answer, Host, Peer, bea
 from vboot.client import session as session_module
 from vboot.client.session import Session
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError, ProtocolError, RequestRefusedError
-from vboot.protocol.framing import Message, encode
+from vboot.protocol.framing import Bytes, Message, encode
 from vboot.protocol.messages import Event, HeartbeatEvent
 
 
@@ -323,12 +323,12 @@ def test_the_connection_is_resynchronised_after_an_interrupted_send() -> None:
     host = Host().established()
     whole = host.peer.send
 
-    def cut_short(data: bytes, _deadline: float) -> None:
+    def cut_short(data: bytes, _deadline: float, _blob: Bytes = b"") -> None:
         host.peer.send = whole  # type: ignore[method-assign]
         host.peer.send(data[:10], _deadline)
         raise KeyboardInterrupt
 
-    host.peer.send = cut_short  # type: ignore[method-assign]
+    host.peer.send = cut_short  # type: ignore[method-assign,assignment]
     with pytest.raises(KeyboardInterrupt):
         host.request("stats")
     assert host.request("stats").result == {}
@@ -353,3 +353,19 @@ def test_a_closed_session_can_be_used_again() -> None:
     assert host.peer.closed
     assert host.request("interrupt").result == {"well": True}
     assert len(host.peers) == 2
+
+
+def test_a_pipeline_sends_ahead_and_no_further_than_it_may() -> None:
+    host = Host().established()
+    replies = host.session.pipeline("upload", (({"n": n}, b"x") for n in range(5)), host.soon(), most=2)
+    assert [host.peer.methods().count("upload") for _ in replies] == [2, 3, 4, 5, 5]
+    assert [dict(m.members["params"]) for m in host.peer.requests[1:]] == [{"n": n} for n in range(5)]
+
+
+def test_replies_to_an_abandoned_pipeline_are_ignored() -> None:
+    host = Host(interrupt=answer_well).established()
+    replies = host.session.pipeline("upload", (({"n": n}, b"x") for n in range(5)), host.soon(), most=3)
+    assert next(replies).result == {}
+    replies.close()
+    assert host.request("interrupt").result == {"well": True}
+    assert host.peer.methods() == ["hello", "upload", "upload", "upload", "hello", "interrupt"]

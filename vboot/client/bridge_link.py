@@ -10,7 +10,7 @@ from vboot.client.bridge_packets import Kind, Packet
 from vboot.client.bridge_process import BridgeProcess
 from vboot.client.forks import OwnerLock
 from vboot.protocol.errors import BridgeTimeoutError, LinkLostError
-from vboot.protocol.framing import RESYNC
+from vboot.protocol.framing import RESYNC, Bytes
 
 _GRACE_SECONDS = 2.0
 """A client that sends 0xFF has given up its request. A child that has not finished it after this time hangs."""
@@ -31,7 +31,7 @@ class BridgeLink:
         self._give_up_at: float | None = None
         self.send(RESYNC, deadline)
 
-    def send(self, data: bytes, deadline: float) -> None:
+    def send(self, data: bytes, deadline: float, blob: Bytes = b"") -> None:
         """Send one whole message, the byte 0xFF, which asks for a greeting, or both.
 
         Raises LinkLostError, MachineTimeoutError.
@@ -41,7 +41,7 @@ class BridgeLink:
             if data.startswith(RESYNC) and self._awaited and self._has_request and self._give_up_at is None:
                 self._give_up_at = time.monotonic() + _GRACE_SECONDS
             number = self._next_number()
-            process.send(Packet(Kind.REQUEST, number, data), deadline)
+            process.send(Packet(Kind.REQUEST, number, data + blob), deadline)
             self._awaited.append(number)
             self._has_request |= data != RESYNC
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from vboot.client.forks import close_when_forked, keep_when_forked
 from vboot.errors import InputError
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError
+from vboot.protocol.framing import Bytes
 from vboot.text import path_text
 
 _PIECE = 1 << 18
@@ -36,8 +37,11 @@ def connect_unix(stream: socket.socket, path: Path) -> None:
 class Link(Protocol):
     """A transport of the protocol: a Unix socket (`SocketLink`) or the runtime of a bridge (`BridgeLink`)."""
 
-    def send(self, data: bytes, deadline: float) -> None:
-        """Send whole messages (or the byte that asks for a greeting). Raises LinkLostError, MachineTimeoutError."""
+    def send(self, data: bytes, deadline: float, blob: Bytes = b"") -> None:
+        """Send whole messages (or the byte that asks for a greeting), the last one with its blob.
+
+        Raises LinkLostError, MachineTimeoutError.
+        """
 
     def receive(self, deadline: float) -> bytes:
         """The next bytes as soon as some arrive; b"" at the deadline.
@@ -68,21 +72,24 @@ class SocketLink:
         self._socket.setblocking(False)
         close_when_forked(self)
 
-    def send(self, data: bytes, deadline: float) -> None:
-        """Hand all of `data` to the kernel. Raises LinkLostError, MachineTimeoutError."""
-        left = memoryview(data)
+    def send(self, data: bytes, deadline: float, blob: Bytes = b"") -> None:
+        """Hand all of `data` and `blob` to the kernel. Raises LinkLostError, MachineTimeoutError."""
+        left = [memoryview(piece) for piece in (data, blob) if piece]
         while left:
-            if not self._wait(select.POLLOUT, deadline):
-                taken = len(data) - len(left)
-                raise MachineTimeoutError(
-                    f"the machine accepted {taken} of {len(data)} bytes before the deadline", remedy="try again"
-                )
             try:
-                left = left[self._socket.send(left) :]
+                taken = self._socket.sendmsg(left)
             except BlockingIOError:
+                if not self._wait(select.POLLOUT, deadline):
+                    size = len(data) + len(blob)
+                    what = f"the machine accepted {size - sum(map(len, left))} of {size} bytes before the deadline"
+                    raise MachineTimeoutError(what, remedy="try again") from None
                 continue
             except OSError as error:
                 raise self._lost() from error
+            while left and taken >= len(left[0]):
+                taken -= len(left.pop(0))
+            if taken:
+                left[0] = left[0][taken:]
 
     def receive(self, deadline: float) -> bytes:
         """Up to 256 KiB of received bytes; b"" at the deadline. Raises LinkLostError."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from vboot.protocol.errors import (
     ProtocolError,
     RequestRefusedError,
 )
-from vboot.protocol.framing import RESYNC, Incoming, Message, Reader, Spoilt, encode
+from vboot.protocol.framing import RESYNC, Bytes, Incoming, Message, Reader, Spoilt, encode, encode_line
 from vboot.protocol.messages import Event, Hello, parse_event
 from vboot.protocol.tables import BLOB_STALL_MS, METHODS, Code
 
@@ -114,7 +114,7 @@ class Session:
         self,
         method: str,
         params: Mapping[str, Any],
-        blob: bytes | Uploaded | None,
+        blob: Bytes | Uploaded | None,
         deadline: float,
         ident: str | None = None,
     ) -> Reply:
@@ -141,6 +141,29 @@ class Session:
                 lost = _repeat(method) == "by_id" or not isinstance(error, MachineTimeoutError)
                 if attempts <= 0 or not lost or time.monotonic() >= deadline:
                     raise _final_error(method, params, error) from error
+
+    def pipeline(
+        self, method: str, requests: Iterable[tuple[Mapping[str, Any], Bytes]], deadline: float, *, most: int
+    ) -> Generator[Reply, None, None]:
+        """The replies to requests of a method, each a pair of params and blob, of which at most `most` are outstanding.
+
+        None is repeated: after an exception, or when the iterator is closed, some may have been done. Raises
+        RequestRefusedError, LinkLostError, MachineTimeoutError, ProtocolError, ForkedProcessError.
+        """
+        self._owner.require()
+        self._catch_up()
+        self.establish(deadline)
+        outstanding: deque[str] = deque()
+        try:
+            for params, blob in requests:
+                if len(outstanding) == most:
+                    yield self._await_reply(method, outstanding.popleft(), deadline)
+                outstanding.append(self._post(method, params, blob, deadline))
+            while outstanding:
+                yield self._await_reply(method, outstanding.popleft(), deadline)
+        finally:
+            if outstanding:
+                self._in_order = False  # the next request is sent after a `hello`, so replies to these are ignored
 
     def subscribe(self, kinds: tuple[str, ...], deadline: float) -> None:
         """Subscribe to these kinds of events; a restarted runtime is subscribed to again."""
@@ -269,17 +292,11 @@ class Session:
         self,
         method: str,
         params: Mapping[str, Any],
-        blob: bytes | Uploaded | None,
+        blob: Bytes | Uploaded | None,
         deadline: float,
         ident: str | None = None,
     ) -> Reply:
-        ident = ident or secrets.token_hex(8)
-        uploaded = {"blob": {"upload": blob.id}} if isinstance(blob, Uploaded) else {}
-        data = encode(_request(ident, method, params) | uploaded, None if isinstance(blob, Uploaded) else blob)
-        # It stays False if an exception such as KeyboardInterrupt ends the sending: half a message may have been sent.
-        self._in_order = False
-        self._send(data, deadline)
-        self._in_order = True
+        ident = self._post(method, params, blob, deadline, ident)
         try:
             return self._await_reply(method, ident, deadline)
         except RequestRefusedError:
@@ -290,6 +307,25 @@ class Session:
                 with suppress(LinkLostError, MachineTimeoutError):
                     self.cancel(ident, time.monotonic() + _CANCEL_SECONDS)
             raise
+
+    def _post(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        blob: Bytes | Uploaded | None,
+        deadline: float,
+        ident: str | None = None,
+    ) -> str:
+        """Send a request; its id."""
+        ident = ident or secrets.token_hex(8)
+        raw = None if isinstance(blob, Uploaded) else blob
+        uploaded = {"blob": {"upload": blob.id}} if isinstance(blob, Uploaded) else {}
+        line = encode_line(_request(ident, method, params) | uploaded, raw)
+        # It stays False if an exception such as KeyboardInterrupt ends the sending: half a message may have been sent.
+        self._in_order = False
+        self._send(line, deadline, raw or b"")
+        self._in_order = True
+        return ident
 
     def _await_reply(self, method: str, ident: str, deadline: float) -> Reply:
         while (incoming := self._wait(deadline)) is not None:
@@ -361,9 +397,9 @@ class Session:
         self._heard = self._heard or bool(data)
         return bool(data)
 
-    def _send(self, data: bytes, deadline: float) -> None:
+    def _send(self, data: bytes, deadline: float, blob: Bytes = b"") -> None:
         try:
-            self._connected().send(data, deadline)
+            self._connected().send(data, deadline, blob)
         except LinkLostError:
             self.close()
             raise

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import google_crc32c
+import numpy as np
 
 from vboot.errors import InputError
 from vboot.protocol.tables import BLOB_LIMIT, LINE_LIMIT
@@ -36,6 +37,10 @@ class Spoilt:
     """Received bytes that are not a message, and why. The bytes after them may be a message or the rest of a blob."""
 
     why: str
+
+
+Bytes: TypeAlias = bytes | memoryview
+"""Bytes to be sent: a memoryview is a part of others that is not copied."""
 
 
 Incoming: TypeAlias = Message | Spoilt
@@ -113,18 +118,29 @@ class Reader:
         return end, Message(members, blob)
 
 
-def encode(members: Mapping[str, Any], blob: bytes | None = None) -> bytes:
+def encode(members: Mapping[str, Any], blob: Bytes | None = None) -> bytes:
     """The bytes of a message: its line and its blob. Raises InputError if it exceeds a limit or is not JSON."""
+    return encode_line(members, blob) + (blob or b"")
+
+
+def encode_line(members: Mapping[str, Any], blob: Bytes | None = None) -> bytes:
+    """The line of a message, after which its blob is sent. Raises InputError if it exceeds a limit or is not JSON."""
     if blob is not None:
         if not 1 <= len(blob) <= BLOB_LIMIT:
             raise InputError(f"a blob of {len(blob)} bytes cannot be sent", remedy=f"send 1 to {BLOB_LIMIT} bytes")
-        members = {**members, "blob": {"bytes": len(blob), "crc32c": f"{google_crc32c.value(blob):08x}"}}
+        members = {**members, "blob": {"bytes": len(blob), "crc32c": f"{crc32c(blob):08x}"}}
     line = _dump(members) + b"\n"
     if len(line) > LINE_LIMIT:
         raise InputError(
             f"a request of {len(line)} bytes does not fit a line of {LINE_LIMIT}", remedy="send less at once"
         )
-    return line + (blob or b"")
+    return line
+
+
+def crc32c(data: Bytes) -> int:
+    """The CRC-32C of bytes, without a copy of them."""
+    # The package takes bytes and arrays, but no memoryview.
+    return int(google_crc32c.value(data if isinstance(data, bytes) else np.frombuffer(data, np.uint8)))
 
 
 def _dump(members: Mapping[str, Any]) -> bytes:

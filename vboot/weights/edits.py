@@ -94,14 +94,16 @@ Edit: TypeAlias = Dense | Sparse | LowRank | Seeded | Program
 def pack(edits: Sequence[Edit]) -> tuple[list[dict[str, Any]], bytes]:
     """The JSON members of each edit, and the blob with their parts in this order; it is empty if no edit has bytes."""
     members: list[dict[str, Any]] = []
-    blob = bytearray()
+    parts: list[bytes] = []
+    size = 0
     for edit in edits:
         described, part = _describe(edit)
         if part is not None:
-            described["blob"] = [len(blob), len(part)]
-            blob += part
+            described["blob"] = [size, len(part)]
+            parts.append(part)
+            size += len(part)
         members.append(described)
-    return members, bytes(blob)
+    return members, b"".join(parts)  # the part itself, not a copy, if there is only one
 
 
 def unpack(
