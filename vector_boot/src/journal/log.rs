@@ -219,6 +219,10 @@ impl Journal for Log {
         0
     }
 
+    fn torn(&self) -> Option<u64> {
+        None
+    }
+
     fn refusal(&self) -> Option<JournalError> {
         None
     }

@@ -1,5 +1,6 @@
 //! The history of the weights: the log from which they can be rebuilt, and the ring of short records.
 
+pub mod device;
 mod entry;
 pub mod format;
 pub mod log;
@@ -100,6 +101,9 @@ pub trait Journal: Send + Sync {
 
     /// The number of this boot among all that have written the log; 0 if the log does not outlive the machine.
     fn boot(&self) -> u64;
+
+    /// Where a batch ended the log that was not written wholly, if [`Journal::read_on`] has found one.
+    fn torn(&self) -> Option<u64>;
 
     /// Why the log can be read but not be written.
     fn refusal(&self) -> Option<JournalError>;
