@@ -46,6 +46,7 @@ VERBS: Mapping[str, str] = {
     "verify": "check an RTS or GGUF file with both readers",
     "extract": "copy the executable or the tensors out of an RTS file",
     "repack": "copy an RTS file with one half replaced",
+    "journal": "read the state device of a machine: show, verify, replay",
     "surgeon": "edit, merge and compare the weights in GGUF files",
     "bench": "run the benchmarks, with other programs for comparison",
     "completion": "print a script that completes the command line in a shell",

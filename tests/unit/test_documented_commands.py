@@ -24,6 +24,7 @@ import pytest
 import cli
 from tests.support.documented import MENTIONING, PAGES, ROOT, Shown, shown_in, shown_in_help, words_of
 from tests.support.local_machine import local_machine, tiny_model
+from tests.support.state_histories import three_generations
 from tests.support.vboot import Vboot
 
 EXCUSED = {
@@ -59,7 +60,7 @@ CHANGED = (
     (r"(vboot evolve(?!.*--data)(?= .*--(file|in-process)).*)", r"\1 --data pairs.jsonl"),
     (r"(vboot evolve(?!.*--generations)(?= .*--(file|in-process|data)).*)", r"\1 --generations 1"),
     (r"vboot save(?!.*--model)", "vboot save --model build/vectorland.gguf"),
-    (r"vboot save(?!.*--force)", "vboot save --force"),
+    (r"vboot (save|journal replay)(?!.*--force)", r"vboot \1 --force"),
     (r"vboot evolve (?=SOCKET)", "vboot evolve --takeover "),
 )
 """What makes a command small, in this order."""
@@ -90,6 +91,7 @@ def scratch(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("b", "yours"):
         changed = ["--set", "blk.0.ffn_up.bias[0]=0.5", "-o", str(folder / f"{name}.gguf")]
         assert cli.main(["surgeon", "apply", str(folder / "a.gguf"), *changed]) == 0
+    (folder / "state.img").write_bytes(three_generations(folder / "build/vectorland.gguf"))
     (folder / "recipe.toml").write_text(RECIPE)
     (folder / "pairs.jsonl").write_text(PAIRS)
     (folder / "texts.txt").write_text("A cat sleeps.\nA kitten naps.\n")

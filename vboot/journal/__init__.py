@@ -1,1 +1,1 @@
-"""The journal on a state device, as a second implementation reads it: spec/journal.md."""
+"""The journal on a state device, read as spec/journal.md says: a second implementation, which never writes."""

@@ -1,0 +1,165 @@
+"""The weights that a journal leads to, by the numpy twin of the machine's arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from vboot.errors import InputError
+from vboot.journal.entries import Entry, Kind, parse_image, parse_mutation
+from vboot.journal.pages import PAGE, Contents, Model, Tensors, fingerprint, fingerprint_difference
+from vboot.journal.recovery import Log
+from vboot.protocol.tables import PROTECTED_TENSORS
+from vboot.weights.arithmetic import EditError, apply
+from vboot.weights.edits import unpack
+
+Progress = Callable[[str, int, int], None]
+"""Called with the current phase, entries done and entries in all."""
+
+
+class ReplayError(Exception):
+    """The log does not replay. `entry`: the one that fails."""
+
+    def __init__(self, entry: Entry, why: str) -> None:
+        super().__init__(why)
+        self.entry = entry
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The contents of a generation, and their fingerprint."""
+
+    generation: int
+    contents: Contents
+    fingerprint: int
+
+
+@dataclass(frozen=True)
+class Newest:
+    """What the last entry says: the newest generation, the newest promoted one, and when an open trial ends."""
+
+    generation: int = 0
+    promoted: int = 0
+    lease_until_us: int = 0
+
+
+def newest(log: Log) -> Newest:
+    """What is current after all entries."""
+    if not log.entries:
+        return Newest()
+    head = log.entries[-1].head
+    return Newest(head.generation, head.promoted, head.lease_until_us)
+
+
+def replay(
+    model: Model,
+    log: Log,
+    *,
+    wanted: int | None = None,
+    progress: Progress = lambda _phase, _done, _total: None,
+) -> Weights:
+    """The weights of generation `wanted`, by default of the newest; every entry up to it is checked.
+
+    Raises ReplayError for an entry that cannot be what a machine wrote, InputError for a generation that is not there.
+    """
+    _check_order(log.entries)
+    current = Weights(0, {}, 0)
+    kept = {0: current}
+    if wanted == 0:
+        return current
+    returned_to = {entry.head.target for entry in log.entries if entry.head.kind in (Kind.ROLLBACK, Kind.LEASE_EXPIRED)}
+    for number, entry in enumerate(log.entries):
+        progress("replay", number, len(log.entries))
+        current = _after(model, log, current, entry, kept, is_first=number == 0)
+        if current.generation in returned_to:
+            kept[current.generation] = current
+        if entry.head.generation == wanted and (entry.head.kind.makes_generation or number == 0):
+            return current
+    if wanted is not None and wanted != current.generation:
+        first = log.entries[0].head.generation if log.entries else 0
+        what = f"generation {wanted} is not on the device: it holds generation 0 and {first} to {current.generation}"
+        raise InputError(what, remedy="name one of them with --generation")
+    return current
+
+
+def _check_order(log: Iterable[Entry]) -> None:
+    """Raise ReplayError if generations are missing, or the log begins with what needs an entry before it."""
+    newest_before: int | None = None
+    for entry in log:
+        head = entry.head
+        if newest_before is None:
+            if entry.frame != 0 and not head.holds_image:
+                raise ReplayError(entry, "the first entry of a log whose start was moved holds no image")
+            newest_before = head.generation - head.kind.makes_generation if entry.frame != 0 else 0
+        expected = newest_before + head.kind.makes_generation
+        if head.generation != expected:
+            raise ReplayError(entry, f"its generation is {head.generation}, expected {expected}")
+        newest_before = head.generation
+
+
+def _after(
+    model: Model, log: Log, before: Weights, entry: Entry, kept: Mapping[int, Weights], *, is_first: bool
+) -> Weights:
+    head = entry.head
+    if head.holds_image:
+        after = _image(model, entry, log.payload(entry))
+    elif head.kind == Kind.MUTATE:
+        after = _mutated(model, before, entry, log.payload(entry))
+    elif head.kind in (Kind.ROLLBACK, Kind.LEASE_EXPIRED):
+        if head.target not in kept:
+            raise ReplayError(entry, f"it returns to generation {head.target}, which the log does not hold")
+        target = kept[head.target]
+        after = Weights(head.generation, target.contents, target.fingerprint)
+    else:
+        after = before
+    if after.fingerprint != head.fingerprint:
+        why = f"the weights of generation {head.generation} have the fingerprint {after.fingerprint:016x}"
+        raise ReplayError(entry, f"{why}, expected {head.fingerprint:016x}")
+    if head.kind == Kind.IMAGE and not is_first and after.contents != before.contents:
+        raise ReplayError(entry, "its image is not that of the current weights")
+    return after
+
+
+def _image(model: Model, entry: Entry, payload: bytes) -> Weights:
+    try:
+        image = parse_image(payload)
+    except ValueError as error:
+        raise ReplayError(entry, str(error)) from error
+    contents = {}
+    at = 0
+    for number in image.pages.tolist():
+        if number >= model.pages:
+            raise ReplayError(entry, f"page {number} is outside the model of {model.pages} pages")
+        size = model.page_bytes(number)
+        contents[number] = image.contents[at : at + size]
+        at += size
+    if at != len(image.contents):
+        raise ReplayError(entry, f"its pages have {len(image.contents)} bytes, expected {at}")
+    return Weights(entry.head.generation, contents, fingerprint(model, contents))
+
+
+def _mutated(model: Model, before: Weights, entry: Entry, payload: bytes) -> Weights:
+    try:
+        members, blob = parse_mutation(payload)
+        tensors = Tensors(model, before.contents)
+        shapes = {name: tensors[name].shape for name in _low_rank_targets(members) if name in tensors}
+        changed = apply(unpack(members, blob, shapes=shapes), tensors, PROTECTED_TENSORS)
+    except (ValueError, EditError, InputError) as error:
+        raise ReplayError(entry, f"its edits cannot be applied: {error}") from error
+    pages = model.written(before.contents, changed)
+    grown = before.fingerprint + fingerprint_difference(model, before.contents, pages)
+    contents = {**before.contents, **pages}
+    for number, page in pages.items():
+        if page == model.page(number):
+            del contents[number]
+    return Weights(entry.head.generation, contents, grown & ((1 << 64) - 1))
+
+
+def _low_rank_targets(members: Iterable[Mapping[str, object]]) -> Iterable[str]:
+    names = (member.get("tensor") for member in members if member.get("kind") == "low_rank")
+    return (name for name in names if isinstance(name, str))
+
+
+def file_bytes(model: Model, contents: Contents) -> Iterable[tuple[int, bytes]]:
+    """The changed bytes of the file, with their offsets; pages behind the file are no part of it."""
+    return ((number * PAGE, page) for number, page in sorted(contents.items()) if number * PAGE < model.size)
