@@ -84,6 +84,11 @@ impl DeviceLog {
         })
     }
 
+    /// The digest of the last frame.
+    pub fn chain(&self) -> &[u8; 32] {
+        &self.tail.chain
+    }
+
     /// First logical offset that the log cannot use before its start is moved.
     fn limit(&self) -> u64 {
         self.superblock.start.offset + self.ring.bytes()
