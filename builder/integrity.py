@@ -167,7 +167,7 @@ def _stated_key(manifest: Manifest, origin: Path) -> Ed25519PublicKey | None:
         shown = printable(str(stated))[:80]
         what = f"{path_text(origin)} states the public key {shown}, expected 64 hex digits"
         raise InputError(what, remedy=REMEDY)
-    from builder.signing_key import load_public_key
+    from vboot.keys import load_public_key
 
     return load_public_key(stated)
 

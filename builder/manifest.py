@@ -164,6 +164,7 @@ def configuration_of(config: Config) -> dict[str, dict[str, Any]]:
         "image": {
             "security_version": config.image.security_version,
             "signing_key": config.image.signing_key and file_name(config.image.signing_key),
+            "mutation_key": config.image.mutation_key and file_name(config.image.mutation_key),
         },
         "kernel": {
             "source": file_name(Path(config.kernel.source)),

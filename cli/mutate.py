@@ -14,7 +14,7 @@ from cli.answer import Answer
 from cli.change_answers import mutation_answer, prediction_answer
 from cli.edit_options import add_edit_options
 from cli.errors import Terminated, VerbStopped
-from cli.machines import add_machine, connected
+from cli.machines import add_key, add_machine, connected
 from cli.option_types import finite
 from cli.progress import reported
 from cli.proposal import MutationProposal, misuse, propose
@@ -35,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.set_defaults(misused=parser.error)
     add_machine(parser)
+    add_key(parser)
     add_edit_options(parser)
     parser.add_argument(
         "--recipe-help", action="store_true", help="describe recipes: a whole one in TOML and JSON, and every member"

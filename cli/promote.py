@@ -6,12 +6,13 @@ import argparse
 
 from cli.answer import Answer
 from cli.change_answers import promotion_answer
-from cli.machines import add_generation, add_machine, connected
+from cli.machines import add_generation, add_key, add_machine, connected
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     add_machine(parser)
+    add_key(parser)
     add_generation(parser, "the generation to promote (default: the current one)")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.signing_key import load_private_key
 from cli.answer import Answer, human_bytes
 from cli.option_types import path
 from cli.progress import reported
 from cli.rust_reader import rust_reader
 from image.rts_file import repack
 from vboot.check import check_file
+from vboot.keys import load_private_key
 from vboot.text import path_text
 
 

@@ -11,7 +11,6 @@ from builder.integrity import check_image
 from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import parse_outputs
 from builder.plan import RTS_NAME
-from builder.signing_key import load_public_key
 from cli.answer import Answer
 from cli.option_types import path
 from cli.progress import reported
@@ -19,6 +18,7 @@ from cli.rust_reader import rust_reader
 from image.rts_file import verify_rts
 from vboot.check import check_file
 from vboot.errors import InputError
+from vboot.keys import load_public_key
 from vboot.text import path_text
 
 if TYPE_CHECKING:

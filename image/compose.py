@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from image.bert import FILE_TYPES, ModelType
 from image.embedding_settings import PoolingName, with_embedding_settings
-from image.gguf_writer import FileRange, Model, Plan, Tensor, chunks, plan, with_entry
+from image.gguf_writer import FileRange, Model, Plan, Tensor, chunks, plan, string, with_entry
 from image.machine_tensors import LAYOUT, layout_entry, machine_tensors
 from image.minilm import fetch_wheel, minilm, user_cache
 from image.streams import Progress, consume, open_input, refuse_same_file, size_of
@@ -20,6 +20,7 @@ from vboot.files import atomic_write
 from vboot.gguf import (
     ALIGNMENT_KEY,
     LAYOUT_KEY,
+    MUTATION_KEY_KEY,
     SOURCE_ALIGNMENT_KEY,
     Layout,
     Metadata,
@@ -49,6 +50,7 @@ def compose(
     type: ModelType | None = None,  # noqa: A002 -- the name in the command line and the configuration
     pooling: PoolingName | None = None,
     max_tokens: int | None = None,
+    mutation_key: bytes | None = None,
     wheel: Path | None = None,
     check: Callable[[Path], None] | None = None,
     progress: Progress | None = None,
@@ -57,9 +59,10 @@ def compose(
 
     `model` is "minilm", "tiny" or the path of a GGUF file. The first two are converted to `type` (F16 unless given);
     the entries and tensors of a file are copied to the byte, so its `type` may only be confirmed. `pooling` is
-    added to a bert model that states none, `max_tokens` limits the tokens of a text below the context length. `wheel`
-    is the wheel of minilm; None takes it from the user's cache or downloads it. `check` is called with a file before it
-    is read here, and raises if the file is not acceptable. `progress` is called with the phases "fetch", "convert" and
+    added to a bert model that states none, `max_tokens` limits the tokens of a text below the context length. A machine
+    with a `mutation_key` (32 bytes, Ed25519) takes only changes that are signed with it. `wheel` is the wheel of
+    minilm; None takes it from the user's cache or downloads it. `check` is called with a file before it is read here,
+    and raises if the file is not acceptable. `progress` is called with the phases "fetch", "convert" and
     "write".
 
     Raises InputError for an unusable model or output, ToolError when fetching fails.
@@ -67,6 +70,8 @@ def compose(
 
     def write(source: Model) -> Composition:
         metadata = with_embedding_settings(source.metadata, pooling=pooling, max_tokens=max_tokens, model=model)
+        if mutation_key is not None:
+            metadata = with_entry(metadata, string(MUTATION_KEY_KEY, mutation_key.hex()))
         return _write(Model(metadata, source.tensors), output, progress=progress)
 
     if model == "minilm":

@@ -24,6 +24,8 @@ LAYOUT_KEY = "vector_boot.layout"
 """Marks a composed file: a model with the machine's tensors."""
 SOURCE_ALIGNMENT_KEY = "vector_boot.source_alignment"
 """In a composed file: the value of `general.alignment` in its model, where the model states one."""
+MUTATION_KEY_KEY = "vector_boot.mutation_key"
+"""The public key that changes of a machine's weights must be signed with, as hex digits."""
 _DEFAULT_ALIGNMENT = 32
 _VERSIONS = (2, 3)
 

@@ -18,11 +18,12 @@ from builder.settings import Config
 from cli.base_model import booted_model
 from cli.boot import booted
 from cli.images import open_or_build
-from cli.machines import find_machine, newest_running
+from cli.machines import find_machine, newest_running, signer_of
 from cli.settings_flags import read_config
 from cli.stop import end_in_order
 from evolution.daemon.body import Body, BridgeBody, FileBody, SocketBody
 from qemu.machine import VirtualMachine
+from vboot.client.signer import Signer
 from vboot.errors import BootError, InputError, VbootError
 from vboot.protocol.errors import LinkLostError
 
@@ -58,18 +59,18 @@ def opened_body(arguments: argparse.Namespace, begun: Begun) -> Iterator[Body]:
     Raises InputError, BootError.
     """
     if begun.image is not None:
-        with _booted_body(begun.image, read_config(arguments)) as body:
+        with _booted_body(begun.image, read_config(arguments), signer_of(arguments)) as body:
             yield body
     elif arguments.file is not None:
         yield FileBody(begun.model, arguments.file)
     elif arguments.in_process:
-        bridge = BridgeBody(begun.model)
+        bridge = BridgeBody(begun.model, signer=signer_of(arguments))
         try:
             yield bridge
         finally:
             bridge.close()
     else:
-        yield _running_body(arguments.machine)
+        yield _running_body(arguments.machine, signer_of(arguments))
 
 
 def _require_writable(output: Path, model: Path) -> None:
@@ -97,14 +98,14 @@ def _machines_model(arguments: argparse.Namespace) -> Path | None:
     return None
 
 
-def _running_body(given: Path | None) -> SocketBody:
+def _running_body(given: Path | None, signer: Signer | None) -> SocketBody:
     """A running machine; if none was named and it ends, the newest running one replaces it."""
     found = find_machine(given)
     if isinstance(found, Path):
-        return SocketBody(found)
+        return SocketBody(found, signer=signer)
     with found:
         path = found.evolution
-    return SocketBody(path, revive=_or_lost(_newest) if given is None else None)
+    return SocketBody(path, revive=_or_lost(_newest) if given is None else None, signer=signer)
 
 
 def _newest() -> Path:
@@ -113,7 +114,7 @@ def _newest() -> Path:
 
 
 @contextmanager
-def _booted_body(image: BootImage, config: Config) -> Iterator[SocketBody]:
+def _booted_body(image: BootImage, config: Config, signer: Signer | None) -> Iterator[SocketBody]:
     """The machine of an image; booted again whenever it ends."""
     with ExitStack() as stack:
 
@@ -129,7 +130,7 @@ def _booted_body(image: BootImage, config: Config) -> Iterator[SocketBody]:
             with redirect_stderr(_Lines(sys.stderr)):
                 return boot()
 
-        yield SocketBody(boot(), revive=_or_lost(boot_again))
+        yield SocketBody(boot(), revive=_or_lost(boot_again), signer=signer)
 
 
 class _Lines(io.TextIOBase):

@@ -8,6 +8,7 @@ from typing import Any
 
 from cli.evolve.data import DEBIAN
 from cli.evolve.folders import FOLDERS, TIER
+from cli.machines import add_key
 from cli.option_types import count, path, positive_minutes
 from evolution.daemon.config import DaemonConfig
 from evolution.fitness.retrieval import BATCH_SIZE
@@ -36,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "machine", nargs="?", type=path, metavar="RUN|SOCKET",
         help="run folder or evolution socket (default: the newest machine that runs)",
     )  # fmt: skip
+    add_key(parser)
     instead = parser.add_argument_group("instead of a running machine, one of").add_mutually_exclusive_group()
     instead.add_argument("--boot", action="store_true", help="boot the image, and again whenever the machine dies")
     instead.add_argument("--in-process", action="store_true", help="run the machine in a child process of this command")

@@ -24,6 +24,7 @@ from evolution.daemon.run_state import RunState
 from evolution.daemon.shadow import Shadow, Weights
 from evolution.fitness.contract import Dataset
 from evolution.fitness.report import CONFIDENCE, Comparison, Interval, Report, compare, retrieval_report
+from vboot.client.signer import Signer
 from vboot.files import atomic_write
 from vboot.text import json_text, path_text
 
@@ -36,16 +37,17 @@ PLOTS: Mapping[str, Callable[[Iterable[DaemonEvent]], str]] = {
 REPORT_FILE = "report.json"
 
 
-def run_answer(path: Path, *, model: Path, dataset: Dataset | None) -> Answer:
+def run_answer(path: Path, *, model: Path, dataset: Dataset | None, signer: Signer | None = None) -> Answer:
     """Report on the run in a folder, and write its plots and `report.json` there.
 
-    `model` is the initial model. `dataset` None skips the held-out scores, which take a while. Raises InputError for a
-    folder without a run, and for another model than the run's.
+    `model` is the initial model; `signer` signs changes of one that takes signed ones only. `dataset` None skips the
+    held-out scores, which take a while. Raises InputError for a folder without a run, and for another model than the
+    run's.
     """
     with opened_run(path) as folder:
         events = without_abandoned(event for _, event in read_events(folder.events))
         state = folder.load()
-        held_out = None if dataset is None or state is None else _held_out(folder, state, model, dataset)
+        held_out = None if dataset is None or state is None else _held_out(folder, state, model, dataset, signer)
     tally = Tally()
     for event in events:
         tally.add(event)
@@ -62,13 +64,15 @@ def run_answer(path: Path, *, model: Path, dataset: Dataset | None) -> Answer:
     return Answer(data, _told(tally, held_out, dataset, files.values()))
 
 
-def _held_out(folder: EvolutionRunFolder, state: RunState, model: Path, dataset: Dataset) -> Mapping[str, Comparison]:
+def _held_out(
+    folder: EvolutionRunFolder, state: RunState, model: Path, dataset: Dataset, signer: Signer | None
+) -> Mapping[str, Comparison]:
     """Scores of the initial and the current weights on pairs that the search never saw."""
-    with closing(Shadow(lambda: (Weights(model, tuple, state.base),), tell=_ignore)) as shadow:
+    with closing(Shadow(lambda: (Weights(model, tuple, state.base),), tell=_ignore, signer=signer)) as shadow:
         before = _retrieval(shadow, dataset, "held-out, before")
     if not state.lineage:
         return compare(before, before)
-    with closing(Shadow(Lineage(folder, model, state).ways, tell=_ignore)) as shadow:
+    with closing(Shadow(Lineage(folder, model, state).ways, tell=_ignore, signer=signer)) as shadow:
         return compare(before, _retrieval(shadow, dataset, "held-out, after"))
 
 

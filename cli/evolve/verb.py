@@ -24,6 +24,7 @@ from cli.evolve.report import run_answer
 from cli.evolve.runs import Origin, lineage, load_origin, save_origin
 from cli.evolve.stop import stopped_in_order
 from cli.hints import next_step
+from cli.machines import signer_of
 from evolution.daemon import events
 from evolution.daemon.body import Body, FileBody
 from evolution.daemon.config import DaemonConfig, StrategyPlan
@@ -60,7 +61,8 @@ def run(arguments: argparse.Namespace) -> Answer:
     if signalled is not None:
         doubt = f"the run in {shlex.quote(str(folder))} is complete up to here; the same command resumes it"
         raise VerbStopped(signalled, doubt, folder=str(folder))
-    answer = run_answer(folder, model=model, dataset=None if arguments.no_report else data.dataset)
+    dataset = None if arguments.no_report else data.dataset
+    answer = run_answer(folder, model=model, dataset=dataset, signer=signer_of(arguments))
     answer = answer if arguments.file is None else _with_file(answer, arguments.file, stopped)
     _hint(arguments, begun.model, answer, stopped)
     return replace(answer, exit_code=0 if stopped.why.startswith(LIMIT) else 1)
@@ -87,7 +89,16 @@ def _evolve(
 
     config = _config(arguments, body)
     with _listener(arguments) as listener:
-        daemon = EvolutionDaemonV7(body, model, fitness, plan, folder, config=config, listeners=[listener, record])
+        daemon = EvolutionDaemonV7(
+            body,
+            model,
+            fitness,
+            plan,
+            folder,
+            config=config,
+            listeners=[listener, record],
+            signer=signer_of(arguments),
+        )
         with stopped_in_order(daemon.stop) as asked:
             return daemon.run(), asked.by
 
@@ -104,7 +115,7 @@ def _report(arguments: argparse.Namespace) -> Answer:
         return run_answer(path, model=model, dataset=None)
     data = run_data(path, arguments.data, for_report=True)
     ready_tools()
-    return run_answer(path, model=model, dataset=data.dataset)
+    return run_answer(path, model=model, dataset=data.dataset, signer=signer_of(arguments))
 
 
 def _hint(arguments: argparse.Namespace, begun: Path, answer: Answer, stopped: events.Stopped) -> None:

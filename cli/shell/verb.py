@@ -12,7 +12,7 @@ from typing import Any
 
 from cli.answer import Answer
 from cli.errors import described
-from cli.machines import add_machine, connect_socket, connect_to, find_machine
+from cli.machines import add_key, add_machine, connect_socket, connect_to, find_machine, signer_of
 from cli.shell.changes import COMMANDS as CHANGES
 from cli.shell.changes import tell_event
 from cli.shell.commands import execute, watch, welcome
@@ -32,17 +32,19 @@ _POWER_OFF_S = 60.0
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     add_machine(parser)
+    add_key(parser)
 
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Serve commands until they end; exit code 1 if one of a script's failed."""
+    signer = signer_of(arguments)
     found = find_machine(arguments.machine)
     if isinstance(found, Path):
-        with connect_socket(found, arguments) as machine:
+        with connect_socket(found, arguments, signer) as machine:
             shell = Shell(machine, as_json=bool(arguments.json))
             shell.run()
             return _answer(shell, f"the machine at {path_text(found)} runs on")
-    with found as virtual, connect_to(virtual, arguments) as machine:
+    with found as virtual, connect_to(virtual, arguments, signer) as machine:
         shell = Shell(machine, as_json=bool(arguments.json), explain=virtual.check)
         shell.run()
         if shell.shut_down:

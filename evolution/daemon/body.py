@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 
 from vboot.client.bridge import RustNeuralBridge
 from vboot.client.machine import MachineClient, connect
+from vboot.client.signer import Signer
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError
 
 CLIENT = "vboot evolve"
@@ -38,9 +39,12 @@ class MachineBody(Protocol):
 class BridgeBody:
     """A machine in a child process of this program; its weights are lost with `close`."""
 
-    def __init__(self, model: Path, *, bridge: RustNeuralBridge | None = None) -> None:
-        """`bridge` has loaded the model already (None: one is made and loads it when it is opened)."""
+    def __init__(self, model: Path, *, bridge: RustNeuralBridge | None = None, signer: Signer | None = None) -> None:
+        """`bridge` has loaded the model already (None: one is made and loads it when it is opened). `signer`: see
+        `vboot.client.machine.connect`.
+        """
         self._model = model
+        self._signer = signer
         self._bridge = bridge or RustNeuralBridge()
         self._is_loaded = bridge is not None
 
@@ -64,7 +68,7 @@ class BridgeBody:
             self._is_loaded = True
         self._bridge.timeout = timeout
         self._bridge.get_stats()
-        return self._bridge.client(timeout=timeout)
+        return self._bridge.client(timeout=timeout, signer=self._signer)
 
     def close(self) -> None:
         """End the child."""
@@ -79,8 +83,9 @@ class SocketBody:
     answer, and returns the new socket.
     """
 
-    def __init__(self, path: Path, *, revive: Callable[[], Path] | None = None) -> None:
+    def __init__(self, path: Path, *, revive: Callable[[], Path] | None = None, signer: Signer | None = None) -> None:
         self._path = path
+        self._signer = signer
         self._revive = revive
         self._silent = 0
 
@@ -93,7 +98,7 @@ class SocketBody:
         """A new connection, to a revived machine if necessary. Each one in a row without an answer has more time."""
         allowed = timeout * 2**self._silent
         try:
-            machine = connect(self._path, timeout=allowed, client=CLIENT)
+            machine = connect(self._path, timeout=allowed, client=CLIENT, signer=self._signer)
         except LinkLostError:
             if self._revive is None:
                 raise
@@ -106,7 +111,7 @@ class SocketBody:
             return _patient(machine)
         self._silent = 0
         self._path = self._revive()
-        return _patient(connect(self._path, timeout=allowed, client=CLIENT))
+        return _patient(connect(self._path, timeout=allowed, client=CLIENT, signer=self._signer))
 
     def close(self) -> None:
         """Nothing to release: no connection is kept here."""

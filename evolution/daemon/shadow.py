@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from evolution.daemon.events import Recovered
 from vboot.client.bridge import RustNeuralBridge
 from vboot.client.machine import MachineClient
+from vboot.client.signer import Signer
 from vboot.errors import InputError
 from vboot.protocol.errors import LinkLostError, MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
 from vboot.protocol.messages import Digest, TensorInfo
@@ -72,15 +73,25 @@ class WeightsMismatchError(MachineError):
 
 
 class Shadow:
-    """Holds the parent's weights. `ways` reconstruct them, the best first, when the child's memory is not trusted."""
+    """Holds the parent's weights. `ways` reconstruct them, the best first, when the child's memory is not trusted.
 
-    def __init__(self, ways: Callable[[], Sequence[Weights]], *, tell: Callable[[Recovered], None]) -> None:
+    `signer` signs changes of a model that takes signed ones only.
+    """
+
+    def __init__(
+        self,
+        ways: Callable[[], Sequence[Weights]],
+        *,
+        tell: Callable[[Recovered], None],
+        signer: Signer | None = None,
+    ) -> None:
         """Load the parent.
 
         Raises WeightsMismatchError, InputError, LinkLostError, MachineTimeoutError when no way works.
         """
         self._ways = ways
         self._tell = tell
+        self._signer = signer
         self._bridge = RustNeuralBridge(energy=False, timeout=_CALL_S)
         self._machine: MachineClient | None = None
         self._generation = 0
@@ -103,7 +114,7 @@ class Shadow:
     def machine(self) -> MachineClient:
         """The client, for requests that change nothing."""
         if self._machine is None:
-            self._machine = self._bridge.client(timeout=_CALL_S)
+            self._machine = self._bridge.client(timeout=_CALL_S, signer=self._signer)
         return self._machine
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ from evolution.daemon.run_folder import EvolutionRunFolder
 from evolution.daemon.search_run import SearchRun
 from evolution.daemon.shadow import Shadow
 from evolution.fitness.contract import Fitness
+from vboot.client.signer import Signer
 from vboot.errors import InputError, VbootError
 from vboot.protocol.messages import Stats
 
@@ -50,12 +51,17 @@ class EvolutionDaemonV7:
         *,
         config: DaemonConfig | None = None,
         listeners: Sequence[e.Listener] = (),
+        signer: Signer | None = None,
     ) -> None:
-        """`model` is the GGUF file that the body began with. Raises InputError for invalid settings."""
+        """`model` is the GGUF file that the body began with; `signer` signs changes, if it takes signed ones only.
+
+        Raises InputError for invalid settings.
+        """
         self._config = config or DaemonConfig()
         if isinstance(body, FileBody) != (self._config.mode == "file"):
             raise InputError("the mode `file` requires a FileBody, and a FileBody the mode `file`")
         self._model = model
+        self._signer = signer
         self._fitness = fitness
         self._plan = strategy
         self._run_folder = run_folder
@@ -109,7 +115,7 @@ class EvolutionDaemonV7:
         lineage = Lineage(self._folder, self._model, self._folder.load())
         self._events = EventFile(self._folder.events)
         self._listeners.append(self._events)
-        shadow = Shadow(lineage.ways, tell=self._tell)
+        shadow = Shadow(lineage.ways, tell=self._tell, signer=self._signer)
         try:
             search = SearchRun(
                 run=run,

@@ -29,6 +29,7 @@ from vboot.client.bridge_packets import Kind, Packet
 from vboot.client.bridge_process import BridgeProcess, SharedMemory, find_library
 from vboot.client.forks import OwnerLock
 from vboot.client.machine import TIMEOUT_S, MachineClient
+from vboot.client.signer import Signer
 from vboot.errors import InputError
 from vboot.protocol.errors import BridgeTimeoutError, MachineError
 from vboot.weights.storage_types import element_dtype
@@ -177,9 +178,11 @@ class RustNeuralBridge:
             deadline = self._deadline() if deadline is None else deadline
             return BridgeLink(self._running(deadline), self._lock, self._next_number, deadline)
 
-    def client(self, *, timeout: float = TIMEOUT_S) -> MachineClient:
-        """A client of the runtime, as of a booted machine. `timeout`: seconds that a request may take."""
-        return MachineClient(self.link, timeout=timeout)
+    def client(self, *, timeout: float = TIMEOUT_S, signer: Signer | None = None) -> MachineClient:
+        """A client of the runtime, as of a booted machine. `timeout`: seconds that a request may take. `signer`: see
+        `vboot.client.machine.connect`.
+        """
+        return MachineClient(self.link, timeout=timeout, signer=signer)
 
     def inject_fault(self, fault: Fault) -> None:
         """Make the child crash before or after it does the next call, or hang in it; only with `faults`, for tests."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vboot.client.session import ATTEMPTS, Reply, Session, Uploaded
+from vboot.client.session import ATTEMPTS, Reply, Seal, Session, Uploaded
 from vboot.client.uploads import Progress, upload
 from vboot.protocol.decoding import decode
 from vboot.protocol.errors import ProtocolError, RequestRefusedError
@@ -28,8 +28,10 @@ def change(
     wait: bool,
     progress: Progress,
     deadline: float,
+    seal: Seal | None = None,
 ) -> Reply:
     """Make a change and return the reply. `data` goes with it as a blob, or as an upload (reported to `progress`).
+    `seal` signs it, if the machine wants that.
 
     The request is repeated while the machine is busy, and with `wait` while it has no energy; not beyond the deadline,
     and not if the machine does not say when to try again.
@@ -45,7 +47,7 @@ def change(
                 upload(session, ident, data, progress=progress, deadline=deadline)
                 is_uploaded = True
                 uploads_left -= 1
-            return session.request(method, params, Uploaded(ident) if large else data or None, deadline)
+            return session.request(method, params, Uploaded(ident) if large else data or None, deadline, seal=seal)
         except RequestRefusedError as refusal:
             if refusal.code == Code.UNUSABLE_BLOB and is_uploaded and uploads_left:
                 is_uploaded = False

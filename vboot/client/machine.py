@@ -23,6 +23,7 @@ from vboot.client import changes, inference, uploads
 from vboot.client.link import Link
 from vboot.client.ports import PortOpener
 from vboot.client.session import PROTOCOL, Reply, Session
+from vboot.client.signer import Signer, sealed
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode
 from vboot.protocol.errors import MachineError, MachineTimeoutError, ProtocolError, RequestRefusedError
@@ -60,20 +61,26 @@ _GENERATIONS_TRIED = 3
 
 
 def connect(
-    path: Path, *, timeout: float = TIMEOUT_S, client: str = "vboot.client", check: Callable[[], None] = lambda: None
+    path: Path,
+    *,
+    timeout: float = TIMEOUT_S,
+    client: str = "vboot.client",
+    check: Callable[[], None] = lambda: None,
+    signer: Signer | None = None,
 ) -> MachineClient:
     """Connect to the machine of a run folder or behind a Unix socket; returns once it has answered `hello`.
 
     A virtual machine has several ports, and the client takes a free one. `timeout`: seconds that a request may take.
     `client`: the name by which the machine and its other clients know this one, to which ", pid N" is added. `check` is
-    called about ten times a second during every wait; an exception that it raises ends the wait. Raises LinkLostError
-    if no machine listens there, MachineTimeoutError if it does not answer, MachineBusyError at once if all its
-    connections are taken, RequestRefusedError if it has another version of the protocol.
+    called about ten times a second during every wait; an exception that it raises ends the wait. `signer` signs changes
+    of a machine that takes signed ones only; without it they raise InputError there. Raises LinkLostError if no machine
+    listens there, MachineTimeoutError if it does not answer, MachineBusyError at once if all its connections are taken,
+    RequestRefusedError if it has another version of the protocol.
     """
     ports = PortOpener(path, client)
     name = f"{client}, pid {os.getpid()}"
     try:
-        return MachineClient(ports, timeout=timeout, client=name, check=check, silence=ports.silence)
+        return MachineClient(ports, timeout=timeout, client=name, check=check, silence=ports.silence, signer=signer)
     except MachineTimeoutError as error:
         raise ports.explained(error) from None
 
@@ -89,9 +96,12 @@ class MachineClient:
         client: str = "vboot",
         check: Callable[[], None] = lambda: None,
         silence: Callable[[], float | None] = lambda: None,
+        signer: Signer | None = None,
     ) -> None:
         self.timeout = timeout
         """Seconds that a request may take."""
+        self.signer = signer
+        """Signs changes, if the machine takes signed ones only."""
         self._client = client
         self._session = Session(open_link, client=client, check=check, silence=silence)
         try:
@@ -288,12 +298,25 @@ class MachineClient:
         reply = self._change("mutate", params, data, wait=wait, progress=progress, timeout=timeout)
         return decode(Mutation, reply.result, name="mutate")
 
-    def rollback(self, to: int, *, reason: str = "", id: str | None = None) -> Rollback:  # noqa: A002
+    def rollback(
+        self,
+        to: int,
+        *,
+        reason: str = "",
+        base_generation: int | None = None,
+        id: str | None = None,  # noqa: A002
+    ) -> Rollback:
         """Make a new generation with the weights of generation `to`, equal to the bit.
 
-        RequestRefusedError: 1014 if that generation is not kept any more.
+        `base_generation`: the generation that must be the current one (None: any; where changes are signed, the
+        current one, so that nobody can use the signed rollback again).
+        RequestRefusedError: 1014 if that generation is not kept any more, 1007 if another one is current.
         """
-        params = {"id": id or secrets.token_hex(16), "to": to, "reason": reason}
+        params: dict[str, Any] = {"id": id or secrets.token_hex(16), "to": to, "reason": reason}
+        if base_generation is None and self.greeted.signed:
+            base_generation = self.hello().generation
+        if base_generation is not None:
+            params["base_generation"] = base_generation
         return decode(Rollback, self._change("rollback", params).result, name="rollback")
 
     def promote(self, generation: int, *, id: str | None = None) -> Promotion:  # noqa: A002
@@ -303,7 +326,8 @@ class MachineClient:
 
     def renew(self, generation: int, lease_ms: int) -> None:
         """Let the trial with this generation end in `lease_ms` milliseconds from now."""
-        self._change("renew", {"generation": generation, "lease_ms": lease_ms})
+        own = {"id": secrets.token_hex(16)} if self.greeted.signed else {}
+        self._change("renew", {"generation": generation, "lease_ms": lease_ms, **own})
 
     def checkpoint(self, label: str = "") -> Checkpoint:
         """Have the journal store all changed weights, so that recovery has less to repeat."""
@@ -400,8 +424,16 @@ class MachineClient:
         timeout: float | None = None,
     ) -> Reply:
         seconds = _CHANGE_SECONDS + len(data) / _UPLOAD_BYTES_PER_SECOND if timeout is None else timeout
-        deadline = self._deadline(seconds)
-        return changes.change(self._session, method, params, data, wait=wait, progress=progress, deadline=deadline)
+        return changes.change(
+            self._session,
+            method,
+            params,
+            data,
+            wait=wait,
+            progress=progress,
+            deadline=self._deadline(seconds),
+            seal=lambda hello: sealed(self.signer, hello, method, params, data),
+        )
 
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self.timeout if timeout is None else timeout)

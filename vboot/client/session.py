@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from vboot.client.forks import Owner
 from vboot.client.link import Link
@@ -60,6 +60,9 @@ class Reply:
 
     result: Mapping[str, Any]
     blob: bytes | None = None
+
+
+Seal: TypeAlias = Callable[[Hello], tuple[str, Mapping[str, Any]]]
 
 
 class Session:
@@ -117,9 +120,12 @@ class Session:
         blob: Bytes | Uploaded | None,
         deadline: float,
         ident: str | None = None,
+        *,
+        seal: Seal | None = None,
     ) -> Reply:
         """Send a request with the id `ident` (None: a random one) and return its reply.
 
+        `seal` says what is sent in its place, given the machine's latest `hello`; its errors are raised.
         A method that is safe to repeat (see `vboot.protocol.tables`) is repeated if the machine's runtime was
         restarted; one that is safe to repeat by its id also if no reply comes in time. Raises RequestRefusedError for
         an error reply; LinkLostError, MachineTimeoutError or ProtocolError if there is none; ForkedProcessError.
@@ -132,8 +138,9 @@ class Session:
                 # Data that arrived meanwhile may show that the runtime was restarted: find out before sending.
                 self._catch_up()
                 self.establish(deadline)
+                wire = (method, params) if seal is None or self.hello is None else seal(self.hello)
                 sent = True
-                return self._exchange(method, params, blob, _attempt_deadline(method, attempts, deadline), ident)
+                return self._exchange(*wire, blob, _attempt_deadline(method, attempts, deadline), ident)
             except (LinkLostError, ProtocolError, MachineTimeoutError) as error:
                 if not sent:
                     raise

@@ -1,0 +1,311 @@
+"""Machines that take signed changes only, behind a socket and in process: the client, the command line, and copies."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from image.compose import compose
+from tests.support import signed_vectors
+from tests.support.local_machine import local_machine
+from tests.support.vboot import Vboot
+from vboot.client.bridge import RustNeuralBridge
+from vboot.client.machine import MachineClient, connect
+from vboot.client.session import Uploaded
+from vboot.client.signer import Signer
+from vboot.errors import InputError
+from vboot.keys import load_private_key, load_public_key, write_key_pairs
+from vboot.protocol.errors import RequestRefusedError
+from vboot.protocol.tables import Code
+from vboot.weights.edits import Dense
+
+EDIT = Dense("token_embd.weight", 0, b"\x00\x38\x00\x34")
+OTHER = Dense("token_embd.weight", 0, b"\x00\x38\x00\x35")
+ID = "01" * 16
+SET = ("--set", "token_embd.weight[0]=0.5", "--confidence", "0.9")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keys")
+    write_key_pairs(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(keys: Path) -> Path:
+    path = keys / "signed.gguf"
+    compose("tiny", path, mutation_key=load_public_key(str(keys / "mutation.pub")).public_bytes_raw())
+    return path
+
+
+@pytest.fixture(scope="module")
+def signer(keys: Path) -> Signer:
+    return Signer.load(keys / "mutation.key")
+
+
+@pytest.fixture(params=["socket", "in_process"])
+def machine(request: pytest.FixtureRequest, tmp_path: Path, model: Path, signer: Signer) -> Iterator[MachineClient]:
+    if request.param == "socket":
+        with local_machine(tmp_path, model=model) as local, connect(local.socket, signer=signer) as client:
+            yield client
+    else:
+        with RustNeuralBridge() as bridge:
+            bridge.initialize(model)
+            yield bridge.client(signer=signer)
+
+
+def refusal(send: Callable[[], object]) -> int:
+    with pytest.raises(RequestRefusedError) as caught:
+        send()
+    return caught.value.code
+
+
+def mutation(base: int, ident: str = ID) -> dict[str, Any]:
+    edit = {"kind": "dense", "tensor": EDIT.tensor, "offset": 0, "blob": [0, len(EDIT.data)]}
+    return {"id": ident, "base_generation": base, "confidence": 0.9, "edits": [edit]}
+
+
+def sealed(machine: MachineClient, signer: Signer, method: str, params: Mapping[str, Any], blob: bytes = b"") -> Any:
+    return signer.sign(method, params, blob, appliance=machine.greeted.appliance or "")
+
+
+def test_all_changes_are_signed_by_the_client(machine: MachineClient) -> None:
+    assert machine.greeted.signed
+    assert len(machine.greeted.appliance or "") == 32
+    made = machine.mutate([EDIT], confidence=0.9, lease_ms=60_000)
+    machine.renew(made.generation, 120_000)
+    machine.renew(made.generation, 120_000)
+    assert machine.promote(made.generation).promoted == 1
+    assert machine.rollback(0).generation == 2
+    large = Dense("token_embd.weight", 0, machine.read("token_embd.weight").data[::-1])
+    assert machine.mutate([large], confidence=0.9).generation == 3
+    assert machine.checkpoint().generation == 3
+
+
+def test_nothing_unsigned_changes_the_weights(machine: MachineClient) -> None:
+    machine.signer = None
+    before = machine.digest([]).model
+    for change in (
+        lambda: machine.mutate([EDIT], confidence=0.9),
+        lambda: machine.rollback(0),
+        lambda: machine.promote(0),
+        lambda: machine.renew(0, 1000),
+    ):
+        with pytest.raises(InputError, match="this machine takes signed changes only; give --key FILE"):
+            change()
+    unsigned: dict[str, dict[str, Any]] = {
+        "mutate": mutation(0),
+        "rollback": {"id": ID, "to": 0},
+        "promote": {"id": ID, "generation": 0},
+        "renew": {"generation": 0, "lease_ms": 1},
+    }
+    for method, params in unsigned.items():
+        blob = EDIT.data if method == "mutate" else None
+        assert refusal(lambda m=method, p=params, b=blob: machine.request(m, p, b)) == Code.BAD_SIGNATURE  # type: ignore[misc]
+    assert (machine.digest([]).model, machine.hello().generation) == (before, 0)
+
+
+def test_a_copy_of_a_signed_change_does_nothing(machine: MachineClient, signer: Signer, model: Path) -> None:
+    params = sealed(machine, signer, "mutate", mutation(0), EDIT.data)
+    made = machine.request("signed", params, EDIT.data).result
+    assert (made["generation"], made["replayed"]) == (1, False)
+    again = machine.request("signed", params, EDIT.data).result
+    assert (again["generation"], again["replayed"]) == (1, True)
+    back = sealed(machine, signer, "rollback", {"id": "02" * 16, "to": 0, "base_generation": 1})
+    assert machine.request("signed", back).result["generation"] == 2
+    assert machine.request("signed", back).result == {"generation": 2, "restored": 0, "replayed": True}
+    late = sealed(machine, signer, "rollback", {"id": "03" * 16, "to": 1, "base_generation": 1})
+    assert refusal(lambda: machine.request("signed", late)) == Code.STALE_GENERATION
+    assert (
+        refusal(
+            lambda: machine.request(
+                "signed", sealed(machine, signer, "mutate", mutation(0, "04" * 16), EDIT.data), EDIT.data
+            )
+        )
+        == Code.STALE_GENERATION
+    )
+    with RustNeuralBridge() as bridge:
+        bridge.initialize(model)
+        assert refusal(lambda: bridge.client().request("signed", params, EDIT.data)) == Code.BAD_SIGNATURE
+    assert machine.hello().generation == 2
+
+
+def test_another_blob_is_refused(machine: MachineClient, signer: Signer) -> None:
+    params = sealed(machine, signer, "mutate", mutation(0), EDIT.data)
+    assert refusal(lambda: machine.request("signed", params, OTHER.data)) == Code.BAD_SIGNATURE
+    assert refusal(lambda: machine.request("signed", params)) == Code.UNUSABLE_BLOB
+    swapped = Uploaded(machine.upload(OTHER.data))
+    send = machine._session.request
+    deadline = machine._deadline(10)
+    assert refusal(lambda: send("signed", params, swapped, deadline)) == Code.BAD_SIGNATURE
+    unsigned_blob = sealed(machine, signer, "mutate", mutation(0))
+    assert refusal(lambda: machine.request("signed", unsigned_blob, EDIT.data)) == Code.BAD_SIGNATURE
+    right = Uploaded(machine.upload(EDIT.data))
+    assert send("signed", params, right, deadline).result["generation"] == 1
+    assert send("signed", params, right, deadline).result["replayed"] is True
+
+
+def test_every_flipped_bit_is_refused(machine: MachineClient, signer: Signer) -> None:
+    params = sealed(machine, signer, "promote", {"id": ID, "generation": 0})
+    for name, text in params.items():
+        for place in range(len(text)):
+            for bit in range(7):
+                changed = text[:place] + chr(ord(text[place]) ^ 1 << bit) + text[place + 1 :]
+                code = refusal(lambda p={**params, name: changed}: machine.request("signed", p))  # type: ignore[misc]
+                assert code in (Code.BAD_SIGNATURE, Code.INVALID_PARAMS), (name, place, bit)
+    assert machine.request("signed", params).result == {"promoted": 0}
+
+
+def test_the_vectors_are_judged_by_a_machine(tmp_path: Path) -> None:
+    """What the key pair of the vectors has signed is for another machine; the rest is refused for its own reason."""
+    vectors = json.loads(signed_vectors.VECTORS.read_text("utf-8"))
+    compose("tiny", tmp_path / "m.gguf", mutation_key=bytes.fromhex(vectors["public_key"]))
+    code = {"opened": 1010, "parameters": -32602, "signature": 1010, "payload": -32602}
+    with RustNeuralBridge() as bridge:
+        bridge.initialize(tmp_path / "m.gguf")
+        client = bridge.client()
+        for case in vectors["cases"]:
+            assert refusal(lambda p=case["params"]: client.request("signed", p)) == code[case["outcome"]], case["name"]  # type: ignore[misc]
+
+
+def test_the_client_signs_as_the_vectors_are() -> None:
+    vectors = json.loads(signed_vectors.VECTORS.read_text("utf-8"))
+    signer = Signer(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(vectors["private_key"])))
+    by_name = {case["name"]: case for case in vectors["cases"]}
+    for name in ("promote", "rollback", "renew", "mutate"):
+        call = by_name[name]["call"]
+        blob = b"cat\xfa\xff\x00" if name == "mutate" else b""
+        assert signer.sign(name, call["params"], blob, appliance=call["appliance"]) == by_name[name]["params"]
+
+
+def test_an_id_stays_when_the_worker_is_started_again(tmp_path: Path, model: Path, signer: Signer) -> None:
+    with local_machine(tmp_path, model=model) as local, connect(local.socket, signer=signer) as client:
+        before = client.greeted.appliance
+        params = sealed(client, signer, "mutate", mutation(0), EDIT.data)
+        client.request("signed", params, EDIT.data)
+        os.kill(client.stats().worker.pid, signal.SIGKILL)
+        assert client.hello().appliance == before
+        assert client.request("signed", params, EDIT.data).result["replayed"] is True
+    (tmp_path / "later").mkdir()
+    with local_machine(tmp_path / "later", model=model) as local, connect(local.socket, signer=signer) as client:
+        assert client.greeted.appliance != before
+        assert refusal(lambda: client.request("signed", params, EDIT.data)) == Code.BAD_SIGNATURE
+
+
+def test_a_machine_without_a_key_takes_no_signed_changes(tmp_path: Path, signer: Signer) -> None:
+    with local_machine(tmp_path) as local, connect(local.socket, signer=signer) as client:
+        assert (client.greeted.signed, client.greeted.appliance) == (False, None)
+        params = signer.sign("promote", {"id": ID, "generation": 0}, b"", appliance="00" * 16)
+        assert refusal(lambda: client.request("signed", params)) == Code.BAD_SIGNATURE
+        assert client.mutate([EDIT], confidence=0.9).generation == 1
+
+
+def test_a_change_that_does_not_fit_a_line_when_signed_is_refused_here(machine: MachineClient) -> None:
+    edits = [Dense("x" * 60, number, b"\0") for number in range(450)]
+    with pytest.raises(InputError, match="make it in several changes, each with fewer edits"):
+        machine.mutate(edits, confidence=0.9)
+
+
+@given(payload=st.binary(max_size=200), keyid=st.booleans(), good=st.booleans())
+@settings(
+    derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_envelope_is_survived(
+    fuzzed: tuple[MachineClient, Signer], payload: bytes, keyid: bool, good: bool
+) -> None:
+    machine, signer = fuzzed
+    data = payload if not good else json.dumps({"method": payload.decode("latin-1")}).encode()
+    params = {
+        "payload": base64.b64encode(data).decode(),
+        "keyid": signer.key_id if keyid else "0" * 64,
+        "sig": base64.b64encode(
+            signer.key.sign(signed_vectors.pre_authentication_encoding(signed_vectors.TYPE, data))
+        ).decode(),
+    }
+    assert refusal(lambda: machine.request("signed", params)) == (Code.INVALID_PARAMS if keyid else Code.BAD_SIGNATURE)
+
+
+@pytest.fixture(scope="module")
+def fuzzed(model: Path, signer: Signer) -> Iterator[tuple[MachineClient, Signer]]:
+    with RustNeuralBridge() as bridge:
+        bridge.initialize(model)
+        yield bridge.client(), signer
+
+
+@contextlib.contextmanager
+def served(folder: Path, model: Path) -> Iterator[Path]:
+    with local_machine(folder, model=model) as local:
+        yield local.socket
+
+
+def test_the_command_line_signs_with_key(vboot: Vboot, tmp_path: Path, model: Path, keys: Path) -> None:
+    key = keys / "mutation.key"
+    with served(tmp_path, model) as socket:
+        for words in (("mutate", socket, *SET), ("rollback", socket, "--to", "0"), ("promote", socket)):
+            assert vboot(*words) == 1
+            assert vboot.last_error() == "vboot: error: this machine takes signed changes only; give --key FILE"
+        assert vboot.json("mutate", socket, *SET, "--key", key)["generation"] == 1
+        assert vboot.json("promote", socket, "--key", key) == {"promoted": 1}
+        assert vboot.json("rollback", socket, "--to", "0", "--key", key)["generation"] == 2
+        assert vboot("apply", socket, model, "--key", key) == 0, vboot.err
+        assert vboot("mutate", socket, *SET, "--key", keys / "code.key") == 1
+        assert "signed by another key" in vboot.last_error()
+
+
+def test_a_key_that_cannot_sign_is_told_in_one_sentence(vboot: Vboot, tmp_path: Path, model: Path, keys: Path) -> None:
+    encrypted = tmp_path / "encrypted.pem"
+    protection = BestAvailableEncryption(b"secret")
+    private = load_private_key(keys / "mutation.key")
+    encrypted.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection))
+    wrong = {
+        keys / "mutation.pub": "is a public one; give the private key of its pair",
+        encrypted: "is encrypted; decrypt it with",
+        model: "holds no PEM key; make one with `vboot keygen DIR`",
+        tmp_path / "none": "cannot be read: No such file or directory",
+    }
+    with served(tmp_path, model) as socket:
+        for file, why in wrong.items():
+            assert vboot("mutate", socket, *SET, "--key", file) == 1
+            assert why in vboot.last_error()
+            assert len(vboot.err.splitlines()) == 1
+
+
+def test_a_key_for_a_machine_that_needs_none_is_refused(vboot: Vboot, tmp_path: Path, keys: Path) -> None:
+    with local_machine(tmp_path) as local:
+        assert vboot("mutate", local.socket, *SET, "--key", keys / "mutation.key") == 1
+        assert "this machine takes changes without a signature; leave out --key" in vboot.last_error()
+
+
+def test_keygen_writes_two_pairs_and_overwrites_none(vboot: Vboot, tmp_path: Path) -> None:
+    made = vboot.json("keygen", tmp_path / "keys")
+    assert made["files"] == ["code.key", "code.pub", "mutation.key", "mutation.pub"]
+    public = load_public_key(str(tmp_path / "keys" / "mutation.pub")).public_bytes_raw().hex()
+    assert made["public_keys"]["mutation"] == public
+    assert vboot("keygen", tmp_path / "keys") == 1
+    assert "code.key exists, and no key is overwritten" in vboot.last_error()
+
+
+def test_a_composed_file_holds_the_key_and_says_so(vboot: Vboot, tmp_path: Path, keys: Path) -> None:
+    public = load_public_key(str(keys / "mutation.pub")).public_bytes_raw().hex()
+    words = ("compose", "--model", "tiny", "--mutation-key", keys / "mutation.pub", "-o", tmp_path / "a.gguf")
+    assert vboot(*words) == 0, vboot.err
+    compose("tiny", tmp_path / "b.gguf", mutation_key=bytes.fromhex(public))
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    assert vboot.json("inspect", tmp_path / "a.gguf")["capabilities"]["mutation_key"] == public
+    assert vboot("inspect", tmp_path / "a.gguf") == 0
+    assert f"required, with the key {public}" in vboot.out
+    compose(str(tmp_path / "a.gguf"), tmp_path / "c.gguf")
+    assert vboot.json("inspect", tmp_path / "c.gguf")["capabilities"]["mutation_key"] == public
