@@ -146,9 +146,10 @@ impl Uploads {
         let found = match self.find(connection, &id) {
             Some(found) => found,
             None => {
-                let memory = Mapping::zeroed(total).map_err(|_| {
+                let mut memory = Mapping::zeroed(total).map_err(|_| {
                     RequestError::new(code::UNUSABLE_BLOB, "there is not enough memory for this upload")
                 })?;
+                memory.advise_huge();
                 self.open.push(Upload { id, owner, memory, received: 0, crc: 0, used_us: now_us });
                 self.open.len() - 1
             }

@@ -10,7 +10,12 @@ use super::check;
 pub struct Mapping {
     start: *mut u8,
     len: usize,
+    /// Bytes to unmap.
+    mapped: usize,
 }
+
+const PAGE: usize = 4096;
+const HUGE_PAGE: usize = 2 << 20;
 
 // SAFETY: this value alone owns the mapping; `&self` gives read access only.
 unsafe impl Send for Mapping {}
@@ -35,12 +40,33 @@ impl Mapping {
         Self::map(-1, 0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
     }
 
-    /// Maps `len` zero bytes whose pages are there at once, as far as there is memory.
+    /// Maps zero bytes where the kernel can use a huge page for them, and has it get the memory at once.
     ///
     /// # Errors
     /// Whatever mmap(2) says.
-    pub fn populated(len: usize) -> io::Result<Self> {
-        Self::map(-1, 0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE)
+    pub fn huge_page() -> io::Result<Self> {
+        let mut whole = Self::zeroed(2 * HUGE_PAGE)?;
+        let before = whole.start.align_offset(HUGE_PAGE).min(HUGE_PAGE);
+        let mut found = whole.split_off(before);
+        drop(found.split_off(HUGE_PAGE));
+        found.advise_huge();
+        found.populate(0..HUGE_PAGE);
+        Ok(found)
+    }
+
+    /// Removes the bytes from `at`, a multiple of the page size, on, and returns them as a mapping of their own.
+    pub fn split_off(&mut self, at: usize) -> Self {
+        assert!(at.is_multiple_of(PAGE) && at <= self.len);
+        // SAFETY: `at` lies in the mapping or at its end.
+        let rest = Mapping { start: unsafe { self.start.add(at) }, len: self.len - at, mapped: self.mapped - at };
+        (self.len, self.mapped) = (at, at);
+        rest
+    }
+
+    /// Lets the kernel use huge pages for a private mapping without a file; where it cannot, nothing happens.
+    pub fn advise_huge(&mut self) {
+        // SAFETY: the range is that of the mapping, which `&mut self` owns; contents stay as they are.
+        unsafe { libc::madvise(self.start.cast(), self.len, libc::MADV_HUGEPAGE) };
     }
 
     /// Maps `len` bytes of a memory file from `offset`, a multiple of the page size; every process that maps it sees the
@@ -55,7 +81,6 @@ impl Mapping {
     /// Gets memory for the pages of a range at once, before they are written: that is faster than a fault for each. Where
     /// it is impossible, nothing happens.
     pub fn populate(&mut self, range: std::ops::Range<usize>) {
-        const PAGE: usize = 4096;
         let (from, to) = (range.start / PAGE * PAGE, range.end.min(self.len));
         if from < to {
             // SAFETY: the range is inside the mapping, which `&mut self` owns; contents stay as they are.
@@ -72,7 +97,7 @@ impl Mapping {
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Mapping { start: start.cast(), len })
+        Ok(Mapping { start: start.cast(), len, mapped: len.max(1) })
     }
 
     /// The mapped bytes.
@@ -90,8 +115,10 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: unmaps what `map` mapped; no borrow outlives self.
-        unsafe { libc::munmap(self.start.cast(), self.len.max(1)) };
+        if self.mapped > 0 {
+            // SAFETY: unmaps what `map` mapped, or a part of it that no other value owns; no borrow outlives self.
+            unsafe { libc::munmap(self.start.cast(), self.mapped) };
+        }
     }
 }
 

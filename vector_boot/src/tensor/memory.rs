@@ -11,8 +11,9 @@ use std::os::fd::BorrowedFd;
 
 use crate::sys::memory::{claim, Mapping};
 pub use before::BeforeImages;
+use before::SpareBlocks;
 use page_set::PageSet;
-use scan::{count_differing, fingerprint};
+use scan::{count_differing, fingerprint_delta, PageScan};
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
@@ -28,6 +29,9 @@ pub struct PagedMemory {
     dirty: PageSet,
     /// Pages the open transaction has saved.
     saved: PageSet,
+    /// Those of them that were compared with their before-image when they were written, and not written since.
+    scanned: PageSet,
+    spare: SpareBlocks,
 }
 
 impl PagedMemory {
@@ -35,8 +39,9 @@ impl PagedMemory {
     pub fn new(weights: Mapping, extra: Mapping) -> Self {
         let extra_at = weights.bytes().len().next_multiple_of(PAGE);
         let pages = (extra_at + extra.bytes().len()).div_ceil(PAGE);
-        let (dirty, saved) = (PageSet::new(pages), PageSet::new(pages));
-        PagedMemory { weights, extra, extra_at, fingerprint: 0, dirty, saved }
+        let [dirty, saved, scanned] = [(); 3].map(|()| PageSet::new(pages));
+        let spare = SpareBlocks::default();
+        PagedMemory { weights, extra, extra_at, fingerprint: 0, dirty, saved, scanned, spare }
     }
 
     /// Address of the first byte after the model.
@@ -149,9 +154,14 @@ impl PagedMemory {
         u64::from(self.pages().saturating_sub(self.dirty_count())) * PAGE as u64
     }
 
+    fn forget_transaction(&mut self, page: u32) {
+        self.saved.remove(page);
+        self.scanned.remove(page);
+    }
+
     /// Starts a transaction.
     pub fn begin(&mut self) -> Transaction<'_> {
-        Transaction { memory: self, before: BeforeImages::default(), open: true, delta: None }
+        Transaction { memory: self, before: BeforeImages::default(), open: true, scans: Vec::new(), delta: None }
     }
 }
 
@@ -160,6 +170,8 @@ pub struct Transaction<'a> {
     memory: &'a mut PagedMemory,
     before: BeforeImages,
     open: bool,
+    /// One for each before-image; valid for the scanned pages.
+    scans: Vec<PageScan>,
     /// By how much the fingerprint changes, if nothing was written since that was computed.
     delta: Option<u64>,
 }
@@ -179,8 +191,13 @@ impl Transaction<'_> {
             let count = (PAGE - at % PAGE).min(new.len() - done);
             let piece = &new[done..done + count];
             if self.memory.bytes(at, count) != piece {
-                self.save((at / PAGE) as u32);
+                let page = (at / PAGE) as u32;
+                let fresh = self.save(page);
                 self.memory.bytes_mut(at, count).copy_from_slice(piece);
+                match fresh && count == PAGE {
+                    true => self.scan_newest(page),
+                    false => self.memory.scanned.remove(page),
+                }
             }
             done += count;
         }
@@ -192,10 +209,31 @@ impl Transaction<'_> {
         self.write(address, &new[..len.min(new.len())]);
     }
 
-    fn save(&mut self, page: u32) {
-        if self.memory.saved.insert(page) {
+    /// Saves a page unless that was done; returns whether it had to be.
+    fn save(&mut self, page: u32) -> bool {
+        let fresh = self.memory.saved.insert(page);
+        if fresh {
+            self.before.make_room(&mut self.memory.spare);
             self.before.push(page, self.memory.page(page));
+            self.scans.push(PageScan::default());
         }
+        fresh
+    }
+
+    /// Scans the page that was saved last, while it is in the cache.
+    fn scan_newest(&mut self, page: u32) {
+        if let (Some(scan), Some(before)) = (self.scans.last_mut(), self.before.newest()) {
+            *scan = PageScan::of(page, before, self.memory.page(page));
+            self.memory.scanned.insert(page);
+        }
+    }
+
+    /// The saved pages with their bytes before and their scans.
+    fn scans(&self) -> impl Iterator<Item = (u32, &[u8], PageScan)> {
+        self.before.iter().zip(&self.scans).map(|((page, before), scan)| match self.memory.scanned.contains(page) {
+            true => (page, before, *scan),
+            false => (page, before, PageScan::of(page, before, self.memory.page(page))),
+        })
     }
 
     /// For each range, the number of bytes that the transaction has changed so far. The ranges may have any order, but
@@ -204,16 +242,18 @@ impl Transaction<'_> {
         let mut order: Vec<usize> = (0..ranges.len()).filter(|index| !ranges[*index].is_empty()).collect();
         order.sort_unstable_by_key(|index| ranges[*index].start);
         let (mut changed, mut delta) = (vec![0; ranges.len()], 0u64);
-        // Everything is computed in one pass: a page is read from memory once only.
-        for (page, before) in self.before.iter() {
+        for (page, before, scan) in self.scans() {
             let (start, after) = (page as usize * PAGE, self.memory.page(page));
             let first = order.partition_point(|index| ranges[*index].end <= start);
             for index in order[first..].iter().take_while(|index| ranges[**index].start < start + after.len()) {
                 let range = &ranges[*index];
                 let (from, to) = (range.start.max(start) - start, range.end.min(start + after.len()) - start);
-                changed[*index] += count_differing(&before[from..to], &after[from..to]);
+                changed[*index] += match to - from == after.len() {
+                    true => scan.changed,
+                    false => count_differing(&before[from..to], &after[from..to]),
+                };
             }
-            delta = delta.wrapping_add(fingerprint_delta(page, before, after));
+            delta = delta.wrapping_add(scan.delta);
         }
         self.delta = Some(delta);
         changed
@@ -227,23 +267,20 @@ impl Transaction<'_> {
         for (page, bytes) in before.iter() {
             let (address, len) = self.memory.extent(page);
             self.memory.bytes_mut(address, len).copy_from_slice(&bytes[..len]);
-            self.memory.saved.remove(page);
+            self.memory.forget_transaction(page);
         }
     }
 
     /// Makes the change permanent, and returns the pages as they were before it.
     pub fn commit(mut self) -> BeforeImages {
         self.open = false;
+        let sum = || self.scans().map(|(.., scan)| scan.delta).fold(0, u64::wrapping_add);
+        let delta = self.delta.unwrap_or_else(sum);
         let before = std::mem::take(&mut self.before);
-        let memory = &mut *self.memory;
-        let delta = self.delta.unwrap_or_else(|| {
-            let deltas = before.iter().map(|(page, bytes)| fingerprint_delta(page, bytes, memory.page(page)));
-            deltas.fold(0, u64::wrapping_add)
-        });
-        memory.fingerprint = memory.fingerprint.wrapping_add(delta);
+        self.memory.fingerprint = self.memory.fingerprint.wrapping_add(delta);
         for page in before.pages() {
-            memory.saved.remove(page);
-            memory.dirty.insert(page);
+            self.memory.forget_transaction(page);
+            self.memory.dirty.insert(page);
         }
         before
     }
@@ -253,11 +290,6 @@ impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         self.undo();
     }
-}
-
-/// By how much the fingerprint of the contents changes with a page. `before` may be padded with zeros.
-fn fingerprint_delta(page: u32, before: &[u8], after: &[u8]) -> u64 {
-    fingerprint(page, after).wrapping_sub(fingerprint(page, &before[..after.len()]))
 }
 
 #[cfg(test)]

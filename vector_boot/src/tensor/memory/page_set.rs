@@ -17,6 +17,11 @@ impl PageSet {
         fresh
     }
 
+    /// Whether it has a page.
+    pub fn contains(&self, page: u32) -> bool {
+        self.0[page as usize / 64] >> (page % 64) & 1 == 1
+    }
+
     /// Removes a page.
     pub fn remove(&mut self, page: u32) {
         self.0[page as usize / 64] &= !(1u64 << (page % 64));

@@ -3,6 +3,28 @@
 /// Bytes that are read at a time.
 const GROUP: usize = 32;
 
+/// How a page differs from what it was.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PageScan {
+    /// By how much the fingerprint of all pages changes.
+    pub delta: u64,
+    /// Number of bytes that differ.
+    pub changed: u64,
+}
+
+impl PageScan {
+    /// Compares a page with what it was, which may be padded.
+    pub fn of(page: u32, before: &[u8], after: &[u8]) -> Self {
+        let changed = count_differing(&before[..after.len()], after);
+        PageScan { delta: fingerprint_delta(page, before, after), changed }
+    }
+}
+
+/// By how much the fingerprint of all pages changes with one of them. `before` may be padded.
+pub fn fingerprint_delta(page: u32, before: &[u8], after: &[u8]) -> u64 {
+    fingerprint(page, after).wrapping_sub(fingerprint(page, &before[..after.len()]))
+}
+
 /// Number of bytes that differ between two slices of the same length.
 pub fn count_differing(a: &[u8], b: &[u8]) -> u64 {
     // Each run is short enough for the sums to fit bytes, so that the loop is vectorised.
@@ -23,7 +45,7 @@ pub fn count_differing(a: &[u8], b: &[u8]) -> u64 {
 
 /// A hash of a page and its number: four lanes of multiply and rotate, mixed at the end. It detects accidental damage,
 /// not forgery.
-pub fn fingerprint(page: u32, bytes: &[u8]) -> u64 {
+fn fingerprint(page: u32, bytes: &[u8]) -> u64 {
     let mut lanes = [u64::from(page) + 1, 0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344, 0xA409_3822_299F_31D0];
     let (groups, rest) = bytes.as_chunks::<GROUP>();
     groups.iter().for_each(|group| absorb(&mut lanes, group));

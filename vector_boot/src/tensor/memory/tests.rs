@@ -86,3 +86,35 @@ fn differing_bytes_are_counted_exactly() {
     assert_eq!(count_differing(&a, &b), 20_000u64.div_ceil(7));
     assert_eq!(count_differing(&a[..17], &b[..17]), 3);
 }
+
+#[test]
+fn what_changed_is_found_however_it_was_written() {
+    const PAGES: usize = 200; // more than the small blocks of before-images hold
+    let mut memory = PagedMemory::new(Mapping::zeroed(PAGES * PAGE).unwrap(), Mapping::zeroed(PAGE).unwrap());
+    let base = memory.bytes(0, PAGES * PAGE).to_vec();
+    let mut wanted: Vec<u8> = (0..PAGES * PAGE).map(|index| (index % 250) as u8).collect();
+    let mut change = memory.begin();
+    change.write(0, &wanted); // whole pages, ...
+    for (at, value) in [(5, 77), (PAGE + 1, 0), (100 * PAGE, 200)] {
+        change.write(at, &[value]); // ... of which some are written again,
+        wanted[at] = value;
+    }
+    change.write(7 * PAGE, &base[7 * PAGE..8 * PAGE]); // ... and one gets its old contents back
+    wanted[7 * PAGE..8 * PAGE].copy_from_slice(&base[7 * PAGE..8 * PAGE]);
+    let ranges = [9 * PAGE + 9..PAGES * PAGE, 0..PAGE / 2, PAGE / 2..9 * PAGE + 9, 3..3];
+    let count = |range: &Range<usize>| range.clone().filter(|at| wanted[*at] != base[*at]).count() as u64;
+    assert_eq!(change.changed_bytes(&ranges), ranges.each_ref().map(count));
+    let before = change.commit();
+    assert_eq!(before.iter().map(|(page, _)| page as usize).collect::<Vec<_>>(), (0..PAGES).collect::<Vec<_>>());
+    assert!(before.iter().all(|(page, bytes)| bytes == &base[page as usize * PAGE..][..PAGE]));
+    assert!(memory.bytes(0, PAGES * PAGE) == wanted);
+    let mut restored = PagedMemory::new(Mapping::zeroed(PAGES * PAGE).unwrap(), Mapping::zeroed(PAGE).unwrap());
+    for (page, bytes) in (0..).zip(wanted.chunks(PAGE)) {
+        restored.restore_page(page, bytes);
+    }
+    assert_eq!(memory.fingerprint(), restored.fingerprint());
+    let mut back = memory.begin();
+    before.iter().for_each(|(page, bytes)| back.write_page(page, bytes));
+    back.commit();
+    assert_eq!(memory.fingerprint(), 0);
+}
