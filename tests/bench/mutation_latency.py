@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from qemu.accel import select
-from tests.bench.mutation_machines import SERIAL, UNIX, WEIGHT, Connected, booted, build_image, local, percentile
+from tests.bench.mutation_machines import SERIAL, UNIX, WEIGHT, Connected, booted, build_image, local
 from tests.bench.report import quantity
 from tests.bench.results import BenchFinding, Case, Result, Setting
 from tests.bench.sampling import alternate
+from tests.bench.statistics import percentile
 from vboot.weights.edits import Dense, Edit, LowRank, Program, Seeded, Sparse
 
 _HOW = (

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from qemu.accel import select
 from qemu.launch import start
 from qemu.spec import Disk, MachineSpec
+from qemu.state_file import STATE_SERIAL
 from tests.bench.boot_timing import APPEND
 from tests.bench.host import REPOSITORY
 from tests.support.local_machine import local_machine
@@ -34,10 +34,11 @@ _RUN_FOLDER = REPOSITORY / "build" / "run" / "bench-mutation"
 
 @dataclass(frozen=True)
 class Connected:
-    """A machine, and the number of bytes sent and received over its connection."""
+    """A machine, the number of bytes sent and received over its connection, and where others connect to it."""
 
     machine: MachineClient
     wire_bytes: Callable[[], int]
+    socket: Path
 
 
 class _CountingLink(SocketLink):
@@ -56,23 +57,25 @@ class _CountingLink(SocketLink):
 
 
 @contextmanager
-def local(model: Path) -> Iterator[Connected]:
-    """The executable of the release, serving `model` without limits on energy."""
+def local(model: Path, *, state: Path | None = None) -> Iterator[Connected]:
+    """The executable of the release, serving `model` without limits on energy; with `state`, durably."""
     # A short path of its own: that of a socket may have about 100 characters.
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        options = ("--energy", "off", "--fault")
+        durable = ("--state", str(state)) if state else ()
+        options = ("--energy", "off", "--fault", *durable)
         with local_machine(Path(folder), *options, model=model) as running, _connect(running.socket) as line:
             yield line
 
 
 @contextmanager
-def booted(image: Path) -> Iterator[Connected]:
-    """A virtual machine of the image in this folder."""
+def booted(image: Path, *, state: Path | None = None) -> Iterator[Connected]:
+    """A virtual machine of the image in this folder; with `state`, a durable one."""
+    durable = (Disk(state, STATE_SERIAL, read_only=False),) if state else ()
     spec = MachineSpec(
         kernel=image / "vmlinuz",
         initramfs=image / "initramfs.cpio",
         append=f"{APPEND} vector_boot.energy=off",
-        disks=(Disk(image / "vector_boot.rts", "vb-rts", read_only=True),),
+        disks=(Disk(image / "vector_boot.rts", "vb-rts", read_only=True), *durable),
         memory_mib=_MEMORY_MIB,
     )
     with start(spec, accel=select("auto"), run=_RUN_FOLDER) as running:
@@ -81,20 +84,15 @@ def booted(image: Path) -> Iterator[Connected]:
             yield line
 
 
-def build_image(output: Path, *, model_type: str) -> Path:
-    """An image of minilm; its vectorland.gguf serves the local machine too. Raises ToolError."""
-    options = ["--model", "minilm", "--type", model_type, "--output", str(output)]
+def build_image(output: Path, *, model_type: str, model: str = "minilm") -> Path:
+    """An image of a model; its vectorland.gguf serves the local machine too. Raises ToolError."""
+    options = ["--model", model, "--type", model_type, "--output", str(output)]
     command = [sys.executable, "-m", "builder", "build", *options]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
         raise ToolError(f"the image could not be built ({last})", command=command, stderr=done.stderr)
     return output
-
-
-def percentile(samples: Sequence[float], share: float) -> float:
-    """The smallest sample that a share of all does not exceed (nearest rank)."""
-    return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]
 
 
 @contextmanager
@@ -108,4 +106,4 @@ def _connect(path: Path) -> Iterator[Connected]:
         return _CountingLink(path, deadline, count)
 
     with MachineClient(open_link, timeout=_ANSWER_SECONDS, client="bench") as machine:
-        yield Connected(machine, lambda: counted[0])
+        yield Connected(machine, lambda: counted[0], path)

@@ -1,4 +1,4 @@
-"""The runtimes that ours is compared with, each in its own environment below build/peers.
+"""The programs that ours is compared with, each in its own environment below build/peers.
 
 An environment is made when it is missing or other packages are pinned since; llama.cpp is compiled for the processor
 of this machine, which takes some minutes.
@@ -36,6 +36,7 @@ class _Step:
 
 _WHEELS = ("--only-binary", ":all:")
 _STEPS: Mapping[str, Sequence[_Step]] = {
+    "lmdb": (_Step(_HERE / "peers.lmdb.txt", _WHEELS),),
     "onnxruntime": (_Step(_HERE / "peers.onnxruntime.txt", _WHEELS),),
     "llama_cpp": (
         _Step(_HERE / "peers.llama_cpp_needs.txt", _WHEELS),
@@ -53,9 +54,9 @@ _STEPS: Mapping[str, Sequence[_Step]] = {
 
 
 def find_peer(name: str, setting: Setting) -> Path | None:
-    """The Python that has the peer "onnxruntime" or "llama_cpp"; None, with the reason said, when it cannot be had.
+    """The Python that has the peer "lmdb", "onnxruntime" or "llama_cpp".
 
-    A quick run builds nothing.
+    None, with the reason said, when it cannot be had. A quick run builds nothing.
     """
     folder = _ENVIRONMENTS / name
     python = folder / "bin" / "python"

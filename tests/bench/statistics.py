@@ -34,6 +34,11 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The smallest sample that a share of all does not exceed (nearest rank). Raises IndexError when there is none."""
+    return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]
+
+
 def growth_exponent(small: tuple[float, float], large: tuple[float, float]) -> float:
     """The k of cost = c * size ** k through two points (size, cost): 1 is linear, 2 quadratic.
 

@@ -20,7 +20,7 @@ _EXIT_SECONDS = 10.0
 
 
 class TimedChild:
-    """Runs `command`, which answers each path on stdin with `NANOSECONDS COUNT` on stdout. A context manager."""
+    """Runs `command`, which answers each line on stdin with `NANOSECONDS COUNT` on stdout. A context manager."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = list(command)
@@ -41,15 +41,15 @@ class TimedChild:
         assert self._process.stdout is not None
         self._questions, self._answers = self._process.stdin, self._process.stdout
 
-    def ask(self, path: Path) -> tuple[float, int]:
-        """Seconds and count for one path. Raises ToolError when the child ends or is silent for two minutes."""
+    def ask(self, task: Path | str) -> tuple[float, int]:
+        """Seconds and count for one task. Raises ToolError when the child ends or is silent for two minutes."""
         try:
-            self._questions.write(f"{path}\n".encode())
+            self._questions.write(f"{task}\n".encode())
         except OSError:
             raise self._failed("took no more work") from None
         fields = self._line().split()
         if len(fields) != 2:
-            raise self._failed(f"gave no answer for {path.name}")
+            raise self._failed(f"gave no answer for {Path(task).name}")
         return int(fields[0]) / 1e9, int(fields[1])
 
     def __enter__(self) -> Self:

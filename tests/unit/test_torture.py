@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.bench.mutation_machines import percentile
+from tests.bench.statistics import percentile
 from tests.torture.__main__ import explain, main
 from tests.torture.draws import draw_cycle
 from tests.torture.expectation import DeviationError, Request, State, check, model_digest
