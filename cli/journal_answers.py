@@ -120,7 +120,7 @@ def _image(log: Log, entry: Entry) -> dict[str, Any]:
     facts = {"sequence": entry.head.sequence, "generation": entry.head.generation, "offset": log.place(entry.offset)}
     try:
         image = parse_image(log.payload(entry))
-    except ValueError:
+    except ValueError:  # what is wrong with it is told by verify
         return {**facts, "pages": None, "ids": None}
     return {**facts, "pages": len(image.pages), "ids": len(image.ids)}
 

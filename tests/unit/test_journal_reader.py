@@ -14,7 +14,7 @@ from tests.support.state_devices import SIZE, StateWriter, image, mutation
 from vboot.errors import InputError
 from vboot.journal import tables
 from vboot.journal.device import Device
-from vboot.journal.entries import Kind, parse_image, parse_mutation
+from vboot.journal.entries import EntryError, Kind, parse_image, parse_mutation
 from vboot.journal.recovery import Log, recover
 from vboot.journal.superblock import superblocks
 from vboot.journal.tables import AREA_START, BLOCK
@@ -150,6 +150,14 @@ def test_an_entry_that_is_not_valid_in_a_frame_that_is(path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("second", [False, True])
+def test_frames_without_entries_and_images_that_are_not_first(path: Path, second: bool) -> None:
+    writer = written(1)
+    rest = [writer.entry(Kind.PROMOTE), writer.entry(Kind.IMAGE, image({}), place=1)] if second else []
+    writer.frame(*rest)
+    assert reason(read(path, writer.data)) == "damaged"
+
+
 def test_a_ring_that_wraps(path: Path) -> None:
     """A frame crosses the end of the ring; what is left of the earlier turn is no frame of this one."""
     writer = StateWriter()
@@ -194,7 +202,7 @@ def test_a_payload_that_was_overwritten_since(path: Path) -> None:
         with path.open("r+b") as file:
             file.seek(log.place(log.entries[3].offset) + tables.ENTRY_HEAD_BYTES)
             file.write(b"other")
-        with pytest.raises(InputError, match="entry 3 was overwritten while it was read"):
+        with pytest.raises(EntryError, match="its payload does not have the sum in its head"):
             log.payload(log.entries[3])
 
 

@@ -119,14 +119,6 @@ def test_a_log_that_does_not_replay(
         replayed(tmp_path, history.writer, history.model)
 
 
-def test_a_moved_start_must_hold_an_image(history: History, tmp_path: Path) -> None:
-    history.promote()
-    history.writer.next_superblock(**history.writer.start_at_next())
-    history.promote()
-    with pytest.raises(ReplayError, match="the first entry of a log whose start was moved holds no image"):
-        replayed(tmp_path, history.writer, history.model)
-
-
 def test_generations_that_are_not_there(history: History, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="generation 1 is not on the device: it holds generation 0"):
         replayed(tmp_path, history.writer, history.model, 1)

@@ -105,15 +105,19 @@ class EntryError(ValueError):
         self.place = place
 
 
-def entries(content: bytes, *, count: int, sequence: int) -> Iterator[tuple[int, Head, bytes]]:
-    """The entries of a frame: place in the content, head, payload. Raises EntryError for one that is not valid."""
+def entries(content: bytes, *, count: int, sequence: int) -> Iterator[tuple[int, Head]]:
+    """The entries of a frame: place in the content, and head. Raises EntryError for one that is not valid."""
     at = 0
+    if count == 0:
+        raise EntryError(at, "the frame has no entries")
     for number in range(count):
         head = _head(content, at, sequence + number)
+        if number > 0 and head.holds_image:
+            raise EntryError(at, "it holds an image, and is not the first of its frame")
         end = at + ENTRY_HEAD_BYTES + head.payload_bytes
         if end > len(content):
             raise EntryError(at, f"its payload of {head.payload_bytes} bytes leaves the frame")
-        yield at, head, content[at + ENTRY_HEAD_BYTES : end]
+        yield at, head
         at = end + -end % tables.ENTRY_ALIGNMENT
     if at != len(content):
         raise EntryError(at, f"the frame has {len(content)} bytes of entries, and {count} entries take {at}")

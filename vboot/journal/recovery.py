@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from vboot.errors import InputError
 from vboot.journal.device import Device
 from vboot.journal.entries import Entry, EntryError, entries, is_payload_right
 from vboot.journal.frames import Area, Frame
@@ -63,11 +62,10 @@ class Log:
         return self.area.place(offset) if self.area else offset
 
     def payload(self, entry: Entry) -> bytes:
-        """The payload of an entry. Raises InputError if a machine has written over it since the device was read."""
+        """The payload of an entry. Raises EntryError if its sum is wrong, as after a machine wrote over it."""
         found = self.area.read(entry.offset + ENTRY_HEAD_BYTES, entry.head.payload_bytes) if self.area else b""
         if not is_payload_right(entry.head, found):
-            what = f"entry {entry.head.sequence} was overwritten while it was read"
-            raise InputError(what, remedy="stop the machine, or read a copy of the file")
+            raise EntryError(0, "its payload does not have the sum in its head")
         return found
 
 
@@ -150,9 +148,7 @@ def _fits(frame: Frame, current: Superblock) -> bool:
 
 
 def _entries_of(frame: Frame, content: bytes) -> Iterator[Entry]:
-    for place, head, payload in entries(content, count=frame.entries, sequence=frame.sequence):
-        if not is_payload_right(head, payload):
-            raise EntryError(place, f"the payload of entry {head.sequence} does not have the sum in its head")
+    for place, head in entries(content, count=frame.entries, sequence=frame.sequence):
         yield Entry(head, frame.offset + FRAME_HEAD_BYTES + place, frame.number, frame.boot)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vboot.errors import InputError
-from vboot.journal.entries import Entry, Kind, parse_image, parse_mutation
+from vboot.journal.entries import Entry, EntryError, Kind, parse_image, parse_mutation
 from vboot.journal.pages import PAGE, Contents, Model, Tensors, fingerprint, fingerprint_difference
 from vboot.journal.recovery import Log
 from vboot.protocol.tables import PROTECTED_TENSORS
@@ -82,19 +82,15 @@ def replay(
     return current
 
 
-def _check_order(log: Iterable[Entry]) -> None:
-    """Raise ReplayError if generations are missing, or the log begins with what needs an entry before it."""
-    newest_before: int | None = None
+def _check_order(log: Sequence[Entry]) -> None:
+    """Raise ReplayError if a generation is missing. One of an image at the beginning may be any."""
+    newest_before = 0
+    if log and log[0].head.holds_image:
+        newest_before = log[0].head.generation - log[0].head.kind.makes_generation
     for entry in log:
-        head = entry.head
-        if newest_before is None:
-            if entry.frame != 0 and not head.holds_image:
-                raise ReplayError(entry, "the first entry of a log whose start was moved holds no image")
-            newest_before = head.generation - head.kind.makes_generation if entry.frame != 0 else 0
-        expected = newest_before + head.kind.makes_generation
-        if head.generation != expected:
-            raise ReplayError(entry, f"its generation is {head.generation}, expected {expected}")
-        newest_before = head.generation
+        newest_before += entry.head.kind.makes_generation
+        if entry.head.generation != newest_before:
+            raise ReplayError(entry, f"its generation is {entry.head.generation}, expected {newest_before}")
 
 
 def _after(
@@ -102,9 +98,9 @@ def _after(
 ) -> Weights:
     head = entry.head
     if head.holds_image:
-        after = _image(model, entry, log.payload(entry))
+        after = _image(model, entry, _payload(log, entry))
     elif head.kind == Kind.MUTATE:
-        after = _mutated(model, before, entry, log.payload(entry))
+        after = _mutated(model, before, entry, _payload(log, entry))
     elif head.kind in (Kind.ROLLBACK, Kind.LEASE_EXPIRED):
         if head.target not in kept:
             raise ReplayError(entry, f"it returns to generation {head.target}, which the log does not hold")
@@ -118,6 +114,13 @@ def _after(
     if head.kind == Kind.IMAGE and not is_first and after.contents != before.contents:
         raise ReplayError(entry, "its image is not that of the current weights")
     return after
+
+
+def _payload(log: Log, entry: Entry) -> bytes:
+    try:
+        return log.payload(entry)
+    except EntryError as error:
+        raise ReplayError(entry, str(error)) from error
 
 
 def _image(model: Model, entry: Entry, payload: bytes) -> Weights:
