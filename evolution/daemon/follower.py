@@ -128,11 +128,9 @@ class Follower:
         if hello.emergency is not None:
             self.disconnect()
             raise BodyError(f"{self.name} is in emergency mode: {hello.emergency}", remedy="boot a sound image")
-        if hello.signed:
+        if hello.signed and self._machine.signer is None:
             self.disconnect()
-            raise BodyError(
-                f"{self.name} accepts signed mutations only", remedy="build the image without a mutation key"
-            )
+            raise BodyError(f"{self.name} takes signed changes only", remedy="give --key FILE")
         model = self._machine.digest([]).model
         self._tell(Connected(self.name, hello.build, hello.generation, model))
 

@@ -27,6 +27,11 @@ _NOTHING = dense("w.F32", 0, mutable()["w.F32"].data[:8])
 _ONE_A, _ONE_B = np.ones((ROWS, 1), np.float32), np.ones((COLUMNS, 1), np.float32)
 
 
+def check_a_machine_without_a_key_takes_no_signed_change(client: Client) -> None:
+    params = {"payload": "", "keyid": "0" * 64, "sig": "A" * 86 + "=="}
+    assert client.ask("signed", params).code == 1010
+
+
 def _with(edit: Edit, **members: Any) -> Edit:
     return Edit({**edit.members, **members}, edit.part)
 

@@ -75,9 +75,14 @@ def mutable() -> dict[str, Tensor]:
     return {tensor.name: tensor for tensor in (*tensors(), *slots)}
 
 
-def write_model(path: Path) -> Path:
-    """Write the GGUF. Its architecture is unknown, so it boots and accepts mutations but cannot embed."""
+def write_model(path: Path, *, mutation_key: bytes | None = None) -> Path:
+    """Write the GGUF. Its architecture is unknown, so it boots and accepts mutations but cannot embed.
+
+    With a `mutation_key`, a public one, the machine takes signed changes only.
+    """
     writer = GGUFWriter(path, "conformance", use_temp_file=False)
+    if mutation_key is not None:
+        writer.add_string("vector_boot.mutation_key", mutation_key.hex())
     for tensor in tensors():
         kind = GGMLQuantizationType[tensor.kind]
         rest = tensor.shape[1:]

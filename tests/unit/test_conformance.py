@@ -16,6 +16,7 @@ from tests.conformance import (
     checks_gate,
     checks_journal,
     checks_listening,
+    checks_signed,
     checks_state,
     checks_trials,
     checks_uploads,
@@ -29,6 +30,7 @@ PATIENCE_S = 120
 SHARED = checks(checks_framing, checks_gate, checks_edits, checks_connections)
 WITH_CRASHES = checks(checks_state, checks_trials, checks_uploads, checks_journal)
 AT_A_SOCKET = checks(checks_listening)
+SIGNED = checks(checks_signed)
 QUICK = ("--fault", "--heartbeat-ms", "20")
 
 
@@ -89,6 +91,16 @@ def test_conformance_alone(model: Path, tmp_path: Path, check: Check) -> None:
 def test_conformance_at_a_socket(model: Path, tmp_path: Path, check: Check) -> None:
     with (
         local_machine(tmp_path, *QUICK, model=model) as machine,
+        connected(machine.socket, patience=PATIENCE_S) as client,
+    ):
+        check(client)
+
+
+@pytest.mark.parametrize("check", [check for _, check in SIGNED], ids=[name for name, _ in SIGNED])
+def test_conformance_with_a_mutation_key(tmp_path: Path, check: Check) -> None:
+    model = write_model(tmp_path / "model.gguf", mutation_key=checks_signed.KEY.public_key().public_bytes_raw())
+    with (
+        local_machine(tmp_path, "--energy", "off", *QUICK, model=model) as machine,
         connected(machine.socket, patience=PATIENCE_S) as client,
     ):
         check(client)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -259,7 +261,11 @@ def test_the_command_line_signs_with_key(vboot: Vboot, tmp_path: Path, model: Pa
             assert vboot.last_error() == "vboot: error: this machine takes signed changes only; give --key FILE"
         assert vboot.json("mutate", socket, *SET, "--key", key)["generation"] == 1
         assert vboot.json("promote", socket, "--key", key) == {"promoted": 1}
-        assert vboot.json("rollback", socket, "--to", "0", "--key", key)["generation"] == 2
+        assert vboot("mutate", socket, "--set", "token_embd.weight[1]=0.5", "--confidence", "1", "--dry-run") == 1
+        assert "the machine takes signed changes only" in vboot.last_error()
+        verified = ("--set", "token_embd.weight[1]=0.5", "--confidence", "1", "--verify", "--key", key)
+        assert vboot.json("mutate", socket, *verified)["generation"] == 2
+        assert vboot.json("rollback", socket, "--to", "0", "--key", key)["generation"] == 3
         assert vboot("apply", socket, model, "--key", key) == 0, vboot.err
         assert vboot("mutate", socket, *SET, "--key", keys / "code.key") == 1
         assert "signed by another key" in vboot.last_error()
@@ -309,3 +315,28 @@ def test_a_composed_file_holds_the_key_and_says_so(vboot: Vboot, tmp_path: Path,
     assert f"required, with the key {public}" in vboot.out
     compose(str(tmp_path / "a.gguf"), tmp_path / "c.gguf")
     assert vboot.json("inspect", tmp_path / "c.gguf")["capabilities"]["mutation_key"] == public
+
+
+def test_the_shell_signs_with_key(
+    vboot: Vboot, tmp_path: Path, model: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "mutate --set token_embd.weight[0]=0.5 --confidence 0.9\npromote\n"
+    with served(tmp_path, model) as socket:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(script))
+        assert vboot("shell", socket, "--key", keys / "mutation.key") == 0, vboot.err
+        monkeypatch.setattr(sys, "stdin", io.StringIO("rollback 0\n"))
+        assert vboot("shell", socket) == 1
+        assert "this machine takes signed changes only; give --key FILE" in vboot.err
+
+
+@pytest.mark.parametrize("where", ["socket", "in_process"])
+def test_evolve_signs_with_key(vboot: Vboot, tmp_path: Path, model: Path, keys: Path, where: str) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    lines = [{"query": f"ship {number}", "document": f"the ship of {number}"} for number in range(160)]
+    pairs.write_text("\n".join(map(json.dumps, lines)))
+    few = ("--tier", "output", "--batch", "4", "--generations", "2", "--watch", "2", "--option", "pairs=2")
+    words = ("--model", model, "--data", pairs, *few, "--no-report", "--folder", tmp_path / "run")
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(served(tmp_path, model)) if where == "socket" else "--in-process"
+        outcome = vboot.json("evolve", target, *words, "--key", keys / "mutation.key")
+        assert (outcome["generations"], outcome["accepted"] > 0) == (2, True)

@@ -49,7 +49,7 @@ def predict(
     touched = _touched(edits, infos)
     for _ in range(_GENERATIONS_TRIED):
         hello = machine.hello()
-        _check_gate(hello, edits, confidence, base_generation)
+        _check_gate(hello, edits, confidence, base_generation, signs=machine.signer is not None)
         tensors = _read(machine, touched, hello.generation, progress)
         if tensors is not None:
             break
@@ -85,11 +85,13 @@ def verify(machine: MachineClient, mutation: Mutation, prediction: Prediction) -
         raise MachineError(what, remedy=remedy)
 
 
-def _check_gate(hello: Hello, edits: Sequence[Edit], confidence: float, base_generation: int | None) -> None:
-    """Raise EditError for what the machine refuses before it looks at any edit."""
+def _check_gate(
+    hello: Hello, edits: Sequence[Edit], confidence: float, base_generation: int | None, *, signs: bool
+) -> None:
+    """Raise EditError for what the machine refuses before it looks at any edit. `signs`: the client signs changes."""
     if hello.emergency is not None:
         raise EditError(Code.EMERGENCY, f"the machine is in emergency mode: {hello.emergency}")
-    if hello.signed:
+    if hello.signed and not signs:
         raise EditError(Code.BAD_SIGNATURE, "the machine takes signed changes only")
     if base_generation not in (None, hello.generation):
         raise EditError(Code.STALE_GENERATION, f"the current generation is {hello.generation}, not {base_generation}")
