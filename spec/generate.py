@@ -55,7 +55,8 @@ class Method:
     """A request that the machine answers, and its properties.
 
     `runs`: "inline" at once, "queued" on a second thread while later requests wait, "sized" either of these by its
-    size, "beside" on a second thread while the methods with `passes` are answered. `cancellable`: `cancel` ends it.
+    size, "beside" on a second thread while the methods with `passes` are answered, "apart" while only its own
+    connection waits. `cancellable`: `cancel` ends it.
     `emergency`: answered in emergency mode too. `changes_weights`: it makes a new generation. `repeat`: whether a
     client may send it again when no reply came: always ("safe"), with the same id ("by_id"), or not by itself
     ("never"). `blob`: whether a blob comes with it. `in_process`: whether the C library answers it. `signed`: a
@@ -64,7 +65,7 @@ class Method:
 
     name: str
     summary: str
-    runs: Literal["inline", "queued", "sized", "beside"]
+    runs: Literal["inline", "queued", "sized", "beside", "apart"]
     passes: bool
     cancellable: bool
     emergency: bool
@@ -128,6 +129,8 @@ def protocol_module() -> str:
         '"""What a client can subscribe to."""\n',
         _words("FAULT_KINDS", (fault["name"] for fault in tables["fault"])),
         '"""How the worker process can be made to fail, for tests."""\n',
+        _mapping("RELOAD_REASONS", "str", "str", ((x["name"], _quoted(x["meaning"])) for x in tables["reload_reason"])),
+        '"""Why a reload failed: the words of `data.reason`, and what they mean."""\n',
         _mapping(
             "RECORD_KINDS", "int", "str", ((kind["number"], _quoted(kind["name"])) for kind in tables["record_kind"])
         ),

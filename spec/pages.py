@@ -36,6 +36,7 @@ def protocol_page() -> str:
         "journal reasons": _table(
             ("data.reason", ""), ((_code(x["name"]), x["meaning"]) for x in tables["journal_reason"])
         ),
+        "reload reasons": _table(("reason", ""), ((_code(x["name"]), x["meaning"]) for x in tables["reload_reason"])),
         "record kinds": _table(("number", "kind"), ((x["number"], _code(x["name"])) for x in tables["record_kind"])),
     }
     for method in tables["method"]:

@@ -34,6 +34,7 @@ SPECIAL: Mapping[tuple[str, str], Any] = {
     ("embed", "truncate"): "end",
     ("subscribe", "events"): ["alert"],
     ("fault", "what"): "orphans",
+    ("reload", "what"): "binary",
 }
 """Where not every value of the type is valid."""
 WRONG: Mapping[str, list[Any]] = {

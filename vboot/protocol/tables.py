@@ -23,7 +23,8 @@ class Method:
     """A request that the machine answers, and its properties.
 
     `runs`: "inline" at once, "queued" on a second thread while later requests wait, "sized" either of these by its
-    size, "beside" on a second thread while the methods with `passes` are answered. `cancellable`: `cancel` ends it.
+    size, "beside" on a second thread while the methods with `passes` are answered, "apart" while only its own
+    connection waits. `cancellable`: `cancel` ends it.
     `emergency`: answered in emergency mode too. `changes_weights`: it makes a new generation. `repeat`: whether a
     client may send it again when no reply came: always ("safe"), with the same id ("by_id"), or not by itself
     ("never"). `blob`: whether a blob comes with it. `in_process`: whether the C library answers it. `signed`: a
@@ -32,7 +33,7 @@ class Method:
 
     name: str
     summary: str
-    runs: Literal["inline", "queued", "sized", "beside"]
+    runs: Literal["inline", "queued", "sized", "beside", "apart"]
     passes: bool
     cancellable: bool
     emergency: bool
@@ -83,6 +84,7 @@ class Code(IntEnum):
     UNSUPPORTED = 1018
     UNSUPPORTED_EDIT = 1019
     ID_REUSED = 1020
+    RELOAD_FAILED = 1021
 
 
 LINE_LIMIT = 65536
@@ -119,6 +121,10 @@ DISCARD_SILENCE_MS = 250
 """After a blob that is too large, input is discarded until the sender was silent for so long (ms)."""
 BYE_WAIT_MS = 1000
 """How long a machine that stops waits for the notification `bye` (ms)."""
+RELOAD_READY_MS = 10000
+"""How long a new worker may take until it is ready to take over (ms)."""
+RELOAD_PROBATION_MS = 10000
+"""Probation of a new worker, unless the machine was started with another one (ms)."""
 HISTORY_DEFAULT = 100
 """Records in a reply to `history` unless the request says otherwise (records)."""
 METHODS: Mapping[str, Method] = {
@@ -714,6 +720,33 @@ METHODS: Mapping[str, Method] = {
             ),
         ),
     ),
+    "reload": Method(
+        name="reload",
+        summary="replaces the worker process by one of another executable; nothing else changes",
+        runs="apart",
+        passes=False,
+        cancellable=False,
+        emergency=True,
+        changes_weights=False,
+        repeat="never",
+        blob="required",
+        in_process=False,
+        signed=True,
+        parameters=(
+            Parameter(
+                name="what",
+                type="string",
+                required=True,
+                meaning="`binary`: the blob is the executable; `rts`: it is an RTS image of the same model",
+            ),
+            Parameter(
+                name="key",
+                type="hex32",
+                required=False,
+                meaning="the public key that signed the image; for a machine that was booted from a signed image",
+            ),
+        ),
+    ),
     "fault": Method(
         name="fault",
         summary="makes the worker process fail, on machines that allow it for tests",
@@ -769,6 +802,7 @@ MEANINGS: Mapping[int, str] = {
     1018: "the model cannot do that",
     1019: "the edit does not support the type of the tensor",
     1020: "the id was used for another change",
+    1021: "the reload failed: the worker is the one from before",
 }
 """What each error code means."""
 REMEDIES: Mapping[int, str] = {
@@ -797,12 +831,28 @@ REMEDIES: Mapping[int, str] = {
     1018: "boot a machine with a model that can",
     1019: "use a dense edit, or a tensor of another type",
     1020: "give a new id",
+    1021: "read `data.reason`, then reload an executable that was built for this machine",
 }
 """What a person can do about each error code."""
 EVENT_KINDS = ("heartbeat", "mutation", "alert")
 """What a client can subscribe to."""
 FAULT_KINDS = ("segv", "abort", "hang", "oom", "orphans")
 """How the worker process can be made to fail, for tests."""
+RELOAD_REASONS: Mapping[str, str] = {
+    "format": "the blob is not a complete static executable for this machine, or not a sound RTS image",
+    "model": "the image holds another model than the one that runs",
+    "signature": "the machine runs a signed image, and the blob is not an image signed by the same key",
+    "security_version": "the security version of the image is lower than that of the running one",
+    "probe": "the executable did not get through a probe run",
+    "version": "the executable speaks another version of the protocol, or takes over another version of the state",
+    "memory": "there is not enough memory for two workers",
+    "start": "the new worker died, or was not ready in time",
+    "state": "the new worker did not arrive at the same weights",
+    "busy": "a request that was running did not end in time",
+    "switch": "the new worker failed while it took over",
+    "probation": "the new worker died or made no progress within its probation",
+}
+"""Why a reload failed: the words of `data.reason`, and what they mean."""
 RECORD_KINDS: Mapping[int, str] = {
     1: "mutate",
     2: "rollback",

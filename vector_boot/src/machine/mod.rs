@@ -3,6 +3,7 @@
 mod changes;
 mod energy;
 mod errors;
+mod handover;
 mod history;
 mod inference;
 mod mutate;
@@ -11,7 +12,7 @@ mod pixels;
 mod signed;
 mod stats;
 mod store;
-mod uploads;
+pub mod uploads;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -32,6 +33,7 @@ use crate::sys::{self, monotonic_us};
 use crate::tensor::{Store, Tensor};
 use crate::vitals::Vitals;
 pub use energy::CAPACITY_MILLI as ENERGY_CAPACITY_MILLI;
+pub use handover::Position;
 pub use inference::Runtime;
 use signed::Signing;
 use uploads::Uploads;
@@ -95,13 +97,25 @@ pub struct Parts {
 impl Machine {
     /// A machine at the newest generation of the journal. Recovery may take long; the supervisor sees its progress.
     pub fn new(parts: Parts) -> Self {
+        let shared = Arc::clone(&parts.shared);
+        let machine = Self::recover(parts, &|| Vitals::new(shared.words()).make_progress());
+        machine.take_over();
+        let ring = machine.ring();
+        ring.initialise();
+        let kind = if ring.written() == 0 { RecordKind::Boot } else { RecordKind::WorkerRestart };
+        ring.push(&Record::plain(kind, machine.generation(), machine.uptime_us()));
+        machine
+    }
+
+    /// A machine at the newest generation of the journal that is not published yet. `progress` is called regularly.
+    fn recover(parts: Parts, progress: &dyn Fn()) -> Self {
         let Parts { model, runtime, journal, shared, build, energy_limited, mutation_key } = parts;
         let mut machine = Machine {
             lineage: None,
             uploads: Arc::default(),
             past: Arc::default(),
             events: Arc::default(),
-            shared: Arc::clone(&shared),
+            shared,
             build: build.into(),
             emergency: None,
             energy_limited,
@@ -111,10 +125,9 @@ impl Machine {
             cancelled: Arc::default(),
         };
         let budget = Budget::of_memory(sys::total_memory());
-        let vitals = Vitals::new(shared.words());
-        let lineage = model.map(|store| Lineage::recover(store, journal, budget, &|| vitals.make_progress()));
+        let lineage = model.map(|store| Lineage::recover(store, journal, budget, progress));
         let device = lineage.as_ref().ok().and_then(Lineage::device_id);
-        let signing = Signing::new(mutation_key, device, vitals);
+        let signing = Signing::new(mutation_key, device, machine.vitals());
         match (lineage, signing) {
             (Err(why), signing) => {
                 machine.emergency = Some(why.into());
@@ -122,15 +135,10 @@ impl Machine {
             }
             (Ok(_), Err(why)) => machine.emergency = Some(why.into()),
             (Ok(lineage), Ok(signing)) => {
-                machine.publish(&lineage);
                 machine.lineage = Some(Arc::new(RwLock::new(lineage)));
                 machine.signing = signing.map(Arc::new);
             }
         }
-        let ring = machine.ring();
-        ring.initialise();
-        let kind = if ring.written() == 0 { RecordKind::Boot } else { RecordKind::WorkerRestart };
-        ring.push(&Record::plain(kind, machine.generation(), machine.uptime_us()));
         machine
     }
 
@@ -158,10 +166,18 @@ impl Machine {
     /// # Errors
     /// 1016 in emergency mode.
     fn lineage_mut(&self) -> Result<RwLockWriteGuard<'_, Lineage>, RequestError> {
-        self.release_past(false);
-        let mut lineage = self.lock()?.write().unwrap_or_else(PoisonError::into_inner);
+        let mut lineage = self.weights_alone()?;
         self.expire_lease_of(&mut lineage);
         Ok(lineage)
+    }
+
+    /// Locks the weights for a change by another process, which has ended an expired trial itself.
+    ///
+    /// # Errors
+    /// 1016 in emergency mode.
+    fn weights_alone(&self) -> Result<RwLockWriteGuard<'_, Lineage>, RequestError> {
+        self.release_past(false);
+        Ok(self.lock()?.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock(&self) -> Result<&RwLock<Lineage>, RequestError> {
@@ -184,7 +200,8 @@ impl Machine {
         self.cancelled.store(false, Ordering::Relaxed);
     }
 
-    fn queue_event(&self, event: Value) {
+    /// Queues an event for subscribers.
+    pub fn queue_event(&self, event: Value) {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 
@@ -206,6 +223,11 @@ impl Machine {
     /// The current generation of the weights.
     pub fn generation(&self) -> u64 {
         self.page().get_wide(word::GENERATION)
+    }
+
+    /// First 12 hex digits of the executable's SHA-256.
+    pub fn build(&self) -> &str {
+        &self.build
     }
 
     /// The greeting line.
@@ -240,7 +262,7 @@ impl Machine {
             Method::ExecutePixels => self.execute_pixels(request),
             Method::Generate => self.generate(request),
             Method::Interrupt => self.interrupt(request, arrival.at),
-            Method::Cancel | Method::Subscribe | Method::Shutdown | Method::Fault => {
+            Method::Cancel | Method::Subscribe | Method::Shutdown | Method::Fault | Method::Reload => {
                 let text = format!("{} is answered by a connection only", request.method.name());
                 Err(RequestError::new(code::UNKNOWN_METHOD, text))
             }

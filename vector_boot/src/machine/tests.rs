@@ -33,7 +33,7 @@ fn request(method: Method) -> Option<Request> {
         Method::Upload => json!({"upload": id, "offset": 0, "total": 1}),
         Method::Embed => json!({"texts": ["a"]}),
         Method::Generate => json!({"prompt": "a", "max_tokens": 1}),
-        Method::Cancel | Method::Subscribe | Method::Shutdown | Method::Fault => return None,
+        Method::Cancel | Method::Subscribe | Method::Shutdown | Method::Fault | Method::Reload => return None,
         _ => json!({}),
     };
     let blob = match method {

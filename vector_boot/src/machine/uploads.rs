@@ -1,16 +1,19 @@
 //! The request `upload`: blobs that are too large for one message, sent in pieces.
 
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{MutexGuard, PoisonError};
 
 use serde_json::json;
 
 use super::Machine;
 use crate::hw_mmio::word;
+use crate::protocol::packing::{pack_all, unpack_all, Packed};
 use crate::protocol::{
     code, required, Blob, BlobBytes, Reply, Request, RequestError, CONNECTIONS_LIMIT, OPEN_UPLOADS_LIMIT,
     UPLOAD_IDLE_MS, UPLOAD_LIMIT,
 };
-use crate::sys::memory::Mapping;
+use crate::sys::memory::{claim, memory_file, Mapping};
 use crate::sys::monotonic_us;
 
 /// How long an upload is kept after the connection has ended, and unused before another one may replace it.
@@ -24,6 +27,8 @@ pub struct Upload {
     /// Chosen by the client.
     pub id: [u8; 16],
     owner: Owner,
+    /// The memory file that `memory` maps: it can be given to another process.
+    file: OwnedFd,
     memory: Mapping,
     received: usize,
     /// CRC-32C of what was received.
@@ -50,6 +55,42 @@ impl Upload {
     pub fn crc(&self) -> u32 {
         self.crc
     }
+
+    /// Its memory file, once nothing maps it here.
+    pub fn into_file(self) -> OwnedFd {
+        self.file
+    }
+
+    fn new(id: [u8; 16], owner: Owner, total: usize, now_us: u64) -> io::Result<Self> {
+        let file = memory_file(c"upload")?;
+        claim(file.as_fd(), total)?;
+        let mut memory = Mapping::shared(file.as_fd(), 0, total)?;
+        memory.advise_huge();
+        Ok(Upload { id, owner, file, memory, received: 0, crc: 0, used_us: now_us })
+    }
+
+    fn pack(&self, out: &mut Vec<u8>) {
+        self.id.pack(out);
+        let (left, number) = match self.owner {
+            Owner::Connection(number) => (false, number),
+            Owner::Left(since_us) => (true, since_us),
+        };
+        left.pack(out);
+        let (total, received) = (self.memory.bytes().len() as u64, self.received as u64);
+        [number, total, received, u64::from(self.crc), self.used_us].iter().for_each(|number| number.pack(out));
+    }
+
+    fn unpack(bytes: &mut &[u8], file: OwnedFd) -> Option<Self> {
+        let (id, left) = (Packed::unpack(bytes)?, bool::unpack(bytes)?);
+        let number = u64::unpack(bytes)?;
+        let (total, received) = (usize::unpack(bytes)?, usize::unpack(bytes)?);
+        let crc = u32::try_from(u64::unpack(bytes)?).ok()?;
+        claim(file.as_fd(), total).ok()?;
+        let memory = Mapping::shared(file.as_fd(), 0, total).ok()?;
+        let owner = if left { Owner::Left(number) } else { Owner::Connection(number) };
+        let received = Some(received).filter(|received| *received <= total)?;
+        Some(Upload { id, owner, file, memory, received, crc, used_us: u64::unpack(bytes)? })
+    }
 }
 
 /// The open uploads of all connections. One that was left behind by a connection belongs to the next that names it.
@@ -65,6 +106,11 @@ impl Uploads {
         let own = |upload: &Upload| upload.owner == Owner::Connection(connection) && upload.id == *id;
         let left = |upload: &Upload| matches!(upload.owner, Owner::Left(_)) && upload.id == *id;
         self.open.iter().position(own).or_else(|| self.open.iter().position(left))
+    }
+
+    /// The bytes of a complete upload; `None` if this connection has none with this id.
+    pub fn bytes(&self, connection: u64, id: &[u8; 16]) -> Option<&[u8]> {
+        self.open[self.find(connection, id)?].bytes()
     }
 
     /// Removes a complete upload and returns it; `None` if this connection has none with this id.
@@ -108,6 +154,27 @@ impl Uploads {
         }
     }
 
+    /// Packs what is known of them, without their bytes.
+    pub fn pack(&self, out: &mut Vec<u8>) {
+        pack_all(self.connections.iter(), out);
+        self.open.len().pack(out);
+        self.open.iter().for_each(|upload| upload.pack(out));
+    }
+
+    /// The memory files of all uploads, in the order in which they are packed.
+    pub fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.open.iter().map(|upload| upload.file.as_fd())
+    }
+
+    /// Takes the place of packed ones, whose files come from `next_file`; `None` if they are not valid.
+    pub fn restore(&mut self, bytes: &mut &[u8], next_file: &mut dyn FnMut() -> Option<OwnedFd>) -> Option<()> {
+        let connections = unpack_all(bytes)?;
+        let count = usize::unpack(bytes)?;
+        let open = (0..count).map(|_| Upload::unpack(bytes, next_file()?)).collect::<Option<_>>()?;
+        *self = Uploads { open, connections };
+        Some(())
+    }
+
     /// Drops the uploads whose connection has ended too long ago.
     pub fn expire(&mut self, now_us: u64) {
         let is_old =
@@ -146,11 +213,10 @@ impl Uploads {
         let found = match self.find(connection, &id) {
             Some(found) => found,
             None => {
-                let mut memory = Mapping::zeroed(total).map_err(|_| {
+                let upload = Upload::new(id, owner, total, now_us).map_err(|_| {
                     RequestError::new(code::UNUSABLE_BLOB, "there is not enough memory for this upload")
                 })?;
-                memory.advise_huge();
-                self.open.push(Upload { id, owner, memory, received: 0, crc: 0, used_us: now_us });
+                self.open.push(upload);
                 self.open.len() - 1
             }
         };
@@ -202,7 +268,8 @@ impl Uploads {
 }
 
 impl Machine {
-    pub(super) fn uploads(&self) -> MutexGuard<'_, Uploads> {
+    /// The open uploads.
+    pub fn uploads(&self) -> MutexGuard<'_, Uploads> {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::packing::{pack_bytes, Packed};
 use super::{code, RequestError, BLOB_LIMIT, BLOB_STALL_MS, DISCARD_SILENCE_MS, LINE_LIMIT};
 
 /// Outside a blob, this byte drops the line in progress and asks for a new greeting.
@@ -264,6 +265,47 @@ impl Framer {
             }
         };
         Some(Incoming::Message(Message { members, blob }))
+    }
+}
+
+/// The time of the last byte is left out: see [`Framer::resume`].
+impl Packed for Framer {
+    fn pack(&self, out: &mut Vec<u8>) {
+        match &self.state {
+            FramerState::Line { dropping } => {
+                0u64.pack(out);
+                dropping.pack(out);
+            }
+            FramerState::Blob { members, wanted, crc } => {
+                1u64.pack(out);
+                members.pack(out);
+                wanted.pack(out);
+                crc.map(u64::from).pack(out);
+            }
+            FramerState::Discarding => 2u64.pack(out),
+        }
+        pack_bytes(&self.buffer, out);
+    }
+
+    fn unpack(bytes: &mut &[u8]) -> Option<Self> {
+        let state = match u64::unpack(bytes)? {
+            0 => FramerState::Line { dropping: bool::unpack(bytes)? },
+            1 => {
+                let (members, wanted) = (Map::unpack(bytes)?, usize::unpack(bytes).filter(|len| *len <= BLOB_LIMIT)?);
+                let crc = match Option::<u64>::unpack(bytes)? {
+                    Some(crc) => Some(u32::try_from(crc).ok()?),
+                    None => None,
+                };
+                FramerState::Blob { members, wanted, crc }
+            }
+            2 => FramerState::Discarding,
+            _ => return None,
+        };
+        let mut buffer: Vec<u8> = Vec::unpack(bytes)?;
+        if let FramerState::Blob { wanted, .. } = state {
+            buffer.reserve_exact(wanted.checked_sub(buffer.len())?);
+        }
+        Some(Framer { state, buffer, last_byte_ms: 0 })
     }
 }
 

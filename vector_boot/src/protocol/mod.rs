@@ -5,6 +5,7 @@
 
 mod base64;
 mod framing;
+pub mod packing;
 mod params;
 mod reply;
 mod request;

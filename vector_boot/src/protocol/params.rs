@@ -31,6 +31,11 @@ impl Params {
         Params(members)
     }
 
+    /// The members that were not read yet.
+    pub fn members(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     fn take(&mut self, name: &str) -> Option<Value> {
         self.0.remove(name).filter(|value| !value.is_null())
     }

@@ -13,4 +13,6 @@ pub enum Runs {
     Sized,
     /// On a second thread; methods that [pass](Method::passes) are answered meanwhile.
     Beside,
+    /// Outside this process; requests behind it on its own connection wait, except methods that [pass](Method::passes).
+    Apart,
 }

@@ -241,3 +241,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn another_framer_goes_on_at_any_byte() {
+    use packing::Packed;
+
+    let long = vec![b'x'; LINE_LIMIT + 5];
+    let stream = [&request(1, b"some bytes")[..], b"\xff", &long, b"\n", &request(2, &[0xff; 3])].concat();
+    let whole = read(&stream, &[stream.len()]);
+    for at in (0..200).chain(stream.len() - 200..stream.len()) {
+        let (mut before, mut after) = stream.split_at(at);
+        let (mut framer, mut incoming) = (Framer::default(), Vec::new());
+        incoming.extend(std::iter::from_fn(|| framer.next(&mut before, 0)));
+        let mut bytes = Vec::new();
+        framer.pack(&mut bytes);
+        let mut next = Framer::unpack(&mut &bytes[..]).unwrap();
+        incoming.extend(std::iter::from_fn(|| next.next(&mut after, 0)));
+        assert_eq!(incoming, whole, "at {at}");
+        (0..bytes.len()).for_each(|len| assert!(Framer::unpack(&mut &bytes[..len]).is_none()));
+    }
+}

@@ -1,8 +1,9 @@
 //! Messages between supervisor and worker: fixed size, one a packet.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
+use crate::protocol::ReloadReason;
 use crate::sys::message;
 
 /// Bytes of every message.
@@ -55,6 +56,49 @@ pub enum Control {
         /// How many.
         count: u64,
     },
+    /// To the supervisor, with a sealed memory file: replace the worker by this executable.
+    Reload {
+        /// Whether the file is an RTS image with the executable, and not the executable itself.
+        image: bool,
+        /// The public key that signed the image, if the client gave one.
+        key: Option<[u8; 32]>,
+    },
+    /// From the child that judges such a file, with the executable as a sealed memory file.
+    Verified {
+        /// SHA-256 of the executable.
+        executable: [u8; 32],
+    },
+    /// From a probe run: the runtime of the executable works.
+    Probed {
+        /// Its version of the protocol.
+        protocol: u32,
+        /// Its version of the state that a worker hands over.
+        state: u64,
+    },
+    /// From a new worker: it is ready to take over.
+    Standby,
+    /// To the old worker, with its end of a socket to the new one: hand over as soon as nothing runs.
+    HandOver,
+    /// From the old worker: it has handed over and does nothing more.
+    Frozen,
+    /// From the new worker: it serves from now on.
+    TookOver,
+    /// To the old worker: serve again.
+    Resume {
+        /// Whether the new one has not served at all.
+        untouched: bool,
+        /// Whether the request `reload` has been answered.
+        answered: bool,
+    },
+    /// To the supervisor or to the worker that serves: the reload has failed.
+    ReloadFailed {
+        /// Why.
+        reason: ReloadReason,
+        /// Why, in one line.
+        text: String,
+    },
+    /// To the new worker: its probation is over, the request `reload` is to be answered.
+    ReloadDone,
 }
 
 impl Control {
@@ -70,6 +114,18 @@ impl Control {
             Control::Shutdown { reboot } => (5, u64::from(*reboot), NONE),
             Control::Orphans { count } => (6, *count, NONE),
             Control::Serving => (8, 0, NONE),
+            Control::Reload { image, key } => {
+                (9, u64::from(*image), (u32::from(key.is_some()), key.unwrap_or_default(), ""))
+            }
+            Control::Verified { executable } => (10, 0, (0, *executable, "")),
+            Control::Probed { protocol, state } => (11, *state, (*protocol, [0; 32], "")),
+            Control::Standby => (12, 0, NONE),
+            Control::HandOver => (13, 0, NONE),
+            Control::Frozen => (14, 0, NONE),
+            Control::TookOver => (15, 0, NONE),
+            Control::Resume { untouched, answered } => (16, u64::from(*untouched), (u32::from(*answered), [0; 32], "")),
+            Control::ReloadFailed { reason, text } => (17, *reason as u64, (0, [0; 32], text.as_str())),
+            Control::ReloadDone => (18, 0, NONE),
             Control::Serve { executable, emergency } => {
                 (7, 0, (u32::from(emergency.is_some()), *executable, emergency.as_deref().unwrap_or_default()))
             }
@@ -95,6 +151,19 @@ impl Control {
             5 => Control::Shutdown { reboot: number != 0 },
             6 => Control::Orphans { count: number },
             8 => Control::Serving,
+            9 => Control::Reload { image: number != 0, key: (small != 0).then_some(digest) },
+            10 => Control::Verified { executable: digest },
+            11 => Control::Probed { protocol: small, state: number },
+            12 => Control::Standby,
+            13 => Control::HandOver,
+            14 => Control::Frozen,
+            15 => Control::TookOver,
+            16 => Control::Resume { untouched: number != 0, answered: small != 0 },
+            17 => {
+                let reason = *ReloadReason::ALL.get(usize::try_from(number).ok()?)?;
+                Control::ReloadFailed { reason, text: read_text(&bytes[TEXT..]) }
+            }
+            18 => Control::ReloadDone,
             7 => Control::Serve { executable: digest, emergency: (small != 0).then(|| read_text(&bytes[TEXT..])) },
             _ => return None,
         })
@@ -106,6 +175,27 @@ impl Control {
     /// If the other end's buffer is full or the other end is closed.
     pub fn send(&self, socket: &OwnedFd) -> io::Result<()> {
         message::send(socket, &self.encode())
+    }
+
+    /// Sends a message with a descriptor, without blocking.
+    ///
+    /// # Errors
+    /// If the other end's buffer is full or the other end is closed.
+    pub fn send_with(&self, socket: &OwnedFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+        message::send_with(socket, &self.encode(), &[fd])
+    }
+
+    /// Receives the next message and the descriptor that came with it; `None` for one that is not valid.
+    ///
+    /// # Errors
+    /// WouldBlock if there is none, UnexpectedEof if the other end is closed.
+    pub fn receive_with(socket: &OwnedFd) -> io::Result<Option<(Self, Option<OwnedFd>)>> {
+        let mut bytes = [0; MESSAGE_BYTES];
+        match message::receive_with(socket, &mut bytes)? {
+            (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
+            (MESSAGE_BYTES, fds) => Ok(Control::decode(&bytes).map(|control| (control, fds.into_iter().next()))),
+            _ => Ok(None),
+        }
     }
 
     /// Receives the next message; `None` for one that is not valid.
@@ -151,12 +241,26 @@ mod tests {
             Control::Shutdown { reboot: true },
             Control::Serving,
             Control::Orphans { count: 1000 },
+            Control::Reload { image: true, key: Some([7; 32]) },
+            Control::Reload { image: false, key: None },
+            Control::Verified { executable: [6; 32] },
+            Control::Probed { protocol: 1, state: 2 },
+            Control::Standby,
+            Control::HandOver,
+            Control::Frozen,
+            Control::TookOver,
+            Control::Resume { untouched: true, answered: false },
+            Control::Resume { untouched: false, answered: true },
+            Control::ReloadFailed { reason: ReloadReason::Probation, text: "why".into() },
+            Control::ReloadDone,
         ];
         sent.iter().for_each(|control| control.send(&a).unwrap());
         for control in &sent {
             assert_eq!(Control::receive(&b).unwrap().as_ref(), Some(control));
         }
         assert_eq!(Control::receive(&b).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        Control::HandOver.send_with(&a, std::os::fd::AsFd::as_fd(&a)).unwrap();
+        assert!(matches!(Control::receive_with(&b), Ok(Some((Control::HandOver, Some(_))))));
         drop(a);
         assert_eq!(Control::receive(&b).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }

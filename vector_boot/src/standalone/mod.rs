@@ -3,6 +3,7 @@
 mod capabilities;
 mod check;
 pub mod control;
+pub mod reload;
 mod report;
 pub mod supervisor;
 pub mod worker;
@@ -16,6 +17,7 @@ use crate::sys;
 
 const USAGE: &str = "usage: vector_boot check [--json] [--key PUBLIC_KEY] FILE
        vector_boot --listen SOCKET --tensors FILE [--heartbeat-ms N] [--energy on|off] [--fault]
+                   [--reload-probation-ms N]
        vector_boot --version
 
 check FILE: validates a GGUF or RTS file by the rules R1 to R24 and RTS. Exit 0 and a summary, or exit 1 and one line
@@ -29,6 +31,7 @@ check FILE: validates a GGUF or RTS file by the rules R1 to R24 and RTS. Exit 0 
   --heartbeat-ms  period of the heartbeat, 10 to 10000 (100)
   --energy        whether mutations cost energy, which comes back at 100 a second (on)
   --fault         allow requests that make the worker crash, for tests
+  --reload-probation-ms  how long a new worker is on probation after a reload, 0 to 3600000 (10000)
 ";
 
 const COMMANDS: [&str; 4] = ["check", "--listen", "--version", "--help"];
@@ -50,6 +53,8 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         ["--help" | "-h"] => print(USAGE, ExitCode::SUCCESS),
         ["check", rest @ ..] => run_check(rest, &args[1..]),
         ["--worker", rest @ ..] => worker::main(rest),
+        ["--probe-worker"] => finish(reload::probe::main().map_err(|error| error.to_string())),
+        ["--verify-reload", rest @ ..] => finish(reload::verify::main(rest).map_err(|error| error.to_string())),
         ["--hash-executable"] => finish(supervisor::probe::main().map_err(|error| error.to_string())),
         ["--late-setup"] => {
             supervisor::setup::late_main();

@@ -133,17 +133,28 @@ pub fn memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The length of an open file. It makes one system call, `fstat`, whatever the C library: the worker's filter allows it by
+/// number.
+///
+/// # Errors
+/// Whatever fstat(2) says.
+pub fn file_len(file: BorrowedFd<'_>) -> io::Result<i64> {
+    // SAFETY: all zeros is a valid value.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `status` is live, and has the layout that this system call fills; the descriptor is live.
+    let result = unsafe { libc::syscall(libc::SYS_fstat, file.as_raw_fd(), &raw mut status) };
+    check(result as libc::c_int)?;
+    Ok(status.st_size)
+}
+
 /// Sets the length of an empty memory file and seals it; one that has a length already must have exactly this one.
 ///
 /// # Errors
 /// If it has another length or is not sealed, and whatever ftruncate(2) or fcntl(2) say.
 pub fn claim(file: BorrowedFd<'_>, len: usize) -> io::Result<()> {
-    // SAFETY: all zeros is a valid value.
-    let mut status: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: `status` is live; a plain call on a live descriptor.
-    check(unsafe { libc::fstat(file.as_raw_fd(), &mut status) })?;
+    let found = file_len(file)?;
     let len = libc::off_t::try_from(len).map_err(io::Error::other)?;
-    if status.st_size == 0 && len != 0 {
+    if found == 0 && len != 0 {
         // SAFETY: plain calls on a live descriptor.
         unsafe {
             check(libc::ftruncate(file.as_raw_fd(), len))?;
@@ -153,11 +164,47 @@ pub fn claim(file: BorrowedFd<'_>, len: usize) -> io::Result<()> {
     }
     // SAFETY: plain call on a live descriptor.
     let seals = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) })?;
-    if status.st_size != len || seals & libc::F_SEAL_SHRINK == 0 {
-        let text = format!("{} bytes instead of the {len} that this model needs, or is not sealed", status.st_size);
+    if found != len || seals & libc::F_SEAL_SHRINK == 0 {
+        let text = format!("{found} bytes instead of the {len} that this model needs, or is not sealed");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     Ok(())
+}
+
+/// What a file must be sealed against so that nobody can change it.
+#[cfg(feature = "standalone")]
+const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+
+/// Seals a memory file for good: nobody can change it any more. No writable mapping of it may exist.
+///
+/// # Errors
+/// Whatever fcntl(2) says.
+#[cfg(feature = "standalone")]
+pub fn seal(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: a plain call on a live descriptor.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) }).map(|_| ())
+}
+
+/// Whether a descriptor is that of a memory file that nobody can change.
+#[cfg(feature = "standalone")]
+pub fn is_sealed(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: a plain call on a live descriptor; it fails for anything but a memory file.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    seals >= 0 && seals & SEALS == SEALS
+}
+
+/// Makes a memory file that holds these pieces one after another, and seals it.
+///
+/// # Errors
+/// If there is no memory for it.
+#[cfg(feature = "standalone")]
+pub fn sealed_file(name: &std::ffi::CStr, pieces: &[&[u8]]) -> io::Result<OwnedFd> {
+    let mut file = std::fs::File::from(memory_file(name)?);
+    for piece in pieces {
+        io::Write::write_all(&mut file, piece)?;
+    }
+    seal(file.as_fd())?;
+    Ok(file.into())
 }
 
 /// Makes another descriptor of an open file, closed on exec; `fd` stays the caller's.
@@ -229,5 +276,28 @@ impl Drop for SharedWords {
     fn drop(&mut self) {
         // SAFETY: unmaps what `attach` mapped.
         unsafe { libc::munmap(self.start.cast_mut().cast(), self.words * 4) };
+    }
+}
+
+#[cfg(all(test, feature = "standalone"))]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn a_sealed_file_cannot_change() {
+        let file = sealed_file(c"sealed", &[b"ab", b"", b"c"]).unwrap();
+        assert!(is_sealed(file.as_fd()));
+        assert!(Mapping::shared(file.as_fd(), 0, 3).is_err());
+        let file = File::from(file);
+        assert!(file.write_at(b"x", 0).is_err());
+        assert!(file.set_len(0).is_err());
+        let mut bytes = [0; 3];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"abc");
+        assert!(!is_sealed(memory_file(c"open").unwrap().as_fd()));
+        assert!(!is_sealed(File::open("/dev/null").unwrap().as_fd()));
     }
 }

@@ -11,7 +11,7 @@ use super::{check, sandbox, signal};
 pub const FIRST_INHERITED: RawFd = 3;
 
 /// Starts `command` with `fds` as descriptors 3, 4, ..., the standard streams and no other descriptor, and its signals reset.
-/// With `user` it runs under that uid and gid, without capabilities.
+/// With `user` it runs under that uid and gid, without capabilities. It is killed when this process ends.
 ///
 /// # Errors
 /// Whatever fork(2), exec(2) or the steps between them say.
@@ -35,10 +35,15 @@ pub fn spawn(command: &mut Command, fds: &[BorrowedFd<'_>], user: Option<u32>) -
             if let Some(id) = user {
                 sandbox::become_user(id)?;
             }
-            Ok(())
+            sandbox::die_with_parent() // after the user has changed, which would undo it
         });
     }
     command.spawn()
+}
+
+/// A command that executes an open file. The descriptor must stay open until the command has been spawned.
+pub fn executing(file: BorrowedFd<'_>) -> Command {
+    Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
@@ -96,6 +101,16 @@ pub struct Ended {
     pub signal: Option<i32>,
     /// Its exit status otherwise.
     pub status: i32,
+}
+
+impl Ended {
+    /// How it ended, in words.
+    pub fn how(&self) -> String {
+        match self.signal {
+            Some(signal) => format!("was killed by signal {signal}"),
+            None => format!("exited with status {}", self.status),
+        }
+    }
 }
 
 /// Reaps one child that has ended, adopted orphans included; `None` if there is none.

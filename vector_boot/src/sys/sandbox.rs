@@ -24,6 +24,15 @@ pub fn become_user(id: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Has this process killed when its parent ends. For use in a new child.
+///
+/// # Errors
+/// Whatever prctl(2) says.
+pub fn die_with_parent() -> io::Result<()> {
+    // SAFETY: a plain call, async-signal-safe.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map(|_| ())
+}
+
 /// Has this process killed when its parent ends; switches off core dumps and new rights through exec.
 ///
 /// # Errors
@@ -83,11 +92,13 @@ enum Arguments {
     Without(usize, u32),
     /// Argument `.0` is `.1`.
     Equal(usize, u32),
+    /// Argument `.0` is one of `.1`.
+    OneOf(usize, &'static [u32]),
     /// Argument `.0` is `.1`, and argument `.2` is `.3`.
     BothEqual(usize, u32, usize, u32),
 }
 
-use Arguments::{Any, BothEqual, Equal, Without};
+use Arguments::{Any, BothEqual, Equal, OneOf, Without};
 
 const NO_EXEC: Arguments = Without(2, libc::PROT_EXEC as u32);
 const PUNCH_HOLE: u32 = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u32;
@@ -114,31 +125,36 @@ const ALLOWED: &[Rule] = &[
     #[cfg(target_arch = "x86_64")]
     Rule(libc::SYS_poll, Any), // std's waits
     Rule(libc::SYS_close, Any),                      // a client that left
-    Rule(libc::SYS_fcntl, Equal(1, libc::F_GETFD as u32)), // std's check of a closed descriptor in a debug build
+    Rule(libc::SYS_memfd_create, Any),               // an upload, and what is handed over at a reload
+    Rule(libc::SYS_ftruncate, Any),                  // the length of an upload
+    Rule(libc::SYS_sendmsg, Any),                    // descriptors that are handed over at a reload
+    Rule(libc::SYS_recvmsg, Any),                    // descriptors that are handed over at a reload
+    // Seals of memory files; F_GETFD is std's check of a closed descriptor in a debug build.
+    Rule(libc::SYS_fcntl, OneOf(1, &[libc::F_ADD_SEALS as u32, libc::F_GET_SEALS as u32, libc::F_GETFD as u32])),
     Rule(libc::SYS_ioctl, Equal(1, libc::FIONBIO as u32)), // std's set_nonblocking on a client
-    Rule(libc::SYS_shutdown, Any),                   // a second client turned away
-    Rule(libc::SYS_mmap, NO_EXEC),                   // memory; code cannot be added
-    Rule(libc::SYS_munmap, Any),                     // memory
-    Rule(libc::SYS_mremap, Any),                     // memory; a mapping keeps its protection
-    Rule(libc::SYS_mprotect, NO_EXEC),               // the allocator's arenas; data cannot become code
-    Rule(libc::SYS_madvise, Any),                    // memory released
-    Rule(libc::SYS_brk, Any),                        // memory
-    Rule(libc::SYS_futex, Any),                      // locks between the threads
-    Rule(libc::SYS_sched_getaffinity, Any),          // the allocator's number of arenas
-    Rule(libc::SYS_sched_yield, Any),                // locks between the threads
-    Rule(libc::SYS_clock_gettime, Any),              // time, where the vDSO does not provide it
-    Rule(libc::SYS_clock_nanosleep, Any),            // the fault "hang"
-    Rule(libc::SYS_getrandom, Any),                  // hash seeds
-    Rule(libc::SYS_rt_sigprocmask, Any),             // abort
+    Rule(libc::SYS_shutdown, Any),                         // a second client turned away
+    Rule(libc::SYS_mmap, NO_EXEC),                         // memory; code cannot be added
+    Rule(libc::SYS_munmap, Any),                           // memory
+    Rule(libc::SYS_mremap, Any),                           // memory; a mapping keeps its protection
+    Rule(libc::SYS_mprotect, NO_EXEC),                     // the allocator's arenas; data cannot become code
+    Rule(libc::SYS_madvise, Any),                          // memory released
+    Rule(libc::SYS_brk, Any),                              // memory
+    Rule(libc::SYS_futex, Any),                            // locks between the threads
+    Rule(libc::SYS_sched_getaffinity, Any),                // the allocator's number of arenas
+    Rule(libc::SYS_sched_yield, Any),                      // locks between the threads
+    Rule(libc::SYS_clock_gettime, Any),                    // time, where the vDSO does not provide it
+    Rule(libc::SYS_clock_nanosleep, Any),                  // the fault "hang"
+    Rule(libc::SYS_getrandom, Any),                        // hash seeds
+    Rule(libc::SYS_rt_sigprocmask, Any),                   // abort
     Rule(libc::SYS_rt_sigaction, Equal(0, libc::SIGABRT as u32)), // abort restores the default action of SIGABRT
-    Rule(libc::SYS_rt_sigreturn, Any),               // return from std's stack-overflow handler
-    Rule(libc::SYS_sigaltstack, Any),                // end of a thread
-    Rule(libc::SYS_gettid, Any),                     // abort
-    Rule(libc::SYS_getpid, Any),                     // abort
+    Rule(libc::SYS_rt_sigreturn, Any),                     // return from std's stack-overflow handler
+    Rule(libc::SYS_sigaltstack, Any),                      // end of a thread
+    Rule(libc::SYS_gettid, Any),                           // abort
+    Rule(libc::SYS_getpid, Any),                           // abort
     Rule(libc::SYS_prlimit64, BothEqual(0, 0, 1, libc::RLIMIT_AS)), // the fault "oom" limits the address space
-    Rule(libc::SYS_restart_syscall, Any),            // a wait resumed after a stop
-    Rule(libc::SYS_exit, Any),                       // end of a thread
-    Rule(libc::SYS_exit_group, Any),                 // end of the process
+    Rule(libc::SYS_restart_syscall, Any),                  // a wait resumed after a stop
+    Rule(libc::SYS_exit, Any),                             // end of a thread
+    Rule(libc::SYS_exit_group, Any),                       // end of the process
 ];
 
 /// System calls that fail with EACCES instead of killing: the C library makes them and copes with a refusal.
@@ -174,6 +190,11 @@ fn judge(arguments: Arguments) -> Vec<libc::sock_filter> {
         Any => vec![ALLOW],
         Without(index, bits) => vec![op(LOAD, 0, 0, argument(index)), op(IF_ANY_BIT, 0, 1, bits), KILL, ALLOW],
         Equal(index, value) => vec![op(LOAD, 0, 0, argument(index)), op(IF_EQUAL, 1, 0, value), KILL, ALLOW],
+        OneOf(index, values) => {
+            let compare = |(at, value): (usize, &u32)| op(IF_EQUAL, (values.len() - at) as u8, 0, *value);
+            let compared = values.iter().enumerate().map(compare);
+            std::iter::once(op(LOAD, 0, 0, argument(index))).chain(compared).chain([KILL, ALLOW]).collect()
+        }
         BothEqual(first, one, second, other) => vec![
             op(LOAD, 0, 0, argument(first)),
             op(IF_EQUAL, 1, 0, one),

@@ -87,3 +87,28 @@ fn those_left_behind_are_bounded() {
     assert!(uploads.open.len() <= LEFT_LIMIT);
     assert!(uploads.take(1000, &[3; 16]).is_some());
 }
+
+#[test]
+fn another_process_goes_on_with_them() {
+    let mut old = Uploads::default();
+    old.note_connection(ONE);
+    old.put(ONE, [1; 16], 0, 4, b"ab").unwrap();
+    old.put(TWO, [2; 16], 0, 1, b"x").unwrap();
+    old.note_end(TWO, 7);
+    let mut bytes = Vec::new();
+    old.pack(&mut bytes);
+    let files = || old.files().map(|file| file.try_clone_to_owned().unwrap()).collect::<Vec<_>>().into_iter();
+    let mut new = Uploads::default();
+    let mut copies = files();
+    new.restore(&mut &bytes[..], &mut || copies.next()).unwrap();
+    assert_eq!(new.put(ONE, [1; 16], 2, 4, b"cd").unwrap(), 4);
+    let upload = new.take(ONE, &[1; 16]).unwrap();
+    assert_eq!((upload.bytes().unwrap(), upload.crc()), (&b"abcd"[..], crc32c::crc32c(b"abcd")));
+    assert!(new.take(ONE, &[2; 16]).is_some()); // its own connection had ended
+    for len in 0..bytes.len() {
+        let mut copies = files();
+        assert!(new.restore(&mut &bytes[..len], &mut || copies.next()).is_none());
+    }
+    let mut copies = files().rev(); // of other lengths than those that were packed
+    assert!(new.restore(&mut &bytes[..], &mut || copies.next()).is_none());
+}

@@ -9,8 +9,9 @@ use super::cmdline::{self, KernelSettings, OnFail};
 use super::devices;
 use super::ports::Ports;
 use super::probe::Probe;
+use super::shared_files::{share, SharedFiles};
 use super::worker_process::{Resources, WorkerProcess};
-use super::{console, setup, share, End, SharedFiles, Supervisor, SupervisorParts};
+use super::{console, setup, End, Supervisor, SupervisorParts};
 use crate::hw_mmio::{word, Page};
 use crate::standalone::worker::Options;
 use crate::standalone::EMBEDDED_MODEL;
@@ -66,6 +67,7 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
         shared: words,
         worker: WorkerProcess::new(resources),
         executable,
+        probation: settings.probation,
         appliance: true,
     });
     if let Err(error) = supervisor.bring_up() {

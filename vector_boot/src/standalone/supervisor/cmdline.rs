@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::listen::PROBATION_MS;
+use crate::protocol::RELOAD_PROBATION_MS;
+
 /// What the machine does when it cannot start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -24,6 +27,8 @@ pub struct KernelSettings {
     pub slot: u32,
     /// Whether `fault` requests are served.
     pub fault: bool,
+    /// Probation of a worker after a reload.
+    pub probation: Duration,
 }
 
 impl Default for KernelSettings {
@@ -34,6 +39,7 @@ impl Default for KernelSettings {
             energy: true,
             slot: 0,
             fault: false,
+            probation: Duration::from_millis(RELOAD_PROBATION_MS),
         }
     }
 }
@@ -61,6 +67,10 @@ impl KernelSettings {
                 Ok(ms) if (10..=10_000).contains(&ms) => self.period = Duration::from_millis(ms),
                 _ => return Err("heartbeat_ms of 10 to 10000"),
             },
+            ("reload_probation_ms", value) => match value.parse() {
+                Ok(ms) if PROBATION_MS.contains(&ms) => self.probation = Duration::from_millis(ms),
+                _ => return Err("reload_probation_ms of 0 to 3600000"),
+            },
             ("onfail", "poweroff") => self.on_fail = OnFail::PowerOff,
             ("onfail", "reboot") => self.on_fail = OnFail::Reboot,
             ("onfail", "hold") => self.on_fail = OnFail::Hold,
@@ -75,7 +85,7 @@ impl KernelSettings {
             ("fault", "0") => self.fault = false,
             ("fault", "1") => self.fault = true,
             ("fault", _) => return Err("fault=0 or 1"),
-            _ => return Err("heartbeat_ms, onfail, energy, slot or fault"),
+            _ => return Err("heartbeat_ms, onfail, energy, slot, fault or reload_probation_ms"),
         }
         Ok(())
     }
@@ -88,22 +98,31 @@ mod tests {
     #[test]
     fn every_setting_is_parsed() {
         let line = "console=ttyS0 vector_boot.heartbeat_ms=250 vector_boot.onfail=hold vector_boot.energy=off \
-                    vector_boot.slot=B vector_boot.fault=1\n";
+                    vector_boot.slot=B vector_boot.fault=1 vector_boot.reload_probation_ms=50\n";
         let expected = KernelSettings {
             period: Duration::from_millis(250),
             on_fail: OnFail::Hold,
             energy: false,
             slot: 2,
             fault: true,
+            probation: Duration::from_millis(50),
         };
         assert_eq!(parse(line), (expected, vec![]));
     }
 
     #[test]
     fn invalid_settings_keep_the_default_and_are_named() {
-        for word in
-            ["heartbeat_ms=9", "heartbeat_ms=10001", "heartbeat_ms=x", "onfail=", "energy=1", "slot=C", "fault", "x=1"]
-        {
+        for word in [
+            "heartbeat_ms=9",
+            "heartbeat_ms=10001",
+            "reload_probation_ms=3600001",
+            "heartbeat_ms=x",
+            "onfail=",
+            "energy=1",
+            "slot=C",
+            "fault",
+            "x=1",
+        ] {
             let (settings, messages) = parse(&format!("vector_boot.{word}"));
             assert_eq!((settings, messages.len()), (KernelSettings::default(), 1), "{word}");
         }

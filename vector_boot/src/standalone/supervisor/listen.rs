@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -10,12 +11,17 @@ use std::time::Duration;
 
 use super::ports::Ports;
 use super::probe::Probe;
+use super::shared_files::{share, SharedFiles};
 use super::worker_process::{Resources, WorkerProcess};
-use super::{console, share, socket_file, SharedFiles, Supervisor, SupervisorParts};
+use super::{console, socket_file, Supervisor, SupervisorParts};
+use crate::protocol::RELOAD_PROBATION_MS;
 use crate::standalone::worker::Options;
 use crate::sys::signal::Signals;
 use crate::sys::watch::Watch;
 use crate::sys::{self, process};
+
+/// What the probation of a reload may be set to, in milliseconds.
+pub const PROBATION_MS: RangeInclusive<u64> = 0..=3_600_000;
 
 /// The settings of the command line.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,13 +36,15 @@ pub struct ListenSettings {
     pub energy_unlimited: bool,
     /// Time between beats.
     pub period: Duration,
+    /// Probation of a worker after a reload.
+    pub probation: Duration,
 }
 
 impl ListenSettings {
     /// Parses the arguments; `None` if they are not valid.
     pub fn parse<S: AsRef<OsStr>>(args: &[S]) -> Option<Self> {
         let (mut socket, mut tensors, mut fault, mut period) = (None, None, false, Duration::from_millis(100));
-        let mut energy_unlimited = false;
+        let (mut energy_unlimited, mut probation) = (false, RELOAD_PROBATION_MS);
         let mut args = args.iter().map(AsRef::as_ref);
         while let Some(arg) = args.next() {
             match arg.to_str()? {
@@ -54,10 +62,14 @@ impl ListenSettings {
                     let ms = args.next()?.to_str()?.parse().ok().filter(|ms| (10..=10_000).contains(ms))?;
                     period = Duration::from_millis(ms);
                 }
+                "--reload-probation-ms" => {
+                    probation = args.next()?.to_str()?.parse().ok().filter(|ms| PROBATION_MS.contains(ms))?;
+                }
                 _ => return None,
             }
         }
-        Some(ListenSettings { socket: socket?, tensors: tensors?, fault, energy_unlimited, period })
+        let probation = Duration::from_millis(probation);
+        Some(ListenSettings { socket: socket?, tensors: tensors?, fault, energy_unlimited, period, probation })
     }
 }
 
@@ -87,6 +99,7 @@ pub fn run(settings: &ListenSettings) -> Result<(), String> {
         shared: words,
         worker: WorkerProcess::new(resources),
         executable,
+        probation: settings.probation,
         appliance: false,
     });
     supervisor.enter_phase(1);

@@ -12,7 +12,10 @@ pub mod listen;
 mod metabolism;
 mod ports;
 pub mod probe;
+mod reload;
+mod running_worker;
 pub mod setup;
+mod shared_files;
 mod socket_file;
 mod worker_process;
 
@@ -20,14 +23,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::hw_mmio::{word, Page, State};
-use crate::machine::ENERGY_CAPACITY_MILLI;
 use crate::rts::hex;
 use crate::standalone::control::Control;
-use crate::sys::memory::{memory_file, SharedWords};
+use crate::sys::memory::SharedWords;
 use crate::sys::ready::{wait, Interest};
 use crate::sys::signal::Signals;
 use crate::sys::{self, process};
-use crate::vitals::{Vitals, PHASES, SHARED_WORDS};
+use crate::vitals::{Vitals, PHASES};
 use heartbeat::{Beat, Heartbeat};
 use probe::Probe;
 use worker_process::WorkerProcess;
@@ -49,6 +51,8 @@ pub struct SupervisorParts {
     worker: WorkerProcess,
     /// The child that hashes the executable.
     executable: Probe,
+    /// Probation of a worker after a reload.
+    probation: Duration,
     appliance: bool,
 }
 
@@ -86,6 +90,8 @@ pub struct Supervisor {
     late_setup: Option<u32>,
     power_button: Option<devices::PowerButton>,
     watchdog: Option<devices::Watchdog>,
+    reload: reload::Stage,
+    probation: Duration,
     end: Option<End>,
     entered: usize,
 }
@@ -96,7 +102,7 @@ const CONTROL_LIMIT: usize = 64;
 impl Supervisor {
     /// A supervisor that does not beat yet.
     pub fn new(parts: SupervisorParts) -> Self {
-        let SupervisorParts { signals, period, shared, worker, executable, appliance } = parts;
+        let SupervisorParts { signals, period, shared, worker, executable, probation, appliance } = parts;
         Supervisor {
             signals,
             period,
@@ -109,6 +115,8 @@ impl Supervisor {
             late_setup: None,
             power_button: None,
             watchdog: None,
+            reload: reload::Stage::Idle,
+            probation,
             end: None,
             entered: 1,
         }
@@ -155,11 +163,13 @@ impl Supervisor {
                 Err(why) => console::say(&why), // the build is reported as zeros, and no image matches it
             }
         }
-        let own = self.executable;
+        let reloaded = self.worker.reloaded_sha256();
+        let own = reloaded.unwrap_or(self.executable);
+        // Outside the appliance, and after a reload, any executable may serve any image.
+        let judges = self.appliance && reloaded.is_none();
         let problem = match report {
             Err(why) => Some(why),
-            // Outside the appliance any executable may serve any image.
-            Ok(recorded) => recorded.filter(|recorded| self.appliance && *recorded != own).map(|recorded| {
+            Ok(recorded) => recorded.filter(|recorded| judges && *recorded != own).map(|recorded| {
                 let (own, recorded) = (hex(&own[..6]), hex(&recorded[..6]));
                 format!("this executable ({own}...) is not the one in the RTS image ({recorded}...)")
             }),
@@ -220,7 +230,9 @@ impl Supervisor {
             self.enter_phase(5);
             self.start_late_setup();
         }
-        self.worker.send(&Control::Beat { beats: heartbeat.beats(), late_us });
+        let message = Control::Beat { beats: heartbeat.beats(), late_us };
+        self.worker.send(&message);
+        self.reload_at_beat(&message);
         let pid = self.worker.pid();
         if metabolism::is_due(heartbeat.beats()) {
             metabolism::measure(self.page(), self.vitals(), pid);
@@ -252,7 +264,9 @@ impl Supervisor {
                 self.power_button = devices::PowerButton::find();
                 self.watchdog = devices::Watchdog::arm();
             }
-            worker_end = self.worker.note_end(&ended).or(worker_end);
+            if !self.note_end_in_reload(&ended) {
+                worker_end = self.worker.note_end(&ended).or(worker_end);
+            }
         }
         if worker_end.is_some() {
             self.check_model_file(); // a truncated file ends a worker with SIGBUS: the next one must not map it
@@ -288,6 +302,7 @@ impl Supervisor {
         let mut interests = vec![Interest::read(self.signals.fd())];
         interests.extend(self.worker.control().map(|socket: &OwnedFd| Interest::read(socket.as_raw_fd())));
         interests.extend(self.power_button.as_ref().map(|button| Interest::read(button.fd())));
+        interests.extend(self.reload.fd().map(Interest::read));
         if wait(&mut interests, timeout).is_err() {
             std::thread::sleep(timeout.min(Duration::from_millis(10)));
         }
@@ -296,11 +311,12 @@ impl Supervisor {
         }
         for _ in 0..CONTROL_LIMIT {
             match self.worker.receive() {
-                Ok(Some(control)) => self.handle_message(control),
+                Ok(Some((control, fd))) => self.handle_message(control, fd),
                 Ok(None) => (),
                 Err(_) => break,
             }
         }
+        self.advance_reload();
         if self.power_button.as_ref().is_some_and(devices::PowerButton::was_pressed) {
             console::say("the power button was pressed");
             self.end = Some(End::PowerOff);
@@ -324,7 +340,7 @@ impl Supervisor {
         }
     }
 
-    fn handle_message(&mut self, control: Control) {
+    fn handle_message(&mut self, control: Control, fd: Option<OwnedFd>) {
         match control {
             Control::RuntimeReady if self.entered == 1 => {
                 console::say("Neural Runtime initialized");
@@ -342,6 +358,8 @@ impl Supervisor {
             Control::Failed { text } => self.let_serve(Err(text)),
             Control::Shutdown { reboot } => self.end = Some(if reboot { End::Reboot } else { End::PowerOff }),
             Control::Orphans { count } => self.worker.leave_orphans(count),
+            Control::Reload { image, key } => self.begin_reload(image, key, fd),
+            Control::Frozen => self.note_frozen(),
             _ => (),
         }
     }
@@ -364,35 +382,10 @@ impl Supervisor {
     /// Ends the worker in order. Switching the power off is left to the caller.
     pub fn stop(&mut self) {
         self.page().set(word::STATE, State::Stopping as u32);
+        self.stop_reload();
         self.worker.end();
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.disarm();
         }
     }
-}
-
-/// What supervisor and workers share, and what outlives every worker.
-struct SharedFiles {
-    words: SharedWords,
-    /// The memory file of `words`.
-    words_file: OwnedFd,
-    /// The memory file of the journal.
-    journal: OwnedFd,
-}
-
-/// Makes shared words with an initialised device page, and an empty journal.
-fn share(period: Duration, start_us: u64) -> Result<SharedFiles, String> {
-    let (words, words_file) = SharedWords::create(c"hw.mmio", SHARED_WORDS)
-        .map_err(|error| format!("shared memory cannot be made: {error}"))?;
-    let page = Page::new(words.words());
-    page.initialise();
-    page.set(word::PERIOD_MS, u32::try_from(period.as_millis()).unwrap_or(u32::MAX));
-    page.set(word::ENERGY, (ENERGY_CAPACITY_MILLI / 1000) as u32);
-    let vitals = Vitals::new(words.words());
-    vitals.set_energy(ENERGY_CAPACITY_MILLI, start_us);
-    vitals.start(process::own_pid(), start_us);
-    vitals.reach_phase(0, 0);
-    let journal =
-        memory_file(c"journal").map_err(|error| format!("the journal's memory file cannot be made: {error}"))?;
-    Ok(SharedFiles { words, words_file, journal })
 }

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::console;
-use super::metabolism;
 use super::ports::Ports;
+use super::running_worker::RunningWorker;
 use crate::standalone::control::Control;
 use crate::standalone::worker::Options;
 use crate::sys::message;
@@ -17,8 +17,8 @@ use crate::sys::watch::Watch;
 
 /// The worker's uid and gid in the appliance.
 pub const WORKER_USER: u32 = 1000;
-/// A worker that makes no progress for this long is killed.
-const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// Uid and gid of the processes that judge a reload, and of its probe run, in the appliance: they cannot touch the worker.
+const JUDGES_USER: u32 = 1001;
 /// Time that a worker has to report on its model.
 pub const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 /// Time between SIGTERM and SIGKILL.
@@ -27,7 +27,17 @@ const GRACE: Duration = Duration::from_secs(3);
 const REPLAY_DEATHS_LIMIT: u32 = 5;
 /// The longest delay before a worker is started again.
 const BACKOFF_LIMIT: Duration = Duration::from_secs(5);
+/// After this many workers of a reloaded executable in a row that died within a second, the next one is of our own.
+const QUICK_DEATHS_LIMIT: u32 = 5;
 const ORPHANS_LIMIT: u64 = 10_000;
+
+/// The executable of a reload.
+pub struct Executable {
+    /// A sealed memory file.
+    pub file: OwnedFd,
+    /// Its SHA-256.
+    pub sha256: [u8; 32],
+}
 
 /// What every worker is given.
 pub struct Resources {
@@ -48,6 +58,8 @@ pub struct Resources {
 /// The worker.
 pub struct WorkerProcess {
     resources: Resources,
+    /// The executable of the last reload that was kept; `None` for our own.
+    executable: Option<Executable>,
     running: Option<RunningWorker>,
     starts: u32,
     failures: u32,
@@ -56,30 +68,23 @@ pub struct WorkerProcess {
     next_start: Instant,
 }
 
-struct RunningWorker {
-    pid: u32,
-    /// This end of the control socket; `None` once the worker has closed the other.
-    control: Option<OwnedFd>,
-    /// Whether it has reported on its model; until then its deadline is [`LOAD_DEADLINE`].
-    reported: bool,
-    /// Whether it serves requests, the journal having been replayed.
-    serves: bool,
-    since: Instant,
-    /// Processes killed for want of memory before it started.
-    memory_kills: u32,
-    progress: u32,
-    progress_at: Instant,
-}
-
 impl WorkerProcess {
     /// A worker that is not started yet.
     pub fn new(resources: Resources) -> Self {
-        WorkerProcess { resources, running: None, starts: 0, failures: 0, replay_deaths: 0, next_start: Instant::now() }
+        WorkerProcess {
+            resources,
+            executable: None,
+            running: None,
+            starts: 0,
+            failures: 0,
+            replay_deaths: 0,
+            next_start: Instant::now(),
+        }
     }
 
     /// Its process id, 0 while it does not run.
     pub fn pid(&self) -> u32 {
-        self.running.as_ref().map_or(0, |running| running.pid)
+        self.running.as_ref().map_or(0, RunningWorker::pid)
     }
 
     /// How many times it was started again.
@@ -95,13 +100,41 @@ impl WorkerProcess {
     /// From its next start on the worker serves without a model.
     pub fn withdraw_model(&mut self) {
         self.resources.options.without_model = true;
-        self.resources.model = None;
         self.resources.watch = None;
     }
 
     /// The supervisor's end of the control socket.
     pub fn control(&self) -> Option<&OwnedFd> {
-        self.running.as_ref()?.control.as_ref()
+        self.running.as_ref()?.control()
+    }
+
+    /// The model's file or device, whether the worker may use it or not.
+    pub fn model(&self) -> Option<BorrowedFd<'_>> {
+        self.resources.model.as_ref().map(File::as_fd)
+    }
+
+    /// The uid and gid for another process that this one must not be able to signal, in the appliance.
+    pub fn judges_user(&self) -> Option<u32> {
+        self.resources.options.appliance.then_some(JUDGES_USER)
+    }
+
+    /// SHA-256 of the executable of a reload that the workers are started from; `None` for our own.
+    pub fn reloaded_sha256(&self) -> Option<[u8; 32]> {
+        self.executable.as_ref().map(|executable| executable.sha256)
+    }
+
+    /// Starts the next workers from this executable, or from our own. Returns the one from before.
+    pub fn use_executable(&mut self, executable: Option<Executable>) -> Option<Executable> {
+        std::mem::replace(&mut self.executable, executable)
+    }
+
+    /// Puts another running worker in the place of this one, which is returned.
+    pub fn replace(&mut self, other: RunningWorker) -> Option<RunningWorker> {
+        let old = self.running.replace(other);
+        if let Some(running) = &mut self.running {
+            running.begin_to_serve();
+        }
+        old
     }
 
     /// Starts it.
@@ -113,41 +146,29 @@ impl WorkerProcess {
     }
 
     fn spawn(&mut self) -> io::Result<()> {
-        let (ours, theirs) = message::pair()?;
-        let resources = &mut self.resources;
-        resources.options.ports = resources.ports.look_again();
-        let Resources { options, shared, ports, journal, model, .. } = resources;
-        let mut fds: Vec<BorrowedFd<'_>> = vec![theirs.as_fd(), shared.as_fd(), journal.as_fd()];
-        fds.extend(ports.fds());
-        fds.extend(model.as_ref().map(|file| file.as_fd()));
-        let user = options.appliance.then_some(WORKER_USER);
-        let child = process::spawn(own_executable().args(options.words()), &fds, user)?;
-        let now = Instant::now();
+        let executable = self.executable.as_ref().map(|executable| executable.file.as_fd());
+        let running = spawn(&mut self.resources, executable, None)?;
         self.starts += 1;
-        self.running = Some(RunningWorker {
-            pid: child.id(),
-            control: Some(ours),
-            reported: false,
-            serves: false,
-            since: now,
-            memory_kills: metabolism::out_of_memory_kills(),
-            progress: 0,
-            progress_at: now,
-        });
+        self.running = Some(running);
         Ok(())
+    }
+
+    /// Starts a worker of this executable beside the one that serves. It takes over what comes through `link`.
+    ///
+    /// # Errors
+    /// Whatever starting a process says.
+    pub fn start_beside(&mut self, executable: BorrowedFd<'_>, link: &OwnedFd) -> io::Result<RunningWorker> {
+        spawn(&mut self.resources, Some(executable), Some(link.as_fd()))
     }
 
     /// Notes the end of a child that was reaped. Returns how it ended if it was the worker.
     pub fn note_end(&mut self, ended: &Ended) -> Option<String> {
-        let running = self.running.as_ref().filter(|running| running.pid == ended.pid)?;
+        let running = self.running.as_ref().filter(|running| running.pid() == ended.pid)?;
         // SIGKILL comes from outside and says nothing about the journal, unless replaying it takes more memory than there
         // is. Outside the appliance the kernel's count is that of all programs of the host.
-        let for_memory = self.resources.options.appliance && metabolism::out_of_memory_kills() != running.memory_kills;
+        let for_memory = self.resources.options.appliance && running.memory_ran_out();
         self.schedule_restart(for_memory || ended.signal != Some(libc::SIGKILL));
-        Some(match ended.signal {
-            Some(signal) => format!("was killed by signal {signal}"),
-            None => format!("exited with status {}", ended.status),
-        })
+        Some(ended.how())
     }
 
     fn reap_all(&mut self) {
@@ -159,10 +180,15 @@ impl WorkerProcess {
     /// Decides when to start the next worker: at once if this one ran for a second, else after a growing delay.
     fn schedule_restart(&mut self, by_itself: bool) {
         let Some(running) = self.running.take() else { return };
-        let lived = running.since.elapsed();
-        self.failures = if lived > Duration::from_secs(1) { 0 } else { (self.failures + 1).min(6) };
-        let while_replaying = by_itself && running.reported && !running.serves;
+        self.failures = if running.age() > Duration::from_secs(1) { 0 } else { (self.failures + 1).min(6) };
+        let while_replaying = by_itself && running.replays();
         self.replay_deaths = if while_replaying { self.replay_deaths + 1 } else { 0 };
+        if self.failures >= QUICK_DEATHS_LIMIT && self.executable.take().is_some() {
+            console::say(
+                "workers of the reloaded executable keep dying: the next one is of the executable that was booted",
+            );
+            (self.failures, self.replay_deaths) = (0, 0);
+        }
         if self.replay_deaths == REPLAY_DEATHS_LIMIT {
             console::say("workers keep dying while they replay the journal: the next one serves the model as built, without mutations");
             self.resources.options.without_journal = true;
@@ -190,39 +216,32 @@ impl WorkerProcess {
     /// Kills a worker that has made no progress for too long.
     pub fn end_if_stuck(&mut self, progress: u32) {
         let Some(running) = &mut self.running else { return };
-        if running.progress != progress {
-            (running.progress, running.progress_at) = (progress, Instant::now());
-        } else if running.progress_at.elapsed() > if running.reported { STUCK_AFTER } else { LOAD_DEADLINE } {
+        if running.is_stuck(progress) {
             console::say("the worker makes no progress and is killed");
-            process::kill(running.pid, libc::SIGKILL);
-            running.progress_at = Instant::now();
+            running.kill();
         }
     }
 
     /// Sends a message; one that cannot be delivered is dropped.
     pub fn send(&self, control: &Control) {
-        if let Some(socket) = self.control() {
-            let _ = control.send(socket);
+        if let Some(running) = &self.running {
+            running.send(control);
         }
     }
 
-    /// The worker's next message.
+    /// Sends a message with a descriptor; one that cannot be delivered is dropped.
+    pub fn send_with(&self, control: &Control, fd: BorrowedFd<'_>) {
+        if let Some(running) = &self.running {
+            running.send_with(control, fd);
+        }
+    }
+
+    /// The worker's next message, and the descriptor that came with it.
     ///
     /// # Errors
     /// WouldBlock if there is none. A worker that closed its end of the socket is killed: it cannot be controlled.
-    pub fn receive(&mut self) -> io::Result<Option<Control>> {
-        let running = self.running.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let received = Control::receive(running.control.as_ref().ok_or(io::ErrorKind::NotConnected)?);
-        match &received {
-            Ok(Some(Control::TensorsReady { .. } | Control::Failed { .. })) => running.reported = true,
-            Ok(Some(Control::Serving)) => running.serves = true,
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                running.control = None;
-                process::kill(running.pid, libc::SIGKILL);
-            }
-            _ => (),
-        }
-        received
+    pub fn receive(&mut self) -> io::Result<Option<(Control, Option<OwnedFd>)>> {
+        self.running.as_mut().ok_or(io::ErrorKind::NotConnected)?.receive()
     }
 
     /// Ends the worker: SIGTERM, and SIGKILL after three seconds.
@@ -251,9 +270,37 @@ impl WorkerProcess {
     }
 }
 
+/// Starts a worker of an executable, or of our own. With `link` it takes over what comes through that socket.
+fn spawn(
+    resources: &mut Resources,
+    executable: Option<BorrowedFd<'_>>,
+    link: Option<BorrowedFd<'_>>,
+) -> io::Result<RunningWorker> {
+    let (ours, theirs) = message::pair()?;
+    resources.options.ports = resources.ports.look_again();
+    let Resources { options, shared, ports, journal, model, .. } = resources;
+    let mut fds: Vec<BorrowedFd<'_>> = vec![theirs.as_fd(), shared.as_fd(), journal.as_fd()];
+    fds.extend(link);
+    fds.extend(ports.fds());
+    fds.extend(model.as_ref().filter(|_| !options.without_model).map(|file| file.as_fd()));
+    let user = options.appliance.then_some(WORKER_USER);
+    let words = Options { standby: link.is_some(), ..options.clone() }.words();
+    let mut command = executable.map_or_else(own_executable, executing);
+    let child = process::spawn(command.args(words), &fds, user)?;
+    Ok(RunningWorker::new(child.id(), ours))
+}
+
+/// A command that runs an executable, as [`own_executable`] does. The file must stay open until it was spawned.
+pub fn executing(executable: BorrowedFd<'_>) -> Command {
+    isolated(process::executing(executable))
+}
+
 /// A command that runs this executable again, with an empty environment and its errors on the console.
 pub fn own_executable() -> Command {
-    let mut command = Command::new("/proc/self/exe");
+    isolated(Command::new("/proc/self/exe"))
+}
+
+fn isolated(mut command: Command) -> Command {
     command.stdin(Stdio::null()).stdout(Stdio::null()).env_clear();
     command
 }

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::link::{Link, Received};
+use crate::protocol::packing::{pack_all, unpack_all, Packed};
 use crate::protocol::{
     Blob, Envelope, Framer, Incoming, Message, Reply, Request, RequestError, LINE_LIMIT, OUTSTANDING_LIMIT,
 };
@@ -78,6 +79,91 @@ pub struct Connection {
     readable: bool,
     /// Whether reading has stopped on this side, so that a pause of the host's is no time-out.
     paused: bool,
+    /// Whether a request is being done outside this process: those behind it wait.
+    pub held: bool,
+}
+
+impl Packed for Pending {
+    fn pack(&self, out: &mut Vec<u8>) {
+        match self {
+            Pending::Request(request, at) => {
+                0u64.pack(out);
+                request.pack(out);
+                u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX).pack(out);
+            }
+            Pending::Refused(id, error) => {
+                1u64.pack(out);
+                id.pack(out);
+                (error.code as u64).pack(out);
+                error.message.pack(out);
+                error.data.pack(out);
+            }
+            Pending::Bye => 2u64.pack(out),
+        }
+    }
+
+    fn unpack(bytes: &mut &[u8]) -> Option<Self> {
+        Some(match u64::unpack(bytes)? {
+            0 => {
+                let request = Request::unpack(bytes)?;
+                let age = Duration::from_micros(u64::unpack(bytes)?);
+                Pending::Request(request, Instant::now().checked_sub(age)?)
+            }
+            1 => {
+                let (id, code) = (Value::unpack(bytes)?, u64::unpack(bytes)? as i64);
+                let (message, data) = (String::unpack(bytes)?, Option::unpack(bytes)?);
+                Pending::Refused(id, RequestError { code, message, data })
+            }
+            2 => Pending::Bye,
+            _ => return None,
+        })
+    }
+}
+
+/// Everything but the stream itself. A worker that takes over reads at once, and a pause before that is no time-out.
+impl Packed for Connection {
+    fn pack(&self, out: &mut Vec<u8>) {
+        self.number.pack(out);
+        self.queue.len().pack(out);
+        for (pending, bytes) in &self.queue {
+            pending.pack(out);
+            bytes.pack(out);
+        }
+        self.begun_bytes.pack(out);
+        pack_all(self.subscriptions.iter(), out);
+        self.client.pack(out);
+        self.framer.pack(out);
+        self.inbox.pack(out);
+        self.outbox.len().pack(out);
+        let (first, second) = self.outbox.as_slices();
+        out.extend_from_slice(first);
+        out.extend_from_slice(second);
+        self.input_ended.pack(out);
+        self.held.pack(out);
+    }
+
+    fn unpack(bytes: &mut &[u8]) -> Option<Self> {
+        let number = u64::unpack(bytes)?;
+        let waiting = usize::unpack(bytes)?;
+        let unpacked = (0..waiting).map(|_| Some((Pending::unpack(bytes)?, usize::unpack(bytes)?)));
+        let queue = unpacked.collect::<Option<VecDeque<(Pending, usize)>>>()?;
+        let queued_bytes = queue.iter().fold(0usize, |sum, (_, bytes)| sum.saturating_add(*bytes));
+        Some(Connection {
+            queue,
+            queued_bytes,
+            begun_bytes: usize::unpack(bytes)?,
+            subscriptions: unpack_all(bytes)?,
+            client: Option::unpack(bytes)?,
+            framer: Framer::unpack(bytes)?,
+            inbox: Vec::unpack(bytes)?,
+            outbox: Vec::unpack(bytes)?.into(),
+            input_ended: bool::unpack(bytes)?,
+            held: bool::unpack(bytes)?,
+            readable: true,
+            paused: true,
+            ..Connection::fresh(number)
+        })
+    }
 }
 
 impl Connection {
@@ -96,7 +182,19 @@ impl Connection {
             input_ended: false,
             readable: false,
             paused: false,
+            held: false,
         }
+    }
+
+    /// Begins anew on the same stream, after another process has served it: what was received or queued is lost.
+    pub fn begin_anew(&mut self) {
+        let (subscriptions, client) = (std::mem::take(&mut self.subscriptions), self.client.take());
+        *self = Connection { subscriptions, client, readable: true, ..Connection::fresh(self.number) };
+    }
+
+    /// Reading had stopped for some time: that is no time-out.
+    pub fn note_pause(&mut self) {
+        (self.paused, self.readable) = (true, true);
     }
 
     fn has_room(&self) -> bool {
@@ -173,7 +271,8 @@ impl Connection {
 
     /// Whether the host has closed its side and nothing waits any more.
     pub fn is_drained(&self) -> bool {
-        self.input_ended && self.queue.is_empty() && self.inbox.is_empty() && self.outbox.is_empty()
+        let nothing_waits = self.queue.is_empty() && self.inbox.is_empty() && self.outbox.is_empty();
+        self.input_ended && !self.held && nothing_waits
     }
 
     /// Whether the host has closed its side.

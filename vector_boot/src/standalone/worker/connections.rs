@@ -3,6 +3,7 @@
 //! Their memory is bounded together. Each may always hold a share, so that none waits for another that does not read.
 
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -13,7 +14,9 @@ use super::connection::{Connection, Pending};
 use super::link::Link;
 use super::runner::Runner;
 use super::turns::{Class, Running, Turn, Turns};
+use crate::protocol::packing::Packed;
 use crate::protocol::{code, Method, RequestError, Runs, CONNECTIONS_LIMIT};
+use crate::standalone::reload::handover::Outgoing;
 use crate::sys::ready::{wait, Interest};
 
 /// With more memory than this taken by waiting requests, over all connections, reading pauses ...
@@ -229,7 +232,8 @@ impl Connections {
     /// Ends the connection in a place. Returns its number.
     pub fn end(&mut self, place: usize) -> Option<u64> {
         let place = self.places.get_mut(place)?;
-        if place.link.as_ref().is_some_and(|link| !link.is_port()) {
+        if let Some(Link::Socket(client)) = place.link.as_ref() {
+            let _ = client.shutdown(Shutdown::Both); // another worker may hold the same socket
             place.link = None;
         }
         place.connection.take().map(|connection| connection.number)
@@ -241,11 +245,51 @@ impl Connections {
         let class = |place: usize, position: usize| {
             let connection = places[place].connection.as_ref()?;
             let waits = connection.is_full() || (unsent >= UNSENT_LIMIT && connection.unsent_bytes() >= UNSENT_SHARE);
-            connection.waiting(position).filter(|_| !waits).map(class)
+            let class = connection.waiting(position).filter(|_| !waits).map(class)?;
+            Some(if connection.held && class != Class::Passes { Class::Held } else { class })
         };
         let Turn { place, position } = self.turns.next(places.len(), running, class)?;
         let pending = self.places[place].connection.as_mut()?.take(position)?;
         Some((place, pending))
+    }
+}
+
+/// Handing over to another worker.
+impl Connections {
+    /// Packs all connections; `out` gets the sockets of clients too. Ports and the listening socket every worker has.
+    pub fn pack<'a>(&'a self, out: &mut Outgoing<'a>) {
+        self.newest.pack(&mut out.bytes);
+        let taken: Vec<usize> = (0..self.places.len()).filter(|at| self.places[*at].connection.is_some()).collect();
+        taken.len().pack(&mut out.bytes);
+        for at in taken {
+            let Place { link, connection } = &self.places[at];
+            at.pack(&mut out.bytes);
+            if let Some(connection) = connection {
+                connection.pack(&mut out.bytes);
+            }
+            out.fds.extend(link.as_ref().and_then(Link::socket));
+        }
+    }
+
+    /// Takes the place of packed ones; `None` if they are not valid.
+    pub fn restore(&mut self, bytes: &mut &[u8], next_fd: &mut dyn FnMut() -> Option<OwnedFd>) -> Option<()> {
+        self.newest = u64::unpack(bytes)?;
+        for _ in 0..usize::unpack(bytes)? {
+            let at = usize::unpack(bytes)?;
+            let place = self.places.get_mut(at)?;
+            place.connection = Some(Connection::unpack(bytes)?);
+            if place.link.is_none() {
+                place.link = Some(Link::Socket(UnixStream::from(next_fd()?)));
+            }
+        }
+        self.knocked = self.listener.is_some();
+        Some(())
+    }
+
+    /// Goes on after another process has served the connections.
+    pub fn begin_anew(&mut self) {
+        self.open().for_each(Connection::begin_anew);
+        self.knocked = self.listener.is_some();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use crate::sys::process::{self, set_nonblocking};
@@ -47,6 +47,14 @@ impl Link {
     /// Whether this is a virtio-serial port.
     pub fn is_port(&self) -> bool {
         matches!(self, Link::Port(_))
+    }
+
+    /// The descriptor of a client; `None` for a port.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Link::Port(_) => None,
+            Link::Socket(client) => Some(client.as_fd()),
+        }
     }
 
     /// Reads without blocking, and appends at most `limit` bytes to `buffer`.

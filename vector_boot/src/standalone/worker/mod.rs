@@ -1,7 +1,8 @@
 //! The worker: an unprivileged process that owns the evolution port and the model, and answers requests.
 //!
-//! It inherits descriptors from the supervisor: 3 the control socket, 4 the shared words, 5 the journal, then the ports or
-//! the listening socket, then the model's file if there is one.
+//! It inherits descriptors from the supervisor: 3 the control socket, 4 the shared words, 5 the journal, then a socket to
+//! the worker that it takes over from, if it is to, then the ports or the listening socket, then the model's file if there
+//! is one.
 
 mod connection;
 mod connections;
@@ -37,7 +38,7 @@ pub use options::Options;
 const CONTROL: i32 = process::FIRST_INHERITED;
 const SHARED: i32 = CONTROL + 1;
 const JOURNAL: i32 = CONTROL + 2;
-const PORTS: i32 = CONTROL + 3;
+const NEXT: i32 = CONTROL + 3;
 
 /// Runs the worker until the supervisor ends it.
 pub fn main(words: &[&str]) -> ExitCode {
@@ -60,14 +61,22 @@ fn start(words: &[&str]) -> Result<(), String> {
     let shared = inherit(SHARED)?;
     let shared = SharedWords::attach(&shared, SHARED_WORDS)
         .map_err(|error| format!("the shared words cannot be mapped: {error}"))?;
-    let ports = (PORTS..).take(options.ports).map(inherit).collect::<Result<Vec<_>, _>>()?;
+    let old = options.standby.then(|| inherit(NEXT)).transpose()?;
+    let first_port = NEXT + i32::from(options.standby);
+    let ports = (first_port..).take(options.ports).map(inherit).collect::<Result<Vec<_>, _>>()?;
     let connections =
         Connections::new(ports, options.listens).map_err(|error| format!("the port cannot be used: {error}"))?;
     let _ = Control::RuntimeReady.send(&control);
     let journal = inherit(JOURNAL)?;
     let shared = Arc::new(shared);
-    let (model, watch) = load(&options, &control);
-    let Some(Orders { executable, emergency }) = wait_for_orders(&control, Vitals::new(shared.words())) else {
+    let (model, watch) = load(&options, first_port + options.ports as i32, &control);
+    // The vitals are those of the worker that serves.
+    let progress = || {
+        if old.is_none() {
+            Vitals::new(shared.words()).make_progress()
+        }
+    };
+    let Some(Orders { executable, emergency }) = wait_for_orders(&control, &progress) else {
         return Ok(());
     };
     let fault_allowed = options.fault && !model.as_ref().is_ok_and(|model| model.signed);
@@ -84,22 +93,26 @@ fn start(words: &[&str]) -> Result<(), String> {
     };
     let build = hex(&executable[..6]);
     let energy_limited = !options.energy_unlimited;
-    let machine = Machine::new(Parts { model, runtime, journal, shared, build, energy_limited, mutation_key });
+    let parts = Parts { model, runtime, journal, shared: Arc::clone(&shared), build, energy_limited, mutation_key };
+    let machine = if old.is_some() { Machine::standby(parts) } else { Machine::new(parts) };
     let settings = service::ServiceSettings { fault_allowed, appliance: options.appliance };
-    let service =
+    let mut service =
         service::Service::start(machine, connections, control, watch, settings).map_err(|error| error.to_string())?;
     sandbox::restrict_syscalls().map_err(|error| format!("cannot restrict system calls: {error}"))?;
+    if old.is_some_and(|old| !service.take_over(&old)) {
+        return Ok(());
+    }
     service.send_to_supervisor(&Control::Serving);
     service.run();
     Ok(())
 }
 
 /// Loads the model and reports the result to the supervisor. Also returns what notices changes of the model's file.
-fn load(options: &Options, control: &OwnedFd) -> (Result<LoadedModel, String>, Option<Watch>) {
+fn load(options: &Options, file: i32, control: &OwnedFd) -> (Result<LoadedModel, String>, Option<Watch>) {
     let (model, watch) = match options {
         Options { without_model: true, .. } => (Err("the supervisor has withdrawn the model".to_string()), None),
         Options { embedded: true, .. } => (model_file::from_memory(EMBEDDED_MODEL), None),
-        _ => match open_watched(PORTS + options.ports as i32) {
+        _ => match open_watched(file) {
             Ok((file, watch)) => (model_file::open(file), watch),
             Err(error) => (Err(format!("the model cannot be read: {error}")), None),
         },
@@ -128,9 +141,9 @@ struct Orders {
 }
 
 /// Waits until the supervisor lets this worker serve; `None` if the supervisor has ended.
-fn wait_for_orders(control: &OwnedFd, vitals: Vitals<'_>) -> Option<Orders> {
+fn wait_for_orders(control: &OwnedFd, progress: &dyn Fn()) -> Option<Orders> {
     loop {
-        vitals.make_progress();
+        progress();
         let _ = wait(&mut [Interest::read(control.as_raw_fd())], Duration::from_millis(100));
         match Control::receive(control) {
             Ok(Some(Control::Serve { executable, emergency })) => return Some(Orders { executable, emergency }),

@@ -19,6 +19,8 @@ pub struct Options {
     pub without_journal: bool,
     /// Whether mutations cost no energy.
     pub energy_unlimited: bool,
+    /// Whether to take over from a worker that serves, once it hands over.
+    pub standby: bool,
     /// How many ports there are, or listening sockets.
     pub ports: usize,
 }
@@ -38,6 +40,7 @@ impl Options {
             (self.without_model, "--without-model"),
             (self.without_journal, "--without-journal"),
             (self.energy_unlimited, "--energy-unlimited"),
+            (self.standby, "--standby"),
         ];
         words.extend(flags.iter().filter(|(set, _)| *set).map(|(_, word)| (*word).to_string()));
         words.push(format!("{PORTS}{}", self.ports));
@@ -55,6 +58,7 @@ impl Options {
                 "--without-model" => options.without_model = true,
                 "--without-journal" => options.without_journal = true,
                 "--energy-unlimited" => options.energy_unlimited = true,
+                "--standby" => options.standby = true,
                 "--listens" => options.listens = true,
                 "--embedded" => options.embedded = true,
                 "--fault" => options.fault = true,
@@ -85,6 +89,7 @@ mod tests {
             without_model: true,
             without_journal: false,
             energy_unlimited: true,
+            standby: true,
             ports: 16,
         };
         let words = options.words();

@@ -1,6 +1,7 @@
 //! The worker's loop: one thread serves the connections, a second one runs long requests.
 
 mod faults;
+mod reload;
 mod requests;
 
 use std::io;
@@ -19,6 +20,7 @@ use crate::protocol::{self, FaultKind, Method, Reply, Request, RequestError};
 use crate::standalone::control::Control;
 use crate::sys::ready::Interest;
 use crate::sys::watch::Watch;
+use reload::Reload;
 
 /// The longest wait of the loop.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -45,6 +47,9 @@ pub struct Service {
     stopping: Option<Stopping>,
     /// A crash that was asked for, and the connection that asked.
     crash: Option<(FaultKind, u64)>,
+    reload: Reload,
+    /// The last beat that subscribers were told of.
+    last_beat: u64,
     started: Instant,
 }
 
@@ -90,6 +95,8 @@ impl Service {
             has_more: false,
             stopping: None,
             crash: None,
+            reload: Reload::default(),
+            last_beat: 0,
             started: Instant::now(),
         })
     }
@@ -118,6 +125,9 @@ impl Service {
             self.accept();
             self.machine.release_past(false);
             self.advance_stop();
+            if !self.hand_over_if_due() {
+                return;
+            }
         }
     }
 
@@ -136,17 +146,25 @@ impl Service {
     /// Handles the supervisor's messages; false if it has ended.
     fn handle_supervisor(&mut self) -> bool {
         for _ in 0..CONTROL_LIMIT {
-            match Control::receive(&self.control) {
-                Ok(Some(Control::Beat { beats, late_us })) => {
-                    let event = || protocol::event(&json!({"kind": "heartbeat", "beats": beats, "late_us": late_us}));
-                    self.connections.open().for_each(|connection| connection.send_event("heartbeat", event));
-                    self.check_model_file();
-                }
-                Ok(_) => (),
+            match Control::receive_with(&self.control) {
+                Ok(Some((Control::Beat { beats, late_us }, _))) => self.note_beat(beats, late_us),
+                Ok(Some((control, fd))) => self.handle_reload_message(control, fd),
+                Ok(None) => (),
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
             }
         }
         true
+    }
+
+    /// Tells subscribers of a beat, unless another worker has told of it.
+    fn note_beat(&mut self, beats: u64, late_us: u32) {
+        if beats <= self.last_beat {
+            return;
+        }
+        self.last_beat = beats;
+        let event = || protocol::event(&json!({"kind": "heartbeat", "beats": beats, "late_us": late_us}));
+        self.connections.open().for_each(|connection| connection.send_event("heartbeat", event));
+        self.check_model_file();
     }
 
     fn collect_answer(&mut self) {
@@ -174,7 +192,8 @@ impl Service {
 
     /// Ends a trial whose time is over, once nothing else runs.
     fn expire_lease(&mut self) {
-        if !self.model_lost && self.runner.running().is_none() && self.machine.lease_left_us() == Some(0) {
+        let idle = self.runner.running().is_none() && !self.reload.hands_over();
+        if !self.model_lost && idle && self.machine.lease_left_us() == Some(0) {
             self.runner.start(Job::ExpireLease);
         }
     }
@@ -293,6 +312,9 @@ impl Service {
     fn work(&mut self, started: Instant) -> bool {
         let mut worked = false;
         while self.crash.is_none() && started.elapsed() <= LONGEST_TURN {
+            if self.reload.hands_over() && self.runner.running().is_none() {
+                break; // what waits is handed over
+            }
             let Some((place, pending)) = self.connections.next(self.running()) else { break };
             let Some(number) = self.connections.at(place).map(|(connection, _)| connection.number) else { break };
             worked = true;
@@ -310,6 +332,12 @@ impl Service {
 
     /// Answers a request, or has the second thread run it.
     fn handle_request(&mut self, request: Request, arrival: Arrival) {
+        if request.method == Method::Reload {
+            if let Err(error) = self.begin_reload(&request, arrival.connection) {
+                self.answer_with(arrival.connection, &request.id, Err(error));
+            }
+            return;
+        }
         if self.runs_in_runner(&request) {
             self.runner.start(Job::Answer(request, arrival));
             return;

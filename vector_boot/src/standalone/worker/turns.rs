@@ -20,6 +20,8 @@ pub enum Class {
     Reads,
     /// It waits until nothing runs.
     Waits,
+    /// It waits until a request before it on its connection has been answered, which is done outside this process.
+    Held,
 }
 
 /// A message to be handled: the place of its connection, and its position in that connection's queue.
@@ -65,6 +67,7 @@ fn eligible(running: Running, place: usize, class: &dyn Fn(usize) -> Option<Clas
     let first = class(0)?;
     let passing = || (0..).map_while(class).position(|class| class == Class::Passes);
     match running {
+        _ if first == Class::Held => passing(),
         Running::Nothing => Some(0),
         Running::Alone(owner) if owner == Some(place) => None,
         Running::Beside(owner) if owner != Some(place) && first != Class::Waits => Some(0),
@@ -79,7 +82,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::Class::{Passes, Reads, Waits};
+    use super::Class::{Held, Passes, Reads, Waits};
     use super::*;
 
     struct Queues(Vec<VecDeque<Class>>);
@@ -134,6 +137,17 @@ mod tests {
         assert_eq!(during(Running::Beside(Some(0))), [(0, Passes), (1, Passes), (2, Reads), (2, Passes)]);
         assert_eq!(during(Running::Alone(Some(0))), [(1, Passes), (2, Passes)]);
         assert_eq!(during(Running::Alone(None)), [(0, Passes), (1, Passes), (2, Passes)]);
+    }
+
+    #[test]
+    fn what_is_held_waits_and_holds_nobody_else() {
+        for running in [Running::Nothing, Running::Beside(Some(1)), Running::Alone(None)] {
+            let mut queues = Queues::of(&[&[Held, Held, Passes, Held], &[Passes]]);
+            let mut turns = Turns::default();
+            let taken: Vec<_> =
+                std::iter::from_fn(|| queues.take(&mut turns, running)).map(|(_, class)| class).collect();
+            assert_eq!(taken, [Passes; 2], "{running:?}");
+        }
     }
 
     #[test]

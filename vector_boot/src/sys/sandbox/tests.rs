@@ -71,8 +71,11 @@ fn only_the_ioctl_that_is_used_passes() {
 }
 
 #[test]
-fn a_descriptor_can_be_dropped_in_a_debug_build() {
+fn of_a_descriptor_only_the_seals_can_be_changed() {
     assert_eq!(filtered(libc::SYS_fcntl, [0, libc::F_GETFD as _, 0, 0, 0, 0]), DONE);
+    let file = crate::sys::memory::memory_file(c"sealed").unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&file) as u64;
+    assert_eq!(filtered(libc::SYS_fcntl, [fd, libc::F_ADD_SEALS as _, libc::F_SEAL_GROW as _, 0, 0, 0]), DONE);
     assert_eq!(filtered(libc::SYS_fcntl, [0, libc::F_SETFL as _, 0, 0, 0, 0]), KILLED);
 }
 

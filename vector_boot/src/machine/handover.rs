@@ -1,0 +1,66 @@
+//! What a machine hands over to that of another process, at a reload of the worker.
+
+use super::{Machine, Parts};
+use crate::hw_mmio::word;
+use crate::protocol::RequestError;
+use crate::tensor::memory::PAGE;
+
+/// Memory of a worker without its changed pages, about.
+const WORKER_BYTES: u64 = 24 << 20;
+
+/// Where the weights are: equal positions are equal weights, as far as the base is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The generation.
+    pub generation: u64,
+    /// Its fingerprint.
+    pub fingerprint: u64,
+}
+
+impl Machine {
+    /// A machine at the newest generation of the journal, which another process still serves: the shared words are left as
+    /// they are until [`Machine::take_over`].
+    pub fn standby(parts: Parts) -> Self {
+        Self::recover(parts, &|| ())
+    }
+
+    /// Where the weights are; `None` without a model.
+    pub fn position(&self) -> Option<Position> {
+        let lineage = self.lineage().ok()?;
+        Some(Position { generation: lineage.generation(), fingerprint: lineage.store().memory().fingerprint() })
+    }
+
+    /// Makes the changes that another process has written to the journal. Without a model there is nothing to do.
+    ///
+    /// # Errors
+    /// One sentence if they cannot be made.
+    pub fn catch_up(&self) -> Result<(), String> {
+        let Ok(mut lineage) = self.weights_alone() else { return Ok(()) };
+        if lineage.require_log().is_err() {
+            return Ok(()); // the other process could not write it either
+        }
+        lineage.catch_up(&|| ()).map_err(|error| RequestError::from(error).message)
+    }
+
+    /// Publishes the state of the weights in the shared words.
+    pub fn take_over(&self) {
+        if let Ok(lineage) = self.lineage() {
+            self.publish(&lineage);
+        }
+    }
+
+    /// Whether there is memory for a second worker.
+    ///
+    /// # Errors
+    /// One sentence if there is not.
+    pub fn require_second_worker(&self) -> Result<(), String> {
+        let changed =
+            self.lineage().map_or(0, |lineage| u64::from(lineage.store().memory().dirty_count()) * PAGE as u64);
+        let needed = changed + WORKER_BYTES;
+        let available = u64::from(self.page().get(word::MEMORY_AVAILABLE_KIB)) * 1024;
+        if available == 0 || needed < available {
+            return Ok(());
+        }
+        Err(format!("two workers may need {needed} bytes more memory, but {available} are available"))
+    }
+}
