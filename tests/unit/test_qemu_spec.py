@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_direct_boot_names_kernel_initramfs_and_command_line() -> None:
         ("-append", "console=ttyS0 panic=-1"),
         ("-machine", "q35"),
         ("-accel", "tcg"),
-        ("-cpu", "max"),
+        ("-cpu", "max,-erms,-fsrm"),
         ("-m", "384M"),
         ("-smp", "2"),
         ("-display", "none"),
@@ -39,6 +40,11 @@ def test_direct_boot_names_kernel_initramfs_and_command_line() -> None:
         assert pair in pairs(argv)
     assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(argv)
     assert "-bios" not in argv
+
+
+def test_only_an_emulated_processor_without_a_choice_lacks_repeated_moves() -> None:
+    assert ("-cpu", "max") in pairs(command(DIRECT, PATHS, "kvm"))
+    assert ("-cpu", "Haswell") in pairs(command(replace(DIRECT, cpu="Haswell"), PATHS, "tcg"))
 
 
 def test_ports_are_named_and_commas_in_paths_doubled() -> None:

@@ -5,6 +5,7 @@
 //! workstation. Both share the other modules, which work on bytes and memory alone; `ffi` and `standalone` are thin.
 
 pub mod container_file;
+pub mod crc;
 pub mod element;
 pub mod gguf;
 pub mod hw_mmio;

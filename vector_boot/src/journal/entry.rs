@@ -1,7 +1,7 @@
 //! One entry of the log: a head of fixed size that describes a change, and a payload with its contents. `spec/journal.md`
 //! describes them.
 
-use crc32c::crc32c;
+use crate::crc::crc32c;
 use xxhash_rust::xxh3::Xxh3;
 
 pub use super::format::EntryKind;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crc32c::crc32c;
+use crate::crc::crc32c;
 
 use super::entry::{sum_of, HEAD_BYTES};
 use super::storage::{LogStorage, MemoryFile};

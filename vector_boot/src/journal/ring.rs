@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crc32c::crc32c;
+use crate::crc::crc32c;
 
 use crate::protocol::RecordKind;
 

@@ -56,7 +56,7 @@ pub(super) fn require_base(lineage: &Lineage, base: u64) -> Result<(), RequestEr
 /// Identifies the parameters and the blob of a request.
 pub(super) fn content(request: &Request, blob_bytes: usize, blob_crc: u32) -> Content {
     let params = request.params.canonical();
-    let params_crc = crc32c::crc32c(params.as_bytes());
+    let params_crc = crate::crc::crc32c(params.as_bytes());
     Content { params_crc, blob_crc, bytes: (params.len() + blob_bytes) as u64 }
 }
 

@@ -260,7 +260,7 @@ impl Uploads {
         if !repeated {
             upload.memory.populate(offset..end);
             upload.memory.bytes_mut()[offset..end].copy_from_slice(piece);
-            upload.crc = crc32c::crc32c_combine(upload.crc, piece.crc(), piece.len());
+            upload.crc = crate::crc::combine(upload.crc, piece.crc(), piece.len());
             upload.received = end;
         }
         Ok(upload.received)

@@ -48,7 +48,7 @@ impl BlobBytes {
 
 impl From<Vec<u8>> for BlobBytes {
     fn from(bytes: Vec<u8>) -> Self {
-        let crc = crc32c::crc32c(&bytes);
+        let crc = crate::crc::crc32c(&bytes);
         BlobBytes { bytes, crc }
     }
 }

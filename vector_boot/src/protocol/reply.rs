@@ -88,7 +88,8 @@ impl Reply {
     fn line(&self, id: &Value) -> Vec<u8> {
         let mut answer = json!({"jsonrpc": "2.0", "id": id, "result": self.result});
         if !self.blob.is_empty() {
-            answer["blob"] = json!({"bytes": self.blob.len(), "crc32c": format!("{:08x}", crc32c::crc32c(&self.blob))});
+            answer["blob"] =
+                json!({"bytes": self.blob.len(), "crc32c": format!("{:08x}", crate::crc::crc32c(&self.blob))});
         }
         line(&answer)
     }
