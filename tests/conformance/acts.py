@@ -81,7 +81,7 @@ def rollback(client: Client, to: int) -> int:
 def promote(client: Client) -> None:
     """Keep the trial that is open."""
     current = generation(client)
-    assert client.result("promote", id=new_id(), generation=current) == {"promoted": current}
+    assert client.result("promote", id=new_id(), generation=current) == {"promoted": current, "durable": False}
 
 
 def crash(client: Client, what: str = "segv") -> None:

@@ -168,7 +168,7 @@ def check_a_rollback_is_replayed(client: Client) -> None:
     assert mutate(client, sparse("w.F16", "set", [0], [1.0])).code == 0
     params = {"id": new_id(), "to": base[0], "reason": "a check"}
     first = client.ask("rollback", params).result
-    assert first == {"generation": base[0] + 2, "restored": base[0], "replayed": False}
+    assert first == {"generation": base[0] + 2, "restored": base[0], "durable": False, "replayed": False}
     assert client.ask("rollback", params).result == {**first, "replayed": True}
     crash(client)
     assert client.ask("rollback", params).result == {**first, "replayed": True}

@@ -99,7 +99,7 @@ def check_what_was_promoted_stays(client: Client) -> None:
         if got.code != 1014:
             break
         _until_generation(client, trial + 1)
-    assert got.result == {"promoted": trial}
+    assert got.result == {"promoted": trial, "durable": False}
     assert client.ask("promote", params).result["promoted"] == trial
     time.sleep(lease_ms / 1000 + 0.3)
     assert state(client) == held

@@ -45,9 +45,9 @@ def test_from_a_mutation_to_its_rollback(vboot: Vboot, machine: Path) -> None:
     assert first_weights(machine) == bytes.fromhex("003800bc")
     made = vboot.json("mutate", machine, "--dense", "token_embd.weight@0=0034", "--confidence", "1", "--digest")
     assert (made["generation"], list(made["sha256"]), made["replayed"]) == (2, ["token_embd.weight"], False)
-    assert vboot.json("promote", machine) == {"promoted": 2}
+    assert vboot.json("promote", machine) == {"promoted": 2, "durable": False}
     back = vboot.json("rollback", machine, "--to", "1", "--reason", "worse")
-    assert back == {"generation": 3, "restored": 1, "replayed": False}
+    assert back == {"generation": 3, "restored": 1, "replayed": False, "durable": False}
     assert first_weights(machine) == bytes.fromhex("003800bc")
     records = vboot.json("history", machine)["records"]
     assert [record["kind"] for record in records] == ["boot", "mutate", "mutate", "promote", "rollback"]
@@ -215,7 +215,7 @@ def test_no_machine(vboot: Vboot, verb: str) -> None:
 def test_one_way_to_name_a_generation(vboot: Vboot, machine: Path, tmp_path: Path) -> None:
     """`rollback --to`, `promote --generation` and a bare number were three."""
     assert vboot("mutate", machine, *SET) == 0
-    assert vboot.json("promote", machine, "--generation", "1") == {"promoted": 1}
+    assert vboot.json("promote", machine, "--generation", "1") == {"promoted": 1, "durable": False}
     assert vboot.json("rollback", machine, "--generation", "0")["restored"] == 0
     assert vboot.json("rollback", machine, "--to", "1")["restored"] == 1
     options = {

@@ -128,7 +128,8 @@ def test_a_copy_of_a_signed_change_does_nothing(machine: MachineClient, signer: 
     assert (again["generation"], again["replayed"]) == (1, True)
     back = sealed(machine, signer, "rollback", {"id": "02" * 16, "to": 0, "base_generation": 1})
     assert machine.request("signed", back).result["generation"] == 2
-    assert machine.request("signed", back).result == {"generation": 2, "restored": 0, "replayed": True}
+    again = machine.request("signed", back).result
+    assert again == {"generation": 2, "restored": 0, "durable": False, "replayed": True}
     late = sealed(machine, signer, "rollback", {"id": "03" * 16, "to": 1, "base_generation": 1})
     assert refusal(lambda: machine.request("signed", late)) == Code.STALE_GENERATION
     assert (
@@ -168,7 +169,7 @@ def test_every_flipped_bit_is_refused(machine: MachineClient, signer: Signer) ->
                 changed = text[:place] + chr(ord(text[place]) ^ 1 << bit) + text[place + 1 :]
                 code = refusal(lambda p={**params, name: changed}: machine.request("signed", p))  # type: ignore[misc]
                 assert code in (Code.BAD_SIGNATURE, Code.INVALID_PARAMS), (name, place, bit)
-    assert machine.request("signed", params).result == {"promoted": 0}
+    assert machine.request("signed", params).result == {"promoted": 0, "durable": False}
 
 
 def test_the_vectors_are_judged_by_a_machine(tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_the_command_line_signs_with_key(vboot: Vboot, tmp_path: Path, model: Pa
             assert vboot(*words) == 1
             assert vboot.last_error() == "vboot: error: this machine takes signed changes only; give --key FILE"
         assert vboot.json("mutate", socket, *SET, "--key", key)["generation"] == 1
-        assert vboot.json("promote", socket, "--key", key) == {"promoted": 1}
+        assert vboot.json("promote", socket, "--key", key) == {"promoted": 1, "durable": False}
         assert vboot("mutate", socket, "--set", "token_embd.weight[1]=0.5", "--confidence", "1", "--dry-run") == 1
         assert "the machine takes signed changes only" in vboot.last_error()
         verified = ("--set", "token_embd.weight[1]=0.5", "--confidence", "1", "--verify", "--key", key)

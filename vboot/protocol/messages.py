@@ -222,7 +222,8 @@ class Changed:
 
 @dataclass(frozen=True)
 class Mutation:
-    """An accepted mutation. `durable`: it survives a power cut. `replayed`: it had been accepted before under this id.
+    """An accepted mutation. `durable`: it survives a power cut; one on trial does not. `replayed`: it had been accepted
+    before under this id.
 
     `sha256`: hex digits by name, of at most 256 changed tensors, if the request asked for it.
     """
@@ -237,18 +238,20 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Rollback:
-    """The new generation `generation` has the weights of the generation `restored`."""
+    """The new generation `generation` has the weights of the generation `restored`; `durable` as above."""
 
     generation: int
     restored: int
     replayed: bool
+    durable: bool = False
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """The generation that now survives a restart."""
+    """The newest promoted generation. `durable`: it survives a power cut."""
 
     promoted: int
+    durable: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ pub struct LoadedModel {
     pub signed: bool,
     /// SHA-256 of the executable in its image, if there is an image and it records the digest.
     pub binary_sha256: Option<[u8; 32]>,
+    /// SHA-256 of the model's file, if it is in an image that records the digest.
+    pub file_sha256: Option<[u8; 32]>,
 }
 
 /// Maps the model of an open file.
@@ -53,7 +55,8 @@ pub fn of_container(file: ContainerFile) -> Result<LoadedModel, String> {
         network,
         mutation_key,
         signed: header.as_ref().is_some_and(|header| header.key_id.is_some()),
-        binary_sha256: header.and_then(|header| header.binary_sha256),
+        binary_sha256: header.as_ref().and_then(|header| header.binary_sha256),
+        file_sha256: header.and_then(|header| header.tensor_sha256),
     })
 }
 
@@ -69,7 +72,7 @@ pub fn from_memory<B: AsRef<[u8]> + Send + Sync + 'static>(bytes: B) -> Result<L
         Ok(memory)
     };
     let (store, network, mutation_key) = load(Box::new(copy))?;
-    Ok(LoadedModel { store, network, mutation_key, signed: false, binary_sha256: None })
+    Ok(LoadedModel { store, network, mutation_key, signed: false, binary_sha256: None, file_sha256: None })
 }
 
 /// The key that changes must be signed with, if the file has one.

@@ -23,6 +23,9 @@ const LEASE_UNTIL: usize = ENERGY_AT_US + 2;
 const PROGRAMS: usize = LEASE_UNTIL + 2;
 const APPLIANCE: usize = PROGRAMS + 2;
 const MUTATION_KEY: usize = APPLIANCE + 4;
+const BOOT: usize = MUTATION_KEY + 8;
+const JOURNAL_LOST_FROM: usize = BOOT + 2;
+const MODEL_FILE: usize = JOURNAL_LOST_FROM + 2;
 
 /// First of the words that hold the ring of journal records.
 pub const RING_WORD: usize = 2 * hw_mmio::WORDS;
@@ -188,6 +191,36 @@ impl<'a> Vitals<'a> {
         self.set_bytes(MUTATION_KEY, key);
     }
 
+    /// The number of this boot in the journal on the state device; 0 if the device was not opened in this boot.
+    pub fn boot(&self) -> u64 {
+        self.wide(BOOT)
+    }
+
+    /// Notes the number of this boot.
+    pub fn set_boot(&self, number: u64) {
+        self.set_wide(BOOT, number);
+    }
+
+    /// Sequence number of the first entry that could not be written to the state device in this boot, if there is one.
+    pub fn journal_lost_from(&self) -> Option<u64> {
+        self.wide(JOURNAL_LOST_FROM).checked_sub(1)
+    }
+
+    /// Notes that the state device failed, and the first entry that it may have lost.
+    pub fn set_journal_lost_from(&self, sequence: u64) {
+        self.set_wide(JOURNAL_LOST_FROM, sequence + 1);
+    }
+
+    /// SHA-256 of the model's file, once a worker has noted it.
+    pub fn model_file_sha256(&self) -> Option<[u8; 32]> {
+        self.bytes(MODEL_FILE)
+    }
+
+    /// Notes the SHA-256 of the model's file.
+    pub fn set_model_file_sha256(&self, digest: &[u8; 32]) {
+        self.set_bytes(MODEL_FILE, digest);
+    }
+
     /// The energy in thousandths when it was last noted, and when that was, in microseconds of the monotonic clock.
     pub fn energy(&self) -> (u64, u64) {
         (self.wide(ENERGY_MILLI), self.wide(ENERGY_AT_US))
@@ -280,6 +313,13 @@ mod tests {
         vitals.set_mutation_key(&[9; 32]);
         vitals.count_program();
         assert_eq!((vitals.appliance(), vitals.mutation_key()), (Some([7; 16]), Some([9; 32])));
+        vitals.set_boot(1 << 42);
+        assert_eq!((vitals.journal_lost_from(), vitals.model_file_sha256()), (None, None));
+        vitals.set_journal_lost_from(0);
+        let digest = std::array::from_fn(|index| index as u8);
+        vitals.set_model_file_sha256(&digest);
+        assert_eq!((vitals.programs(), vitals.boot()), (1, 1 << 42));
+        assert_eq!((vitals.journal_lost_from(), vitals.model_file_sha256()), (Some(0), Some(digest)));
         assert_eq!(page.get(hw_mmio::word::MAGIC), 0x5642_4F54);
         assert_eq!(page.shared_bytes(0..8), [0x54, 0x4F, 0x42, 0x56, 1, 0, 0, 0]);
     }

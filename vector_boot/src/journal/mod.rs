@@ -5,6 +5,7 @@ mod entry;
 pub mod format;
 pub mod log;
 pub mod ring;
+pub mod state_device;
 pub mod storage;
 
 use std::io;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::crc::crc32c;
 
+use super::{EntryHead, EntryKind, ORIGIN_BYTES};
 use crate::protocol::RecordKind;
 
 /// Bytes of the tensor.
@@ -17,7 +18,6 @@ const RECORD_BYTES: usize = 64;
 const RECORD_WORDS: usize = RECORD_BYTES / 4;
 /// Records that the ring holds; the header has the size of one.
 const CAPACITY: usize = BYTES / RECORD_BYTES - 1;
-const ORIGIN_BYTES: usize = 16;
 /// Stands for no generation behind the ring.
 const NO_GENERATION: u64 = u64::MAX;
 
@@ -53,6 +53,31 @@ impl Record {
         Record { kind, code: 0, generation, uptime_us, id, edits: 0, changed_bytes: 0, origin, confidence, restored }
     }
 
+    /// The record of an entry of the log; `None` if its kind has no records.
+    pub fn of_entry(head: &EntryHead) -> Option<Self> {
+        let kind = match head.kind {
+            EntryKind::Mutate => RecordKind::Mutate,
+            EntryKind::Rollback => RecordKind::Rollback,
+            EntryKind::Promote => RecordKind::Promote,
+            EntryKind::LeaseExpired => RecordKind::LeaseExpired,
+            EntryKind::Renew | EntryKind::Image => return None,
+        };
+        let origin = head.origin.split(|byte| *byte == 0).next().unwrap_or_default();
+        Some(Record {
+            id: head.id,
+            edits: head.edits,
+            changed_bytes: u32::try_from(head.changed_bytes).unwrap_or(u32::MAX),
+            origin: String::from_utf8_lossy(origin).into_owned(),
+            confidence: Some(head.confidence).filter(|_| kind == RecordKind::Mutate),
+            restored: Some(head.target).filter(|_| returns(kind)),
+            ..Record::plain(
+                kind,
+                if kind == RecordKind::Promote { head.target } else { head.generation },
+                head.uptime_us,
+            )
+        })
+    }
+
     /// The number that is kept behind the ring.
     fn beside(&self) -> u64 {
         match returns(self.kind) {
@@ -71,8 +96,7 @@ impl Record {
         bytes[24..40].copy_from_slice(&self.id);
         bytes[40..44].copy_from_slice(&self.edits.to_le_bytes());
         bytes[44..48].copy_from_slice(&self.changed_bytes.to_le_bytes());
-        let origin = cut(&self.origin);
-        bytes[48..48 + origin.len()].copy_from_slice(origin.as_bytes());
+        bytes[48..].copy_from_slice(&origin_bytes(&self.origin));
         let crc = crc32c(&bytes[4..]);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -108,6 +132,13 @@ fn returns(kind: RecordKind) -> bool {
     matches!(kind, RecordKind::Rollback | RecordKind::LeaseExpired)
 }
 
+/// The start of a text that fits a record or an entry, padded with zeros.
+pub fn origin_bytes(text: &str) -> [u8; ORIGIN_BYTES] {
+    let (mut bytes, origin) = ([0; ORIGIN_BYTES], cut(text));
+    bytes[..origin.len()].copy_from_slice(origin.as_bytes());
+    bytes
+}
+
 /// The start of a text that fits the record, cut between characters.
 fn cut(text: &str) -> &str {
     let mut end = text.len().min(ORIGIN_BYTES);
@@ -141,6 +172,12 @@ impl<'a> Ring<'a> {
     pub fn initialise(&self) {
         self.set(0, MAGIC);
         self.set(1, RECORD_BYTES as u32);
+    }
+
+    /// Removes all records.
+    pub fn clear(&self) {
+        self.set(2, 0);
+        self.set(3, 0);
     }
 
     /// Number of records ever written.

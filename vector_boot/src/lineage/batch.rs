@@ -59,6 +59,7 @@ impl Lineage {
     pub(super) fn fail(&mut self, error: JournalError) -> LineageError {
         if let Some(log) = &mut self.log {
             log.abort();
+            self.lost_from = log.durable().then(|| log.next_sequence());
         }
         if let Some(start) = self.batch.take() {
             for before in self.undo.take_above(start.generation) {
@@ -70,14 +71,11 @@ impl Lineage {
             self.images.truncate(start.images);
             self.ids.remove_since(start.ids);
         }
-        let text = format!("the journal cannot be written: {}", error.text);
+        let text = match self.lost_from {
+            Some(_) => format!("the state device failed ({}), and is not used again before the next boot", error.text),
+            None => format!("the journal cannot be written: {}", error.text),
+        };
         self.refuse(JournalError { text, ..error })
-    }
-
-    /// Refuses every further change for this reason.
-    pub(super) fn refuse(&mut self, why: JournalError) -> LineageError {
-        self.refusal = Some(why.clone());
-        LineageError::Journal(why)
     }
 
     pub(super) fn put_back(&mut self, before: &BeforeImages) {

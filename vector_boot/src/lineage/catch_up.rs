@@ -33,7 +33,7 @@ impl Lineage {
             // Entries were removed before they were read here.
             self.forget_all();
             fresh.iter().try_for_each(|(offset, head)| self.add_head(*offset, head)).map_err(LineageError::Journal)?;
-            return self.adopt(first, last, progress).map_err(LineageError::Journal);
+            return self.adopt(first, last, last.generation, progress).map_err(LineageError::Journal);
         }
         for (offset, head) in fresh {
             self.follow_entry(offset, &head, progress)?;

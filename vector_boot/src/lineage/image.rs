@@ -3,6 +3,9 @@
 use super::ids::Ids;
 use crate::tensor::memory::{PagedMemory, PAGE};
 
+/// Bytes that a page adds to an image.
+pub const PAGE_BYTES: u64 = (PAGE + size_of::<u32>()) as u64;
+
 /// The start of an image, and the pages that follow it.
 pub struct ImageFront {
     /// The number of pages, the length of the ids, the page numbers, the ids.
@@ -25,8 +28,7 @@ pub fn front(memory: &PagedMemory, ids: &Ids) -> ImageFront {
 
 /// Bytes that an image would have, about.
 pub fn size(memory: &PagedMemory, ids: &Ids) -> u64 {
-    let page = PAGE + size_of::<u32>();
-    (memory.dirty_count() as usize * page + ids.encoded_bytes()) as u64
+    u64::from(memory.dirty_count()) * PAGE_BYTES + ids.encoded_bytes() as u64
 }
 
 /// A parsed image.

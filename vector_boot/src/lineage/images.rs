@@ -3,10 +3,13 @@
 use super::image;
 use super::rebuild::{RebuildPath, RebuildStart};
 use super::{ChangeRequest, ImageEntry, Lineage, LineageError};
-use crate::journal::EntryKind;
+use crate::journal::{EntryKind, JournalError, JournalReason};
+use crate::tensor::memory::PAGE;
 
 /// Longest time that a replay from the last image may take; then another image is made.
 const REPLAY_BUDGET_US: u64 = 10_000_000;
+/// Bytes by which an entry is at most longer than its edits and blob, and by which it makes an image longer at most, beside pages.
+const FURTHER_BYTES: u64 = 128;
 
 impl Lineage {
     /// Makes an image of the current weights, from which a rebuild can start. Does nothing during a trial, whose
@@ -26,8 +29,38 @@ impl Lineage {
         Ok(())
     }
 
+    /// Checks that a mutation fits the log which has this many bytes of payload and changes at most `reachable` bytes. Makes room
+    /// if it does not.
+    ///
+    /// # Errors
+    /// [`LineageError::Journal`] if there is no room.
+    pub fn require_room(&mut self, payload_bytes: u64, reachable: u64) -> Result<(), LineageError> {
+        if !self.has_room(payload_bytes, reachable) {
+            self.make_room();
+        }
+        self.require_log()?;
+        if self.has_room(payload_bytes, reachable) {
+            return Ok(());
+        }
+        let text = match self.lease_until_us {
+            Some(_) => "the journal is full: promote or roll back what is on trial",
+            None => "the journal is full: the change does not fit beside an image of the changed weights, so use more memory or a \
+                     larger state device",
+        };
+        Err(LineageError::Journal(JournalError::new(JournalReason::Full, text)))
+    }
+
+    fn has_room(&self, payload_bytes: u64, reachable: u64) -> bool {
+        let payload_bytes = payload_bytes.saturating_add(FURTHER_BYTES);
+        let memory = self.store.memory();
+        let fresh = reachable.min(memory.clean_bytes()) / PAGE as u64 * image::PAGE_BYTES;
+        let image_bytes = image::size(memory, &self.ids) + fresh + FURTHER_BYTES;
+        let fits = self.log.as_ref().is_none_or(|log| payload_bytes <= log.room(image_bytes));
+        fits && self.log_bytes() + payload_bytes <= self.budget.log_limit
+    }
+
     /// Makes an image and removes the entries before it, if nothing is on trial and there is memory for it.
-    pub fn make_room(&mut self) {
+    fn make_room(&mut self) {
         let image_bytes = image::size(self.store.memory(), &self.ids);
         if self.lease_until_us.is_none() && self.can_afford(image_bytes) && self.append_image().is_ok() {
             self.remove_old_entries();

@@ -21,7 +21,7 @@ use crate::tensor::Store;
 use batch::BatchStart;
 use ids::Ids;
 pub use past::PastError;
-pub use rebuild::MutationPayload;
+pub use rebuild::{MutationPayload, Recovery};
 use undo::Undo;
 
 /// Time to replay an entry, without the time to apply its edits.
@@ -51,7 +51,7 @@ impl Budget {
 }
 
 /// Why a change of the history is refused; one sentence each.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum LineageError {
     /// There is no such generation, or it is no longer kept.
     UnknownGeneration(String),
@@ -113,8 +113,12 @@ pub struct Lineage {
     log: Option<Box<dyn Journal>>,
     /// Why no change can be written to the log.
     refusal: Option<JournalError>,
+    /// Sequence number of the first entry that a durable log may have lost, once it has failed.
+    lost_from: Option<u64>,
     /// The state before the open batch, if one is open.
     batch: Option<BatchStart>,
+    /// The generation that was restored when the log was opened, because a trial of an earlier boot was open.
+    ended_trial: Option<u64>,
     /// Offset of the first entry in the log.
     first_entry: u64,
     /// Number of the first generation in the log.
@@ -172,6 +176,42 @@ impl Lineage {
             (None, Some(_)) => Ok(()),
             _ => Err(self.unusable()),
         }
+    }
+
+    /// Why no change can be made.
+    pub fn refusal(&self) -> Option<&JournalError> {
+        self.refusal.as_ref()
+    }
+
+    /// Refuses every further change for this reason.
+    pub fn refuse(&mut self, why: JournalError) -> LineageError {
+        self.refusal = Some(why.clone());
+        LineageError::Journal(why)
+    }
+
+    /// Sequence number of the first entry that a durable log may have lost, once it has failed.
+    pub fn lost_from(&self) -> Option<u64> {
+        self.lost_from
+    }
+
+    /// The log, if there is one that can be read.
+    pub fn log(&self) -> Option<&dyn Journal> {
+        self.log.as_deref()
+    }
+
+    /// Whether changes that are made now survive the machine.
+    pub fn durable(&self) -> bool {
+        self.refusal.is_none() && self.log.as_ref().is_some_and(|log| log.durable())
+    }
+
+    /// Whether this generation, if it is committed, survives the machine: one on trial does not.
+    pub fn keeps(&self, generation: u64) -> bool {
+        self.durable() && generation <= self.promoted
+    }
+
+    /// The generation that was restored when the log was opened, because a trial of an earlier boot was open.
+    pub fn ended_trial(&self) -> Option<u64> {
+        self.ended_trial
     }
 
     /// Why the log cannot be used.
@@ -246,11 +286,16 @@ impl Lineage {
     ///
     /// # Errors
     /// [`LineageError`]; the trial is closed then, and the weights stay as they are.
-    pub fn expire_lease(&mut self, now_us: u64, progress: &dyn Fn()) -> Result<bool, LineageError> {
+    pub fn expire_lease(
+        &mut self,
+        asked: ChangeRequest,
+        now_us: u64,
+        progress: &dyn Fn(),
+    ) -> Result<bool, LineageError> {
         if self.lease_until_us.is_none_or(|until| now_us < until) {
             return Ok(false);
         }
-        let result = self.roll_back(EntryKind::LeaseExpired, ChangeRequest::default(), self.promoted, progress);
+        let result = self.roll_back(EntryKind::LeaseExpired, asked, self.promoted, progress);
         if result.is_err() {
             self.lease_until_us = None; // it would fail again immediately, without end
         }
@@ -292,11 +337,6 @@ impl Lineage {
     /// Frees all before-images; their generations can still be rebuilt from the log. Returns the number of bytes freed.
     pub fn drop_before_images(&mut self) -> u64 {
         self.undo.clear() as u64
-    }
-
-    /// Whether an entry with this many bytes of payload fits the log.
-    pub fn has_room(&self, payload_bytes: u64) -> bool {
-        self.log_bytes() + payload_bytes <= self.budget.log_limit
     }
 
     /// The reply stored with the mutation at this offset of the log; `None` if the entry was removed.

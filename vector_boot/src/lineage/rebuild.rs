@@ -1,7 +1,7 @@
 //! Rebuilds the contents of generations from the model's file and the log.
 
 use super::image::Image;
-use super::{Budget, GenerationEntry, Ids, ImageEntry, Lineage, LineageError, Undo};
+use super::{Budget, ChangeRequest, GenerationEntry, Ids, ImageEntry, Lineage, LineageError, Undo};
 use crate::journal::{EntryHead, EntryKind, Journal, JournalError, JournalReason, LogEntry};
 use crate::mutation::apply::apply;
 use crate::mutation::plan::{plan, Plan};
@@ -38,6 +38,22 @@ impl<'a> MutationPayload<'a> {
     }
 }
 
+/// How to recover.
+pub struct Recovery<'a> {
+    /// How much memory the history may use.
+    pub budget: Budget,
+    /// Sequence number of the first entry that was never acknowledged, because the log failed earlier in this boot.
+    pub lost_from: Option<u64>,
+    /// Whether the log was opened in this boot before. If not, an open trial ends, unless the log does not outlive a boot.
+    pub opened_before: bool,
+    /// Microseconds since the machine started.
+    pub uptime_us: u64,
+    /// Is called regularly.
+    pub progress: &'a dyn Fn(),
+    /// Is shown every entry.
+    pub seen: &'a mut dyn FnMut(&EntryHead),
+}
+
 /// Where a rebuild starts.
 pub(super) enum RebuildStart {
     /// At the model's file.
@@ -55,60 +71,89 @@ pub(super) struct RebuildPath {
 }
 
 impl Lineage {
-    /// Restores the newest generation in the log. If the log is not usable, the weights are those of the model's file,
-    /// and every change is refused. `progress` is called regularly.
-    pub fn recover(
-        store: Store,
-        log: Result<Box<dyn Journal>, JournalError>,
-        budget: Budget,
-        progress: &dyn Fn(),
-    ) -> Self {
+    /// Restores the newest generation in the log, or the promoted one if a trial of an earlier boot is open, which ends. If
+    /// the log is not usable, the weights are those of the model's file, and every change is refused.
+    pub fn recover(store: Store, log: Result<Box<dyn Journal>, JournalError>, recovery: Recovery<'_>) -> Self {
         let mut lineage = Lineage {
             store,
             generation: 0,
             promoted: 0,
             lease_until_us: None,
-            undo: Undo::new(budget.undo),
+            undo: Undo::new(recovery.budget.undo),
             log: None,
             refusal: None,
+            lost_from: recovery.lost_from,
             batch: None,
+            ended_trial: None,
             first_entry: 0,
             first_made: 1,
             made: Default::default(),
             images: Vec::new(),
             ids: Ids::default(),
-            budget,
+            budget: recovery.budget,
             replay_cost_us: 0,
         };
-        if let Err(why) = log.and_then(|log| lineage.replay(log, progress)) {
+        if let Err(why) = log.and_then(|log| lineage.replay(log, recovery)) {
             lineage.forget_all();
             (lineage.log, lineage.refusal) = (None, Some(why));
         }
         lineage
     }
 
-    fn replay(&mut self, mut log: Box<dyn Journal>, progress: &dyn Fn()) -> Result<(), JournalError> {
+    fn replay(&mut self, mut log: Box<dyn Journal>, recovery: Recovery<'_>) -> Result<(), JournalError> {
+        let Recovery { lost_from, opened_before, uptime_us, progress, seen, .. } = recovery;
         let (mut first, mut last) = (None, None);
         log.read_on(&mut |offset, head| {
+            if lost_from.is_some_and(|lost| head.sequence >= lost) {
+                return Ok(()); // it was never acknowledged
+            }
             first.get_or_insert((offset, *head));
             self.add_head(offset, head)?;
             last = Some(*head);
+            seen(head);
             progress();
             Ok(())
         })?;
         self.refusal = log.refusal();
+        let new_boot = !opened_before && log.boot() != 0;
         self.log = Some(log);
-        match first.zip(last) {
-            Some((first, last)) => self.adopt(first, last, progress),
-            None => Ok(()),
+        let Some((first, last)) = first.zip(last) else { return Ok(()) };
+        if !new_boot || last.lease_until_us == 0 {
+            return self.adopt(first, last, last.generation, progress);
+        }
+        self.adopt(first, last, last.promoted, progress)?;
+        self.end_trial(ChangeRequest { uptime_us, ..ChangeRequest::default() });
+        Ok(())
+    }
+
+    /// Ends the open trial, when memory holds the contents of the promoted generation already.
+    fn end_trial(&mut self, asked: ChangeRequest) {
+        let (newest, promoted) = (self.generation, self.promoted);
+        let ended = self.require_log().and_then(|()| {
+            self.open_batch();
+            self.lease_until_us = None;
+            self.make_generation(EntryKind::LeaseExpired, asked, Some(promoted), BeforeImages::default(), &[])?;
+            self.commit()
+        });
+        self.undo.take_above(newest);
+        match ended {
+            Ok(()) => self.ended_trial = Some(promoted),
+            Err(_) => {
+                // It cannot be written that the trial has ended: nothing can be changed, and the trial is not shown.
+                (self.generation, self.lease_until_us) = (promoted, None);
+                self.made.truncate((promoted + 1).saturating_sub(self.first_made) as usize);
+                self.images.retain(|image| image.generation <= promoted);
+            }
         }
     }
 
-    /// Makes the state after `last`, the newest entry of those that were added; `first` is the first one, with its offset.
+    /// Makes the state after `last`, the newest entry of those that were added, with the contents of generation `shown`.
+    /// `first` is the first entry, with its offset.
     pub(super) fn adopt(
         &mut self,
         (offset, first): (u64, EntryHead),
         last: EntryHead,
+        shown: u64,
         progress: &dyn Fn(),
     ) -> Result<(), JournalError> {
         if first.holds_image() {
@@ -117,9 +162,10 @@ impl Lineage {
             let newer = std::mem::replace(&mut self.ids, older.ok_or_else(|| damaged("an image is damaged"))?);
             self.ids.extend(newer);
         }
-        let memory = self.rebuild(last.generation, progress)?.ok_or_else(|| damaged("the journal has a gap"))?;
-        if memory.fingerprint() != last.fingerprint {
-            return Err(damaged("the weights were not restored exactly: their fingerprint differs"));
+        let memory = self.rebuild(shown, progress)?.ok_or_else(|| damaged("the journal has a gap"))?;
+        let expected = if shown == last.generation { Some(last.fingerprint) } else { self.fingerprint_of(shown) };
+        if expected.is_some_and(|expected| expected != memory.fingerprint()) {
+            return Err(inexact(shown));
         }
         self.store.replace_memory(memory);
         (self.generation, self.promoted) = (last.generation, last.promoted);

@@ -22,7 +22,13 @@ fn quiet() {}
 
 fn recover(journal: &File, budget: Budget) -> Lineage {
     let store = load(file("w", ELEMENTS, false)).unwrap();
-    Lineage::recover(store, Log::in_memory(journal.try_clone().unwrap().into()), budget, &quiet)
+    recover_from(Log::in_memory(journal.try_clone().unwrap().into()), store, budget)
+}
+
+fn recover_from(log: Result<Box<dyn Journal>, JournalError>, store: Store, budget: Budget) -> Lineage {
+    let seen = &mut |_: &_| ();
+    let recovery = Recovery { budget, lost_from: None, opened_before: true, uptime_us: 0, progress: &quiet, seen };
+    Lineage::recover(store, log, recovery)
 }
 
 impl Harness {
@@ -134,12 +140,12 @@ fn a_trial_ends_with_its_lease_or_by_promotion() {
     harness.mutate(100, 2, Some(1000)).unwrap();
     harness.mutate(200, 3, None).unwrap();
     assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (1, Some(1000)));
-    assert!(!harness.lineage.expire_lease(999, &quiet).unwrap());
+    assert!(!harness.lineage.expire_lease(ChangeRequest::default(), 999, &quiet).unwrap());
     harness.restart();
     assert_eq!((harness.lineage.promoted(), harness.lineage.lease_until_us()), (1, Some(1000)));
     harness.lineage.renew(ChangeRequest::default(), 3, 2000).unwrap();
-    assert!(!harness.lineage.expire_lease(1999, &quiet).unwrap());
-    assert!(harness.lineage.expire_lease(2000, &quiet).unwrap());
+    assert!(!harness.lineage.expire_lease(ChangeRequest::default(), 1999, &quiet).unwrap());
+    assert!(harness.lineage.expire_lease(ChangeRequest::default(), 2000, &quiet).unwrap());
     assert_eq!((harness.lineage.generation(), harness.lineage.promoted()), (4, 4));
     assert_eq!(harness.contents(), promoted);
 
@@ -197,7 +203,7 @@ fn whichever_write_fails_nothing_has_changed_and_nothing_changes_any_more() {
         let file = MemoryFile(harness.journal.try_clone().unwrap());
         let store = load(self::file("w", ELEMENTS, false)).unwrap();
         let log = Log::open(Box::new(Failing { file, writes })).map(|log| Box::new(log) as Box<dyn Journal>);
-        harness.lineage = Lineage::recover(store, log, harness.budget, &quiet);
+        harness.lineage = recover_from(log, store, harness.budget);
         let mut states = vec![harness.contents()];
         for value in 1..20 {
             if harness.mutate(0, value, None).is_err() {
@@ -335,7 +341,7 @@ fn a_batch_that_fails_is_taken_back_with_its_ids() {
         let file = MemoryFile(harness.journal.try_clone().unwrap());
         let log = Log::open(Box::new(Failing { file, writes })).map(|log| Box::new(log) as Box<dyn Journal>);
         let store = load(self::file("w", ELEMENTS, false)).unwrap();
-        harness.lineage = Lineage::recover(store, log, harness.budget, &quiet);
+        harness.lineage = recover_from(log, store, harness.budget);
         let add =
             |harness: &mut Harness, from: u8| (from..from + 3).all(|value| harness.add(0, value, Some(9)).is_ok());
         let first = add(&mut harness, 1) && harness.lineage.commit().is_ok();
@@ -371,7 +377,7 @@ fn a_follower_makes_every_change_of_the_writer() {
         writer.lineage.renew(ChangeRequest::default(), 12, 2000).unwrap();
         follower.catch_up(&quiet).unwrap();
         same(&writer, &follower);
-        writer.lineage.expire_lease(2000, &quiet).unwrap();
+        writer.lineage.expire_lease(ChangeRequest::default(), 2000, &quiet).unwrap();
         writer.roll_back(3).unwrap();
         writer.lineage.checkpoint().unwrap();
         follower.catch_up(&quiet).unwrap();

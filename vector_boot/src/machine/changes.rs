@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::mutate::{content, earlier, require_base};
 use super::Machine;
-use crate::journal::ring::Record;
-use crate::journal::{EntryKind, JournalError};
+use crate::journal::ring::{origin_bytes, Record};
+use crate::journal::{Content, EntryKind, JournalError};
 use crate::lineage::{ChangeRequest, Lineage, LineageError};
 use crate::protocol::{code, required, RecordKind, Reply, Request, RequestError};
 use crate::sys::monotonic_us;
@@ -25,28 +25,35 @@ impl Machine {
         let content = content(request, 0, 0);
         let replayed = earlier(&lineage, &id, EntryKind::Rollback, content)?.copied();
         if let Some(done) = replayed {
-            return Ok(json!({"generation": done.generation, "restored": done.target, "replayed": true}).into());
+            let durable = lineage.keeps(done.generation);
+            let (generation, restored) = (done.generation, done.target);
+            let reply = json!({"generation": generation, "restored": restored, "durable": durable, "replayed": true});
+            return Ok(reply.into());
         }
         if let Some(base) = base_generation {
             require_base(&lineage, base)?;
         }
         let vitals = self.vitals();
-        let asked = ChangeRequest { id, content, ..ChangeRequest::default() };
+        let asked = ChangeRequest { origin: origin_bytes(&reason), ..self.asked(id, content) };
         let result = lineage.roll_back(EntryKind::Rollback, asked, to, &|| vitals.make_progress());
         self.publish(&lineage);
         let generation = lineage.generation();
+        let durable = lineage.keeps(generation);
         drop(lineage);
         let refused = result.map_err(RequestError::from).err();
         let made = Record {
             id,
             origin: reason,
             restored: Some(to),
-            ..Record::plain(RecordKind::Rollback, generation, self.uptime_us())
+            ..Record::plain(RecordKind::Rollback, generation, asked.uptime_us)
         };
         self.record_return(made, refused.as_ref());
         match refused {
             Some(failure) => Err(failure),
-            None => Ok(json!({"generation": generation, "restored": to, "replayed": false}).into()),
+            None => {
+                let reply = json!({"generation": generation, "restored": to, "durable": durable, "replayed": false});
+                Ok(reply.into())
+            }
         }
     }
 
@@ -62,14 +69,16 @@ impl Machine {
         let content = content(request, 0, 0);
         let replayed = earlier(&lineage, &id, EntryKind::Promote, content)?.copied();
         if let Some(done) = replayed {
-            return Ok(json!({"promoted": done.target}).into());
+            return Ok(json!({"promoted": done.target, "durable": lineage.durable()}).into());
         }
-        lineage.promote(ChangeRequest { id, content, ..ChangeRequest::default() }, generation)?;
+        let asked = self.asked(id, content);
+        let result = lineage.promote(asked, generation);
         self.publish(&lineage);
-        let record = Record { id, ..Record::plain(RecordKind::Promote, generation, self.uptime_us()) };
+        result?;
+        let record = Record { id, ..Record::plain(RecordKind::Promote, generation, asked.uptime_us) };
         self.ring().push(&record);
         self.queue_change(RecordKind::Promote, generation, &id);
-        Ok(json!({"promoted": generation}).into())
+        Ok(json!({"promoted": generation, "durable": lineage.durable()}).into())
     }
 
     pub(super) fn renew(&self, request: &Request) -> Result<Reply, RequestError> {
@@ -96,10 +105,16 @@ impl Machine {
         if earlier(&lineage, &id, EntryKind::Renew, content)?.is_some() {
             return Ok(json!({}).into());
         }
-        let asked = ChangeRequest { id, content, ..ChangeRequest::default() };
-        lineage.renew(asked, generation, monotonic_us().saturating_add(lease_ms.saturating_mul(1000)))?;
+        let until_us = monotonic_us().saturating_add(lease_ms.saturating_mul(1000));
+        let result = lineage.renew(self.asked(id, content), generation, until_us);
         self.publish(&lineage);
+        result?;
         Ok(json!({}).into())
+    }
+
+    /// A change that is asked for now.
+    fn asked(&self, id: [u8; 16], content: Content) -> ChangeRequest {
+        ChangeRequest { id, content, uptime_us: self.uptime_us(), ..ChangeRequest::default() }
     }
 
     pub(super) fn checkpoint(&self, request: &Request) -> Result<Reply, RequestError> {
@@ -108,11 +123,13 @@ impl Machine {
         params.finish()?;
         request.no_blob()?;
         let mut lineage = self.lineage_mut()?;
-        lineage.checkpoint()?;
+        let result = lineage.checkpoint();
+        self.publish(&lineage);
+        result?;
         let generation = lineage.generation();
         let record = Record { origin: label, ..Record::plain(RecordKind::Checkpoint, generation, self.uptime_us()) };
         self.ring().push(&record);
-        Ok(json!({"generation": generation, "durable": false}).into())
+        Ok(json!({"generation": generation, "durable": lineage.keeps(generation)}).into())
     }
 
     /// Microseconds until the open trial ends, if one is open. In emergency mode none is: nothing could end it.
@@ -133,7 +150,8 @@ impl Machine {
     /// Ends the open trial of these weights if its lease has expired.
     pub(super) fn expire_lease_of(&self, lineage: &mut Lineage) {
         let (vitals, promoted) = (self.vitals(), lineage.promoted());
-        let expired = lineage.expire_lease(monotonic_us(), &|| vitals.make_progress());
+        let asked = self.asked([0; 16], Content::default());
+        let expired = lineage.expire_lease(asked, monotonic_us(), &|| vitals.make_progress());
         if !matches!(expired, Ok(false)) {
             self.publish(lineage);
         }
@@ -141,7 +159,7 @@ impl Machine {
         let text = match expired {
             Ok(false) => return,
             Ok(true) => {
-                let made = Record::plain(RecordKind::LeaseExpired, generation, self.uptime_us());
+                let made = Record::plain(RecordKind::LeaseExpired, generation, asked.uptime_us);
                 self.record_return(Record { restored: Some(promoted), ..made }, None);
                 format!("a trial was not promoted in time: generation {generation} has the weights from before it")
             }

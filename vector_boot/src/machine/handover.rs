@@ -1,5 +1,6 @@
 //! What a machine hands over to that of another process, at a reload of the worker.
 
+use super::recovery::Start;
 use super::{Machine, Parts};
 use crate::hw_mmio::word;
 use crate::protocol::RequestError;
@@ -21,7 +22,7 @@ impl Machine {
     /// A machine at the newest generation of the journal, which another process still serves: the shared words are left as
     /// they are until [`Machine::take_over`].
     pub fn standby(parts: Parts) -> Self {
-        Self::recover(parts, &|| ())
+        Self::recover(parts, Start::Standby, &|| ())
     }
 
     /// Where the weights are; `None` without a model.

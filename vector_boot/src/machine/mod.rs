@@ -1,14 +1,17 @@
 //! The machine: it answers the requests that concern the model and its state, over any transport.
 
+mod blob_source;
 mod changes;
 mod energy;
 mod errors;
 mod handover;
+mod hello;
 mod history;
 mod inference;
 mod mutate;
 mod past;
 mod pixels;
+mod recovery;
 mod signed;
 mod stats;
 mod store;
@@ -21,25 +24,29 @@ use std::time::Instant;
 use serde_json::{json, Map, Value};
 
 use crate::hw_mmio::{word, Page};
-use crate::journal::ring::Record;
+use crate::journal::ring::{Record, Ring};
 use crate::journal::{Journal, JournalError};
-use crate::lineage::{Budget, Lineage};
+use crate::lineage::Lineage;
 use crate::protocol::{
     self, code, required, Method, MutationKey, RecordKind, Reply, Request, RequestError, BLOB_LIMIT, NAMES_LIMIT,
 };
 use crate::rts::hex;
 use crate::sys::memory::SharedWords;
-use crate::sys::{self, monotonic_us};
+use crate::sys::monotonic_us;
 use crate::tensor::{Store, Tensor};
-use crate::vitals::Vitals;
+use crate::vitals::{Vitals, RING_WORD};
 pub use energy::CAPACITY_MILLI as ENERGY_CAPACITY_MILLI;
 pub use handover::Position;
 pub use inference::Runtime;
+use recovery::Start;
 use signed::Signing;
 use uploads::Uploads;
 
 /// Bytes of a line reserved for the members around a list.
 const LINE_MARGIN: usize = 1024;
+
+/// The weights locked for a change, or why there are none.
+type LockedLineage<'a> = Result<RwLockWriteGuard<'a, Lineage>, RequestError>;
 
 /// A machine. Clones share all parts.
 #[derive(Clone)]
@@ -59,6 +66,10 @@ pub struct Machine {
     energy_limited: bool,
     /// What signed changes are verified with; `None` on a machine that takes unsigned ones.
     signing: Option<Arc<Signing>>,
+    /// Whether changes survive the machine.
+    durable: Arc<AtomicBool>,
+    /// Lines for the console that were not sent yet.
+    notices: Arc<Mutex<Vec<String>>>,
     /// Runs the network.
     runtime: Arc<Runtime>,
     /// Held while an interrupt is taken, because several threads may raise one.
@@ -98,17 +109,18 @@ impl Machine {
     /// A machine at the newest generation of the journal. Recovery may take long; the supervisor sees its progress.
     pub fn new(parts: Parts) -> Self {
         let shared = Arc::clone(&parts.shared);
-        let machine = Self::recover(parts, &|| Vitals::new(shared.words()).make_progress());
-        machine.take_over();
-        let ring = machine.ring();
+        let ring = Ring::new(shared.words().get(RING_WORD..).unwrap_or(&[]));
         ring.initialise();
-        let kind = if ring.written() == 0 { RecordKind::Boot } else { RecordKind::WorkerRestart };
+        let start = if ring.written() == 0 { Start::Boot } else { Start::Worker };
+        let machine = Self::recover(parts, start, &|| Vitals::new(shared.words()).make_progress());
+        machine.take_over();
+        let kind = if start == Start::Boot { RecordKind::Boot } else { RecordKind::WorkerRestart };
         ring.push(&Record::plain(kind, machine.generation(), machine.uptime_us()));
         machine
     }
 
     /// A machine at the newest generation of the journal that is not published yet. `progress` is called regularly.
-    fn recover(parts: Parts, progress: &dyn Fn()) -> Self {
+    fn recover(parts: Parts, start: Start, progress: &dyn Fn()) -> Self {
         let Parts { model, runtime, journal, shared, build, energy_limited, mutation_key } = parts;
         let mut machine = Machine {
             lineage: None,
@@ -120,12 +132,13 @@ impl Machine {
             emergency: None,
             energy_limited,
             signing: None,
+            durable: Arc::default(),
+            notices: Arc::default(),
             runtime: Arc::new(runtime),
             taking: Arc::default(),
             cancelled: Arc::default(),
         };
-        let budget = Budget::of_memory(sys::total_memory());
-        let lineage = model.map(|store| Lineage::recover(store, journal, budget, progress));
+        let lineage = model.map(|store| machine.recover_lineage(store, journal, start, progress));
         let device = lineage.as_ref().ok().and_then(Lineage::device_id);
         let signing = Signing::new(mutation_key, device, machine.vitals());
         match (lineage, signing) {
@@ -140,13 +153,6 @@ impl Machine {
             }
         }
         machine
-    }
-
-    /// Writes generation, promoted generation and lease into the shared words.
-    fn publish(&self, lineage: &Lineage) {
-        self.page().set_wide(word::GENERATION, lineage.generation());
-        self.vitals().set_promoted(lineage.promoted());
-        self.vitals().set_lease_until(lineage.lease_until_us().unwrap_or(0));
     }
 
     fn uptime_us(&self) -> u64 {
@@ -165,7 +171,7 @@ impl Machine {
     ///
     /// # Errors
     /// 1016 in emergency mode.
-    fn lineage_mut(&self) -> Result<RwLockWriteGuard<'_, Lineage>, RequestError> {
+    fn lineage_mut(&self) -> LockedLineage<'_> {
         let mut lineage = self.weights_alone()?;
         self.expire_lease_of(&mut lineage);
         Ok(lineage)
@@ -175,7 +181,7 @@ impl Machine {
     ///
     /// # Errors
     /// 1016 in emergency mode.
-    fn weights_alone(&self) -> Result<RwLockWriteGuard<'_, Lineage>, RequestError> {
+    fn weights_alone(&self) -> LockedLineage<'_> {
         self.release_past(false);
         Ok(self.lock()?.write().unwrap_or_else(PoisonError::into_inner))
     }
@@ -251,7 +257,10 @@ impl Machine {
             Method::Read => self.read(request),
             Method::Digest => self.digest(request),
             Method::Signed => Err(self.refuse_signed(request)),
-            Method::Mutate => self.mutate(request, arrival.connection),
+            Method::Mutate => {
+                let mut answers = self.mutate([(request, arrival.connection)].into_iter());
+                answers.pop().unwrap_or_else(|| Err(RequestError::new(code::BUSY, "the change was not looked at")))
+            }
             Method::Rollback => self.rollback(request),
             Method::Promote => self.promote(request),
             Method::Renew => self.renew(request),
@@ -275,41 +284,6 @@ impl Machine {
     /// 1016 with the reason of the emergency.
     pub fn require_model(&self) -> Result<(), RequestError> {
         self.lock().map(|_| ())
-    }
-
-    fn hello(&self, request: &Request) -> Result<Reply, RequestError> {
-        let mut params = request.params.clone();
-        let version = required("protocol", params.integer("protocol")?)?;
-        required("client", params.text("client")?)?;
-        params.finish()?;
-        if version != u64::from(protocol::VERSION) {
-            return Err(RequestError::new(
-                code::INVALID_PARAMS,
-                format!("protocol {version} is not supported: use {}", protocol::VERSION),
-            ));
-        }
-        request.no_blob()?;
-        let generation = self.generation();
-        let mut answer = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "protocol": protocol::VERSION,
-            "build": &*self.build,
-            "generation": generation,
-            "promoted": self.vitals().promoted(),
-            "signed": self.signing.is_some(),
-            "emergency": self.emergency.as_deref(),
-            "durable": false,
-            "limits": {
-                "line": protocol::LINE_LIMIT,
-                "blob": BLOB_LIMIT,
-                "upload": protocol::UPLOAD_LIMIT,
-                "edits": protocol::EDITS_LIMIT,
-            },
-        });
-        if let Some(signing) = &self.signing {
-            answer["appliance"] = hex(&signing.appliance).into();
-        }
-        Ok(answer.into())
     }
 
     fn tensors(&self, request: &Request) -> Result<Reply, RequestError> {

@@ -2,18 +2,18 @@
 
 use serde_json::{json, Map, Value};
 
-use super::uploads::Upload;
-use super::{digests, Machine};
+use super::blob_source::BlobSource;
+use super::{digests, LockedLineage, Machine};
 use crate::hw_mmio::word;
-use crate::journal::ring::Record;
-use crate::journal::{Content, EntryKind, JournalError, JournalReason};
+use crate::journal::ring::{origin_bytes, Record};
+use crate::journal::{Content, EntryKind};
 use crate::lineage::ids::PastChange;
-use crate::lineage::{ChangeRequest, Lineage, LineageError, MutationPayload};
+use crate::lineage::{ChangeRequest, Lineage, MutationPayload};
 use crate::mutation::apply::apply;
 use crate::mutation::plan::{plan, Plan};
 use crate::mutation::request::Mutation;
 use crate::protocol::{
-    code, parse_hex, Blob, BlobBytes, RecordKind, Reply, Request, RequestError, EDITS_LIMIT, NAMES_LIMIT,
+    code, parse_hex, Blob, RecordKind, Reply, Request, RequestError, EDITS_LIMIT, LINE_LIMIT, NAMES_LIMIT,
 };
 use crate::rts::hex;
 use crate::sys::monotonic_us;
@@ -60,38 +60,6 @@ pub(super) fn content(request: &Request, blob_bytes: usize, blob_crc: u32) -> Co
     Content { params_crc, blob_crc, bytes: (params.len() + blob_bytes) as u64 }
 }
 
-/// The blob of a mutation.
-enum BlobSource<'a> {
-    None,
-    Message(&'a BlobBytes),
-    Upload(Upload),
-}
-
-impl BlobSource<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            BlobSource::None => &[],
-            BlobSource::Message(bytes) => bytes,
-            BlobSource::Upload(upload) => upload.bytes().unwrap_or_default(),
-        }
-    }
-
-    fn crc(&self) -> u32 {
-        match self {
-            BlobSource::None => 0,
-            BlobSource::Message(bytes) => bytes.crc(),
-            BlobSource::Upload(upload) => upload.crc(),
-        }
-    }
-
-    fn upload_id(&self) -> [u8; 16] {
-        match self {
-            BlobSource::None | BlobSource::Message(_) => [0; 16],
-            BlobSource::Upload(upload) => upload.id,
-        }
-    }
-}
-
 /// The result of a mutation.
 struct MutationOutcome {
     generation: u64,
@@ -99,6 +67,7 @@ struct MutationOutcome {
     bytes: u64,
     replayed: bool,
     sha256: Option<Value>,
+    durable: bool,
 }
 
 impl MutationOutcome {
@@ -108,7 +77,7 @@ impl MutationOutcome {
             "id": hex(id),
             "generation": self.generation,
             "changed": {"tensors": self.tensors, "bytes": self.bytes},
-            "durable": false,
+            "durable": self.durable,
             "replayed": self.replayed,
         });
         if let Some(sha256) = &self.sha256 {
@@ -119,9 +88,40 @@ impl MutationOutcome {
 }
 
 impl Machine {
-    pub(super) fn mutate(&self, request: &Request, connection: u64) -> Result<Reply, RequestError> {
-        let mut record = Record::plain(RecordKind::Mutate, self.generation(), self.uptime_us());
-        let result = self.check_and_change(request, connection, &mut record);
+    /// Makes mutations one after another, which become permanent together. The results are in their order.
+    ///
+    /// # Errors
+    /// Each has its own: the first of its checks that fails. 1015 for all that were lost when the journal failed.
+    pub fn mutate<'a>(&self, requests: impl Iterator<Item = (&'a Request, u64)>) -> Vec<Result<Reply, RequestError>> {
+        let mut lineage = self.lineage_mut();
+        let made: Vec<_> =
+            requests.map(|(request, connection)| self.check_and_change(&mut lineage, request, connection)).collect();
+        let committed = lineage.as_mut().map_or(Ok(()), |lineage| lineage.commit());
+        if let Ok(lineage) = &lineage {
+            self.publish(lineage);
+        }
+        let outcome = |(record, result): (Record, Result<MutationOutcome, RequestError>)| {
+            let kept = |generation| lineage.as_ref().is_ok_and(|lineage| generation <= lineage.generation());
+            let lost = committed.as_ref().err().cloned().map(RequestError::from);
+            let result = match (result, lost) {
+                (Ok(outcome), Some(lost)) if !kept(outcome.generation) => Err(lost),
+                (Ok(outcome), _) => {
+                    let durable = lineage.as_ref().is_ok_and(|lineage| lineage.keeps(outcome.generation));
+                    Ok(MutationOutcome { durable, ..outcome })
+                }
+                (refused, _) => refused,
+            };
+            self.note_mutation(record, result)
+        };
+        made.into_iter().map(outcome).collect()
+    }
+
+    /// Records a mutation and counts it. Returns the reply.
+    fn note_mutation(
+        &self,
+        mut record: Record,
+        result: Result<MutationOutcome, RequestError>,
+    ) -> Result<Reply, RequestError> {
         let page = self.page();
         match &result {
             Ok(outcome) if outcome.replayed => (),
@@ -141,92 +141,77 @@ impl Machine {
         Ok(result?.reply(&record.id))
     }
 
-    /// Checks parameters and blob, then makes the change.
+    /// Checks parameters and blob, then makes the change in the open batch. Returns the record of it, too.
     fn check_and_change(
         &self,
+        lineage: &mut LockedLineage<'_>,
         request: &Request,
         connection: u64,
-        record: &mut Record,
-    ) -> Result<MutationOutcome, RequestError> {
-        let mutation = Mutation::parse(request.params.clone())?;
+    ) -> (Record, Result<MutationOutcome, RequestError>) {
+        let generation = lineage.as_ref().map_or(self.generation(), |lineage| lineage.generation());
+        let mut record = Record::plain(RecordKind::Mutate, generation, self.uptime_us());
+        let mutation = match Mutation::parse(request.params.clone()) {
+            Err(error) => return (record, Err(error.into())),
+            Ok(mutation) => mutation,
+        };
         record.id = mutation.id;
         record.origin.clone_from(&mutation.origin);
         record.confidence = mutation.confidence;
         record.edits = mutation.edits.len() as u32;
         let source = match self.source(request, connection, &mutation) {
-            Err(error) => return self.lost_upload(request, &mutation).ok_or(error),
+            Err(error) => return (record, self.lost_upload(lineage, request, &mutation).ok_or(error)),
             Ok(source) => source,
         };
-        let result = self.change(request, &mutation, &source);
+        let result = self.change(lineage, request, &mutation, &source, record.uptime_us);
         match (source, &result) {
             // The upload of a refused mutation can be used again.
             (BlobSource::Upload(upload), Err(_)) => self.uploads().put_back(upload),
             (BlobSource::Upload(upload), Ok(outcome)) if outcome.replayed => self.uploads().put_back(upload),
             _ => (),
         }
-        result
-    }
-
-    fn source<'a>(
-        &self,
-        request: &'a Request,
-        connection: u64,
-        mutation: &Mutation,
-    ) -> Result<BlobSource<'a>, RequestError> {
-        let unknown = || RequestError::new(code::UNUSABLE_BLOB, "there is no such upload, or it is not complete");
-        match &request.blob {
-            Blob::Bytes(bytes) => Ok(BlobSource::Message(bytes)),
-            Blob::Upload(id) => {
-                let id = parse_hex(id).ok_or_else(unknown)?;
-                self.uploads().take(connection, &id).map(BlobSource::Upload).ok_or_else(unknown)
-            }
-            _ => {
-                request.no_blob()?;
-                let needed = mutation.edits.iter().any(|edit| edit.part().is_some_and(|part| part.len > 0));
-                match needed {
-                    true => {
-                        Err(RequestError::new(code::UNUSABLE_BLOB, "the blob is missing: an edit has a part of it"))
-                    }
-                    false => Ok(BlobSource::None),
-                }
-            }
-        }
+        (record, result)
     }
 
     /// The result of a mutation that is repeated after its upload was used up.
-    fn lost_upload(&self, request: &Request, mutation: &Mutation) -> Option<MutationOutcome> {
+    fn lost_upload(
+        &self,
+        lineage: &LockedLineage<'_>,
+        request: &Request,
+        mutation: &Mutation,
+    ) -> Option<MutationOutcome> {
         let Blob::Upload(upload) = &request.blob else { return None };
         if self.takes_signed_only() && request.seal.is_none() {
             return None;
         }
-        let lineage = self.lineage().ok()?;
+        let lineage = lineage.as_ref().ok().filter(|lineage| lineage.require_log().is_ok())?;
         let done = lineage.ids().find(&mutation.id)?;
         let content = content(request, 0, 0);
         let same = done.kind == EntryKind::Mutate
             && done.content.params_crc == content.params_crc
             && parse_hex(upload) == Some(done.upload);
-        same.then(|| replay(&lineage, done))
+        same.then(|| replay(lineage, done))
     }
 
     fn change(
         &self,
+        lineage: &mut LockedLineage<'_>,
         request: &Request,
         mutation: &Mutation,
         source: &BlobSource<'_>,
+        uptime_us: u64,
     ) -> Result<MutationOutcome, RequestError> {
         let blob = source.bytes();
         for (number, edit) in mutation.edits.iter().enumerate() {
             edit.check_indices(number, blob)?;
         }
-        let sealed = self.require_seal(request, blob); // hashes the blob, so not while the weights are locked
-        let mut lineage = self.lineage_mut()?;
+        let lineage: &mut Lineage = lineage.as_mut().map_err(|error| error.clone())?;
         lineage.require_log()?;
-        sealed?;
+        self.require_seal(request, blob)?;
         let content = content(request, blob.len(), source.crc());
-        if let Some(done) = earlier(&lineage, &mutation.id, EntryKind::Mutate, content)? {
-            return Ok(replay(&lineage, done));
+        if let Some(done) = earlier(lineage, &mutation.id, EntryKind::Mutate, content)? {
+            return Ok(replay(lineage, done));
         }
-        require_base(&lineage, mutation.base_generation)?;
+        require_base(lineage, mutation.base_generation)?;
         if mutation.confidence.is_none_or(|confidence| confidence <= CONFIDENCE_NEEDED) {
             return Err(RequestError::new(code::LOW_CONFIDENCE, "confidence must be a number above 0.8 and at most 1"));
         }
@@ -235,19 +220,22 @@ impl Machine {
             return Err(RequestError::new(code::TOO_MANY_EDITS, text).with(json!({"limit": EDITS_LIMIT})));
         }
         let plan = plan(lineage.store(), &mutation.edits, blob)?;
-        self.require_memory(&mut lineage, plan.reachable_bytes(), blob.len() as u64)?;
-        let payload_bytes = blob.len() as u64 + mutation.edits_json.len() as u64;
-        if !lineage.has_room(payload_bytes) {
-            lineage.make_room();
-        }
-        if !lineage.has_room(payload_bytes) {
-            let text = "the journal is full: promote or roll back what is on trial";
-            return Err(LineageError::Journal(JournalError::new(JournalReason::Full, text)).into());
-        }
-        let asked = ChangeRequest { id: mutation.id, content, upload: source.upload_id(), ..ChangeRequest::default() };
-        let outcome = self.carry_out(&mut lineage, mutation, &plan, blob, asked)?;
+        self.require_memory(lineage, plan.reachable_bytes(), blob.len() as u64)?;
+        let reply_bytes = if mutation.digest { LINE_LIMIT } else { 0 };
+        let payload_bytes = blob.len() + mutation.edits_json.len() + reply_bytes;
+        lineage.require_room(payload_bytes as u64, plan.reachable_bytes())?;
+        let asked = ChangeRequest {
+            id: mutation.id,
+            content,
+            upload: source.upload_id(),
+            edits: mutation.edits.len() as u32,
+            origin: origin_bytes(&mutation.origin),
+            confidence: mutation.confidence.unwrap_or_default(),
+            uptime_us,
+            ..ChangeRequest::default()
+        };
+        let outcome = self.carry_out(lineage, mutation, &plan, blob, asked)?;
         self.spend_energy(plan.touched_bytes());
-        self.publish(&lineage);
         Ok(outcome)
     }
 
@@ -319,13 +307,13 @@ impl Machine {
         let cost_us = monotonic_us() - started_us;
         let payload = MutationPayload { edits: mutation.edits_json.as_bytes(), reply: reply.as_bytes(), blob };
         lineage.add_mutation(asked, before, lease_until_us, &payload, cost_us)?;
-        lineage.commit()?;
         Ok(MutationOutcome {
             generation: lineage.generation(),
             tensors: asked.changed_tensors,
             bytes: asked.changed_bytes,
             replayed: false,
             sha256,
+            durable: false, // it is known after the commit
         })
     }
 
@@ -354,6 +342,7 @@ fn require_line(
         bytes: change.changed_bytes,
         replayed: false,
         sha256: Some(sha256.into()),
+        durable: false,
     };
     if outcome.reply(id).fits_a_line() {
         return Ok(());
@@ -372,5 +361,6 @@ fn replay(lineage: &Lineage, done: &PastChange) -> MutationOutcome {
         bytes: done.changed_bytes,
         replayed: true,
         sha256: if done.digest { sha256() } else { None },
+        durable: lineage.keeps(done.generation),
     }
 }

@@ -90,7 +90,7 @@ fn file_of_long_names(tensors: usize) -> Vec<u8> {
 /// Changes all tensors and asks for their digests. Returns the generation afterwards and the answer.
 fn with_digests(tensors: usize) -> (u64, Result<Reply, RequestError>) {
     let (shared, _) = SharedWords::create(c"test", SHARED_WORDS).unwrap();
-    let journal = sys::memory::memory_file(c"test").unwrap();
+    let journal = crate::sys::memory::memory_file(c"test").unwrap();
     let machine = Machine::new(Parts {
         model: Ok(crate::tensor::tests::load(file_of_long_names(tensors)).unwrap()),
         runtime: Runtime::new(Err("a test".into())).unwrap(),

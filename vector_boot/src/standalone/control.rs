@@ -99,6 +99,11 @@ pub enum Control {
     },
     /// To the new worker: its probation is over, the request `reload` is to be answered.
     ReloadDone,
+    /// To the supervisor: a line about the journal for the console.
+    Notice {
+        /// The line.
+        text: String,
+    },
 }
 
 impl Control {
@@ -126,6 +131,7 @@ impl Control {
             Control::Resume { untouched, answered } => (16, u64::from(*untouched), (u32::from(*answered), [0; 32], "")),
             Control::ReloadFailed { reason, text } => (17, *reason as u64, (0, [0; 32], text.as_str())),
             Control::ReloadDone => (18, 0, NONE),
+            Control::Notice { text } => (20, 0, (0, [0; 32], text.as_str())),
             Control::Serve { executable, emergency } => {
                 (7, 0, (u32::from(emergency.is_some()), *executable, emergency.as_deref().unwrap_or_default()))
             }
@@ -164,6 +170,7 @@ impl Control {
                 Control::ReloadFailed { reason, text: read_text(&bytes[TEXT..]) }
             }
             18 => Control::ReloadDone,
+            20 => Control::Notice { text: read_text(&bytes[TEXT..]) },
             7 => Control::Serve { executable: digest, emergency: (small != 0).then(|| read_text(&bytes[TEXT..])) },
             _ => return None,
         })
@@ -240,6 +247,7 @@ mod tests {
             Control::Serve { executable: [8; 32], emergency: None },
             Control::Shutdown { reboot: true },
             Control::Serving,
+            Control::Notice { text: "torn".into() },
             Control::Orphans { count: 1000 },
             Control::Reload { image: true, key: Some([7; 32]) },
             Control::Reload { image: false, key: None },

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use crate::sys;
 
 const USAGE: &str = "usage: vector_boot check [--json] [--key PUBLIC_KEY] FILE
-       vector_boot --listen SOCKET --tensors FILE [--heartbeat-ms N] [--energy on|off] [--fault]
+       vector_boot --listen SOCKET --tensors FILE [--state FILE] [--heartbeat-ms N] [--energy on|off] [--fault]
                    [--reload-probation-ms N]
        vector_boot --version
 
@@ -28,6 +28,8 @@ check FILE: validates a GGUF or RTS file by the rules R1 to R24 and RTS. Exit 0 
 --listen SOCKET: runs the machine as an ordinary program that serves the GGUF or RTS file at a Unix socket, to up to 16
             clients at once. A socket that nobody listens on is replaced; any other file at that path is an error. The
             model's file must not change meanwhile. SIGTERM, SIGINT and SIGHUP end it in order.
+  --state         the file or device on which changes survive, 16 MiB to 64 GiB; one that is all zero is formatted. Without it a
+            machine that ends loses its changes
   --heartbeat-ms  period of the heartbeat, 10 to 10000 (100)
   --energy        whether mutations cost energy, which comes back at 100 a second (on)
   --fault         allow requests that make the worker crash, for tests

@@ -111,8 +111,9 @@ struct Rule(libc::c_long, Arguments);
 const ALLOWED: &[Rule] = &[
     Rule(libc::SYS_read, Any),                       // the port and the control socket
     Rule(libc::SYS_write, Any),                      // the port, the wake-up of the loop
-    Rule(libc::SYS_pread64, Any),                    // the journal
+    Rule(libc::SYS_pread64, Any),                    // the journal, in memory or on the state device
     Rule(libc::SYS_pwrite64, Any),                   // the journal
+    Rule(libc::SYS_fdatasync, Any),                  // the journal on the state device becomes durable
     Rule(libc::SYS_fallocate, Equal(1, PUNCH_HOLE)), // memory of discarded journal entries is released
     Rule(libc::SYS_fstat, Any),                      // whether the model's file has changed
     Rule(libc::SYS_sysinfo, Any),                    // whether an image of the weights fits the memory

@@ -44,6 +44,11 @@ impl PagedMemory {
         PagedMemory { weights, extra, extra_at, fingerprint: 0, dirty, saved, scanned, spare }
     }
 
+    /// The bytes of the model's file, with their changes.
+    pub fn weights(&self) -> &[u8] {
+        self.weights.bytes()
+    }
+
     /// Address of the first byte after the model.
     pub fn extra_at(&self) -> usize {
         self.extra_at

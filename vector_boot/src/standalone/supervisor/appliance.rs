@@ -99,9 +99,12 @@ fn find_resources(settings: &KernelSettings, shared: OwnedFd, journal: OwnedFd) 
             (Ports::only(socket), true)
         }
     };
+    let state = devices::state_disk().and_then(|opened| {
+        opened.inspect_err(|error| console::say(&format!("the state disk is not used: {error}"))).ok()
+    });
     let (fault, energy_unlimited) = (settings.fault, !settings.energy);
     let options = Options { listens, embedded, fault, appliance: true, energy_unlimited, ..Options::default() };
-    Ok(Resources { options, shared, ports, journal, model, watch: None })
+    Ok(Resources::new(options, shared, ports, journal).with_model(model, None).with_state(state))
 }
 
 /// Stays on for good, so that the console can be read.

@@ -9,6 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::state_file::{self, StateFile};
 use crate::protocol::CONNECTIONS_LIMIT;
 use crate::sys::power;
 
@@ -16,6 +17,7 @@ const PORTS: &str = "/sys/class/virtio-ports";
 /// The name of an evolution port ends with its number.
 const PORT_NAME: &str = "org.vectorland.evolution.";
 const RTS_SERIAL: &str = "vb-rts";
+const STATE_SERIAL: &str = "vb-state";
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const WATCHDOG_SECONDS: i32 = 30;
 
@@ -87,6 +89,12 @@ pub fn unreachable_port() -> std::io::Result<OwnedFd> {
 pub fn rts_disk() -> Option<File> {
     let disk = || entries_with("/sys/block", "serial", RTS_SERIAL).first().and_then(|path| open_device(path, false));
     wait_for(Duration::from_secs(3), disk)
+}
+
+/// Opens the state disk. It is not waited for: disks appear together, and the one with the image was found before.
+pub fn state_disk() -> Option<std::io::Result<StateFile>> {
+    let disk = entries_with("/sys/block", "serial", STATE_SERIAL).first()?.file_name()?.to_owned();
+    Some(state_file::open(&Path::new("/dev").join(disk)))
 }
 
 /// The disks of the machine with their serial numbers, for the message that none carries the image.

@@ -13,7 +13,7 @@ use super::ports::Ports;
 use super::probe::Probe;
 use super::shared_files::{share, SharedFiles};
 use super::worker_process::{Resources, WorkerProcess};
-use super::{console, socket_file, Supervisor, SupervisorParts};
+use super::{console, socket_file, state_file, Supervisor, SupervisorParts};
 use crate::protocol::RELOAD_PROBATION_MS;
 use crate::standalone::worker::Options;
 use crate::sys::signal::Signals;
@@ -30,6 +30,8 @@ pub struct ListenSettings {
     pub socket: PathBuf,
     /// The GGUF or RTS file.
     pub tensors: PathBuf,
+    /// The file or device on which the journal survives, if any.
+    pub state: Option<PathBuf>,
     /// Whether `fault` requests are served.
     pub fault: bool,
     /// Whether mutations cost no energy.
@@ -44,12 +46,13 @@ impl ListenSettings {
     /// Parses the arguments; `None` if they are not valid.
     pub fn parse<S: AsRef<OsStr>>(args: &[S]) -> Option<Self> {
         let (mut socket, mut tensors, mut fault, mut period) = (None, None, false, Duration::from_millis(100));
-        let (mut energy_unlimited, mut probation) = (false, RELOAD_PROBATION_MS);
+        let (mut energy_unlimited, mut probation, mut state) = (false, RELOAD_PROBATION_MS, None);
         let mut args = args.iter().map(AsRef::as_ref);
         while let Some(arg) = args.next() {
             match arg.to_str()? {
                 "--listen" => socket = Some(PathBuf::from(args.next()?)),
                 "--tensors" => tensors = Some(PathBuf::from(args.next()?)),
+                "--state" => state = Some(PathBuf::from(args.next()?)),
                 "--fault" => fault = true,
                 "--energy" => {
                     energy_unlimited = match args.next()?.to_str()? {
@@ -69,7 +72,7 @@ impl ListenSettings {
             }
         }
         let probation = Duration::from_millis(probation);
-        Some(ListenSettings { socket: socket?, tensors: tensors?, fault, energy_unlimited, period, probation })
+        Some(ListenSettings { socket: socket?, tensors: tensors?, state, fault, energy_unlimited, period, probation })
     }
 }
 
@@ -85,6 +88,7 @@ pub fn run(settings: &ListenSettings) -> Result<(), String> {
     let unusable = |error: io::Error| format!("{tensors}: {error}");
     let model = open_model(&settings.tensors).map_err(unusable)?;
     let watch = Watch::new(&model).map_err(unusable)?;
+    let state = settings.state.as_deref().map(state_file::of_path).transpose()?;
     let SharedFiles { words, words_file, journal } = share(settings.period, start_us)?;
     console::say_phase("start", 0);
     let (listener, _socket_file) = socket_file::listen(&settings.socket)?;
@@ -92,7 +96,8 @@ pub fn run(settings: &ListenSettings) -> Result<(), String> {
     let energy_unlimited = settings.energy_unlimited;
     let options = Options { listens: true, fault: settings.fault, energy_unlimited, ..Options::default() };
     let ports = Ports::only(OwnedFd::from(listener));
-    let resources = Resources { options, shared: words_file, ports, journal, model: Some(model), watch };
+    let resources =
+        Resources::new(options, words_file, ports, journal).with_model(Some(model), watch).with_state(state);
     let mut supervisor = Supervisor::new(SupervisorParts {
         signals,
         period: settings.period,
@@ -126,12 +131,10 @@ mod tests {
 
     #[test]
     fn arguments_are_read() {
-        let settings =
-            ListenSettings::parse(&["--listen", "/a b", "--tensors", "m", "--fault", "--heartbeat-ms", "50"]).unwrap();
-        assert_eq!(
-            (settings.socket, settings.fault, settings.period),
-            ("/a b".into(), true, Duration::from_millis(50))
-        );
+        let words = ["--listen", "/a b", "--tensors", "m", "--fault", "--heartbeat-ms", "50", "--state", "s"];
+        let settings = ListenSettings::parse(&words).unwrap();
+        assert_eq!((settings.fault, settings.period), (true, Duration::from_millis(50)));
+        assert_eq!((settings.socket, settings.state), ("/a b".into(), Some("s".into())));
         for wrong in
             [&["--listen", "a"][..], &["--tensors", "a"], &["--listen"], &["--listen", "a", "--tensors", "b", "c"]]
         {

@@ -17,6 +17,7 @@ mod running_worker;
 pub mod setup;
 mod shared_files;
 mod socket_file;
+mod state_file;
 mod worker_process;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -360,6 +361,7 @@ impl Supervisor {
             Control::Orphans { count } => self.worker.leave_orphans(count),
             Control::Reload { image, key } => self.begin_reload(image, key, fd),
             Control::Frozen => self.note_frozen(),
+            Control::Notice { text } if self.worker.may_notify() => console::say(&format!("journal: {text}")),
             _ => (),
         }
     }

@@ -11,6 +11,8 @@ use crate::sys::process;
 
 /// A worker that makes no progress for this long is killed.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// Lines that one worker may put on the console.
+const NOTICES_LIMIT: u32 = 8;
 
 /// A running worker.
 pub struct RunningWorker {
@@ -26,6 +28,8 @@ pub struct RunningWorker {
     memory_kills: u32,
     progress: u32,
     progress_at: Instant,
+    /// Lines for the console that it has sent.
+    notices: u32,
 }
 
 impl RunningWorker {
@@ -41,6 +45,7 @@ impl RunningWorker {
             memory_kills: metabolism::out_of_memory_kills(),
             progress: 0,
             progress_at: now,
+            notices: 0,
         }
     }
 
@@ -114,6 +119,12 @@ impl RunningWorker {
             _ => (),
         }
         received
+    }
+
+    /// Counts a line that it wants on the console, and says whether it may have so many.
+    pub fn may_notify(&mut self) -> bool {
+        self.notices = self.notices.saturating_add(1);
+        self.notices <= NOTICES_LIMIT
     }
 
     /// Kills it.

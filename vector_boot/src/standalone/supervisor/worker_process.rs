@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use super::console;
 use super::ports::Ports;
 use super::running_worker::RunningWorker;
+use super::state_file::StateFile;
 use crate::standalone::control::Control;
-use crate::standalone::worker::Options;
+use crate::standalone::worker::{Options, StateAccess};
 use crate::sys::message;
 use crate::sys::process::{self, Ended};
 use crate::sys::watch::Watch;
@@ -53,6 +54,30 @@ pub struct Resources {
     pub model: Option<File>,
     /// Notices changes of the model's file; `None` for a device.
     pub watch: Option<Watch>,
+    /// The state device, if there is one.
+    pub state: Option<File>,
+}
+
+impl Resources {
+    /// Resources without a model and a state device.
+    pub fn new(options: Options, shared: OwnedFd, ports: Ports, journal: OwnedFd) -> Self {
+        Resources { options, shared, ports, journal, model: None, watch: None, state: None }
+    }
+
+    /// The same with this model.
+    pub fn with_model(self, model: Option<File>, watch: Option<Watch>) -> Self {
+        Resources { model, watch, ..self }
+    }
+
+    /// The same with this state device.
+    pub fn with_state(mut self, state: Option<StateFile>) -> Self {
+        self.options.state = match &state {
+            None => StateAccess::None,
+            Some(StateFile { writable: false, .. }) => StateAccess::Read,
+            Some(StateFile { writable: true, .. }) => StateAccess::Write,
+        };
+        Resources { state: state.map(|state| state.file), ..self }
+    }
 }
 
 /// The worker.
@@ -244,6 +269,11 @@ impl WorkerProcess {
         self.running.as_mut().ok_or(io::ErrorKind::NotConnected)?.receive()
     }
 
+    /// Counts a line that the worker wants on the console, and says whether it may have so many.
+    pub fn may_notify(&mut self) -> bool {
+        self.running.as_mut().is_some_and(RunningWorker::may_notify)
+    }
+
     /// Ends the worker: SIGTERM, and SIGKILL after three seconds.
     pub fn end(&mut self) {
         let deadline = Instant::now() + GRACE;
@@ -278,10 +308,11 @@ fn spawn(
 ) -> io::Result<RunningWorker> {
     let (ours, theirs) = message::pair()?;
     resources.options.ports = resources.ports.look_again();
-    let Resources { options, shared, ports, journal, model, .. } = resources;
+    let Resources { options, shared, ports, journal, model, state, .. } = resources;
     let mut fds: Vec<BorrowedFd<'_>> = vec![theirs.as_fd(), shared.as_fd(), journal.as_fd()];
     fds.extend(link);
     fds.extend(ports.fds());
+    fds.extend(state.as_ref().map(|file| file.as_fd()));
     fds.extend(model.as_ref().filter(|_| !options.without_model).map(|file| file.as_fd()));
     let user = options.appliance.then_some(WORKER_USER);
     let words = Options { standby: link.is_some(), ..options.clone() }.words();

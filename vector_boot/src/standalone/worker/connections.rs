@@ -241,11 +241,21 @@ impl Connections {
 
     /// Removes the message whose turn it is, and says in which place it was; `None` if none may be handled now.
     pub fn next(&mut self, running: Running) -> Option<(usize, Pending)> {
+        self.next_of(running, |_| true)
+    }
+
+    /// The same among those messages at the front of their queues that are wanted, while nothing runs.
+    pub fn next_wanted(&mut self, wanted: impl Fn(&Pending) -> bool) -> Option<(usize, Pending)> {
+        self.next_of(Running::Nothing, wanted)
+    }
+
+    fn next_of(&mut self, running: Running, wanted: impl Fn(&Pending) -> bool) -> Option<(usize, Pending)> {
         let (places, unsent) = (&self.places, self.sum(Connection::unsent_bytes));
         let class = |place: usize, position: usize| {
             let connection = places[place].connection.as_ref()?;
             let waits = connection.is_full() || (unsent >= UNSENT_LIMIT && connection.unsent_bytes() >= UNSENT_SHARE);
-            let class = connection.waiting(position).filter(|_| !waits).map(class)?;
+            let pending = connection.waiting(position).filter(|pending| !waits && wanted(pending))?;
+            let class = class(pending);
             Some(if connection.held && class != Class::Passes { Class::Held } else { class })
         };
         let Turn { place, position } = self.turns.next(places.len(), running, class)?;
@@ -300,7 +310,7 @@ fn class(pending: &Pending) -> Class {
         Pending::Refused(..) => Class::Reads,
         Pending::Request(request, _) if request.method.passes() => Class::Passes,
         // What the second thread runs has to wait for it, also a `read` of an older generation.
-        Pending::Request(request, _) if Runner::takes(request) => Class::Waits,
+        Pending::Request(request, _) if Runner::takes(request, false) => Class::Waits,
         // `renew` writes the end of the trial, so it needs the weights for itself.
         Pending::Request(request, _) if request.method.runs() == Runs::Inline && request.method != Method::Renew => {
             Class::Reads

@@ -1,11 +1,12 @@
 //! The worker: an unprivileged process that owns the evolution port and the model, and answers requests.
 //!
-//! It inherits descriptors from the supervisor: 3 the control socket, 4 the shared words, 5 the journal, then a socket to
-//! the worker that it takes over from, if it is to, then the ports or the listening socket, then the model's file if there
-//! is one.
+//! It inherits descriptors from the supervisor: 3 the control socket, 4 the shared words, 5 the journal in memory, then a
+//! socket to the worker that it takes over from, if it is to, then the ports or the listening socket, then the state device
+//! and the model's file if there are such.
 
 mod connection;
 mod connections;
+mod journal;
 mod link;
 mod options;
 mod runner;
@@ -21,7 +22,6 @@ use std::time::Duration;
 
 use super::control::Control;
 use super::EMBEDDED_MODEL;
-use crate::journal::log::Log;
 use crate::journal::{JournalError, JournalReason};
 use crate::machine::{Machine, Parts, Runtime};
 use crate::model_file::{self, LoadedModel};
@@ -32,7 +32,7 @@ use crate::sys::watch::Watch;
 use crate::sys::{process, sandbox, signal};
 use crate::vitals::{Vitals, SHARED_WORDS};
 use connections::Connections;
-pub use options::Options;
+pub use options::{Options, StateAccess};
 
 /// The inherited descriptors, in order.
 const CONTROL: i32 = process::FIRST_INHERITED;
@@ -68,8 +68,11 @@ fn start(words: &[&str]) -> Result<(), String> {
         Connections::new(ports, options.listens).map_err(|error| format!("the port cannot be used: {error}"))?;
     let _ = Control::RuntimeReady.send(&control);
     let journal = inherit(JOURNAL)?;
+    let has_state = options.state != StateAccess::None;
+    let behind_ports = first_port + options.ports as i32;
+    let state = has_state.then(|| inherit(behind_ports)).transpose()?;
     let shared = Arc::new(shared);
-    let (model, watch) = load(&options, first_port + options.ports as i32, &control);
+    let (model, watch) = load(&options, behind_ports + i32::from(has_state), &control);
     // The vitals are those of the worker that serves.
     let progress = || {
         if old.is_none() {
@@ -82,15 +85,17 @@ fn start(words: &[&str]) -> Result<(), String> {
     let fault_allowed = options.fault && !model.as_ref().is_ok_and(|model| model.signed);
     let mutation_key = model.as_ref().ok().and_then(|model| model.mutation_key.clone());
     let no_network = |why: &String| Err(why.clone());
-    let (model, network) = match (emergency, model) {
-        (Some(why), _) | (None, Err(why)) => (Err(why.clone()), no_network(&why)),
-        (None, Ok(model)) => (Ok(model.store), model.network),
+    let (model, network, journal) = match (emergency, model) {
+        (Some(why), _) | (None, Err(why)) => {
+            let none = JournalError::new(JournalReason::Io, "there is no model");
+            (Err(why.clone()), no_network(&why), Err(none))
+        }
+        (None, Ok(model)) => {
+            let journal = journal::open(&options, journal, state, &model, &shared, &progress);
+            (Ok(model.store), model.network, journal)
+        }
     };
     let runtime = Runtime::new(network).map_err(|error| format!("the network's threads cannot be started: {error}"))?;
-    let journal = match options.without_journal {
-        true => Err(JournalError::new(JournalReason::Damaged, "workers died while they replayed the journal")),
-        false => Log::in_memory(journal),
-    };
     let build = hex(&executable[..6]);
     let energy_limited = !options.energy_unlimited;
     let parts = Parts { model, runtime, journal, shared: Arc::clone(&shared), build, energy_limited, mutation_key };
@@ -102,6 +107,7 @@ fn start(words: &[&str]) -> Result<(), String> {
     if old.is_some_and(|old| !service.take_over(&old)) {
         return Ok(());
     }
+    service.send_notices();
     service.send_to_supervisor(&Control::Serving);
     service.run();
     Ok(())

@@ -23,10 +23,27 @@ pub struct Options {
     pub standby: bool,
     /// How many ports there are, or listening sockets.
     pub ports: usize,
+    /// Whether there is a state device, behind the ports.
+    pub state: StateAccess,
+}
+
+/// What a worker may do with the state device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StateAccess {
+    /// There is none.
+    #[default]
+    None,
+    /// Read it.
+    Read,
+    /// Read and write it.
+    Write,
 }
 
 /// The word before the number of ports.
 const PORTS: &str = "--ports=";
+/// The words for the access to a state device.
+const STATE_READ: &str = "--state=read";
+const STATE_WRITE: &str = "--state=write";
 
 impl Options {
     /// The words for [`Options::parse`].
@@ -43,6 +60,12 @@ impl Options {
             (self.standby, "--standby"),
         ];
         words.extend(flags.iter().filter(|(set, _)| *set).map(|(_, word)| (*word).to_string()));
+        let state = match self.state {
+            StateAccess::None => None,
+            StateAccess::Read => Some(STATE_READ),
+            StateAccess::Write => Some(STATE_WRITE),
+        };
+        words.extend(state.map(str::to_string));
         words.push(format!("{PORTS}{}", self.ports));
         words
     }
@@ -63,6 +86,8 @@ impl Options {
                 "--embedded" => options.embedded = true,
                 "--fault" => options.fault = true,
                 "--appliance" => options.appliance = true,
+                STATE_READ => options.state = StateAccess::Read,
+                STATE_WRITE => options.state = StateAccess::Write,
                 _ => {
                     let ports = word.strip_prefix(PORTS).and_then(|ports| ports.parse().ok());
                     options.ports = ports
@@ -91,6 +116,7 @@ mod tests {
             energy_unlimited: true,
             standby: true,
             ports: 16,
+            state: StateAccess::Read,
         };
         let words = options.words();
         let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();

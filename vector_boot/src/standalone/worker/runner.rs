@@ -18,43 +18,44 @@ const QUICK_BLOB_BYTES: usize = 64 << 10;
 pub enum Job {
     /// A request, and when and where it came.
     Answer(Request, Arrival),
+    /// Mutations that become permanent together, and the connections that they came from.
+    Mutate(Vec<(Request, u64)>),
     /// The open trial has ended.
     ExpireLease,
 }
 
-/// The result of a job.
+/// The answer to a request of a job.
 pub struct Done {
-    /// The connection it was started for.
+    /// The connection that the request came from.
     pub connection: u64,
-    /// The id of its request and the answer, if it was a request.
-    pub answer: Option<(Value, Result<Reply, RequestError>)>,
+    /// The id of the request.
+    pub id: Value,
+    /// The answer.
+    pub answer: Result<Reply, RequestError>,
 }
 
 /// The running job, as others see it.
-#[derive(Debug, Clone, Copy)]
 pub struct Run {
-    /// The connection it was started for.
-    pub connection: u64,
-    /// Whether others are answered during it.
-    pub beside: bool,
-}
-
-/// Connections count from 1.
-const NO_CONNECTION: u64 = 0;
-
-struct RunningJob {
-    connection: u64,
+    /// The connections it was started for.
+    pub connections: Vec<u64>,
     /// Id of the request, if others are answered during it.
     overtakable: Option<Value>,
+}
+
+impl Run {
+    /// Whether others are answered during it.
+    pub fn beside(&self) -> bool {
+        self.overtakable.is_some()
+    }
 }
 
 /// The thread, and its running job.
 pub struct Runner {
     machine: Machine,
     jobs: Sender<Job>,
-    answers: Receiver<Option<(Value, Result<Reply, RequestError>)>>,
+    answers: Receiver<Vec<Done>>,
     wake: OwnedFd,
-    running: Option<RunningJob>,
+    running: Option<Run>,
 }
 
 impl Runner {
@@ -90,9 +91,10 @@ impl Runner {
         self.wake.as_raw_fd()
     }
 
-    /// Whether the thread runs a request.
-    pub fn takes(request: &Request) -> bool {
+    /// Whether the thread runs a request. With a durable journal it runs every change, because it waits for the device.
+    pub fn takes(request: &Request, durable: bool) -> bool {
         match (request.method.runs(), &request.blob) {
+            _ if durable && matches!(request.method, Method::Mutate | Method::Renew) => true,
             (Runs::Sized, Blob::None | Blob::Upload(_)) => true,
             (Runs::Sized, Blob::Bytes(bytes)) => bytes.len() > QUICK_BLOB_BYTES || computes_much(request),
             (Runs::Queued, Blob::None) | (Runs::Beside, _) => true,
@@ -102,44 +104,54 @@ impl Runner {
         }
     }
 
+    /// The bytes of the blob of a mutation that can become permanent together with others; `None` for any other request.
+    pub fn joins_others(request: &Request) -> Option<usize> {
+        match &request.blob {
+            Blob::Bytes(bytes) if request.method == Method::Mutate && !computes_much(request) => Some(bytes.len()),
+            _ => None,
+        }
+    }
+
     /// Whether other requests are answered during this one.
     pub fn runs_beside_others(request: &Request) -> bool {
         request.method.runs() == Runs::Beside
     }
 
     /// The running job.
-    pub fn running(&self) -> Option<Run> {
-        let running = self.running.as_ref()?;
-        Some(Run { connection: running.connection, beside: running.overtakable.is_some() })
+    pub fn running(&self) -> Option<&Run> {
+        self.running.as_ref()
     }
 
     /// Starts a job. Nothing else may be running.
     pub fn start(&mut self, job: Job) {
-        let (connection, overtakable) = match &job {
-            Job::Answer(request, arrival) => {
-                let id = Self::runs_beside_others(request).then(|| request.id.clone());
-                (arrival.connection, id)
+        let run = match &job {
+            Job::Answer(request, arrival) => Run {
+                connections: vec![arrival.connection],
+                overtakable: Self::runs_beside_others(request).then(|| request.id.clone()),
+            },
+            Job::Mutate(requests) => {
+                Run { connections: requests.iter().map(|(_, connection)| *connection).collect(), overtakable: None }
             }
-            Job::ExpireLease => (NO_CONNECTION, None),
+            Job::ExpireLease => Run { connections: vec![], overtakable: None },
         };
         self.machine.clear_cancellation();
-        self.running = Some(RunningJob { connection, overtakable });
+        self.running = Some(run);
         if self.jobs.send(job).is_err() {
             std::process::exit(1); // the thread has ended: the supervisor starts another worker
         }
     }
 
-    /// The result of the job, once it is done.
-    pub fn collect(&mut self) -> Option<Done> {
+    /// The answers of the job, once it is done.
+    pub fn collect(&mut self) -> Option<Vec<Done>> {
         let _ = message::receive(&self.wake, &mut [0; 8]);
-        let answer = self.answers.try_recv().ok()?;
-        let connection = self.running.take()?.connection;
-        Some(Done { connection, answer })
+        let answers = self.answers.try_recv().ok()?;
+        self.running = None;
+        Some(answers)
     }
 
     /// Stops the running request if it has this id and others are answered during it. Returns whether it has.
     pub fn cancel(&self, id: &Value, connection: u64) -> bool {
-        let runs = |running: &RunningJob| running.connection == connection && running.overtakable.as_ref() == Some(id);
+        let runs = |run: &Run| run.connections.contains(&connection) && run.overtakable.as_ref() == Some(id);
         let found = self.running.as_ref().is_some_and(runs);
         if found {
             self.machine.cancel();
@@ -149,21 +161,27 @@ impl Runner {
 
     /// Stops the running request of a connection that has ended, if it can be stopped.
     pub fn abandon(&self, connection: u64) {
-        if self.running().is_some_and(|run| run.beside && run.connection == connection) {
+        if self.running().is_some_and(|run| run.beside() && run.connections.contains(&connection)) {
             self.machine.cancel();
         }
     }
 }
 
-fn work(machine: &Machine, job: Job) -> Option<(Value, Result<Reply, RequestError>)> {
+fn work(machine: &Machine, job: Job) -> Vec<Done> {
     match job {
         Job::Answer(request, arrival) => {
             let answer = machine.answer(&request, arrival);
-            Some((request.id, answer))
+            vec![Done { connection: arrival.connection, id: request.id, answer }]
+        }
+        Job::Mutate(requests) => {
+            let answers = machine.mutate(requests.iter().map(|(request, connection)| (request, *connection)));
+            let done =
+                |((request, connection), answer): ((Request, u64), _)| Done { connection, id: request.id, answer };
+            requests.into_iter().zip(answers).map(done).collect()
         }
         Job::ExpireLease => {
             machine.expire_lease();
-            None
+            vec![]
         }
     }
 }

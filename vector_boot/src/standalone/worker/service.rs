@@ -1,6 +1,7 @@
 //! The worker's loop: one thread serves the connections, a second one runs long requests.
 
 mod faults;
+mod group;
 mod reload;
 mod requests;
 
@@ -12,7 +13,7 @@ use serde_json::{json, Value};
 
 use super::connection::Pending;
 use super::connections::{Changes, Connections};
-use super::runner::{Job, Runner};
+use super::runner::{Done, Job, Runner};
 use super::turns::Running;
 use crate::hw_mmio::{word, State};
 use crate::machine::{Arrival, Machine};
@@ -119,6 +120,7 @@ impl Service {
                 return;
             }
             self.collect_answer();
+            self.send_notices();
             self.expire_lease();
             self.serve();
             self.end_closed(&hung_up);
@@ -168,12 +170,12 @@ impl Service {
     }
 
     fn collect_answer(&mut self) {
-        let Some(done) = self.runner.collect() else { return };
+        let Some(answers) = self.runner.collect() else { return };
         self.check_model_file();
-        if let Some((id, answer)) = done.answer {
+        for Done { connection, id, answer } in answers {
             // An answer computed from a changed file is not sent.
             let lost = self.machine.require_model().err().filter(|_| self.model_lost);
-            self.answer_with(done.connection, &id, lost.map_or(answer, Err));
+            self.answer_with(connection, &id, lost.map_or(answer, Err));
         }
         self.send_events();
     }
@@ -260,13 +262,13 @@ impl Service {
     /// Ends the connections whose host has closed them and that need no more. A client that has closed both directions gets
     /// no answers; one that closed its own for writing is answered first.
     fn end_closed(&mut self, hung_up: &[usize]) {
-        let running = self.runner.running().map(|run| run.connection);
+        let running = self.runner.running().map_or(vec![], |run| run.connections.clone());
         for place in 0..self.connections.places() {
             let memory = self.connections.has_memory(place);
             let Some((connection, link)) = self.connections.at(place) else { continue };
             let unread = !connection.input_has_ended() && (self.has_more || connection.may_read(memory));
             let left = hung_up.contains(&place) && (link.is_port() || !unread);
-            let answered = connection.is_drained() && running != Some(connection.number);
+            let answered = connection.is_drained() && !running.contains(&connection.number);
             if left || answered {
                 self.end_connection(place);
             }
@@ -303,8 +305,13 @@ impl Service {
     fn running(&self) -> Running {
         match self.runner.running() {
             None => Running::Nothing,
-            Some(run) if run.beside => Running::Beside(self.connections.place_of(run.connection)),
-            Some(run) => Running::Alone(self.connections.place_of(run.connection)),
+            Some(run) => {
+                let mut places = run.connections.iter().filter_map(|connection| self.connections.place_of(*connection));
+                match run.beside() {
+                    true => Running::Beside(places.next()),
+                    false => Running::Alone(places.fold(0, |all, place| all | 1 << place)),
+                }
+            }
         }
     }
 
@@ -339,7 +346,12 @@ impl Service {
             return;
         }
         if self.runs_in_runner(&request) {
-            self.runner.start(Job::Answer(request, arrival));
+            let joins = Runner::joins_others(&request).filter(|_| self.machine.is_durable());
+            let job = match joins {
+                Some(bytes) => Job::Mutate(self.gather(request, arrival.connection, bytes)),
+                None => Job::Answer(request, arrival),
+            };
+            self.runner.start(job);
             return;
         }
         let answer = self.answer(&request, arrival);
@@ -357,7 +369,7 @@ impl Service {
     /// Whether the second thread runs a request. Its machine must not be used once the model's file has changed.
     fn runs_in_runner(&mut self, request: &Request) -> bool {
         self.check_model_file();
-        !self.model_lost && Runner::takes(request)
+        !self.model_lost && Runner::takes(request, self.machine.is_durable())
     }
 
     fn answer(&mut self, request: &Request, arrival: Arrival) -> Answer {

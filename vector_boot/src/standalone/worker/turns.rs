@@ -1,5 +1,8 @@
 //! Which waiting message is handled next: connections take turns, one message at a time.
 
+/// Places of connections: bit n stands for place n.
+pub type Places = u32;
+
 /// What the second thread runs. A place is where a connection stands among all connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Running {
@@ -7,8 +10,8 @@ pub enum Running {
     Nothing,
     /// A computation that only reads the weights, for the connection in this place; `None` if it has ended.
     Beside(Option<usize>),
-    /// Something that may change the weights, or that its own connection waits for.
-    Alone(Option<usize>),
+    /// Something that may change the weights, or that its own connections, in these places, wait for.
+    Alone(Places),
 }
 
 /// How a waiting message behaves while the second thread is busy.
@@ -69,7 +72,7 @@ fn eligible(running: Running, place: usize, class: &dyn Fn(usize) -> Option<Clas
     match running {
         _ if first == Class::Held => passing(),
         Running::Nothing => Some(0),
-        Running::Alone(owner) if owner == Some(place) => None,
+        Running::Alone(owners) if owners >> place & 1 == 1 => None,
         Running::Beside(owner) if owner != Some(place) && first != Class::Waits => Some(0),
         Running::Beside(_) | Running::Alone(_) => passing(),
     }
@@ -135,13 +138,14 @@ mod tests {
             taken
         };
         assert_eq!(during(Running::Beside(Some(0))), [(0, Passes), (1, Passes), (2, Reads), (2, Passes)]);
-        assert_eq!(during(Running::Alone(Some(0))), [(1, Passes), (2, Passes)]);
-        assert_eq!(during(Running::Alone(None)), [(0, Passes), (1, Passes), (2, Passes)]);
+        assert_eq!(during(Running::Alone(1)), [(1, Passes), (2, Passes)]);
+        assert_eq!(during(Running::Alone(0b101)), [(1, Passes)]);
+        assert_eq!(during(Running::Alone(0)), [(0, Passes), (1, Passes), (2, Passes)]);
     }
 
     #[test]
     fn what_is_held_waits_and_holds_nobody_else() {
-        for running in [Running::Nothing, Running::Beside(Some(1)), Running::Alone(None)] {
+        for running in [Running::Nothing, Running::Beside(Some(1)), Running::Alone(0)] {
             let mut queues = Queues::of(&[&[Held, Held, Passes, Held], &[Passes]]);
             let mut turns = Turns::default();
             let taken: Vec<_> =
@@ -190,7 +194,8 @@ mod tests {
             beside: bool,
         ) {
             let owner = owner.filter(|owner| *owner < queues.len());
-            let running = if beside { Running::Beside(owner) } else { Running::Alone(owner) };
+            let owners = owner.map_or(0, |owner| 1 << owner);
+            let running = if beside { Running::Beside(owner) } else { Running::Alone(owners) };
             let mut waiting = Queues(queues.into_iter().map(VecDeque::from).collect());
             let mut turns = Turns::default();
             while let Some((place, class)) = waiting.take(&mut turns, running) {

@@ -102,6 +102,8 @@ fn arguments_of_the_rest_are_judged() {
     assert_eq!(filtered(libc::SYS_prlimit64, [0, u64::from(libc::RLIMIT_CORE), 0, pointer, 0, 0]), KILLED);
     assert_eq!(filtered(libc::SYS_prlimit64, [1, u64::from(libc::RLIMIT_AS), 0, pointer, 0, 0]), KILLED);
     assert_eq!(filtered(libc::SYS_fallocate, [0, 0, 0, 4096, 0, 0]), KILLED);
+    assert_eq!(filtered(libc::SYS_fdatasync, [u64::MAX, 0, 0, 0, 0, 0]), Outcome::Returned(-libc::EBADF));
+    assert_eq!(filtered(libc::SYS_fsync, [u64::MAX, 0, 0, 0, 0, 0]), KILLED);
     assert_eq!(filtered(libc::SYS_rt_sigaction, [libc::SIGSEGV as u64, 0, 0, 8, 0, 0]), KILLED);
     assert_eq!(filtered(libc::SYS_rt_sigaction, [libc::SIGABRT as u64, 0, 0, 8, 0, 0]), DONE);
 }

@@ -8,6 +8,11 @@ use crate::standalone::control::Control;
 use crate::standalone::worker::runner::Runner;
 
 impl Service {
+    /// Sends the supervisor what should be on the console.
+    pub fn send_notices(&self) {
+        self.machine.take_notices().into_iter().for_each(|text| self.send_to_supervisor(&Control::Notice { text }));
+    }
+
     pub(super) fn subscribe(&mut self, request: &Request, connection: u64) -> Answer {
         let mut params = request.params.clone();
         let events = required("events", params.texts("events", EVENT_KINDS.len())?)?;

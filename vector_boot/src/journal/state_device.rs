@@ -1,0 +1,88 @@
+//! The state device of a machine: a disk, a partition or a regular file, written around the page cache where that is possible.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
+
+use super::storage::BlockDevice;
+use crate::sys::memory::Mapping;
+
+/// Bytes that are read or written at once. The memory for them is aligned to pages, as direct access wants it.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// The open device.
+pub struct StateDevice {
+    file: File,
+    size: u64,
+    piece: Mutex<Mapping>,
+}
+
+impl StateDevice {
+    /// Takes the open device.
+    ///
+    /// # Errors
+    /// If its size cannot be found out, or there is no memory.
+    pub fn new(mut file: File) -> io::Result<Self> {
+        let size = file.seek(SeekFrom::End(0))?; // a disk has no length in its status
+        Ok(StateDevice { file, size, piece: Mutex::new(Mapping::zeroed(PIECE_BYTES)?) })
+    }
+}
+
+impl BlockDevice for StateDevice {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut piece = self.piece.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut at = offset;
+        for part in buffer.chunks_mut(PIECE_BYTES) {
+            let bytes = &mut piece.bytes_mut()[..part.len()];
+            self.file.read_exact_at(bytes, at)?;
+            part.copy_from_slice(bytes);
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let piece = self.piece.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut at = offset;
+        for part in bytes.chunks(PIECE_BYTES) {
+            let aligned = &mut piece.bytes_mut()[..part.len()];
+            aligned.copy_from_slice(part);
+            self.file.write_all_at(aligned, at)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+
+    use super::*;
+
+    #[test]
+    fn pieces_come_back_in_order() {
+        let path = std::env::temp_dir().join(format!("vector_boot-state-{}", std::process::id()));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        file.set_len(8 << 20).unwrap();
+        let mut device = StateDevice::new(file).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(device.size(), 8 << 20);
+        let bytes: Vec<u8> = (0..(5u32 << 19)).flat_map(|number| (number as u16).to_le_bytes()).collect();
+        device.write(4096, &bytes[..(5 << 19)]).unwrap();
+        device.flush().unwrap();
+        let mut read = vec![1; (5 << 19) + 4096];
+        device.read(4096, &mut read).unwrap();
+        assert!(read[..5 << 19] == bytes[..5 << 19] && read[5 << 19..].iter().all(|byte| *byte == 0));
+        assert!(device.read((8 << 20) - 4096, &mut [0; 8192]).is_err(), "there is an end");
+    }
+}

@@ -1,0 +1,107 @@
+//! Opens the state device, so that a worker without rights can use it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::sys::memory::Mapping;
+
+/// How long a machine that is being killed is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of a block.
+const BLOCK: usize = 4096;
+
+/// The open state device.
+pub struct StateFile {
+    /// The device.
+    pub file: File,
+    /// Whether it can be written.
+    pub writable: bool,
+}
+
+/// Opens and locks the file or device that `--state` names.
+///
+/// # Errors
+/// One sentence if it cannot be opened, or if another machine uses it.
+pub fn of_path(path: &Path) -> Result<StateFile, String> {
+    let name = path.display();
+    let kind = match fs::metadata(path) {
+        Ok(status) => status.file_type(),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(format!("{name}: there is no such file: make it first, for example with `truncate -s 256M`"));
+        }
+        Err(error) => return Err(format!("{name}: {error}")),
+    };
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(format!("{name}: neither a regular file nor a block device"));
+    }
+    let state = open(path).map_err(|error| format!("{name}: {error}"))?;
+    lock(&state).map_err(|why| format!("{name}: {why}"))?;
+    Ok(state)
+}
+
+/// Opens a device, without the page cache if that is possible, and to be read only if it cannot be written.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open(path: &Path) -> io::Result<StateFile> {
+    let with = |writable: bool, flags: i32| {
+        let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
+        OpenOptions::new().read(true).write(writable).custom_flags(flags).open(path)
+    };
+    let direct = |writable: bool| match with(writable, libc::O_DIRECT) {
+        Ok(file) if reads(&file) => Ok(file),
+        Err(error) if error.kind() != ErrorKind::InvalidInput => Err(error),
+        _ => with(writable, 0),
+    };
+    match direct(true) {
+        Ok(file) => Ok(StateFile { file, writable: true }),
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            Ok(StateFile { file: direct(false)?, writable: false })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether direct reads work: some file systems refuse them only then.
+fn reads(file: &File) -> bool {
+    let Ok(mut block) = Mapping::zeroed(BLOCK) else { return false };
+    file.read_at(block.bytes_mut(), 0).is_ok()
+}
+
+/// Locks the device for this machine, or for readers if it can only be read.
+fn lock(state: &StateFile) -> Result<(), String> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let locked = if state.writable { state.file.try_lock() } else { state.file.try_lock_shared() };
+        match locked {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) => {
+                return Err("another machine uses it: stop that one, or give this one a file of its own".into());
+            }
+            Err(TryLockError::Error(error)) => return Err(format!("it cannot be locked: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_opened_once() {
+        let path = std::env::temp_dir().join(format!("vector_boot-lock-{}", std::process::id()));
+        assert!(of_path(&path).err().unwrap().contains("no such file"));
+        assert!(of_path(&std::env::temp_dir()).err().unwrap().contains("neither"));
+        fs::write(&path, [0; 1 << 16]).unwrap();
+        let first = of_path(&path).unwrap();
+        assert!(first.writable);
+        assert!(of_path(&path).err().unwrap().contains("another machine uses it"));
+        drop(first);
+        assert!(of_path(&path).is_ok());
+        fs::remove_file(&path).unwrap();
+    }
+}
