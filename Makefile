@@ -18,7 +18,7 @@ override $(1) := $$(value $(1))
 export VBOOT_$(1) := $$(value $(1))
 endif
 endef
-$(foreach name,MODEL TYPE FUZZ_SECONDS CYCLES SEED HOURS MINUTES,$(eval $(call pass_on,$(name))))
+$(foreach name,MODEL TYPE FUZZ_SECONDS CYCLES CUTS SEED HOURS MINUTES,$(eval $(call pass_on,$(name))))
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -67,9 +67,15 @@ check: deps $(VENV)/.ready
 bench: deps $(VENV)/.ready
 	@$(PY) -m tests.bench
 
-# Random mutations and rollbacks; every result is compared with a prediction, byte by byte. CYCLES=100000 SEED=1; HOURS=N runs
-# for N hours instead of a number of cycles.
+# Power cuts (levels D, E and F of docs/proof.md; CUTS=1000), then random mutations and rollbacks, of which every result is compared
+# with a prediction, byte by byte. CYCLES=100000 SEED=1; HOURS=N runs for N hours instead of a number of cycles.
 torture: deps $(VENV)/.ready
+	@$(PY) -m builder build --model tiny --output build/test/tiny >/dev/null
+	@$(PY) -m tests.torture.readers --devices 4000
+	@$(PY) -m tests.torture.cut_faults
+	@$(PY) -m tests.torture.cut_writes
+	@$(PY) -m tests.torture.cuts --listen
+	@$(PY) -m tests.torture.cuts $${VBOOT_CUTS:+--cuts "$$VBOOT_CUTS"} $${VBOOT_SEED:+--seed "$$VBOOT_SEED"}
 	@$(PY) -m tests.torture $${VBOOT_CYCLES:+--cycles "$$VBOOT_CYCLES"} $${VBOOT_SEED:+--seed "$$VBOOT_SEED"} \
 		$${VBOOT_HOURS:+--hours "$$VBOOT_HOURS"}
 

@@ -112,11 +112,12 @@ class Setting:
         return InputError(f"{self.name} = {shown(value)} {why}")
 
 
-# `boot` builds first, so it accepts the flags of `build`.
-BUILD = ("build", "boot")
-IMAGE = ("build", "compose", "boot")
-MACHINE = ("boot",)
-RUNTIME = ("build", "boot")
+# `boot` and `demo` build first, so they accept the flags of `build`.
+BUILD = ("build", "boot", "demo")
+IMAGE = ("build", "compose", "boot", "demo")
+MACHINE = ("boot", "demo")
+STATE = ("boot",)
+RUNTIME = ("build", "boot", "demo")
 
 # fmt: off
 SETTINGS: tuple[Setting, ...] = (
@@ -152,9 +153,9 @@ SETTINGS: tuple[Setting, ...] = (
             "QEMU processor model, as `qemu-system-x86_64 -cpu help` lists them, with features such as Haswell,-avx2"),
     Setting("machine", "append", "text", "", "--append", MACHINE,
             "words added to the kernel command line"),
-    Setting("machine", "state", "path", None, "--state", MACHINE,
+    Setting("machine", "state", "path", None, "--state", STATE,
             "file on which changes survive the machine, made if it is not there; without it they end with the machine"),
-    Setting("machine", "state_size_mib", "integer", None, "--state-size", MACHINE,
+    Setting("machine", "state_size_mib", "integer", None, "--state-size", STATE,
             "size in MiB of a new state file, 64 and four times the model without it", minimum=16, maximum=65536),
 
     Setting("kernel", "source", "name or path", "debian", "--kernel", BUILD,

@@ -1,13 +1,15 @@
-"""`vboot demo`: boot a machine, change its weights, restore them and power off, with a line for each step."""
+"""`vboot demo`: boot a machine, change its weights, cut its power, restore them; with a line for each step."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from cli.option_types import path
 from cli.progress import reported
 from cli.settings_flags import add_settings, read_build_config, read_config
 from qemu.machine import VirtualMachine
+from qemu.spec import Disk
+from qemu.state_file import STATE_SERIAL, examined
 from vboot.client.inference import cosine_similarities
 from vboot.client.machine import MachineClient
 from vboot.client.prediction import predict, verify
@@ -55,35 +59,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="boot this image without building (default: build what has changed first)",
     )
-    add_settings(parser, verb="boot")
+    add_settings(parser, verb="demo")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Boot, mutate, be refused, crash the worker, roll back, power off. Exit code 1 at the first unexpected result."""
+    """Boot, mutate, crash the worker, cut the power, boot again, roll back. Exit code 1 at the first surprise."""
     config = read_config(arguments)
     image = open_or_build(arguments.image, read_build_config(arguments))
-    started = time.monotonic()
-    with booted(image, config, append="vector_boot.fault=1", name="vboot demo") as (machine, client):
-        demo = _Demo(client, machine, seconds_to_hello=time.monotonic() - started)
-        demo.run()
+    demo = _Demo()
+    with tempfile.TemporaryDirectory(prefix="vboot-demo-") as folder:
+        state = examined(Path(folder) / "state.img", size_mib=None)
+        made = state.created(size_mib=None, model_bytes=image.need.weights_bytes)
+        disk = Disk(made.path, STATE_SERIAL, read_only=False)
+        for act in (demo.until_the_cut, demo.after_the_cut):
+            started = time.monotonic()
+            fault = "vector_boot.fault=1"
+            with booted(image, config, append=fault, disks=(disk,), name="vboot demo") as (machine, client):
+                demo.meet(machine, client, seconds_to_hello=time.monotonic() - started)
+                act()
     return Answer(demo.facts, "")
 
 
 class _Demo:
-    """The steps on one machine. `facts` collects the results for --json."""
+    """The steps on one machine, which is booted twice. `facts` collects the results for --json."""
 
-    def __init__(self, client: MachineClient, machine: VirtualMachine, *, seconds_to_hello: float) -> None:
+    def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
+        self._embedded: NDArray[np.float32] | None = None
+        """Of the sentences, before anything was changed; None for a model without a network."""
+
+    def meet(self, machine: VirtualMachine, client: MachineClient, *, seconds_to_hello: float) -> None:
+        """Go on with the machine that was booted now."""
         # Under emulation on a busy host a single text may take longer than the client's own limit.
         client.timeout = max(client.timeout, 120)
         self._client = client
         self._machine = machine
         self._seconds_to_hello = seconds_to_hello
         self._weights = _weights(client.tensors())
-        self._embedded: NDArray[np.float32] | None = None
-        """Of the sentences, before anything was changed; None for a model without a network."""
 
-    def run(self) -> None:
+    def until_the_cut(self) -> None:
+        """Change the weights, crash the worker, then cut the power."""
         self._report_start()
         self._embed_first()
         self._mutate_dense()
@@ -91,6 +106,11 @@ class _Demo:
         self._embed_changed()
         self._be_refused()
         self._kill_worker()
+        self._cut_power()
+
+    def after_the_cut(self) -> None:
+        """Find everything as it was, roll back, power off."""
+        self._find_again()
         self._roll_back()
         self._embed_restored()
         self._power_off()
@@ -212,6 +232,20 @@ class _Demo:
         if self._client.hello().generation != generation:
             raise MachineError("the worker came back at another generation", remedy="report this bug")
         self.facts["restart_seconds"] = seconds
+
+    def _cut_power(self) -> None:
+        self._before_cut = (self._client.hello().generation, self._digest(None))
+        self._machine.kill()
+        _say("power cut", f"SIGKILL for QEMU at generation {self._before_cut[0]}; the state file stays")
+
+    def _find_again(self) -> None:
+        generation, digest = self._before_cut
+        found = self._client.greeted.generation
+        _say("boot", f"answers after {self._seconds_to_hello:.1f} s: generation {found}")
+        self._expect_digest(digest, f"generation {generation}")
+        if found != generation:
+            raise MachineError("the machine came back at another generation", remedy="report this bug")
+        self.facts["survived_generation"] = found
 
     def _roll_back(self) -> None:
         started = time.monotonic()

@@ -66,7 +66,8 @@ class History:
     def put_image(self, *, compact: bool) -> None:
         """Write an image of the current weights; if `compact`, remove what is before it."""
         start = self.writer.start_at_next()
-        self._write(Kind.IMAGE, image(self.pages[-1], [b"i" * 16]))
+        unchanged = {0: self.model.page(0)}  # it changed, and changed back
+        self._write(Kind.IMAGE, image({**unchanged, **self.pages[-1]}, [b"i" * 16]))
         if compact:
             self.writer.next_superblock(**start)
             self.writer.next_superblock()

@@ -133,9 +133,10 @@ def _image(model: Model, entry: Entry, payload: bytes) -> Weights:
     for number in image.pages.tolist():
         if number >= model.pages:
             raise ReplayError(entry, f"page {number} is outside the model of {model.pages} pages")
-        size = model.page_bytes(number)
-        contents[number] = image.contents[at : at + size]
-        at += size
+        page = image.contents[at : at + model.page_bytes(number)]
+        at += model.page_bytes(number)
+        if page != model.page(number):  # a page may have changed, and changed back
+            contents[number] = page
     if at != len(image.contents):
         raise ReplayError(entry, f"its pages have {len(image.contents)} bytes, expected {at}")
     return Weights(entry.head.generation, contents, fingerprint(model, contents))

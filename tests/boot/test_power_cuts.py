@@ -1,0 +1,39 @@
+"""A few power cuts of real machines with a state device; `make torture` does many (levels D, E, F of docs/proof.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+from tests.boot.conftest import Image
+from tests.torture.cut_faults import FaultRun
+from tests.torture.cut_writes import logged_campaign
+from tests.torture.cuts import Campaign, campaign
+from tests.torture.readers import RustReader
+
+
+def run(cuts: Campaign, count: int) -> None:
+    try:
+        cuts.run(count)
+    finally:
+        cuts.body.kill()
+    assert cuts.counted["cuts"] >= count
+    assert cuts.counted["acknowledged"] > 0
+
+
+def test_nothing_acknowledged_is_lost_when_qemu_is_killed(tiny: Image, tmp_path: Path) -> None:
+    run(campaign(tmp_path, tiny.folder, seed=21, listen=False), 4)
+
+
+def test_no_state_of_the_disk_between_two_flushes_is_wrong(tiny: Image, tmp_path: Path) -> None:
+    with RustReader() as rust:
+        cuts = logged_campaign(tmp_path, tiny.folder, rust, seed=22)
+        run(cuts, 2)
+    assert cuts.counted["states"] > 20
+
+
+def test_changes_stop_after_an_error_of_the_disk(tiny: Image, tmp_path: Path) -> None:
+    faults = FaultRun(tmp_path, tiny.folder, Random(23))
+    assert faults.fail("flush", 6, once=True)
+    assert faults.fail("write", 8, once=False)
+    assert faults.counted["refused"] >= 20

@@ -1,0 +1,128 @@
+"""Machines whose power can be cut: in QEMU, or a process that listens; each with its state in one file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from builder.executable import executable_path
+from qemu.accel import Accel
+from qemu.launch import start
+from qemu.machine import VirtualMachine
+from qemu.process import Process, spawn
+from qemu.spec import Disk, MachineSpec
+from qemu.state_file import STATE_SERIAL
+from vboot.errors import BootError
+
+_APPEND = "console=ttyS0 panic=-1 quiet vector_boot.energy=off vector_boot.fault=1"
+_TCG = Accel("tcg", "it can be cut anywhere")
+
+
+class Body(Protocol):
+    """A machine that can be started again and again on the same state file."""
+
+    def start(self) -> Path:
+        """Start it; its socket, which need not be there yet."""
+        ...
+
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        ...
+
+    def kill(self) -> None:
+        """End it as a power cut would: SIGKILL."""
+        ...
+
+
+@dataclass
+class Listening:
+    """`vector_boot --listen --state`, supervisor and worker."""
+
+    folder: Path
+    model: Path
+    state: Path
+    _process: Process | None = None
+
+    def start(self) -> Path:
+        """Start it."""
+        socket = self.folder / "evolution.sock"
+        socket.unlink(missing_ok=True)
+        command = [str(executable_path()), "--listen", str(socket), "--tensors", str(self.model)]
+        options = ["--state", str(self.state), "--energy", "off", "--fault"]
+        self._process = spawn([*command, *options], log=self.folder / "machine.log")
+        return socket
+
+    def alive(self) -> bool:
+        """Whether the supervisor runs."""
+        return self._process is not None and not self._process.wait(0)
+
+    def kill(self) -> None:
+        """Kill the process group."""
+        if self._process is not None:
+            assert self._process.kill()
+
+
+@dataclass
+class Booted:
+    """An image in QEMU. `faults`: what QEMU's blkdebug does to the state disk; `log`: where blklogwrites logs to."""
+
+    folder: Path
+    image: Path
+    state: Path
+    faults: Mapping[str, Any] | None = None
+    log: Path | None = None
+    _machine: VirtualMachine | None = None
+
+    def start(self) -> Path:
+        """Start QEMU."""
+        disks = (Disk(self.image / "vector_boot.rts", "vb-rts", read_only=True),)
+        plain = (Disk(self.state, STATE_SERIAL, read_only=False),) if self.faults is None and self.log is None else ()
+        spec = MachineSpec(
+            kernel=self.image / "vmlinuz",
+            initramfs=self.image / "initramfs.cpio",
+            append=_APPEND,
+            disks=(*disks, *plain),
+            memory_mib=256,
+            cpus=1,
+            extra=() if plain else self._special_disk(),
+        )
+        self._machine = start(spec, accel=_TCG, run=self.folder / "run")
+        return self._machine.evolution
+
+    def alive(self) -> bool:
+        """Whether QEMU runs, and its guest has not died."""
+        if self._machine is None:
+            return False
+        try:
+            self._machine.check()
+        except BootError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """Kill QEMU."""
+        if self._machine is not None:
+            self._machine.kill()
+
+    def _special_disk(self) -> tuple[str, ...]:
+        file: dict[str, Any] = {"driver": "file", "filename": os.fspath(self.state.absolute())}
+        if self.faults is not None:
+            file = {"driver": "blkdebug", "image": file, **self.faults}
+        if self.log is not None:
+            log = {"driver": "file", "filename": os.fspath(self.log.absolute())}
+            file = {"driver": "blklogwrites", "file": file, "log": log, "log-append": False}
+        node = {"driver": "raw", "node-name": "state", "file": file}
+        device = f"virtio-blk-pci,drive=state,serial={STATE_SERIAL},write-cache=on,werror=report,rerror=report"
+        return ("-blockdev", json.dumps(node), "-device", device)
+
+
+def failing_call(kind: str, number: int, *, once: bool) -> dict[str, Any]:
+    """Options of blkdebug: the write or flush of this number, from 1, fails, and unless `once` all later ones."""
+    event = {"write": "write_aio", "flush": "flush_to_disk"}[kind]
+    states = [{"event": event, "state": at, "new_state": at + 1} for at in range(1, number)]
+    last = {"event": event, "iotype": kind, "state": number, "errno": 5, "once": once}
+    return {"set-state": states, "inject-error": [last]}
