@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import secrets
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -21,6 +23,8 @@ from hypothesis import strategies as st
 from image.compose import compose
 from vboot.client.bridge import Fault, RustNeuralBridge
 from vboot.client.bridge_packets import Kind, Packet, cut, encode
+from vboot.client.bridge_process import BridgeProcess
+from vboot.client.bridge_slots import SLOTS, SlotReader, Slots
 from vboot.client.machine import MachineClient
 from vboot.errors import InputError, VbootError
 from vboot.protocol.errors import (
@@ -30,6 +34,7 @@ from vboot.protocol.errors import (
     MachineError,
     RequestRefusedError,
 )
+from vboot.protocol.tables import BLOB_LIMIT, LINE_LIMIT
 
 QUERY = "blk.0.attn_q.weight"
 
@@ -112,6 +117,46 @@ def test_a_model_of_blocks_is_seen_as_bytes(library: Path, model: Path) -> None:
         assert model.read_bytes()[place.offset : place.offset + place.bytes] == bridge.tensor(QUERY).tobytes()
         view = bridge.tensor(QUERY)
     assert view.size == place.bytes, "a view outlives its bridge"
+
+
+def test_messages_with_a_blob_go_through_shared_memory() -> None:
+    slots = Slots()
+    reader = SlotReader(slots.descriptor)
+
+    def read(place: bytes | None) -> bytes:
+        assert place is not None
+        return ctypes.string_at(*reader.find(place))
+
+    places = [slots.put(number, b"line %d" % number, memoryview(b"blob")) for number in range(SLOTS)]
+    assert [read(place) for place in places] == [b"line %dblob" % number for number in range(SLOTS)]
+    assert slots.put(9, b"no", b"slot") is None
+    slots.release(3)
+    slots.release(3)
+    assert slots.put(9, b"line 9", b"blob") == places[3]
+    assert slots.put(10, b"no", b"slot") is None
+    slots.release(9)
+    assert slots.put(11, b"", bytes(LINE_LIMIT + BLOB_LIMIT + 3 * 4096)) is None
+    assert read(slots.put(12, bytes(LINE_LIMIT), bytes(BLOB_LIMIT))) == bytes(LINE_LIMIT + BLOB_LIMIT)
+    with pytest.raises(ValueError, match="outside the shared memory"):
+        reader.find(struct.pack("<II", 0, 1 << 31))
+    slots.close()
+
+
+def test_large_changes_over_the_bridge(
+    bridge: RustNeuralBridge, machine: MachineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    whole = BridgeProcess.send
+
+    def send(self: BridgeProcess, packet: Packet, deadline: float) -> None:
+        sent.append(len(packet.data))
+        whole(self, packet, deadline)
+
+    monkeypatch.setattr(BridgeProcess, "send", send)
+    data = np.random.default_rng(1).normal(size=1 << 20).astype("<f4").tobytes()
+    assert machine.upload(data) != machine.upload(data[: BLOB_LIMIT + 1])
+    assert len(sent) > 4
+    assert max(sent) < 1000, "bytes of a blob were sent through the socket"
 
 
 def test_programs_run_and_leave_a_result(bridge: RustNeuralBridge) -> None:

@@ -1,9 +1,9 @@
 """The child process of a bridge: it loads the C library and calls its functions, so a crash ends only this process.
 
-    python -m vboot.client.bridge_child LIBRARY FAULTS SOCKET WEIGHTS JOURNAL WORDS [MODEL]
+    python -m vboot.client.bridge_child LIBRARY FAULTS SOCKET WEIGHTS JOURNAL WORDS MESSAGES [MODEL]
 
-SOCKET, WEIGHTS, JOURNAL and WORDS are file descriptors; FAULTS is 1 if FAULT packets are allowed. It ends when its
-parent ends.
+SOCKET, WEIGHTS, JOURNAL, WORDS and MESSAGES are file descriptors; FAULTS is 1 if FAULT packets are allowed. It ends
+when its parent ends.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 
 from vboot.client.bridge_packets import LOADED, Kind, Packet, cut, encode
+from vboot.client.bridge_slots import SlotReader
 
 _PIECE = 1 << 18
 _TICK_MS = 100
@@ -58,7 +59,7 @@ class Library:
             ("neural_get_stats", ctypes.c_int32, (ctypes.POINTER(StatsStructure),)),
             ("neural_get_result", buffer, (out,)),
             ("neural_data_layout", buffer, (out,)),
-            ("neural_request", buffer, (ctypes.c_char_p, size, out)),
+            ("neural_request", buffer, (ctypes.c_void_p, size, out)),
             ("neural_free", None, (buffer,)),
             ("neural_last_error", ctypes.c_char_p, ()),
         ):
@@ -92,6 +93,10 @@ class Library:
         """The reply to one message of the protocol."""
         return self._taken(lambda length: self._c.neural_request(message, len(message), length))
 
+    def request_at(self, address: int, size: int) -> bytes:
+        """The reply to the message of `size` bytes at this address."""
+        return self._taken(lambda length: self._c.neural_request(address, size, length))
+
     def _taken(self, call: Callable[[object], int | None]) -> bytes:
         length = ctypes.c_size_t()
         memory = call(ctypes.byref(length))
@@ -109,13 +114,14 @@ class Library:
 class CallServer:
     """Answers calls that arrive on a socket."""
 
-    def __init__(self, stream: socket.socket, library: Library, *, faults: bool) -> None:
+    def __init__(self, stream: socket.socket, library: Library, slots: SlotReader, *, faults: bool) -> None:
         self._stream = stream
         self._library = library
         self._faults = faults
         self._fault = b""
         self._calls: dict[Kind, Callable[[bytes], bytes]] = {
             Kind.REQUEST: library.request,
+            Kind.REQUEST_IN_SLOT: lambda place: library.request_at(*slots.find(place)),
             Kind.EXECUTE_PIXELS: library.execute_pixels,
             Kind.GET_RESULT: library.get_result,
             Kind.GET_STATS: library.get_stats,
@@ -148,7 +154,7 @@ class CallServer:
         """The result of a call, or why it failed."""
         try:
             return Packet(Kind.DONE, number, call(data))
-        except RuntimeCallError as error:
+        except (RuntimeCallError, ValueError) as error:
             return Packet(Kind.FAILED, number, str(error).encode())
 
     def _arm(self, what: bytes) -> bytes:
@@ -183,9 +189,9 @@ def _end_with_parent(stream: socket.socket) -> None:
 
 def main(arguments: list[str]) -> int:
     """Load the model, report the result to the parent, and answer its calls."""
-    path, faults, *descriptors = arguments[:6]
-    handle, weights, journal, words = map(int, descriptors)
-    model = os.fsencode(arguments[6]) if len(arguments) > 6 else None
+    path, faults, *descriptors = arguments[:7]
+    handle, weights, journal, words, messages = map(int, descriptors)
+    model = os.fsencode(arguments[7]) if len(arguments) > 7 else None
     stream = socket.socket(fileno=handle)
     _end_with_parent(stream)
     try:
@@ -199,7 +205,7 @@ def main(arguments: list[str]) -> int:
         stream.sendall(encode(Packet(Kind.FAILED, LOADED, str(error).encode())))
         return 1
     stream.sendall(encode(Packet(Kind.DONE, LOADED)))
-    CallServer(stream, library, faults=faults == "1").serve()
+    CallServer(stream, library, SlotReader(messages), faults=faults == "1").serve()
     return 0
 
 

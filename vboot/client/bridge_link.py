@@ -41,7 +41,13 @@ class BridgeLink:
             if data.startswith(RESYNC) and self._awaited and self._has_request and self._give_up_at is None:
                 self._give_up_at = time.monotonic() + _GRACE_SECONDS
             number = self._next_number()
-            process.send(Packet(Kind.REQUEST, number, data + blob), deadline)
+            place = process.slots.put(number, data, blob) if blob else None
+            packet = (
+                Packet(Kind.REQUEST, number, data + blob)
+                if place is None
+                else Packet(Kind.REQUEST_IN_SLOT, number, place)
+            )
+            process.send(packet, deadline)
             self._awaited.append(number)
             self._has_request |= data != RESYNC
 

@@ -29,6 +29,8 @@ class Kind(IntEnum):
     DATA_LAYOUT = 6
     FAULT = 7
     """For tests: the fault at the next call, "segv-before", "segv-after" or "hang"."""
+    REQUEST_IN_SLOT = 9
+    """REQUEST, where the data says in which slot of the shared memory the message is."""
     NO_LIBRARY = 8
     """Loading failed because of the library, not because of the model."""
 

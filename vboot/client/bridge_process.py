@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vboot.client.bridge_packets import LOADED, Kind, Packet, cut, encode
+from vboot.client.bridge_slots import Slots
 from vboot.client.forks import close_when_forked, keep_when_forked
 from vboot.errors import InputError
 from vboot.protocol.errors import BridgeCrashedError, LinkLostError, MachineTimeoutError
@@ -71,7 +72,9 @@ class BridgeProcess:
         """
         self._stream, theirs = socket.socketpair()
         self._stderr = os.memfd_create("bridge stderr", os.MFD_CLOEXEC)
-        descriptors = (theirs.fileno(), memory.weights, memory.journal, memory.words)
+        self.slots = Slots()
+        """Where messages with a blob go, if there is room."""
+        descriptors = (theirs.fileno(), memory.weights, memory.journal, memory.words, self.slots.descriptor)
         command = [sys.executable, "-S", "-m", "vboot.client.bridge_child", str(library.absolute()), str(int(faults))]
         command += [*map(str, descriptors), *([str(model.absolute())] if model else [])]
         with theirs:
@@ -150,6 +153,7 @@ class BridgeProcess:
             if not data:
                 raise self._crashed()
             self._buffer += data
+        self.slots.release(packet.number)
         return packet
 
     def end(self) -> None:
@@ -171,6 +175,7 @@ class BridgeProcess:
         """Close a forked process's copies of the open files; the child is not affected."""
         self._stream.close()
         os.close(self._stderr)
+        self.slots.close()
 
     def _cut(self) -> Packet | None:
         try:
@@ -185,6 +190,7 @@ class BridgeProcess:
         self._process.wait()
         keep_when_forked(self)
         os.close(self._stderr)
+        self.slots.close()
 
     def _wait_until_loaded(self, deadline: float) -> None:
         packet = self.answer(LOADED, deadline)
