@@ -39,6 +39,7 @@ VERBS: Mapping[str, str] = {
     "ps": "list the machines that run",
     "status": "show one machine: model, memory, generation, clients",
     "logs": "print the console of a machine",
+    "reload": "replace the program of a running machine by another build",
     "stop": "shut down a running machine",
     "prune": "remove the run folders of machines that have ended",
     "compose": "make vectorland.gguf: a model plus the tensors of the machine",

@@ -38,6 +38,7 @@ EXCUSED = {
     r"vboot evolve --report .*": "needs a run that has ended: test_cli_evolve.py runs it",
     r"vboot surgeon verify evolved\.gguf .*": "needs a run's file and recipe: test_surgeon.py runs it",
     r"vboot evolve (RUN )?--minutes 30": "its task is made of Debian's package lists: test_cli_evolve.py runs it",
+    r"vboot reload .*": "takes a probation of 10 s: test_cli_reload.py runs it",
     r"vboot stop( RUN)?": "ends a machine: test_cli_runs.py and tests/boot run it",
     r"(sudo )?apt-get .*": "changes the host",
     r"kill -9 \d+": "ends a machine: tests/boot/test_power_cuts.py does it",

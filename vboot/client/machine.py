@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from vboot.client import changes, inference, uploads
 from vboot.client.link import Link
@@ -39,6 +39,7 @@ from vboot.protocol.messages import (
     Piece,
     PixelRun,
     Promotion,
+    Reloaded,
     Rollback,
     Stats,
     TensorBytes,
@@ -56,6 +57,8 @@ _CHANGE_SECONDS = 120.0
 """A change may touch every weight, and an emulated machine is slow."""
 _PIXELS_SECONDS = 600.0
 """A program may have 65,536 instructions, each of which may run the network."""
+_RELOAD_SECONDS = 180.0
+"""An image is hashed, a probe run made, a model loaded, a running request awaited, and then comes the probation."""
 _UPLOAD_BYTES_PER_SECOND = 1 << 20
 _GENERATIONS_TRIED = 3
 
@@ -340,6 +343,25 @@ class MachineClient:
     def numbered_history(self, start: int = 0) -> Iterator[tuple[int, JournalRecord]]:
         """The same, each record with its number."""
         return changes.history(self._session, start, seconds=self.timeout)
+
+    def reload(
+        self,
+        data: bytes,
+        *,
+        what: Literal["binary", "rts"] = "binary",
+        key: str | None = None,
+        progress: uploads.Progress = lambda _sent, _total: None,
+        timeout: float | None = None,
+    ) -> Reloaded:
+        """Replace the worker process by one of another executable, sent as it is or in an RTS image of the same model.
+
+        `key`: the public key that signed the image, 64 hex digits. It returns once the new worker has passed its
+        probation, 10 s unless the machine was started with another one; only this connection waits for it.
+        """
+        params = {"what": what} | ({} if key is None else {"key": key})
+        seconds = _RELOAD_SECONDS + len(data) / _UPLOAD_BYTES_PER_SECOND if timeout is None else timeout
+        reply = self._change("reload", params, data, progress=progress, timeout=seconds)
+        return decode(Reloaded, reply.result, name="reload")
 
     def upload(
         self,

@@ -247,6 +247,15 @@ class Rollback:
 
 
 @dataclass(frozen=True)
+class Reloaded:
+    """A worker process of another executable. `build`: first 12 hex digits of its SHA-256; `gap_us`: microseconds
+    during which nobody served."""
+
+    build: str
+    gap_us: int
+
+
+@dataclass(frozen=True)
 class Promotion:
     """The newest promoted generation. `durable`: it survives a power cut."""
 

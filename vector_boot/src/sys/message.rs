@@ -38,9 +38,21 @@ pub fn send(socket: &OwnedFd, message: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Whatever recv(2) says, WouldBlock included.
 pub fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the pointer and length are those of a live, exclusive slice.
-    let got = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
-    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    despite_reset(|| {
+        let (start, len) = (buffer.as_mut_ptr().cast(), buffer.len());
+        // SAFETY: the pointer and length are those of a live, exclusive slice.
+        let got = unsafe { libc::recv(socket.as_raw_fd(), start, len, libc::MSG_DONTWAIT) };
+        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    })
+}
+
+/// An end that closes while messages for it wait resets the connection. Linux says so once, in front of the messages that
+/// it had sent before: they count.
+fn despite_reset<T>(mut receive: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match receive() {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => receive(),
+        other => other,
+    }
 }
 
 /// The most descriptors that one message carries.
@@ -94,6 +106,10 @@ pub fn send_with(socket: &OwnedFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io
 /// # Errors
 /// Whatever recvmsg(2) says, WouldBlock included.
 pub fn receive_with(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    despite_reset(|| receive_once(socket, buffer))
+}
+
+fn receive_once(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut control = ControlSpace::new();
     let mut piece = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut fds = Vec::new();
@@ -128,6 +144,20 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[test]
+    fn what_was_sent_before_the_end_is_received() {
+        type Receive = fn(&OwnedFd, &mut [u8]) -> io::Result<usize>;
+        let receivers: [Receive; 2] = [receive, |socket, buffer| Ok(receive_with(socket, buffer)?.0)];
+        for receive in receivers {
+            let (a, b) = pair().unwrap();
+            send(&b, b"unread").unwrap();
+            send(&a, b"last").unwrap();
+            drop(a);
+            let mut buffer = [0; 8];
+            assert_eq!((receive(&b, &mut buffer).unwrap(), &buffer[..4]), (4, &b"last"[..]));
+        }
+    }
 
     #[test]
     fn descriptors_travel_with_a_message() {

@@ -310,17 +310,22 @@ impl Supervisor {
         while let Some(signal) = self.signals.next() {
             self.handle_signal(signal);
         }
+        self.hear_worker();
+        self.advance_reload();
+        if self.power_button.as_ref().is_some_and(devices::PowerButton::was_pressed) {
+            console::say("the power button was pressed");
+            self.end = Some(End::PowerOff);
+        }
+    }
+
+    /// Handles the messages of the worker.
+    fn hear_worker(&mut self) {
         for _ in 0..CONTROL_LIMIT {
             match self.worker.receive() {
                 Ok(Some((control, fd))) => self.handle_message(control, fd),
                 Ok(None) => (),
                 Err(_) => break,
             }
-        }
-        self.advance_reload();
-        if self.power_button.as_ref().is_some_and(devices::PowerButton::was_pressed) {
-            console::say("the power button was pressed");
-            self.end = Some(End::PowerOff);
         }
     }
 

@@ -107,7 +107,8 @@ impl Supervisor {
             Stage::Draining(new) => return self.hear_candidate(new, Stage::Draining),
             Stage::Switching(new) => return self.hear_candidate(new, Stage::Switching),
             Stage::Ending(mut new, failure) => match new.worker.receive() {
-                Ok(Some((Control::TookOver, _))) => self.note_take_over(new), // its end is then one within its probation
+                // Its end is then one within its probation.
+                Ok(Some((Control::TookOver, _))) if new.frozen => self.note_take_over(new),
                 Ok(_) => self.reload = Stage::Ending(new, failure),
                 Err(_) => return self.stay(Stage::Ending(new, failure)),
             },
@@ -142,7 +143,8 @@ impl Supervisor {
         }
         let started = message::pair().and_then(|(link, theirs)| {
             let worker = self.worker.start_beside(executable.file.as_fd(), &theirs)?;
-            Ok(Candidate { worker, executable, link, ready: false, deadline: Instant::now() + READY_LIMIT })
+            let deadline = Instant::now() + READY_LIMIT;
+            Ok(Candidate { worker, executable, link, ready: false, frozen: false, deadline })
         });
         match started {
             Ok(new) => self.reload = Stage::Starting(new),
@@ -170,7 +172,9 @@ impl Supervisor {
                 return true;
             }
             Some(Control::TookOver) => {
-                self.note_take_over(new);
+                self.reload = stage(new);
+                self.hear_worker(); // the old worker says before that it is frozen
+                self.believe_take_over();
                 return true;
             }
             Some(Control::Standby) => new.ready = true,
@@ -178,6 +182,18 @@ impl Supervisor {
         }
         self.reload = stage(new);
         true
+    }
+
+    /// The new worker says that it serves, which it can only after the old one has handed over.
+    fn believe_take_over(&mut self) {
+        match std::mem::take(&mut self.reload) {
+            Stage::Switching(new) => self.note_take_over(new),
+            Stage::Starting(new) | Stage::Draining(new) => {
+                let text = "the new worker took over before the old one had handed over".to_string();
+                self.end_candidate(new, (ReloadReason::Switch, text));
+            }
+            other => self.reload = other,
+        }
     }
 
     /// The new worker serves: the old one waits.
@@ -193,7 +209,9 @@ impl Supervisor {
     /// The old worker has handed over.
     pub(super) fn note_frozen(&mut self) {
         self.reload = match std::mem::take(&mut self.reload) {
-            Stage::Draining(new) => Stage::Switching(Candidate { deadline: Instant::now() + SWITCH_LIMIT, ..new }),
+            Stage::Draining(new) => {
+                Stage::Switching(Candidate { frozen: true, deadline: Instant::now() + SWITCH_LIMIT, ..new })
+            }
             other => other,
         };
     }

@@ -46,6 +46,8 @@ pub struct Candidate {
     pub link: OwnedFd,
     /// Whether it is ready to take over.
     pub ready: bool,
+    /// Whether the old worker has handed over.
+    pub frozen: bool,
     pub deadline: Instant,
 }
 

@@ -169,13 +169,13 @@ impl Service {
             return true;
         }
         let Some(next) = self.reload.next.take() else { return true };
+        // Before the new one can say that it serves.
+        self.send_to_supervisor(&Control::Frozen);
         if let Err(error) = self.hand_over(&next) {
-            let text = format!("the state cannot be handed over: {error}");
-            self.send_to_supervisor(&Control::ReloadFailed { reason: ReloadReason::Switch, text });
-            return true;
+            // The new worker ends then, and the supervisor has this one go on.
+            eprintln!("vector_boot: worker: the state cannot be handed over: {error}");
         }
         drop(next);
-        self.send_to_supervisor(&Control::Frozen);
         match self.wait_for_decision() {
             Some(Resume { untouched: true, answered, beats }) => self.go_on(answered, &beats),
             Some(Resume { untouched: false, answered, .. }) => return self.serve_again(answered),
