@@ -37,19 +37,29 @@ SHORT, LONG = "100", "600000"
 """Probations in ms: one that ends by itself, and one that does not end during a test."""
 
 
-@pytest.fixture
-def quick(executable: Path, model: Path, tmp_path: Path) -> Iterator[Listening]:
-    yield from machine_with(executable, model, tmp_path, SHORT)
+@pytest.fixture(params=["memory", "device"])
+def quick(executable: Path, model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Listening]:
+    """A machine with its journal in memory, or on a device."""
+    yield from machine_with(executable, model, tmp_path, SHORT, *state_options(tmp_path, request.param))
 
 
-@pytest.fixture
-def slow(executable: Path, model: Path, tmp_path: Path) -> Iterator[Listening]:
-    yield from machine_with(executable, model, tmp_path, LONG)
+@pytest.fixture(params=["memory", "device"])
+def slow(executable: Path, model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Listening]:
+    yield from machine_with(executable, model, tmp_path, LONG, *state_options(tmp_path, request.param))
 
 
-def machine_with(executable: Path, model: Path, folder: Path, probation: str) -> Iterator[Listening]:
+def state_options(folder: Path, kind: str) -> list[str]:
+    if kind == "memory":
+        return []
+    state = folder / "state.img"
+    with state.open("wb") as file:
+        file.truncate(16 << 20)
+    return ["--state", str(state)]
+
+
+def machine_with(executable: Path, model: Path, folder: Path, probation: str, *more: str) -> Iterator[Listening]:
     options = ["--fault", "--energy", "off", "--heartbeat-ms", "20", "--reload-probation-ms", probation]
-    with listening(executable, model, folder, *options) as running:
+    with listening(executable, model, folder, *options, *more) as running:
         yield running
 
 
@@ -249,7 +259,8 @@ def test_a_new_worker_that_fails_soon_after_the_answer_is_replaced_too(
             worker = worker_pid(port)
             assert reload(port, another(executable, b"x")).error is None
             os.kill(worker_pid(port), signal.SIGKILL)
-            wait_until(lambda port=port: alerts_of(port) == ["reload_undone"])
+            wait_until(lambda: bool(alerts_of(port)))
+            assert alerts(port) == ["reload_undone"]
             assert worker_pid(port) == worker
             assert build(port) == build_of(executable.read_bytes())
             assert reload(port, another(executable, b"y")).error is None

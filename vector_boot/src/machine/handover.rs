@@ -31,6 +31,11 @@ impl Machine {
         Some(Position { generation: lineage.generation(), fingerprint: lineage.store().memory().fingerprint() })
     }
 
+    /// Whether the process that serves has published another generation than that of these weights.
+    pub fn is_behind(&self) -> bool {
+        self.lineage().is_ok_and(|lineage| lineage.generation() != self.generation())
+    }
+
     /// Makes the changes that another process has written to the journal. Without a model there is nothing to do.
     ///
     /// # Errors

@@ -183,12 +183,13 @@ impl Journal for DeviceLog {
             return Err(error.clone());
         }
         self.ring.forget();
+        let known = self.tail.offset;
         let read = self.read_superblocks().and_then(|beyond_reach| self.walk(beyond_reach, visit));
         self.checked(read)?;
         if self.boot == 0 {
             self.boot = self.last_boot + 1;
         }
-        if self.writable {
+        if self.writable && self.tail.offset != known {
             // What was read may still be in a cache.
             let flushed = self.ring.device_mut().flush();
             self.checked(flushed)?;

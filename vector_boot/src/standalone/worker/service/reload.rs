@@ -264,7 +264,8 @@ impl Service {
             match incoming.receive(link) {
                 Ok(true) => break,
                 // Each change that is made now is one less to be made while nobody serves.
-                Ok(false) => drop(self.machine.catch_up()),
+                Ok(false) if self.machine.is_behind() => drop(self.machine.catch_up()),
+                Ok(false) => (),
                 Err(_) => return false,
             }
         }
