@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -343,3 +344,44 @@ def test_the_worker_itself_has_the_file(state: StateMachine) -> None:
         worker = result(port, "stats")["worker"]["pid"]
         assert children(machine.process.pid) == [worker]
         assert state.file in {entry.readlink() for entry in Path(f"/proc/{worker}/fd").iterdir()}
+
+
+def test_a_full_device_compacts_and_then_refuses_until_the_trial_ends(
+    executable: Path, model: Path, tmp_path: Path
+) -> None:
+    state = StateMachine.fresh(executable, model, tmp_path, mib=16)
+    blob = bytes(range(256)) * 4096
+    with state.running() as machine, machine.connect() as port:
+        mutated(port, 0, 0)
+
+        def large(number: int, base: int, **more: int) -> dict[str, Any]:
+            """A change with a blob of 1 MiB, of which an edit uses little."""
+            params, part = mutation(number, base, **more)
+            reply = port.request("mutate", params, blob=part + blob[: MIB - len(part)], timeout=PATIENCE)
+            return reply.result or {"error": reply.error}
+
+        for number in range(1, 40):  # more than the device holds
+            made = large(number, number)
+            assert made.get("durable") is True, made
+        generation = 40
+        kept = Facts.of(port)
+        for number in range(generation, 80):
+            made = large(number, number, lease_ms=600_000)
+            if "error" in made:
+                break
+            generation += 1
+        assert made["error"]["code"] == 1015
+        assert made["error"]["data"] == {"reason": "full"}
+        assert generation > 45
+        back = result(port, "rollback", id=change_id(900), to=40)
+        assert (back["generation"], back["durable"]) == (generation + 1, True)
+        assert Facts.of(port) == Facts(generation + 1, kept.digest)
+        assert large(901, generation + 1)["durable"] is True
+        last = Facts.of(port)
+        assert result(port, "rollback", id=change_id(903), to=0)["durable"] is True
+        assert result(port, "rollback", id=change_id(904), to=generation + 2)["durable"] is True
+        machine.process.kill()
+    with state.running() as machine, machine.connect() as port:
+        assert Facts.of(port) == Facts(generation + 4, last.digest)
+        assert large(0, 0).get("replayed") is not True  # another content under this id
+        assert mutated(port, 0, 0)["replayed"] is True, "ids outlive the entries"

@@ -203,6 +203,10 @@ impl Journal for Log {
         None
     }
 
+    fn free(&self) -> u64 {
+        u64::MAX
+    }
+
     fn room(&self, _: u64) -> u64 {
         u64::MAX
     }

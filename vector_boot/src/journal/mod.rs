@@ -90,6 +90,9 @@ pub trait Journal: Send + Sync {
     /// How many bytes the log can hold; `None` if only memory limits it.
     fn capacity(&self) -> Option<u64>;
 
+    /// How many bytes a batch may still have; more than any if only memory limits it.
+    fn free(&self) -> u64;
+
     /// Bytes of payload that one more entry may have such that an image of `image_bytes` and some short entries still fit behind
     /// it; 0 if there is no room.
     fn room(&self, image_bytes: u64) -> u64;

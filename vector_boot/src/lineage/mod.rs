@@ -11,6 +11,7 @@ mod image;
 mod images;
 mod past;
 mod rebuild;
+mod room;
 mod undo;
 
 use std::collections::VecDeque;
@@ -22,6 +23,7 @@ use batch::BatchStart;
 use ids::Ids;
 pub use past::PastError;
 pub use rebuild::{MutationPayload, Recovery};
+use room::Note;
 use undo::Undo;
 
 /// Time to replay an entry, without the time to apply its edits.
@@ -266,10 +268,13 @@ impl Lineage {
         }
         self.require_log()?;
         self.commit_batch()?;
+        let stays_open = self.lease_until_us.is_some() && to > self.promoted;
+        self.require_note(if stays_open { Note::Stays } else { Note::Ends })?;
         let before = self.restore(to, progress)?.ok_or_else(unknown)?;
         // Before-images may reach further back than the log: then the entry itself must hold the contents.
         let lost = self.path(to).is_none();
-        if lost && !self.can_afford(image::size(self.store.memory(), &self.ids)) {
+        let image_bytes = self.image_bytes();
+        if lost && !(self.can_afford(image_bytes) && self.can_write_image(image_bytes)) {
             self.put_back(&before);
             return Err(unknown());
         }
@@ -312,6 +317,8 @@ impl Lineage {
             let text = format!("generation {generation} is not on trial: {} is promoted", self.promoted);
             return Err(LineageError::UnknownGeneration(text));
         }
+        let stays_open = self.lease_until_us.is_some() && generation < self.generation;
+        self.require_note(if stays_open { Note::Stays } else { Note::Ends })?;
         self.open_batch();
         self.promoted = generation;
         self.lease_until_us = self.lease_until_us.filter(|_| generation < self.generation);
@@ -328,6 +335,7 @@ impl Lineage {
         if self.lease_until_us.is_none() || generation <= self.promoted || generation > self.generation {
             return Err(LineageError::UnknownGeneration(format!("generation {generation} is not on trial")));
         }
+        self.require_note(Note::Renews)?;
         self.open_batch();
         self.lease_until_us = Some(until_us);
         self.append(EntryKind::Renew, asked, generation, &[])?;
@@ -359,5 +367,7 @@ impl Lineage {
     }
 }
 
+#[cfg(test)]
+mod device_tests;
 #[cfg(test)]
 mod tests;

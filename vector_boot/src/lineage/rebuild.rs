@@ -6,6 +6,7 @@ use crate::journal::{EntryHead, EntryKind, Journal, JournalError, JournalReason,
 use crate::mutation::apply::apply;
 use crate::mutation::plan::{plan, Plan};
 use crate::mutation::request::parse_edits;
+use crate::sys::monotonic_us;
 use crate::tensor::memory::{BeforeImages, PagedMemory};
 use crate::tensor::Store;
 
@@ -117,6 +118,7 @@ impl Lineage {
         self.refusal = log.refusal();
         let new_boot = !opened_before && log.boot() != 0;
         self.log = Some(log);
+        self.adapt_budget();
         let Some((first, last)) = first.zip(last) else { return Ok(()) };
         if !new_boot || last.lease_until_us == 0 {
             return self.adopt(first, last, last.generation, progress);
@@ -162,7 +164,9 @@ impl Lineage {
             let newer = std::mem::replace(&mut self.ids, older.ok_or_else(|| damaged("an image is damaged"))?);
             self.ids.extend(newer);
         }
+        let started_us = monotonic_us();
         let memory = self.rebuild(shown, progress)?.ok_or_else(|| damaged("the journal has a gap"))?;
+        self.replay_cost_us = monotonic_us() - started_us;
         let expected = if shown == last.generation { Some(last.fingerprint) } else { self.fingerprint_of(shown) };
         if expected.is_some_and(|expected| expected != memory.fingerprint()) {
             return Err(inexact(shown));

@@ -10,15 +10,15 @@ use crate::mutation::request::parse_edits;
 use crate::sys::memory::memory_file;
 use crate::tensor::tests::{file, load};
 
-const ELEMENTS: u64 = 64 << 10;
+pub(super) const ELEMENTS: u64 = 64 << 10;
 
-struct Harness {
+pub(super) struct Harness {
     journal: File,
-    budget: Budget,
-    lineage: Lineage,
+    pub(super) budget: Budget,
+    pub(super) lineage: Lineage,
 }
 
-fn quiet() {}
+pub(super) fn quiet() {}
 
 fn recover(journal: &File, budget: Budget) -> Lineage {
     let store = load(file("w", ELEMENTS, false)).unwrap();
@@ -32,7 +32,7 @@ fn recover_from(log: Result<Box<dyn Journal>, JournalError>, store: Store, budge
 }
 
 impl Harness {
-    fn new(undo: usize, log: u64) -> Self {
+    pub(super) fn new(undo: usize, log: u64) -> Self {
         let journal = File::from(memory_file(c"test").unwrap());
         let budget = Budget { undo, log, log_limit: 1 << 30, available: || 0 };
         Harness { lineage: recover(&journal, budget), journal, budget }
@@ -44,13 +44,13 @@ impl Harness {
     }
 
     /// Writes `value` to 100 elements from `offset` on, in a batch of its own.
-    fn mutate(&mut self, offset: u64, value: u8, lease_until_us: Option<u64>) -> Result<(), LineageError> {
+    pub(super) fn mutate(&mut self, offset: u64, value: u8, lease_until_us: Option<u64>) -> Result<(), LineageError> {
         self.add(offset, value, lease_until_us)?;
         self.lineage.commit()
     }
 
     /// The same in the open batch.
-    fn add(&mut self, offset: u64, value: u8, lease_until_us: Option<u64>) -> Result<(), LineageError> {
+    pub(super) fn add(&mut self, offset: u64, value: u8, lease_until_us: Option<u64>) -> Result<(), LineageError> {
         let edits = format!(r#"[{{"kind":"dense","tensor":"w","offset":{offset},"blob":[0,100]}}]"#);
         let blob = [value; 100];
         let parsed = parse_edits(serde_json::from_str(&edits).unwrap()).unwrap();
@@ -64,11 +64,11 @@ impl Harness {
         self.lineage.add_mutation(asked, before, lease_until_us, &payload, 0)
     }
 
-    fn roll_back(&mut self, to: u64) -> Result<(), LineageError> {
+    pub(super) fn roll_back(&mut self, to: u64) -> Result<(), LineageError> {
         self.lineage.roll_back(EntryKind::Rollback, ChangeRequest::default(), to, &quiet)
     }
 
-    fn contents(&self) -> Vec<u8> {
+    pub(super) fn contents(&self) -> Vec<u8> {
         let store = self.lineage.store();
         store.bytes(store.find("w").unwrap()).unwrap().to_vec()
     }

@@ -260,9 +260,13 @@ impl Journal for DeviceLog {
         Some(self.ring.bytes())
     }
 
+    fn free(&self) -> u64 {
+        self.limit().saturating_sub(self.end())
+    }
+
     fn room(&self, image_bytes: u64) -> u64 {
         let image = frame_bytes(entry_bytes(image_bytes));
-        let free = self.limit().saturating_sub(self.end()).saturating_sub(image).saturating_sub(NOTES_BYTES);
+        let free = self.free().saturating_sub(image).saturating_sub(NOTES_BYTES);
         (free / BLOCK * BLOCK).saturating_sub((HEAD + HEAD_BYTES) as u64)
     }
 
