@@ -770,7 +770,7 @@ METHODS: Mapping[str, Method] = {
                 name="count",
                 type="integer",
                 required=False,
-                meaning="number of processes, for orphans; 1 unless given",
+                meaning="number of processes for orphans, of the system call for call; 1 unless given",
             ),
         ),
     ),
@@ -836,7 +836,7 @@ REMEDIES: Mapping[int, str] = {
 """What a person can do about each error code."""
 EVENT_KINDS = ("heartbeat", "mutation", "alert")
 """What a client can subscribe to."""
-FAULT_KINDS = ("segv", "abort", "hang", "oom", "orphans")
+FAULT_KINDS = ("segv", "abort", "hang", "oom", "call", "orphans")
 """How the worker process can be made to fail, for tests."""
 RELOAD_REASONS: Mapping[str, str] = {
     "format": "the blob is not a complete static executable for this machine, or not a sound RTS image",

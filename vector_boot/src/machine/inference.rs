@@ -28,10 +28,22 @@ impl Runtime {
     /// # Errors
     /// If a thread cannot be started, or the processor is not supported.
     pub fn new(network: Result<Network, String>) -> std::io::Result<Self> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::with_threads(network, Self::processors())
+    }
+
+    /// How many processors this process may use. It reads files of the kernel.
+    pub fn processors() -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
+
+    /// As [`Runtime::new`], with so many threads, the caller's included.
+    ///
+    /// # Errors
+    /// As [`Runtime::new`].
+    pub fn with_threads(network: Result<Network, String>, threads: usize) -> std::io::Result<Self> {
         let workspace = Workspace::new(Variant::fastest()).ok_or(std::io::ErrorKind::Unsupported)?;
         // A model without a network needs no threads.
-        let pool = ThreadPool::new(if network.is_ok() { threads - 1 } else { 0 })?;
+        let pool = ThreadPool::new(if network.is_ok() { threads.saturating_sub(1) } else { 0 })?;
         Ok(Runtime { network, pool, workspace: Mutex::new(workspace) })
     }
 

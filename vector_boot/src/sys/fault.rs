@@ -8,6 +8,13 @@ pub fn segv() {
     unsafe { std::ptr::null_mut::<u8>().write_volatile(1) };
 }
 
+/// Makes the system call with this number, all its arguments 0.
+pub fn call(number: u64) {
+    // SAFETY: none, for a number that the filter does not kill: the purpose is to see that it kills. With arguments of 0 no
+    // call that it allows writes to memory of this process.
+    unsafe { libc::syscall(number as libc::c_long, 0, 0, 0, 0, 0, 0) };
+}
+
 /// Allocates memory until none is left: all of the appliance's, or 256 MiB on a workstation.
 pub fn exhaust_memory(whole_machine: bool) {
     if !whole_machine {

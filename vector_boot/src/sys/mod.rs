@@ -6,6 +6,10 @@ pub mod memory;
 #[cfg(feature = "standalone")]
 pub mod fault;
 #[cfg(feature = "standalone")]
+pub mod landlock;
+#[cfg(feature = "standalone")]
+pub mod limits;
+#[cfg(feature = "standalone")]
 pub mod local_socket;
 #[cfg(feature = "standalone")]
 pub mod message;

@@ -20,12 +20,13 @@ pub fn mount(kind: &CStr, target: &CStr, flags: u64, data: &CStr) -> io::Result<
     }
 }
 
-/// Remounts the root file system read-only.
+/// Remounts the root file system read-only, without devices and set-user-id programs. It must allow execution: workers are
+/// started from it.
 ///
 /// # Errors
 /// Whatever mount(2) says.
 pub fn remount_root_read_only() -> io::Result<()> {
-    let flags = libc::MS_REMOUNT | libc::MS_RDONLY | libc::MS_NOSUID;
+    let flags = libc::MS_REMOUNT | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
     // SAFETY: all pointers are NUL-terminated strings or null where the call allows it.
     let result = unsafe { libc::mount(c"rootfs".as_ptr(), c"/".as_ptr(), std::ptr::null(), flags, std::ptr::null()) };
     check(result).map(|_| ())

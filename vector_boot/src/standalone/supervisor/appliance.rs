@@ -125,7 +125,6 @@ fn end_machine(end: End) -> ! {
     if syncing.is_ok() && synced.recv_timeout(SYNC_LIMIT).is_err() {
         console::say("writing to the devices takes longer than 30 s and is not waited for");
     }
-    let _ = power::remount_root_read_only();
     console::say(if end == End::Reboot { "rebooting" } else { "powering off" });
     let error = power::end_machine(end == End::Reboot);
     console::say(&format!("the kernel did not end the machine: {error}"));

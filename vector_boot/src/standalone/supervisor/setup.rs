@@ -19,8 +19,15 @@ const QUIET: u64 = libc::MS_NOSUID | libc::MS_NOEXEC;
 /// Mounted in this order. Without a required one the machine cannot run.
 const MOUNTS: [Mount; 4] = [
     Mount { kind: c"devtmpfs", target: c"/dev", flags: QUIET, data: c"mode=0755", required: true },
-    Mount { kind: c"proc", target: c"/proc", flags: QUIET | libc::MS_NODEV, data: c"", required: true },
-    Mount { kind: c"sysfs", target: c"/sys", flags: QUIET | libc::MS_NODEV, data: c"", required: true },
+    // A process sees itself alone there, unless it is root's.
+    Mount { kind: c"proc", target: c"/proc", flags: QUIET | libc::MS_NODEV, data: c"hidepid=2", required: true },
+    Mount {
+        kind: c"sysfs",
+        target: c"/sys",
+        flags: QUIET | libc::MS_NODEV | libc::MS_RDONLY,
+        data: c"",
+        required: true,
+    },
     Mount {
         kind: c"tmpfs",
         target: c"/run",
@@ -108,6 +115,10 @@ pub fn late_main() {
 pub fn apply_settings() {
     for (path, value) in SETTINGS {
         let _ = fs::write(path, value);
+    }
+    // Nothing writes to the files of the archive.
+    if let Err(error) = power::remount_root_read_only() {
+        console::say(&format!("the root file system stays writable: {error}"));
     }
     sandbox::limit_resources();
     power::catch_ctrl_alt_del();

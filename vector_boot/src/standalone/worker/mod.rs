@@ -29,7 +29,7 @@ use crate::rts::hex;
 use crate::sys::memory::SharedWords;
 use crate::sys::ready::{wait, Interest};
 use crate::sys::watch::Watch;
-use crate::sys::{process, sandbox, signal};
+use crate::sys::{landlock, limits, process, sandbox, signal};
 use crate::vitals::{Vitals, SHARED_WORDS};
 use connections::Connections;
 pub use options::{Options, StateAccess};
@@ -57,6 +57,8 @@ fn start(words: &[&str]) -> Result<(), String> {
     signal::die_of_faults();
     signal::leave_terminal_to_parent();
     sandbox::bind_to_parent().map_err(|error| format!("cannot bind to the supervisor: {error}"))?;
+    let processors = Runtime::processors();
+    confine()?; // before any thread is started, since it holds for a thread and what that starts, and any input is read
     let control = inherit(CONTROL)?;
     let shared = inherit(SHARED)?;
     let shared = SharedWords::attach(&shared, SHARED_WORDS)
@@ -95,7 +97,8 @@ fn start(words: &[&str]) -> Result<(), String> {
             (Ok(model.store), model.network, journal)
         }
     };
-    let runtime = Runtime::new(network).map_err(|error| format!("the network's threads cannot be started: {error}"))?;
+    let runtime = Runtime::with_threads(network, processors)
+        .map_err(|error| format!("the network's threads cannot be started: {error}"))?;
     let build = hex(&executable[..6]);
     let energy_limited = !options.energy_unlimited;
     let parts = Parts { model, runtime, journal, shared: Arc::clone(&shared), build, energy_limited, mutation_key };
@@ -103,6 +106,7 @@ fn start(words: &[&str]) -> Result<(), String> {
     let settings = service::ServiceSettings { fault_allowed, appliance: options.appliance };
     let mut service =
         service::Service::start(machine, connections, control, watch, settings).map_err(|error| error.to_string())?;
+    limits::limit_worker().map_err(|error| format!("the limits cannot be set: {error}"))?;
     sandbox::restrict_syscalls().map_err(|error| format!("cannot restrict system calls: {error}"))?;
     if old.is_some_and(|old| !service.take_over(&old)) {
         return Ok(());
@@ -110,6 +114,18 @@ fn start(words: &[&str]) -> Result<(), String> {
     service.send_notices();
     service.send_to_supervisor(&Control::Serving);
     service.run();
+    Ok(())
+}
+
+/// Gives up all files that are not open. A kernel without Landlock leaves that to the filter of system calls.
+fn confine() -> Result<(), String> {
+    match landlock::deny_files() {
+        Ok(Some(_)) => (),
+        Ok(None) => {
+            eprintln!("vector_boot: worker: no Landlock in this kernel: the filter of system calls denies files")
+        }
+        Err(error) => return Err(format!("files cannot be denied: {error}")),
+    }
     Ok(())
 }
 

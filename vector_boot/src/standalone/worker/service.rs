@@ -46,8 +46,8 @@ pub struct Service {
     /// Whether the last turn ended with requests left.
     has_more: bool,
     stopping: Option<Stopping>,
-    /// A crash that was asked for, and the connection that asked.
-    crash: Option<(FaultKind, u64)>,
+    /// A crash that was asked for.
+    crash: Option<Crash>,
     reload: Reload,
     /// The last beat that subscribers were told of.
     last_beat: u64,
@@ -61,6 +61,14 @@ pub struct ServiceSettings {
     pub fault_allowed: bool,
     /// Whether this is the appliance.
     pub appliance: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Crash {
+    what: FaultKind,
+    count: u64,
+    /// The connection that asked.
+    connection: u64,
 }
 
 struct Stopping {

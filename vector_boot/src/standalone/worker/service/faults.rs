@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Answer, Service};
+use super::{Answer, Crash, Service};
 use crate::protocol::{code, required, FaultKind, Request, RequestError};
 use crate::standalone::control::Control;
 
@@ -29,14 +29,14 @@ impl Service {
         if what == FaultKind::Orphans {
             Control::Orphans { count }.send(&self.control).map_err(|_| RequestError::new(code::BUSY, "busy"))?;
         } else {
-            self.crash = Some((what, connection));
+            self.crash = Some(Crash { what, count, connection });
         }
         Ok(json!({}).into())
     }
 
     /// Crashes as requested, once the answer has been sent.
     pub(super) fn crash_if_asked(&mut self) {
-        let Some((what, connection)) = self.crash else { return };
+        let Some(Crash { what, count, connection }) = self.crash else { return };
         if self.connections.numbered(connection).is_some_and(|connection| connection.has_output()) {
             return;
         }
@@ -46,6 +46,7 @@ impl Service {
             FaultKind::Abort => std::process::abort(),
             FaultKind::Hang => std::thread::sleep(Duration::MAX),
             FaultKind::Oom => crate::sys::fault::exhaust_memory(self.settings.appliance),
+            FaultKind::Call => crate::sys::fault::call(count),
             FaultKind::Orphans => (),
         }
     }
