@@ -133,6 +133,29 @@ pub fn memory_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Makes a memory file that can grow, but neither shrink nor be executed, nor be given other seals: a process that reads it
+/// is never cut off, and what one writes into it never becomes a program.
+///
+/// # Errors
+/// Whatever memfd_create(2), fchmod(2) or fcntl(2) say.
+pub fn growing_file(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    let file = memory_file(name)?;
+    deny_execution(file.as_fd())?;
+    // SAFETY: a plain call on a live descriptor.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL) })?;
+    Ok(file)
+}
+
+/// Has a memory file never be executed, for good where the kernel can seal that.
+fn deny_execution(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: plain calls on a live descriptor. Before Linux 6.3 the second one fails, and the mode could be set again.
+    unsafe {
+        check(libc::fchmod(file.as_raw_fd(), 0o600))?;
+        libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_EXEC);
+    }
+    Ok(())
+}
+
 /// The length of an open file. It makes one system call, `fstat`, whatever the C library: the worker's filter allows it by
 /// number.
 ///
@@ -238,13 +261,14 @@ unsafe impl Send for SharedWords {}
 unsafe impl Sync for SharedWords {}
 
 impl SharedWords {
-    /// Creates a memfd of `words` zero words that can neither grow nor shrink, and maps it.
+    /// Creates a memfd of `words` zero words that can neither grow nor shrink nor be executed, and maps it.
     ///
     /// # Errors
     /// Whatever memfd_create(2), ftruncate(2), fcntl(2) or mmap(2) say.
     pub fn create(name: &std::ffi::CStr, words: usize) -> io::Result<(Self, OwnedFd)> {
         let fd = memory_file(name)?;
         claim(fd.as_fd(), words * 4)?;
+        deny_execution(fd.as_fd())?;
         // SAFETY: a plain call on a descriptor we own.
         check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SEAL) })?;
         Ok((Self::attach(&fd, words)?, fd))
@@ -285,6 +309,28 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
+
+    #[test]
+    fn a_growing_file_neither_shrinks_nor_runs() {
+        let mut file = File::from(growing_file(c"growing").unwrap());
+        std::io::Write::write_all(&mut file, b"#!/bin/true\n").unwrap();
+        assert!(file.set_len(1).is_err());
+        file.set_len(4096).unwrap();
+        punch_hole(&file, 0, 4096);
+        let program = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let refused = std::process::Command::new(&program).status().unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        // SAFETY: a plain call on a live descriptor.
+        let seals = |file: BorrowedFd<'_>| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+        let (words, fd) = SharedWords::create(c"words", 8).unwrap();
+        drop(words);
+        // Linux 6.3 and later seal that a file is not executable.
+        let mode = seals(file.as_fd()) & libc::F_SEAL_EXEC;
+        assert_eq!(file.set_permissions(executable).is_err(), mode != 0);
+        assert_eq!(seals(file.as_fd()), libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL | mode);
+        assert_eq!(seals(fd.as_fd()), libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL | mode);
+    }
 
     #[test]
     fn a_sealed_file_cannot_change() {

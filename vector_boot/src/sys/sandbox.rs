@@ -117,14 +117,11 @@ const ALLOWED: &[Rule] = &[
     Rule(libc::SYS_fallocate, Equal(1, PUNCH_HOLE)), // memory of discarded journal entries is released
     Rule(libc::SYS_fstat, Any),                      // whether the model's file has changed
     Rule(libc::SYS_sysinfo, Any),                    // whether an image of the weights fits the memory
-    Rule(libc::SYS_readv, Any),                      // std's buffered reads
-    Rule(libc::SYS_writev, Any),                     // std's buffered writes
+    Rule(libc::SYS_writev, Any),                     // the C library's last words before it aborts
     Rule(libc::SYS_sendto, Any),                     // messages to the supervisor
     Rule(libc::SYS_recvfrom, Any),                   // messages from the supervisor
     Rule(libc::SYS_accept4, Any),                    // a client of --listen
     Rule(libc::SYS_ppoll, Any),                      // the loop's wait
-    #[cfg(target_arch = "x86_64")]
-    Rule(libc::SYS_poll, Any), // std's waits
     Rule(libc::SYS_close, Any),                      // a client that left
     Rule(libc::SYS_memfd_create, Any),               // an upload, and what is handed over at a reload
     Rule(libc::SYS_ftruncate, Any),                  // the length of an upload
@@ -133,29 +130,28 @@ const ALLOWED: &[Rule] = &[
     // Seals of memory files; F_GETFD is std's check of a closed descriptor in a debug build.
     Rule(libc::SYS_fcntl, OneOf(1, &[libc::F_ADD_SEALS as u32, libc::F_GET_SEALS as u32, libc::F_GETFD as u32])),
     Rule(libc::SYS_ioctl, Equal(1, libc::FIONBIO as u32)), // std's set_nonblocking on a client
-    Rule(libc::SYS_shutdown, Any),                         // a second client turned away
-    Rule(libc::SYS_mmap, NO_EXEC),                         // memory; code cannot be added
-    Rule(libc::SYS_munmap, Any),                           // memory
-    Rule(libc::SYS_mremap, Any),                           // memory; a mapping keeps its protection
-    Rule(libc::SYS_mprotect, NO_EXEC),                     // the allocator's arenas; data cannot become code
-    Rule(libc::SYS_madvise, Any),                          // memory released
-    Rule(libc::SYS_brk, Any),                              // memory
-    Rule(libc::SYS_futex, Any),                            // locks between the threads
-    Rule(libc::SYS_sched_getaffinity, Any),                // the allocator's number of arenas
-    Rule(libc::SYS_sched_yield, Any),                      // locks between the threads
-    Rule(libc::SYS_clock_gettime, Any),                    // time, where the vDSO does not provide it
-    Rule(libc::SYS_clock_nanosleep, Any),                  // the fault "hang"
-    Rule(libc::SYS_getrandom, Any),                        // hash seeds
-    Rule(libc::SYS_rt_sigprocmask, Any),                   // abort
+    Rule(libc::SYS_shutdown, Any), // the end of a client's connection, of which another worker may have a copy
+    Rule(libc::SYS_mmap, NO_EXEC), // memory; code cannot be added
+    Rule(libc::SYS_munmap, Any),   // memory
+    Rule(libc::SYS_mremap, Any),   // memory; a mapping keeps its protection
+    Rule(libc::SYS_mprotect, NO_EXEC), // the allocator's arenas; data cannot become code
+    Rule(libc::SYS_madvise, Any),  // memory released
+    Rule(libc::SYS_brk, Any),      // memory
+    Rule(libc::SYS_futex, Any),    // locks between the threads
+    Rule(libc::SYS_sched_getaffinity, Any), // the allocator's number of arenas
+    Rule(libc::SYS_sched_yield, Any), // std's channels, before they wait
+    Rule(libc::SYS_clock_gettime, Any), // time, where the vDSO does not provide it
+    Rule(libc::SYS_clock_nanosleep, Any), // the fault "hang"
+    Rule(libc::SYS_getrandom, Any), // hash seeds, and the id of a machine
+    Rule(libc::SYS_rt_sigprocmask, Any), // abort
     Rule(libc::SYS_rt_sigaction, Equal(0, libc::SIGABRT as u32)), // abort restores the default action of SIGABRT
-    Rule(libc::SYS_rt_sigreturn, Any),                     // return from std's stack-overflow handler
-    Rule(libc::SYS_sigaltstack, Any),                      // end of a thread
-    Rule(libc::SYS_gettid, Any),                           // abort
-    Rule(libc::SYS_getpid, Any),                           // abort
+    Rule(libc::SYS_sigaltstack, Any), // end of a thread
+    Rule(libc::SYS_gettid, Any),   // abort
+    Rule(libc::SYS_getpid, Any),   // abort
     Rule(libc::SYS_prlimit64, BothEqual(0, 0, 1, libc::RLIMIT_AS)), // the fault "oom" limits the address space
-    Rule(libc::SYS_restart_syscall, Any),                  // a wait resumed after a stop
-    Rule(libc::SYS_exit, Any),                             // end of a thread
-    Rule(libc::SYS_exit_group, Any),                       // end of the process
+    Rule(libc::SYS_restart_syscall, Any), // a wait resumed after a stop
+    Rule(libc::SYS_exit, Any),     // end of a thread
+    Rule(libc::SYS_exit_group, Any), // end of the process
 ];
 
 /// System calls that fail with EACCES instead of killing: the C library makes them and copes with a refusal.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::hw_mmio::{word, Page};
 use crate::machine::ENERGY_CAPACITY_MILLI;
-use crate::sys::memory::{memory_file, SharedWords};
+use crate::sys::memory::{growing_file, SharedWords};
 use crate::sys::process;
 use crate::vitals::{Vitals, SHARED_WORDS};
 
@@ -32,6 +32,6 @@ pub fn share(period: Duration, start_us: u64) -> Result<SharedFiles, String> {
     vitals.start(process::own_pid(), start_us);
     vitals.reach_phase(0, 0);
     let journal =
-        memory_file(c"journal").map_err(|error| format!("the journal's memory file cannot be made: {error}"))?;
+        growing_file(c"journal").map_err(|error| format!("the journal's memory file cannot be made: {error}"))?;
     Ok(SharedFiles { words, words_file, journal })
 }

@@ -107,3 +107,66 @@ fn arguments_of_the_rest_are_judged() {
     assert_eq!(filtered(libc::SYS_rt_sigaction, [libc::SIGSEGV as u64, 0, 0, 8, 0, 0]), KILLED);
     assert_eq!(filtered(libc::SYS_rt_sigaction, [libc::SIGABRT as u64, 0, 0, 8, 0, 0]), DONE);
 }
+
+/// The highest number of a system call that is tried: well above those of today's kernels.
+const NUMBERS: libc::c_long = 600;
+
+/// Calls that the kernel itself places into traced programs. It exempts them from filters, and refuses them elsewhere.
+#[cfg(target_arch = "x86_64")]
+const UPROBES: &[libc::c_long] = &[335, 336];
+#[cfg(not(target_arch = "x86_64"))]
+const UPROBES: &[libc::c_long] = &[];
+
+/// Each system call of the kernel, with arguments of which every bit is set: no rule about arguments accepts them.
+#[test]
+fn of_all_system_calls_only_those_with_a_rule_pass() {
+    for number in 0..NUMBERS {
+        let outcome = filtered(number, [u64::MAX; 6]);
+        let rule = ALLOWED.iter().find(|Rule(allowed, _)| *allowed == number);
+        match rule {
+            Some(Rule(_, Any)) => assert_ne!(outcome, KILLED, "{number} is allowed"),
+            Some(_) => assert_eq!(outcome, KILLED, "{number} is allowed with other arguments"),
+            None if DENIED.contains(&number) => assert_eq!(outcome, Outcome::Returned(-libc::EACCES), "{number}"),
+            None if UPROBES.contains(&number) => assert_ne!(outcome, DONE, "{number}"),
+            None => assert_eq!(outcome, KILLED, "{number} has no rule"),
+        }
+    }
+}
+
+/// The same numbers under the bit that selects another calling convention on x86-64.
+#[test]
+fn no_other_calling_convention_passes() {
+    for Rule(number, _) in ALLOWED {
+        assert_eq!(filtered(number | 0x4000_0000, [0; 6]), KILLED, "{number}");
+    }
+}
+
+/// One wrong argument at a time beside right ones.
+#[test]
+fn each_rule_about_arguments_refuses_a_wrong_one() {
+    for Rule(number, arguments) in ALLOWED {
+        let wrong: Vec<(usize, u32)> = match *arguments {
+            Any => continue,
+            Without(index, bits) => {
+                (0..32).map(|bit| 1 << bit).filter(|bit| bits & bit != 0).map(|bit| (index, bit)).collect()
+            }
+            Equal(index, value) => (0..32).map(|bit| (index, value ^ 1 << bit)).collect(),
+            OneOf(index, values) => {
+                let flipped = values.iter().flat_map(|value| (0..32).map(move |bit| value ^ 1 << bit));
+                flipped.filter(|value| !values.contains(value)).map(|value| (index, value)).collect()
+            }
+            BothEqual(first, one, second, other) => {
+                let flipped = (0..32).flat_map(|bit| [(first, one ^ 1 << bit), (second, other ^ 1 << bit)]);
+                flipped.collect()
+            }
+        };
+        for (index, value) in wrong {
+            let mut given = [0; 6];
+            if let BothEqual(first, one, second, other) = *arguments {
+                (given[first], given[second]) = (one.into(), other.into());
+            }
+            given[index] = value.into();
+            assert_eq!(filtered(*number, given), KILLED, "{number} with argument {index} = {value:#x}");
+        }
+    }
+}
