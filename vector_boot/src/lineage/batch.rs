@@ -51,8 +51,15 @@ impl Lineage {
         let committed = self.log.as_mut().map_or(Ok(()), |log| log.commit());
         committed.map_err(|error| self.fail(error))?;
         self.batch = None;
-        self.undo.settle(self.generation);
+        self.settle();
         Ok(true)
+    }
+
+    /// Notes that all generations are permanent. The memory of the before-images that are too old is used again.
+    pub(super) fn settle(&mut self) {
+        for old in self.undo.settle(self.generation) {
+            self.store.memory_mut().reuse(old);
+        }
     }
 
     /// Takes the open batch back and stops using the log: a later write that succeeds would hide the loss.

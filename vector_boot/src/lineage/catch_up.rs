@@ -65,7 +65,7 @@ impl Lineage {
         if let Some(before) = before {
             self.store.drop_digests(before.iter().map(|(page, _)| page));
             self.undo.push(self.generation, before);
-            self.undo.settle(self.generation);
+            self.settle();
         }
         Ok(())
     }

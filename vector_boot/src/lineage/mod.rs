@@ -344,7 +344,7 @@ impl Lineage {
 
     /// Frees all before-images; their generations can still be rebuilt from the log. Returns the number of bytes freed.
     pub fn drop_before_images(&mut self) -> u64 {
-        self.undo.clear() as u64
+        (self.undo.clear() + self.store.memory_mut().drop_spare()) as u64
     }
 
     /// The reply stored with the mutation at this offset of the log; `None` if the entry was removed.

@@ -174,7 +174,7 @@ impl Lineage {
         self.store.replace_memory(memory);
         (self.generation, self.promoted) = (last.generation, last.promoted);
         self.lease_until_us = Some(last.lease_until_us).filter(|until| *until != 0);
-        self.undo.settle(self.generation);
+        self.settle();
         Ok(())
     }
 

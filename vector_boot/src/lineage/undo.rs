@@ -32,12 +32,14 @@ impl Undo {
         self.steps.push_back(UndoStep { generation, before });
     }
 
-    /// Generations up to this one are permanent: drops the oldest before-images above the budget.
-    pub fn settle(&mut self, generation: u64) {
+    /// Generations up to this one are permanent: removes the oldest before-images above the budget, and returns them.
+    pub fn settle(&mut self, generation: u64) -> Vec<BeforeImages> {
         self.settled = generation;
+        let mut old = Vec::new();
         while self.bytes > self.budget && self.steps.len() > 1 {
-            self.drop_oldest();
+            old.extend(self.remove_oldest());
         }
+        old
     }
 
     /// Removes the before-images of the generations above this one, and returns them, the newest first.
@@ -52,15 +54,15 @@ impl Undo {
     pub fn clear(&mut self) -> usize {
         let bytes = self.bytes;
         while self.steps.front().is_some_and(|step| step.generation <= self.settled) {
-            self.drop_oldest();
+            self.remove_oldest();
         }
         bytes - self.bytes
     }
 
-    fn drop_oldest(&mut self) {
-        if let Some(oldest) = self.steps.pop_front() {
-            self.bytes -= oldest.before.size();
-        }
+    fn remove_oldest(&mut self) -> Option<BeforeImages> {
+        let oldest = self.steps.pop_front()?.before;
+        self.bytes -= oldest.size();
+        Some(oldest)
     }
 
     /// Whether the before-images reach back to generation `to`.

@@ -159,6 +159,16 @@ impl PagedMemory {
         u64::from(self.pages().saturating_sub(self.dirty_count())) * PAGE as u64
     }
 
+    /// Uses the memory of before-images that are no longer needed for later ones, in bounds.
+    pub fn reuse(&mut self, old: BeforeImages) {
+        self.spare.add(old);
+    }
+
+    /// Frees the memory that waits for later before-images. Returns the number of bytes freed.
+    pub fn drop_spare(&mut self) -> usize {
+        self.spare.clear()
+    }
+
     fn forget_transaction(&mut self, page: u32) {
         self.saved.remove(page);
         self.scanned.remove(page);

@@ -6,6 +6,9 @@ use crate::sys::memory::Mapping;
 /// The largest block in pages. Blocks grow up to this, so a small change takes little memory.
 const BLOCK_PAGES: usize = 64;
 
+/// The most blocks that wait to be used.
+const SPARE_BLOCKS: usize = 64;
+
 /// Copies of whole pages as they were.
 #[derive(Default)]
 pub struct BeforeImages {
@@ -16,7 +19,7 @@ pub struct BeforeImages {
     room: usize,
 }
 
-/// Memory for pages, zero where nothing was written.
+/// Memory for pages.
 enum Block {
     Heap(Vec<u8>),
     Mapped(Mapping),
@@ -28,6 +31,20 @@ enum Block {
 pub struct SpareBlocks(Vec<Mapping>);
 
 impl SpareBlocks {
+    /// Adds the blocks of before-images that are no longer needed: memory that was used before is faster than new memory.
+    pub fn add(&mut self, old: BeforeImages) {
+        let mapped = old.blocks.into_iter().filter_map(|block| match block {
+            Block::Mapped(mapping) => Some(mapping),
+            Block::Heap(_) => None,
+        });
+        self.0.extend(mapped.take(SPARE_BLOCKS.saturating_sub(self.0.len())));
+    }
+
+    /// Frees all of them. Returns their number of bytes.
+    pub fn clear(&mut self) -> usize {
+        self.0.drain(..).map(|mapping| mapping.bytes().len()).sum()
+    }
+
     fn take(&mut self) -> Option<Mapping> {
         if self.0.is_empty() {
             let mut rest = Mapping::huge_page().ok()?;
@@ -75,7 +92,9 @@ impl BeforeImages {
     pub(super) fn push(&mut self, page: u32, bytes: &[u8]) {
         if let Some(block) = self.blocks.last_mut().map(Block::bytes_mut) {
             let at = block.len() - (self.room - self.pages.len()) * PAGE;
-            block[at..at + bytes.len()].copy_from_slice(bytes);
+            let (copy, padding) = block[at..at + PAGE].split_at_mut(bytes.len());
+            copy.copy_from_slice(bytes);
+            padding.fill(0);
         }
         self.pages.push(page);
     }

@@ -118,3 +118,23 @@ fn what_changed_is_found_however_it_was_written() {
     back.commit();
     assert_eq!(memory.fingerprint(), 0);
 }
+
+#[test]
+fn memory_of_before_images_is_used_again_and_padded_again() {
+    const PAGES: usize = 128 + 7;
+    let length = PAGES * PAGE - 100; // the last page is short
+    let mut memory = PagedMemory::new(Mapping::zeroed(length).unwrap(), Mapping::zeroed(PAGE).unwrap());
+    assert_eq!(memory.drop_spare(), 0);
+    for value in 1..4u8 {
+        let mut change = memory.begin();
+        change.write(0, &vec![value; length]);
+        let before = change.commit();
+        for (page, bytes) in before.iter() {
+            let (own, padding) = bytes.split_at(memory.page_bytes(page));
+            assert!(own.iter().all(|byte| *byte == value - 1) && padding.iter().all(|byte| *byte == 0));
+        }
+        memory.reuse(before);
+    }
+    assert!((2 * 64 * PAGE..=64 * 64 * PAGE).contains(&memory.drop_spare()));
+    assert_eq!(memory.drop_spare(), 0);
+}
