@@ -17,6 +17,7 @@ from qemu.process import Process, spawn
 from qemu.spec import Disk, MachineSpec
 from qemu.state_file import STATE_SERIAL
 from vboot.errors import BootError
+from vboot.port_files import port_socket
 
 _APPEND = "console=ttyS0 panic=-1 quiet vector_boot.energy=off vector_boot.fault=1"
 _TCG = Accel("tcg", "it can be cut anywhere")
@@ -27,6 +28,10 @@ class Body(Protocol):
 
     def start(self) -> Path:
         """Start it; its socket, which need not be there yet."""
+        ...
+
+    def second_socket(self) -> Path:
+        """Where a second client may connect."""
         ...
 
     def alive(self) -> bool:
@@ -55,6 +60,10 @@ class Listening:
         options = ["--state", str(self.state), "--energy", "off", "--fault"]
         self._process = spawn([*command, *options], log=self.folder / "machine.log")
         return socket
+
+    def second_socket(self) -> Path:
+        """The same as the first: it takes 16 clients."""
+        return self.folder / "evolution.sock"
 
     def alive(self) -> bool:
         """Whether the supervisor runs."""
@@ -93,6 +102,11 @@ class Booted:
         self._machine = start(spec, accel=_TCG, run=self.folder / "run")
         return self._machine.evolution
 
+    def second_socket(self) -> Path:
+        """That of port 1."""
+        assert self._machine is not None
+        return port_socket(self._machine.evolution, 1)
+
     def alive(self) -> bool:
         """Whether QEMU runs, and its guest has not died."""
         if self._machine is None:
@@ -125,4 +139,4 @@ def failing_call(kind: str, number: int, *, once: bool) -> dict[str, Any]:
     event = {"write": "write_aio", "flush": "flush_to_disk"}[kind]
     states = [{"event": event, "state": at, "new_state": at + 1} for at in range(1, number)]
     last = {"event": event, "iotype": kind, "state": number, "errno": 5, "once": once}
-    return {"set-state": states, "inject-error": [last]}
+    return ({"set-state": states} if states else {}) | {"inject-error": [last]}

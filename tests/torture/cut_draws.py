@@ -13,6 +13,8 @@ from vboot.weights.edits import Dense, Edit, Program, Seeded, Sparse, pack
 from vboot.weights.storage_types import FLOAT_STORAGE, block_of
 
 _LEASE_MS = 600_000
+_WHOLE = 0.1
+"""The share of the mutations that replace every float tensor, so that a small device is full soon."""
 
 
 def draw_change(random: Random, point: Point) -> Change:
@@ -29,7 +31,12 @@ def draw_change(random: Random, point: Point) -> Change:
         return Change("checkpoint", {"label": "cut"}, may_fail=True)
     lease = {"lease_ms": _LEASE_MS} if random.random() < 0.12 else {}
     while True:
-        edits = tuple(_edit(random, point) for _ in range(random.choice((1, 1, 2))))
+        whole = random.random() < _WHOLE
+        edits = (
+            _everything(random, point)
+            if whole
+            else tuple(_edit(random, point) for _ in range(random.choice((1, 1, 2))))
+        )
         members, blob = pack(edits)
         params: dict[str, Any] = {"id": _id(random), "base_generation": point.generation, "confidence": 0.9}
         # The device may be full of history that an open trial keeps.
@@ -53,6 +60,10 @@ def _edit(random: Random, point: Point) -> Edit:
     if choice < 0.75:
         return Program(f"evolved.{random.randrange(8)}", random.randbytes(3 * random.randint(1, 300)))
     return Seeded(random.choice(floats).name, f"{random.getrandbits(64):016x}", "normal", random.random(), 0.01)
+
+
+def _everything(random: Random, point: Point) -> tuple[Edit, ...]:
+    return tuple(_turned(random, tensor) for tensor in point.tensors.values() if tensor.type in FLOAT_STORAGE)
 
 
 def _turned(random: Random, tensor: TensorData) -> Dense:

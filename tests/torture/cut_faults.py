@@ -57,11 +57,11 @@ class FaultRun:
     def _until_it_fails(self, body: Booted) -> bool:
         try:
             line = CutLine(body.start(), alive=body.alive)
-            hello = result(line.ask("hello", protocol=1, client="faults"))
+            hello = result(line.ask(Change("hello", {"protocol": 1, "client": "faults"})))
             failed = not hello["durable"] or self._change(line)
             if failed:
                 self._refuses(line)
-                line.ask("fault", what="segv")
+                line.ask(Change("fault", {"what": "segv"}))
                 self._refuses(line)
             line.close()
             return failed
@@ -99,20 +99,20 @@ class FaultRun:
             if reply.get("error", {}).get("code") != Code.JOURNAL_FAILED:
                 raise DeviationError(f"after the error {change.method} is answered {reply}, expected 1015")
             self.counted["refused"] += 1
-        digest = result(line.ask("digest", tensors=[]))
+        digest = result(line.ask(Change("digest", {"tensors": []})))
         if digest["model"] != self.oracle.point.digest:
             raise DeviationError(f"after the error the machine has {digest}, expected {self.oracle.point.digest}")
 
     def _after_the_next_boot(self, body: Booted) -> None:
         try:
             line = CutLine(body.start(), alive=body.alive)
-            hello = result(line.ask("hello", protocol=1, client="faults"))
-            digest = result(line.ask("digest", tensors=[]))
+            hello = result(line.ask(Change("hello", {"protocol": 1, "client": "faults"})))
+            digest = result(line.ask(Change("digest", {"tensors": []})))
             if not hello["durable"]:
                 raise DeviationError("the machine is not durable after the next boot")
             done = self.oracle.settle(hello["generation"], hello["promoted"], digest["model"])
-            self.counted["refused and done"] += done
-            self.oracle.pending.clear()
+            self.counted["refused and done"] += len(done)
+            self.oracle.forget()
             change = draw_change(self.random, self.oracle.point)
             self.oracle.sent(change)
             line.send(change)

@@ -33,10 +33,12 @@ class CutLine:
         self._out = bytearray()
         self._socket = self._connected(path)
 
-    def send(self, change: Change) -> None:
-        """Queue a request; `turn` sends it."""
+    def send(self, change: Change, *, upload: str | None = None) -> None:
+        """Queue a request; `turn` sends it. `upload`: the id of one that is its blob."""
         self._number += 1
         members = {"jsonrpc": "2.0", "id": self._number, "method": change.method, "params": change.params}
+        if upload is not None:
+            members["blob"] = {"upload": upload}
         self._out += encode(members, change.blob or None)
 
     def turn(self, seconds: float) -> list[Mapping[str, Any]]:
@@ -63,15 +65,15 @@ class CutLine:
             raise LineBrokenError
         return [reply for reply in map(self._reply, self._reader.feed(data)) if reply is not None]
 
-    def ask(self, method: str, **params: Any) -> Mapping[str, Any]:
+    def ask(self, change: Change, *, upload: str | None = None) -> Mapping[str, Any]:
         """The reply to one request, when all before it are answered. Raises LineBrokenError, DeviationError."""
-        self.send(Change(method, params))
+        self.send(change, upload=upload)
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             replies = self.turn(0.2)
             if replies:
                 return replies[-1]
-        raise DeviationError(f"{method} was not answered within {PATIENCE_S:g} s")
+        raise DeviationError(f"{change.method} was not answered within {PATIENCE_S:g} s")
 
     def close(self) -> None:
         """Disconnect."""

@@ -115,28 +115,35 @@ class Oracle:
         self.pending: deque[Change] = deque()
         self.last: Change | None = None
         """The last change with an id that was acknowledged."""
+        self._after: deque[Point | None] = deque()
 
     @property
     def head(self) -> Point:
         """The state if all that was sent is done."""
-        point = self.point
-        for change in self.pending:
-            point = change.applied(point) or point
-        return point
+        return next((point for point in reversed(self._after) if point is not None), self.point)
 
     def sent(self, change: Change) -> None:
         """Note that a request was sent, or may have been."""
+        self._after.append(change.applied(self.head))
         self.pending.append(change)
+
+    def forget(self) -> list[Change]:
+        """Take out the requests without a reply: the connection is a new one."""
+        waiting = list(self.pending)
+        self.pending.clear()
+        self._after.clear()
+        return waiting
 
     def acknowledged(self, reply: Mapping[str, Any]) -> None:
         """Take the reply to the oldest request that has none. Raises DeviationError if it cannot be right."""
-        change = self.pending.popleft()
-        after = change.applied(self.point)
+        change, after = self.pending.popleft(), self._after.popleft()
         error, result = reply.get("error"), reply.get("result") or {}
         if error is not None:
             refusable = change.may_fail and error.get("code") in _REFUSED_FOR_ROOM
             if after is not None and not refusable:
                 raise DeviationError(f"{change.method} should be accepted, and was refused: {error}")
+            for waiting in self.forget() if after is not None else []:
+                self.sent(waiting)
             return
         if after is None:
             raise DeviationError(f"{change.method} should be refused, and was answered {result!r:.200}")
@@ -146,34 +153,34 @@ class Oracle:
         if not after.on_trial and result.get("durable") is False:
             raise DeviationError(f"{change.method} was acknowledged as not durable")
         self.point = after
-        if change.method != "renew":
-            self.last = change if "id" in change.params else self.last
+        self.last = change if "id" in change.params else self.last
 
-    def settle(self, generation: int, promoted: int, digest: str) -> int:
-        """A machine that has booted says this: how many unacknowledged requests were done. Raises DeviationError."""
-        for done, point in self.candidates():
+    def settle(self, generation: int, promoted: int, digest: str) -> tuple[Change, ...]:
+        """A machine that has booted says this: which unacknowledged requests were done. Raises DeviationError."""
+        for handled, done, point in self.candidates():
             if (point.generation, point.promoted, point.digest) == (generation, promoted, digest):
                 self.point = point
-                for _ in range(done):
-                    self.pending.popleft()
+                for waiting in self.forget()[handled:]:
+                    self.sent(waiting)
                 return done
         known = "; ".join(
-            f"{point.generation} (promoted {point.promoted}, {point.digest[:12]})" for _, point in self.candidates()
+            f"{point.generation} (promoted {point.promoted}, {point.digest[:12]})" for *_, point in self.candidates()
         )
         what = f"after the cut it is at generation {generation} (promoted {promoted}, {digest[:12]})"
         raise DeviationError(f"{what}, and may be at {known}")
 
-    def candidates(self) -> Iterator[tuple[int, Point]]:
-        """Every state that a machine may boot to, with the number of pending requests that have been handled."""
-        reached = [self.point]
-        yield 0, self.point.rebooted()
+    def candidates(self) -> Iterator[tuple[int, tuple[Change, ...], Point]]:
+        """Every state that a machine may boot to: how many pending requests it handled, and which of them it did."""
+        nothing: tuple[Change, ...] = ()
+        reached = [(nothing, self.point)]
+        yield 0, nothing, self.point.rebooted()
         for number, change in enumerate(self.pending, start=1):
             following = []
-            for point in reached:
+            for done, point in reached:
                 after = change.applied(point)
                 if after is not None:
-                    following.append(after)
-                    yield number, after.rebooted()
+                    following.append(((*done, change), after))
+                    yield number, (*done, change), after.rebooted()
                 if after is None or change.may_fail:
-                    following.append(point)
+                    following.append((done, point))
             reached = following

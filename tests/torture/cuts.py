@@ -15,11 +15,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any
 
+from builder.executable import executable_path
 from tests.torture.cut_bodies import Body, Booted, Listening
 from tests.torture.cut_draws import draw_change
 from tests.torture.cut_line import CutLine, LineBrokenError
@@ -29,12 +32,14 @@ from vboot.journal.device import Device
 from vboot.journal.pages import Model, Tensors
 from vboot.journal.recovery import recover
 from vboot.journal.replay import newest, replay
-from vboot.protocol.tables import PROTECTED_TENSORS
+from vboot.protocol.tables import BLOB_LIMIT, PROTECTED_TENSORS
 from vboot.weights.arithmetic import TensorData
 
 STATE_BYTES = 16 << 20
 _WINDOW = 40
 """Below 64, the number of requests at which a machine stops reading."""
+_RELOADS = 0.2
+"""The share of the cuts during which the worker is replaced."""
 _SENT_AGAIN = 3
 """How many changes without a reply are sent again after a cut."""
 _LIFE_CUTS = 40
@@ -52,6 +57,8 @@ class Campaign:
     counted: Counter[str] = field(default_factory=Counter)
     boot_s: float = 3.0
     predicted: tuple[int, str] = (0, "")
+    start: int = 0
+    beside: Thread | None = None
     before_start: Callable[[], None] = lambda: None
     after_cut: Callable[[], None] = lambda: None
 
@@ -97,6 +104,9 @@ class Campaign:
     def _cut(self) -> None:
         self.body.kill()
         self.counted["cuts"] += 1
+        if self.beside is not None:
+            self.beside.join()
+            self.beside = None
         self.after_cut()
 
     def _boot(self) -> CutLine:
@@ -109,18 +119,17 @@ class Campaign:
 
     def _settled(self, line: CutLine) -> CutLine:
         """Compare the machine with the client's log, and with a replay of the device in Python."""
-        hello = result(line.ask("hello", protocol=1, client="cuts"))
-        digest = result(line.ask("digest", tensors=[]))
+        hello = result(line.ask(Change("hello", {"protocol": 1, "client": "cuts"})))
+        digest = result(line.ask(Change("digest", {"tensors": []})))
         if not hello["durable"]:
             raise DeviationError("the machine says that it is not durable")
-        waiting = list(self.oracle.pending)
         done = self.oracle.settle(hello["generation"], hello["promoted"], digest["model"])
-        self.counted["unacknowledged and done"] += done
+        self.counted["unacknowledged and done"] += len(done)
         if self.predicted != (digest["generation"], digest["model"]):
             raise DeviationError(
                 f"a replay in Python gives generation and digest {self.predicted}, the machine has {digest}"
             )
-        self._repeat(line, [change for change in [self.oracle.last, *waiting[:done]] if change is not None])
+        self._repeat(line, [change for change in (self.oracle.last, *done) if change is not None])
         return line
 
     def _read_offline(self) -> tuple[int, str]:
@@ -130,6 +139,9 @@ class Campaign:
             if log.fault is not None:
                 raise DeviationError(f"the reader in Python finds {log.fault.reason}: {log.fault}")
             last = newest(log)
+            start = log.superblock.start if log.superblock else 0
+            self.counted["starts moved"] += start > self.start
+            self.start = start
             on_trial = last.lease_until_us != 0
             weights = replay(self.model, log, wanted=last.promoted if on_trial else None)
         tensors = Tensors(self.model, weights.contents)
@@ -153,13 +165,18 @@ class Campaign:
     def _change(self, line: CutLine) -> None:
         """Send changes, first those again that were lost, and return at a random moment."""
         oracle = self.oracle
-        lost = [change for change in oracle.pending if change.method == "mutate"][:_SENT_AGAIN]
-        oracle.pending.clear()
+        lost = [change for change in oracle.forget() if change.method == "mutate"][:_SENT_AGAIN]
         for change in lost:
             self._send(line, change)
         planned = self.random.randint(1, 60)
         last_reply = self.random.randint(0, planned)
-        deadline = time.monotonic() + self.random.choice((60.0, self.random.uniform(0, 0.5)))
+        seconds = self.random.choice((60.0, self.random.uniform(0, 0.5)))
+        if self.random.random() < _RELOADS:
+            self.beside = Thread(target=self._reload, daemon=True)
+            self.beside.start()
+            planned = last_reply = 1000
+            seconds = self.random.uniform(0.5, 15)
+        deadline = time.monotonic() + seconds
         sent = answered = 0
         while answered < last_reply + len(lost) and time.monotonic() < deadline:
             while sent < planned and len(oracle.pending) < _WINDOW:
@@ -170,6 +187,20 @@ class Campaign:
             answered += self._take(line.turn(0.2))
         time.sleep(self.random.choice((0, self.random.uniform(0, 0.01))))
 
+    def _reload(self) -> None:
+        """On a connection of its own, replace the worker by one of the same executable; the power goes meanwhile."""
+        upload, program = f"{id(self):032x}", executable_path().read_bytes()
+        with (
+            suppress(LineBrokenError, DeviationError, OSError),
+            closing(CutLine(self.body.second_socket(), alive=self.body.alive)) as line,
+        ):
+            for at in range(0, len(program), BLOB_LIMIT):
+                params = {"upload": upload, "offset": at, "total": len(program)}
+                line.ask(Change("upload", params, program[at : at + BLOB_LIMIT]))
+            self.counted["reloads begun"] += 1
+            reply = line.ask(Change("reload", {"what": "binary"}), upload=upload)
+            self.counted["reloads done" if "result" in reply else "reloads refused"] += 1
+
     def _send(self, line: CutLine, change: Change) -> None:
         self.oracle.sent(change)
         line.send(change)
@@ -178,7 +209,8 @@ class Campaign:
     def _take(self, replies: Sequence[Mapping[str, Any]]) -> int:
         for reply in replies:
             self.oracle.acknowledged(reply)
-            self.counted["acknowledged" if "result" in reply else "refused"] += 1
+            code = reply.get("error", {}).get("code")
+            self.counted["acknowledged" if code is None else f"refused with {code}"] += 1
         return len(replies)
 
     def _take_what_came(self, line: CutLine) -> None:

@@ -41,7 +41,7 @@ def grow(oracle: Oracle, random: Random, count: int) -> list[Point]:
 
 def boots_to(oracle: Oracle, point: Point) -> int:
     after = point.rebooted()
-    return oracle.settle(after.generation, after.promoted, after.digest)
+    return len(oracle.settle(after.generation, after.promoted, after.digest))
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -17,6 +17,7 @@ from vboot.journal.entries import Kind
 from vboot.journal.pages import PAGE, Model, Tensors, fingerprint
 from vboot.journal.recovery import recover
 from vboot.journal.replay import ReplayError, Weights, newest, replay
+from vboot.weights.edits import parse_elements
 
 
 def replayed(folder: Path, writer: StateWriter, model: Model, wanted: int | None = None) -> Weights:
@@ -103,7 +104,7 @@ def test_a_slot_behind_the_file_is_changed(history: History, tmp_path: Path) -> 
         ((Kind.MUTATE, mutation([{**SET, "tensor": "kernel.0"}], b"1234"), {"generation": 1}), "is protected"),
         ((Kind.MUTATE, mutation([{**SET, "tensor": "hw.mmio"}], b"1234"), {"generation": 1}), "no tensor 'hw.mmio'"),
         ((Kind.MUTATE, b"", {"generation": 1}), "a mutation of 0 bytes"),
-        ((Kind.ROLLBACK, b"", {"generation": 1, "target": 5}), "returns to generation 5, which the log does not hold"),
+        ((Kind.ROLLBACK, b"", {"generation": 1, "target": 5}), "returns to generation 5, which is not before it"),
         ((Kind.ROLLBACK, image({1 << 20: bytes(PAGE)}), {"generation": 1}), "page 1048576 is outside the model"),
         ((Kind.ROLLBACK, image({0: b"short"}), {"generation": 1}), "its pages have 5 bytes, expected 4096"),
         ((Kind.ROLLBACK, b"x", {"generation": 1}), "an image of 1 bytes"),
@@ -119,6 +120,22 @@ def test_a_log_that_does_not_replay(
         replayed(tmp_path, history.writer, history.model)
 
 
+def test_a_generation_that_returned_to_a_removed_one_is_not_there(history: History, tmp_path: Path) -> None:
+    """The image that the log begins with is older than the rollback, what that returns to is older still."""
+    for value in (0.25, 0.5):
+        assert history.mutate(parse_elements([f"float.F32.0[1]={value}"]))
+    kept = history.writer.start_at_next()
+    history.put_image(compact=False)
+    history.return_to(1)
+    history.put_image(compact=False)
+    assert history.mutate(parse_elements(["float.F32.0[1]=0.75"]))
+    history.writer.next_superblock(**kept)
+    assert replayed(tmp_path, history.writer, history.model).contents == history.pages[4]
+    assert replayed(tmp_path, history.writer, history.model, 3).contents == history.pages[3]
+    with pytest.raises(InputError, match="generation 1 cannot be computed"):
+        replayed(tmp_path, history.writer, history.model, 1)
+
+
 def test_generations_that_are_not_there(history: History, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="generation 1 is not on the device: it holds generation 0"):
+    with pytest.raises(InputError, match="generation 1 cannot be computed from what the device holds: generation 0"):
         replayed(tmp_path, history.writer, history.model, 1)

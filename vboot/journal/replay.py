@@ -13,6 +13,8 @@ from vboot.protocol.tables import PROTECTED_TENSORS
 from vboot.weights.arithmetic import EditError, apply
 from vboot.weights.edits import unpack
 
+_RETURNS = (Kind.ROLLBACK, Kind.LEASE_EXPIRED)
+
 Progress = Callable[[str, int, int], None]
 """Called with the current phase, entries done and entries in all."""
 
@@ -25,7 +27,7 @@ class ReplayError(Exception):
         self.entry = entry
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Weights:
     """The contents of a generation, and their fingerprint."""
 
@@ -60,25 +62,32 @@ def replay(
 ) -> Weights:
     """The weights of generation `wanted`, by default of the newest; every entry up to it is checked.
 
+    Some generations may not be there: they returned to one that was removed with the beginning of the log.
+
     Raises ReplayError for an entry that cannot be what a machine wrote, InputError for a generation that is not there.
     """
     _check_order(log.entries)
-    current = Weights(0, {}, 0)
-    kept = {0: current}
+    file = Weights(0, {}, 0)
     if wanted == 0:
-        return current
-    returned_to = {entry.head.target for entry in log.entries if entry.head.kind in (Kind.ROLLBACK, Kind.LEASE_EXPIRED)}
+        return file
+    current: Weights | None = file
+    kept = {0: file}
+    returned_to = {entry.head.target for entry in log.entries if entry.head.kind in _RETURNS}
     for number, entry in enumerate(log.entries):
         progress("replay", number, len(log.entries))
         current = _after(model, log, current, entry, kept, is_first=number == 0)
-        if current.generation in returned_to:
-            kept[current.generation] = current
-        if entry.head.generation == wanted and (entry.head.kind.makes_generation or number == 0):
+        generation = entry.head.generation
+        if current is not None and generation in returned_to:
+            kept[generation] = current
+        if current is not None and generation == wanted:
             return current
-    if wanted is not None and wanted != current.generation:
+    last = log.entries[-1].head.generation if log.entries else 0
+    if wanted is not None and (wanted != last or current is None):
         first = log.entries[0].head.generation if log.entries else 0
-        what = f"generation {wanted} is not on the device: it holds generation 0 and {first} to {current.generation}"
-        raise InputError(what, remedy="name one of them with --generation")
+        what = f"generation {wanted} cannot be computed from what the device holds: generation 0 and {first} to {last}"
+        raise InputError(what, remedy="name another generation")
+    if current is None:
+        raise ReplayError(log.entries[-1], "its weights cannot be computed: what they depend on was removed")
     return current
 
 
@@ -94,26 +103,32 @@ def _check_order(log: Sequence[Entry]) -> None:
 
 
 def _after(
-    model: Model, log: Log, before: Weights, entry: Entry, kept: Mapping[int, Weights], *, is_first: bool
-) -> Weights:
+    model: Model, log: Log, before: Weights | None, entry: Entry, kept: Mapping[int, Weights], *, is_first: bool
+) -> Weights | None:
+    """The weights after an entry; None if what they depend on was removed."""
     head = entry.head
     if head.holds_image:
-        after = _image(model, entry, _payload(log, entry))
+        after: Weights | None = _image(model, entry, _payload(log, entry))
     elif head.kind == Kind.MUTATE:
-        after = _mutated(model, before, entry, _payload(log, entry))
-    elif head.kind in (Kind.ROLLBACK, Kind.LEASE_EXPIRED):
-        if head.target not in kept:
-            raise ReplayError(entry, f"it returns to generation {head.target}, which the log does not hold")
-        target = kept[head.target]
-        after = Weights(head.generation, target.contents, target.fingerprint)
+        after = None if before is None else _mutated(model, before, entry, _payload(log, entry))
+    elif head.kind in _RETURNS:
+        after = _returned(entry, kept)
     else:
         after = before
-    if after.fingerprint != head.fingerprint:
+    if after is not None and after.fingerprint != head.fingerprint:
         why = f"the weights of generation {head.generation} have the fingerprint {after.fingerprint:016x}"
         raise ReplayError(entry, f"{why}, expected {head.fingerprint:016x}")
-    if head.kind == Kind.IMAGE and not is_first and after.contents != before.contents:
+    if head.kind == Kind.IMAGE and not is_first and before is not None and after != before:
         raise ReplayError(entry, "its image is not that of the current weights")
     return after
+
+
+def _returned(entry: Entry, kept: Mapping[int, Weights]) -> Weights | None:
+    head = entry.head
+    if head.target >= head.generation:
+        raise ReplayError(entry, f"it returns to generation {head.target}, which is not before it")
+    target = kept.get(head.target)
+    return None if target is None else Weights(head.generation, target.contents, target.fingerprint)
 
 
 def _payload(log: Log, entry: Entry) -> bytes:
