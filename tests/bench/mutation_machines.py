@@ -68,17 +68,17 @@ def local(model: Path, *, state: Path | None = None) -> Iterator[Connected]:
 
 
 @contextmanager
-def booted(image: Path, *, state: Path | None = None) -> Iterator[Connected]:
-    """A virtual machine of the image in this folder; with `state`, a durable one."""
+def booted(image: Path, *, accel: str = "auto", state: Path | None = None, append: str = "") -> Iterator[Connected]:
+    """A virtual machine of the image in this folder; with `state`, a durable one. `append`: more for its kernel."""
     durable = (Disk(state, STATE_SERIAL, read_only=False),) if state else ()
     spec = MachineSpec(
         kernel=image / "vmlinuz",
         initramfs=image / "initramfs.cpio",
-        append=f"{APPEND} vector_boot.energy=off",
+        append=f"{APPEND} vector_boot.energy=off {append}".rstrip(),
         disks=(Disk(image / "vector_boot.rts", "vb-rts", read_only=True), *durable),
         memory_mib=_MEMORY_MIB,
     )
-    with start(spec, accel=select("auto"), run=_RUN_FOLDER) as running:
+    with start(spec, accel=select(accel), run=_RUN_FOLDER) as running:
         running.wait_for_console(r"phase=heartbeat t_us=[0-9]+\s")
         with _connect(running.evolution) as line:
             yield line
