@@ -341,3 +341,32 @@ def test_evolve_signs_with_key(vboot: Vboot, tmp_path: Path, model: Path, keys: 
         target = stack.enter_context(served(tmp_path, model)) if where == "socket" else "--in-process"
         outcome = vboot.json("evolve", target, *words, "--key", keys / "mutation.key")
         assert (outcome["generations"], outcome["accepted"] > 0) == (2, True)
+
+
+def test_on_a_state_device_the_id_and_what_is_known_outlive_the_machine(
+    tmp_path: Path, model: Path, signer: Signer
+) -> None:
+    state = tmp_path / "state.img"
+    with state.open("wb") as file:
+        file.truncate(64 << 20)
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    with (
+        local_machine(tmp_path / "first", "--state", str(state), model=model) as local,
+        connect(local.socket, signer=signer) as client,
+    ):
+        before = client.greeted.appliance
+        change = sealed(client, signer, "mutate", mutation(0), EDIT.data)
+        assert client.request("signed", change, EDIT.data).result["durable"] is True
+        back = sealed(client, signer, "rollback", {"id": "02" * 16, "to": 0, "base_generation": 1})
+        unused = sealed(client, signer, "rollback", {"id": "03" * 16, "to": 1, "base_generation": 1})
+        assert client.request("signed", back).result["generation"] == 2
+    with (
+        local_machine(tmp_path / "second", "--state", str(state), model=model) as local,
+        connect(local.socket, signer=signer) as client,
+    ):
+        assert (client.greeted.appliance, client.greeted.generation) == (before, 2)
+        assert client.request("signed", change, EDIT.data).result["replayed"] is True
+        assert client.request("signed", back).result["replayed"] is True
+        assert refusal(lambda: client.request("signed", unused)) == Code.STALE_GENERATION
+        assert client.hello().generation == 2
