@@ -29,6 +29,7 @@ from tests.support.reloading import (
     upload,
     worker_pid,
 )
+from tests.torture.reloads import torture
 from vboot.errors import BootError
 
 pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the damaged executables are patched for x86-64")
@@ -337,6 +338,14 @@ def test_nothing_is_left_when_the_supervisor_dies(slow: Listening, executable: P
         processes = [worker_pid(port), appears(slow, worker_pid(port), b"--standby")]
     slow.process.kill()
     wait_until(lambda: not any(alive(pid) for pid in processes))
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_twenty_reloads_while_clients_work(executable: Path, tmp_path: Path, on_device: bool) -> None:
+    report = torture(20, tmp_path, on_device=on_device)
+    assert len(report.gaps_us) == 20
+    assert report.beats > 0
+    assert report.changes > 0
 
 
 def appears(machine: Listening, worker: int, word: bytes) -> int:

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 use sha2::{Digest, Sha256};
@@ -24,7 +24,11 @@ use crate::sys::ready::{wait, Interest};
 /// After which time a client may try again while another reload is under way.
 const RETRY_MS: u64 = 1000;
 /// How often a worker that is ready looks for changes of the other one.
-const STANDBY_WAIT: Duration = Duration::from_millis(20);
+const STANDBY_WAIT: Duration = Duration::from_millis(5);
+/// Changes that take less time than this are made once the old worker has handed over.
+const APPROACHED: Duration = Duration::from_millis(2);
+/// How long a new worker runs after one that changes the weights as fast.
+const APPROACH_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a worker knows of a reload.
 #[derive(Default)]
@@ -252,6 +256,7 @@ impl Service {
     /// Waits until the old worker has handed over, and takes over. Returns false if there is nothing to take over.
     pub fn take_over(&mut self, link: &OwnedFd) -> bool {
         let (mut incoming, mut beats) = (Incoming::default(), Vec::new());
+        self.approach();
         self.send_to_supervisor(&Control::Standby);
         loop {
             let mut interests = [Interest::read(self.control.as_raw_fd()), Interest::read(link.as_raw_fd())];
@@ -277,6 +282,17 @@ impl Service {
             Err((reason, text)) => {
                 self.send_to_supervisor(&Control::ReloadFailed { reason, text });
                 false
+            }
+        }
+    }
+
+    /// Follows the old worker until there is little left to catch up with: it has made changes while this one started.
+    fn approach(&self) {
+        let started = Instant::now();
+        while started.elapsed() < APPROACH_LIMIT {
+            let round = Instant::now();
+            if self.machine.catch_up().is_err() || round.elapsed() < APPROACHED {
+                return; // a journal that cannot be followed is noticed once the old worker has handed over
             }
         }
     }
