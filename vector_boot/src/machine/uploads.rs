@@ -1,7 +1,9 @@
 //! The request `upload`: blobs that are too large for one message, sent in pieces.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::{MutexGuard, PoisonError};
 
 use serde_json::json;
@@ -28,7 +30,7 @@ pub struct Upload {
     pub id: [u8; 16],
     owner: Owner,
     /// The memory file that `memory` maps: it can be given to another process.
-    file: OwnedFd,
+    file: File,
     memory: Mapping,
     received: usize,
     /// CRC-32C of what was received.
@@ -58,15 +60,14 @@ impl Upload {
 
     /// Its memory file, once nothing maps it here.
     pub fn into_file(self) -> OwnedFd {
-        self.file
+        self.file.into()
     }
 
     fn new(id: [u8; 16], owner: Owner, total: usize, now_us: u64) -> io::Result<Self> {
         let file = memory_file(c"upload")?;
         claim(file.as_fd(), total)?;
-        let mut memory = Mapping::shared(file.as_fd(), 0, total)?;
-        memory.advise_huge();
-        Ok(Upload { id, owner, file, memory, received: 0, crc: 0, used_us: now_us })
+        let memory = Mapping::shared(file.as_fd(), 0, total)?;
+        Ok(Upload { id, owner, file: file.into(), memory, received: 0, crc: 0, used_us: now_us })
     }
 
     fn pack(&self, out: &mut Vec<u8>) {
@@ -89,7 +90,7 @@ impl Upload {
         let memory = Mapping::shared(file.as_fd(), 0, total).ok()?;
         let owner = if left { Owner::Left(number) } else { Owner::Connection(number) };
         let received = Some(received).filter(|received| *received <= total)?;
-        Some(Upload { id, owner, file, memory, received, crc, used_us: u64::unpack(bytes)? })
+        Some(Upload { id, owner, file: file.into(), memory, received, crc, used_us: u64::unpack(bytes)? })
     }
 }
 
@@ -213,9 +214,7 @@ impl Uploads {
         let found = match self.find(connection, &id) {
             Some(found) => found,
             None => {
-                let upload = Upload::new(id, owner, total, now_us).map_err(|_| {
-                    RequestError::new(code::UNUSABLE_BLOB, "there is not enough memory for this upload")
-                })?;
+                let upload = Upload::new(id, owner, total, now_us).map_err(|_| no_memory())?;
                 self.open.push(upload);
                 self.open.len() - 1
             }
@@ -258,13 +257,17 @@ impl Uploads {
             return refuse(format!("{} bytes were received: continue from there", upload.received));
         }
         if !repeated {
-            upload.memory.populate(offset..end);
-            upload.memory.bytes_mut()[offset..end].copy_from_slice(piece);
+            // Written through the file, new pages need not be cleared first.
+            upload.file.write_all_at(piece, offset as u64).map_err(|_| no_memory())?;
             upload.crc = crate::crc::combine(upload.crc, piece.crc(), piece.len());
             upload.received = end;
         }
         Ok(upload.received)
     }
+}
+
+fn no_memory() -> RequestError {
+    RequestError::new(code::UNUSABLE_BLOB, "there is not enough memory for this upload")
 }
 
 impl Machine {

@@ -49,8 +49,7 @@ impl Mapping {
         let before = whole.start.align_offset(HUGE_PAGE).min(HUGE_PAGE);
         let mut found = whole.split_off(before);
         drop(found.split_off(HUGE_PAGE));
-        found.advise_huge();
-        found.populate(0..HUGE_PAGE);
+        found.populate();
         Ok(found)
     }
 
@@ -63,10 +62,13 @@ impl Mapping {
         rest
     }
 
-    /// Lets the kernel use huge pages for a private mapping without a file; where it cannot, nothing happens.
-    pub fn advise_huge(&mut self) {
+    /// Gets memory for all pages, as huge ones if possible; where it is impossible, nothing happens.
+    fn populate(&mut self) {
         // SAFETY: the range is that of the mapping, which `&mut self` owns; contents stay as they are.
-        unsafe { libc::madvise(self.start.cast(), self.len, libc::MADV_HUGEPAGE) };
+        unsafe {
+            libc::madvise(self.start.cast(), self.len, libc::MADV_HUGEPAGE);
+            libc::madvise(self.start.cast(), self.len, libc::MADV_POPULATE_WRITE);
+        }
     }
 
     /// Maps `len` bytes of a memory file from `offset`, a multiple of the page size; every process that maps it sees the
@@ -76,16 +78,6 @@ impl Mapping {
     /// Whatever mmap(2) says.
     pub fn shared(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
         Self::map(file.as_raw_fd(), offset, len, libc::MAP_SHARED | libc::MAP_NORESERVE)
-    }
-
-    /// Gets memory for the pages of a range at once, before they are written: that is faster than a fault for each. Where
-    /// it is impossible, nothing happens.
-    pub fn populate(&mut self, range: std::ops::Range<usize>) {
-        let (from, to) = (range.start / PAGE * PAGE, range.end.min(self.len));
-        if from < to {
-            // SAFETY: the range is inside the mapping, which `&mut self` owns; contents stay as they are.
-            unsafe { libc::madvise(self.start.add(from).cast(), to - from, libc::MADV_POPULATE_WRITE) };
-        }
     }
 
     fn map(fd: i32, offset: u64, len: usize, flags: i32) -> io::Result<Self> {
