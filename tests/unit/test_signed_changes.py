@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builder.executable import executable_path
 from image.compose import compose
 from tests.support import signed_vectors
 from tests.support.local_machine import local_machine
@@ -370,3 +371,20 @@ def test_on_a_state_device_the_id_and_what_is_known_outlive_the_machine(
         assert client.request("signed", back).result["replayed"] is True
         assert refusal(lambda: client.request("signed", unused)) == Code.STALE_GENERATION
         assert client.hello().generation == 2
+
+
+def test_a_reload_is_signed_for_what_runs_now(tmp_path: Path, model: Path, signer: Signer) -> None:
+    program = executable_path().read_bytes()
+    with local_machine(tmp_path, "--fault", model=model) as local, connect(local.socket, signer=signer) as client:
+        hello = client.hello()
+        upload, deadline = Uploaded(client.upload(program)), client._deadline(60)
+        send = client._session.request
+        assert refusal(lambda: send("reload", {"what": "binary"}, upload, deadline)) == Code.BAD_SIGNATURE
+        swapped = Uploaded(client.upload(program[:-1] + b"x"))
+        state = {"base_generation": hello.generation, "base_build": hello.build}
+        params = sealed(client, signer, "reload", {"what": "binary", **state}, program)
+        assert refusal(lambda: send("signed", params, swapped, deadline)) == Code.BAD_SIGNATURE
+        for other in ({"base_generation": 7}, {"base_build": "0" * 12}):
+            stale = sealed(client, signer, "reload", {"what": "binary", **state, **other}, program)
+            assert refusal(lambda p=stale: send("signed", p, upload, deadline)) == Code.STALE_GENERATION  # type: ignore[misc]
+        assert client.reload(program).build == hello.build

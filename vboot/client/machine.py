@@ -358,7 +358,10 @@ class MachineClient:
         `key`: the public key that signed the image, 64 hex digits. It returns once the new worker has passed its
         probation, 10 s unless the machine was started with another one; only this connection waits for it.
         """
-        params = {"what": what} | ({} if key is None else {"key": key})
+        params: dict[str, Any] = {"what": what} | ({} if key is None else {"key": key})
+        if self.greeted.signed:  # so that nobody can bring this executable back with a copy of the request
+            hello = self.hello()
+            params |= {"base_generation": hello.generation, "base_build": hello.build}
         seconds = _RELOAD_SECONDS + len(data) / _UPLOAD_BYTES_PER_SECOND if timeout is None else timeout
         reply = self._change("reload", params, data, progress=progress, timeout=seconds)
         return decode(Reloaded, reply.result, name="reload")

@@ -745,6 +745,18 @@ METHODS: Mapping[str, Method] = {
                 required=False,
                 meaning="the public key that signed the image; for a machine that was booted from a signed image",
             ),
+            Parameter(
+                name="base_generation",
+                type="integer",
+                required=False,
+                meaning="the generation that must be the current one; not compared unless given",
+            ),
+            Parameter(
+                name="base_build",
+                type="string",
+                required=False,
+                meaning="the `build` that must be the running one; not compared unless given",
+            ),
         ),
     ),
     "fault": Method(

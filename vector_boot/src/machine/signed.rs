@@ -88,6 +88,25 @@ impl Machine {
         signing.open(&envelope).map(|_| ())
     }
 
+    /// Checks that the generation and the build are these, as far as they are given: a copy of a signed reload must not bring
+    /// its executable back later.
+    ///
+    /// # Errors
+    /// 1007 with the current generation.
+    pub fn require_state(&self, generation: Option<u64>, build: Option<&str>) -> Result<(), RequestError> {
+        let current = self.generation();
+        let text = match (generation, build) {
+            (Some(wanted), _) if wanted != current => {
+                format!("the reload was made for generation {wanted}, but the current one is {current}")
+            }
+            (_, Some(wanted)) if wanted != &*self.build => {
+                format!("the reload was made for build {wanted}, but {} is running", self.build)
+            }
+            _ => return Ok(()),
+        };
+        Err(RequestError::new(code::STALE_GENERATION, text).with(serde_json::json!({"generation": current})))
+    }
+
     /// Whether changes must be signed.
     pub(super) fn takes_signed_only(&self) -> bool {
         self.signing.is_some()

@@ -74,6 +74,7 @@ impl Service {
         let mut params = request.params.clone();
         let what = required("what", params.text("what")?)?;
         let key = params.hex::<32>("key")?;
+        let (generation, build) = (params.integer("base_generation")?, params.text("base_build")?);
         params.finish()?;
         if what != "binary" && what != "rts" {
             let text = format!("parameter \"what\" must be \"binary\" or \"rts\", not {what:?}");
@@ -89,6 +90,7 @@ impl Service {
             return Err(busy.with(json!({"retry_ms": RETRY_MS})));
         }
         self.require_seal(request, connection)?;
+        self.machine.require_state(generation, build.as_deref())?;
         self.machine.require_second_worker().map_err(|why| failed(ReloadReason::Memory, &why))?;
         let file = self.brought(request, connection)?;
         let order = Control::Reload { image: what == "rts", key };
