@@ -52,6 +52,9 @@ impl Machine {
             let text = "the state device failed earlier in this boot, and is not used again before the next one";
             lineage.refuse(JournalError::new(JournalReason::Io, text));
         } else if let Some(why) = lineage.refusal().filter(|_| start != Start::Standby) {
+            if why.reason == JournalReason::Io {
+                vitals.set_journal_lost_from(0); // the next worker must not try again what failed here
+            }
             self.queue_notice(why.text.clone());
         }
         if start == Start::Boot && lineage.log().is_none() {
