@@ -11,6 +11,7 @@ use vector_boot::mutation::request::parse_edits;
 use vector_boot::mutation::EditError;
 use vector_boot::protocol::RequestError;
 use vector_boot::sys::memory::Mapping;
+use vector_boot::tensor::memory::Pages;
 use vector_boot::tensor::Store;
 
 fn cases() -> Vec<Value> {

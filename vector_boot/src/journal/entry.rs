@@ -1,11 +1,14 @@
 //! One entry of the log: a head of fixed size that describes a change, and a payload with its contents. `spec/journal.md`
 //! describes them.
 
+use std::ops::Deref;
+
 use crate::crc::crc32c;
 use xxhash_rust::xxh3::Xxh3;
 
 pub use super::format::EntryKind;
 use super::format::{entry as at, ENTRY_HEAD_BYTES, ENTRY_MAGIC};
+use crate::sys::memory::Mapping;
 
 /// Bytes of a head.
 pub const HEAD_BYTES: usize = ENTRY_HEAD_BYTES as usize;
@@ -167,13 +170,31 @@ impl EntryHead {
     }
 }
 
+/// The bytes of a payload: read into memory, or those of a memory file where they are.
+pub enum Payload {
+    /// A copy.
+    Read(Vec<u8>),
+    /// Mapped bytes, from this one on.
+    Mapped(Mapping, usize),
+}
+
+impl Deref for Payload {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Payload::Read(bytes) => bytes,
+            Payload::Mapped(mapping, start) => &mapping.bytes()[*start..],
+        }
+    }
+}
+
 /// An entry that was read from the log.
-#[derive(Debug, Clone, PartialEq)]
 pub struct LogEntry {
     /// Its head.
     pub head: EntryHead,
     /// Its payload.
-    pub payload: Vec<u8>,
+    pub payload: Payload,
 }
 
 #[cfg(test)]

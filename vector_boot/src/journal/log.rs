@@ -144,8 +144,8 @@ impl Journal for Log {
         self.storage.read(offset, &mut bytes)?;
         let head = EntryHead::decode(&bytes).ok_or_else(|| damaged(self.bounds.next))?;
         let len = usize::try_from(head.payload_bytes).ok().filter(|len| *len as u64 <= self.batch.offset);
-        let mut payload = vec![0; len.ok_or_else(|| damaged(head.sequence))?];
-        self.storage.read(offset + HEAD_BYTES as u64, &mut payload)?;
+        let len = len.ok_or_else(|| damaged(head.sequence))?;
+        let payload = self.storage.payload(offset + HEAD_BYTES as u64, len)?;
         if sum_of(&[&payload]) != head.payload_sum {
             return Err(damaged(head.sequence));
         }

@@ -11,7 +11,7 @@ pub mod storage;
 use std::io;
 
 pub use crate::protocol::JournalReason;
-pub use entry::{Content, EntryHead, EntryKind, LogEntry, HEAD_BYTES, ORIGIN_BYTES};
+pub use entry::{Content, EntryHead, EntryKind, LogEntry, Payload, HEAD_BYTES, ORIGIN_BYTES};
 
 /// Why a journal cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+
+use super::Payload;
+use crate::sys::memory::Mapping;
+use crate::tensor::memory::PAGE;
 
 /// Bytes that can be read and written at offsets.
 pub trait LogStorage: Send + Sync {
@@ -11,6 +16,16 @@ pub trait LogStorage: Send + Sync {
     /// # Errors
     /// If the bytes cannot be read.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// `len` bytes from `offset` on, without a copy of them where the storage is memory.
+    ///
+    /// # Errors
+    /// If the bytes cannot be read.
+    fn payload(&self, offset: u64, len: usize) -> io::Result<Payload> {
+        let mut bytes = vec![0; len];
+        self.read(offset, &mut bytes)?;
+        Ok(Payload::Read(bytes))
+    }
 
     /// Writes all of `bytes` at `offset`.
     ///
@@ -46,6 +61,9 @@ pub trait BlockDevice: Send + Sync {
     fn flush(&mut self) -> io::Result<()>;
 }
 
+/// A payload of this size is mapped instead of copied.
+const MAPPED_BYTES: usize = 256 << 10;
+
 /// A memory file (memfd), which may exist longer than the process.
 pub struct MemoryFile(pub File);
 
@@ -64,6 +82,19 @@ impl LogStorage for MemoryFile {
             }
         }
         Ok(())
+    }
+
+    fn payload(&self, offset: u64, len: usize) -> io::Result<Payload> {
+        if len < MAPPED_BYTES {
+            let mut bytes = vec![0; len];
+            self.read(offset, &mut bytes)?;
+            return Ok(Payload::Read(bytes));
+        }
+        // Entries are never written again. One that another process removes meanwhile turns to zeros, which its checksum
+        // and the fingerprint of the weights reveal.
+        let start = (offset % PAGE as u64) as usize;
+        let mapping = Mapping::private(self.0.as_fd(), offset - start as u64, start + len)?;
+        Ok(Payload::Mapped(mapping, start))
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -38,8 +38,8 @@ impl Lineage {
             self.undo.restore_in(to, &mut memory);
             memory
         } else {
-            // A rebuild holds an entry of the log and the pages before each of its edits, too.
-            self.require_memory_for_past(to, 3 * dirty_bytes)?;
+            // A rebuild may hold an entry of the log, too.
+            self.require_memory_for_past(to, 2 * dirty_bytes)?;
             let rebuilt = self.rebuild(to, progress).map_err(journal)?;
             rebuilt.ok_or_else(|| unknown(format!("generation {to} is no longer kept")))?
         };

@@ -268,9 +268,9 @@ impl Lineage {
         for offset in mutations {
             let LogEntry { head, payload } = self.entry(offset)?;
             let plan = self.plan_again(&payload)?;
-            let mut change = memory.begin();
+            let mut change = memory.rewrite();
             apply(&plan, &mut change, progress).map_err(|_| invalid_entry())?;
-            change.commit();
+            change.finish();
             if memory.fingerprint() != head.fingerprint {
                 return Err(inexact(head.generation));
             }

@@ -48,6 +48,21 @@ impl Lineage {
         image::size(self.store.memory(), &self.ids)
     }
 
+    /// Bytes of memory that a new worker needs for the weights and to replay the log, after a mutation with this blob that
+    /// changes at most `reachable` bytes.
+    pub fn recovery_bytes(&self, reachable: u64, blob_bytes: u64) -> u64 {
+        let memory = self.store.memory();
+        let changed = u64::from(memory.dirty_count()) * PAGE as u64 + reachable.min(memory.clean_bytes());
+        // An entry of a device is read into memory; one in memory is replayed where it is.
+        let on_device = self.log.as_ref().is_some_and(|log| log.capacity().is_some());
+        changed + if on_device { changed.max(blob_bytes) } else { 0 }
+    }
+
+    /// Bytes of memory that are free again when this worker ends.
+    pub fn held_bytes(&self) -> u64 {
+        u64::from(self.store.memory().dirty_count()) * PAGE as u64 + self.undo.size() as u64
+    }
+
     fn free(&self) -> u64 {
         self.log.as_ref().map_or(0, |log| log.free())
     }

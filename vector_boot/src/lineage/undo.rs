@@ -65,6 +65,11 @@ impl Undo {
         Some(oldest)
     }
 
+    /// Bytes of memory that they use.
+    pub fn size(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether the before-images reach back to generation `to`.
     pub fn reaches(&self, to: u64) -> bool {
         self.steps.front().is_some_and(|oldest| to + 1 >= oldest.generation)

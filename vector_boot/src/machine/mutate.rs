@@ -240,7 +240,8 @@ impl Machine {
     }
 
     /// Checks that there is memory for a mutation: for before-images and private copies of the pages that may change, and
-    /// for the blob in the journal. Older before-images are freed if necessary.
+    /// for the blob in the journal. Older before-images are freed if necessary. There must be memory to recover from the
+    /// journal, too, once this worker has ended.
     ///
     /// # Errors
     /// 1017 without `retry_ms`, because waiting does not help.
@@ -248,7 +249,18 @@ impl Machine {
         let available = u64::from(self.page().get(word::MEMORY_AVAILABLE_KIB)) * 1024;
         let copies = reachable.min(lineage.store().memory().clean_bytes());
         let needed = reachable + copies + blob;
-        if needed < SMALL_BYTES || available == 0 || needed < available {
+        if needed < SMALL_BYTES || available == 0 {
+            return Ok(());
+        }
+        let (recovery, held) = (lineage.recovery_bytes(reachable, blob), lineage.held_bytes());
+        if recovery >= available + held {
+            let text = format!(
+                "the machine may need {recovery} bytes of memory to make the mutation again after a restart, but {} are available",
+                available + held
+            );
+            return Err(RequestError::new(code::BUSY, text));
+        }
+        if needed < available {
             return Ok(());
         }
         self.release_past(true);

@@ -5,7 +5,7 @@ use super::plan::{Plan, PlanStep, Target, Work};
 use super::seeded::Seeded;
 use super::sparse::SparseOp;
 use super::{low_rank, seeded, sparse, ApplyError, BlockError};
-use crate::tensor::memory::Transaction;
+use crate::tensor::memory::Pages;
 
 /// Bytes of a chunk, about: its old and its new bytes stay in the second-level cache.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -14,7 +14,7 @@ const CHUNK_BYTES: usize = 64 << 10;
 ///
 /// # Errors
 /// [`ApplyError`]; the transaction then holds a part of the edits.
-pub fn apply(plan: &Plan<'_>, change: &mut Transaction<'_>, progress: &dyn Fn()) -> Result<(), ApplyError> {
+pub fn apply(plan: &Plan<'_>, change: &mut dyn Pages, progress: &dyn Fn()) -> Result<(), ApplyError> {
     let mut scratch = Vec::with_capacity(CHUNK_BYTES);
     for PlanStep { target, work } in &plan.steps {
         let mut chunks = Chunks { target, change, scratch: &mut scratch, progress };
@@ -43,14 +43,14 @@ pub fn apply(plan: &Plan<'_>, change: &mut Transaction<'_>, progress: &dyn Fn())
     Ok(())
 }
 
-struct Chunks<'a, 'b> {
+struct Chunks<'a> {
     target: &'a Target,
-    change: &'a mut Transaction<'b>,
+    change: &'a mut dyn Pages,
     scratch: &'a mut Vec<u8>,
     progress: &'a dyn Fn(),
 }
 
-impl Chunks<'_, '_> {
+impl Chunks<'_> {
     /// Lets `edit` change a copy of `len` bytes of the tensor from `start` on, and writes the copy back.
     fn one(
         &mut self,

@@ -3,6 +3,7 @@
 
 mod before;
 mod page_set;
+mod rewrite;
 mod scan;
 
 use std::io;
@@ -180,6 +181,15 @@ impl PagedMemory {
     }
 }
 
+/// Bytes that a change reads and writes.
+pub trait Pages {
+    /// `len` bytes from `address` as they are now.
+    fn bytes(&self, address: usize, len: usize) -> &[u8];
+
+    /// Replaces the bytes from `address` on. Pages whose bytes stay the same are not touched.
+    fn write(&mut self, address: usize, new: &[u8]);
+}
+
 /// A change in progress. If it is dropped without [`Transaction::commit`], everything is as before.
 pub struct Transaction<'a> {
     memory: &'a mut PagedMemory,
@@ -191,14 +201,12 @@ pub struct Transaction<'a> {
     delta: Option<u64>,
 }
 
-impl Transaction<'_> {
-    /// `len` bytes from `address` as they are now.
-    pub fn bytes(&self, address: usize, len: usize) -> &[u8] {
+impl Pages for Transaction<'_> {
+    fn bytes(&self, address: usize, len: usize) -> &[u8] {
         self.memory.bytes(address, len)
     }
 
-    /// Replaces the bytes from `address` on. Pages whose bytes stay the same are not touched.
-    pub fn write(&mut self, address: usize, new: &[u8]) {
+    fn write(&mut self, address: usize, new: &[u8]) {
         self.delta = None;
         let mut done = 0;
         while done < new.len() {
@@ -217,7 +225,9 @@ impl Transaction<'_> {
             done += count;
         }
     }
+}
 
+impl Transaction<'_> {
     /// Replaces a page; bytes beyond the end of its mapping are ignored.
     pub fn write_page(&mut self, page: u32, new: &[u8]) {
         let (address, len) = self.memory.extent(page);

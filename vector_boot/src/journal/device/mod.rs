@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use super::entry::sum_of;
 use super::format::{BLOCK, NOTES_BYTES};
 use super::storage::BlockDevice;
-use super::{EntryHead, Journal, JournalError, JournalReason, LogEntry, Visit, HEAD_BYTES};
+use super::{EntryHead, Journal, JournalError, JournalReason, LogEntry, Payload, Visit, HEAD_BYTES};
 use batch::Batch;
 use frame::{entry_bytes, frame_bytes, seed, HEAD};
 pub use open::{Limits, Opening};
@@ -211,7 +211,7 @@ impl Journal for DeviceLog {
         let mut payload = vec![0; usize::try_from(head.payload_bytes).map_err(|_| unknown())?];
         self.checked(self.read(offset + HEAD_BYTES as u64, &mut payload))?;
         match sum_of(&[&payload]) == head.payload_sum {
-            true => Ok(LogEntry { head, payload }),
+            true => Ok(LogEntry { head, payload: Payload::Read(payload) }),
             false => Err(unknown()),
         }
     }

@@ -54,7 +54,7 @@ fn add(log: &mut DeviceLog, kind: EntryKind, payload: &[u8]) -> u64 {
 }
 
 fn payloads(log: &DeviceLog, found: &[(u64, EntryHead)]) -> Vec<Vec<u8>> {
-    found.iter().map(|(offset, _)| log.entry(*offset).unwrap().payload).collect()
+    found.iter().map(|(offset, _)| log.entry(*offset).unwrap().payload.to_vec()).collect()
 }
 
 fn patterned(len: usize, seed: usize) -> Vec<u8> {
@@ -71,7 +71,7 @@ fn what_was_committed_is_there_after_opening_again_and_nothing_else() {
     for (number, len) in lengths.into_iter().enumerate() {
         let payload = patterned(len, number);
         offsets.push(log.append(head(EntryKind::Mutate, 0), &[&payload]).unwrap());
-        assert!(log.entry(offsets[number]).unwrap().payload == payload, "of the open frame");
+        assert!(log.entry(offsets[number]).unwrap().payload[..] == payload[..], "of the open frame");
         if number % 3 != 1 {
             log.commit().unwrap();
         }
@@ -238,7 +238,7 @@ fn a_failed_read_is_told_and_stops_writing() {
         disk.fail(Some(Fault { call: Call::Read, after, for_ever: true }));
         assert_eq!(open_with(&disk, &opening(2)).err().map(|error| error.reason), Some(JournalReason::Io));
     }
-    assert_eq!(log.entry(offset).unwrap_err().reason, JournalReason::Io);
+    assert_eq!(log.entry(offset).err().unwrap().reason, JournalReason::Io);
     disk.fail(None);
     assert_eq!(log.append(head(EntryKind::Mutate, 0), &[]).unwrap_err().reason, JournalReason::Io);
 }

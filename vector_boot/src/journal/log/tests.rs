@@ -65,7 +65,7 @@ fn entries(log: &mut Log) -> Result<(Vec<u64>, Vec<Vec<u8>>), JournalError> {
         offsets.push(offset);
         Ok(())
     })?;
-    let payloads = offsets.into_iter().map(|offset| log.entry(offset).map(|entry| entry.payload));
+    let payloads = offsets.into_iter().map(|offset| log.entry(offset).map(|entry| entry.payload.to_vec()));
     Ok((sequences, payloads.collect::<Result<_, _>>()?))
 }
 
@@ -102,7 +102,7 @@ fn a_batch_is_there_as_a_whole_or_not_at_all() {
     let mut log = open(&bytes).unwrap();
     log.append(head(EntryKind::Mutate, 0), &[b"1"]).unwrap();
     let second = log.append(head(EntryKind::Mutate, 0), &[b"22"]).unwrap();
-    assert_eq!((log.entry(second).unwrap().payload, lengths(&bytes)), (b"22".to_vec(), vec![]));
+    assert_eq!((log.entry(second).unwrap().payload.to_vec(), lengths(&bytes)), (b"22".to_vec(), vec![]));
     log.abort();
     log.append(head(EntryKind::Mutate, 0), &[b"333"]).unwrap();
     log.append(head(EntryKind::Mutate, 0), &[b"4444"]).unwrap();

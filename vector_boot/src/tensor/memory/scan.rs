@@ -45,7 +45,7 @@ pub fn count_differing(a: &[u8], b: &[u8]) -> u64 {
 
 /// A hash of a page and its number: four lanes of multiply and rotate, mixed at the end. It detects accidental damage,
 /// not forgery.
-fn fingerprint(page: u32, bytes: &[u8]) -> u64 {
+pub fn fingerprint(page: u32, bytes: &[u8]) -> u64 {
     let mut lanes = [u64::from(page) + 1, 0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344, 0xA409_3822_299F_31D0];
     let (groups, rest) = bytes.as_chunks::<GROUP>();
     groups.iter().for_each(|group| absorb(&mut lanes, group));

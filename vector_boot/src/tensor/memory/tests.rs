@@ -138,3 +138,20 @@ fn memory_of_before_images_is_used_again_and_padded_again() {
     assert!((2 * 64 * PAGE..=64 * 64 * PAGE).contains(&memory.drop_spare()));
     assert_eq!(memory.drop_spare(), 0);
 }
+
+#[test]
+fn a_rewrite_gives_the_bytes_and_the_fingerprint_of_a_transaction() {
+    let (mut one, mut other) = (memory(), memory());
+    for (address, len, value) in [(0, 10, 1u8), (4000, 4292, 2), (0, 10, 0), (3 * PAGE, 2 * PAGE, 3), (4096, 1, 2)] {
+        let mut change = one.begin();
+        change.write(address, &vec![value; len]);
+        change.commit();
+        let mut rewrite = other.rewrite();
+        rewrite.write(address, &vec![value; len]);
+        rewrite.write(address, &vec![value; len]);
+        rewrite.finish();
+        assert_eq!(one.fingerprint(), other.fingerprint());
+        assert_eq!(one.dirty_pages().collect::<Vec<_>>(), other.dirty_pages().collect::<Vec<_>>());
+        assert!((0..one.pages()).all(|page| one.page(page) == other.page(page)));
+    }
+}

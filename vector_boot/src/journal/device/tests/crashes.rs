@@ -79,7 +79,7 @@ fn check(disk: &Disk, lengths: &[usize], least: u64) -> Result<(), TestCaseError
     for (offset, head) in &found {
         let sequence = head.sequence as usize;
         let expected = patterned(lengths[sequence], sequence);
-        prop_assert!(log.entry(*offset).unwrap().payload == expected, "entry {}", sequence);
+        prop_assert!(log.entry(*offset).unwrap().payload[..] == expected[..], "entry {}", sequence);
     }
     let starts_at_image = found.first().is_none_or(|(_, head)| head.sequence == 0 || head.holds_image());
     prop_assert!(starts_at_image);
