@@ -76,3 +76,12 @@ pub fn set_watchdog_timeout(watchdog: &File, seconds: i32) -> io::Result<()> {
     // SAFETY: the request reads and writes one int.
     check(unsafe { libc::ioctl(watchdog.as_raw_fd(), WDIOC_SETTIMEOUT, &mut seconds) }).map(|_| ())
 }
+
+/// Whether this is a block device that refuses writes; some kernels open it for writing all the same.
+pub fn is_read_only_device(file: &File) -> bool {
+    const BLKROGET: libc::c_ulong = 0x125E;
+    let mut read_only: libc::c_int = 0;
+    // SAFETY: the request fills the live integer; other files than block devices refuse it.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKROGET as _, &mut read_only) };
+    result == 0 && read_only != 0
+}

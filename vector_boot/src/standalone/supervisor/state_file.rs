@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::sys::memory::Mapping;
+use crate::sys::power::is_read_only_device;
 
 /// How long a machine that is being killed is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -57,6 +58,7 @@ pub fn open(path: &Path) -> io::Result<StateFile> {
         _ => with(writable, 0),
     };
     match direct(true) {
+        Ok(file) if is_read_only_device(&file) => Ok(StateFile { file: direct(false)?, writable: false }),
         Ok(file) => Ok(StateFile { file, writable: true }),
         Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
             Ok(StateFile { file: direct(false)?, writable: false })
