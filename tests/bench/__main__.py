@@ -1,6 +1,7 @@
-"""Runs the benchmarks: `python -m tests.bench [--json FILE] [--only NAME ...] [--quick]`.
+"""Runs the benchmarks: `python -m tests.bench [--json FILE] [--only NAME ... [--update]] [--quick]`.
 
-Only a whole run, neither `--quick` nor `--only`, writes docs/benchmarks.json and docs/benchmarks.md.
+A whole run, neither `--quick` nor `--only`, writes docs/benchmarks.json and docs/benchmarks.md; with `--update`, some
+benchmarks replace their results there, marked as those of a run of their own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 from qemu.accel import select
 from tests.bench.host import REPOSITORY, describe_host
 from tests.bench.report import render, render_plain
-from tests.bench.results import Result, Setting, to_json
+from tests.bench.results import Result, Setting, from_json, to_json
 from vboot.errors import VbootError
 from vboot.files import atomic_write
 
@@ -35,6 +37,10 @@ BENCHMARKS: Mapping[str, str] = {
     "mutate-restart": "mutation_restart",
     "mutate-model": "mutation_whole_model",
     "mutate-growth": "mutation_growth",
+    "durable": "durable_latency",
+    "recovery": "recovery_time",
+    "reload": "reload_gap",
+    "beat-load": "beat_load",
     "embed": "inference_speed",
     "embed-start": "inference_start",
     "embed-text": "inference_text",
@@ -44,6 +50,8 @@ BENCHMARKS: Mapping[str, str] = {
 }
 """Every benchmark's name and its module, which has `run(setting) -> Result`."""
 
+_OF_A_RUN = ("date", "commit", "kernel", "load at the start")
+"""What of the host may differ between two runs on the same machine."""
 _DOCS = REPOSITORY / "docs"
 _SCRATCH = REPOSITORY / "build"
 
@@ -67,18 +75,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         _write_json(arguments.json, data)
     if not failed and not arguments.quick and not arguments.only:
-        _DOCS.mkdir(exist_ok=True)
-        _write_json(_DOCS / "benchmarks.json", data)
-        _write(_DOCS / "benchmarks.md", render(results, host=host))
+        _publish(results, host)
+    if arguments.update:
+        _update(results, host)
     return 1 if failed else 0
+
+
+def _publish(results: Sequence[Result], host: Mapping[str, str]) -> None:
+    _DOCS.mkdir(exist_ok=True)
+    benchmarks = [to_json(result) for result in results]
+    _write_json(_DOCS / "benchmarks.json", {"host": host, "quick": False, "benchmarks": benchmarks})
+    _write(_DOCS / "benchmarks.md", render(results, host=host))
+
+
+def _update(results: Sequence[Result], host: Mapping[str, str]) -> None:
+    """Put these results in the place of earlier ones with their titles, or behind all others."""
+    known = json.loads((_DOCS / "benchmarks.json").read_text())
+    by_title = {data["title"]: from_json(data) for data in known["benchmarks"]}
+    measured = ", ".join(f"{what} {host[what]}" for what in _OF_A_RUN)
+    by_title |= {result.title: replace(result, measured=measured) for result in results}
+    _publish(list(by_title.values()), known["host"])
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measures us beside our peers.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument(
+        "--update", action="store_true", help="with --only: replace their results in docs/benchmarks.md"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer samples of less work, to see that all of it runs")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.update and (arguments.quick or not arguments.only):
+        parser.error("--update needs --only, and no --quick: a whole run writes the page itself")
+    return arguments
 
 
 def _run(name: str, setting: Setting) -> Result | None:

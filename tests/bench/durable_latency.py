@@ -104,7 +104,7 @@ def _small(contest: _Contest) -> Case:
             BEHIND: lambda: served.commit(os.urandom(size)),
             BARE: write,
         }
-        samples = contest.take_turns(contenders, rounds=2000, quick=20)
+        samples = contest.take_turns(contenders, rounds=1000, quick=20)
     return Case(f"small edit ({size} bytes to commit)", "s", samples)
 
 
@@ -122,7 +122,7 @@ def _pipelined(contest: _Contest) -> Case:
         for name, store in contest.stores.items():
             contenders[f"{name}, 1 transaction"] = partial(store.commit, size, rows=MOST)
             contenders[f"{name}, {MOST} transactions"] = partial(store.commit, size, transactions=MOST)
-        samples = contest.take_turns(contenders, rounds=200, quick=2)
+        samples = contest.take_turns(contenders, rounds=40, quick=2)
     return Case(f"{MOST} small edits at once", "s", samples)
 
 
@@ -135,7 +135,7 @@ def _seeded(contest: _Contest) -> Case:
         **{f"{name}, the recipe": partial(store.commit, size) for name, store in contest.stores.items()},
         **{f"{name}, the changed bytes": partial(store.commit, changed) for name, store in contest.stores.items()},
     }
-    samples = contest.take_turns(contenders, rounds=40, quick=2)
+    samples = contest.take_turns(contenders, rounds=20, quick=2)
     shown = f"{size} bytes of recipe, {quantity(changed, 'bytes')} changed"
     return Case(f"seeded edit of the whole model ({shown})", "s", samples)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +57,13 @@ class _CountingLink(SocketLink):
 
 
 @contextmanager
-def local(model: Path, *, state: Path | None = None) -> Iterator[Connected]:
+def local(model: Path, *, state: Path | None = None, options: Sequence[str] = ()) -> Iterator[Connected]:
     """The executable of the release, serving `model` without limits on energy; with `state`, durably."""
     # A short path of its own: that of a socket may have about 100 characters.
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         durable = ("--state", str(state)) if state else ()
-        options = ("--energy", "off", "--fault", *durable)
-        with local_machine(Path(folder), *options, model=model) as running, _connect(running.socket) as line:
+        every = ("--energy", "off", "--fault", *durable, *options)
+        with local_machine(Path(folder), *every, model=model) as running, _connect(running.socket) as line:
             yield line
 
 

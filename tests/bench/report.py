@@ -58,7 +58,8 @@ def _goals(results: Iterable[Result]) -> list[tuple[str, ...]]:
 
 def _body(result: Result) -> list[str]:
     rows = [row for case in result.cases for row in _case_rows(case)]
-    parts = [_table(("case", "contender", "median", "min", "max", "samples", "x ours"), rows)]
+    parts = [f"Measured in a run of its own: {result.measured}."] if result.measured else []
+    parts += [_table(("case", "contender", "median", "min", "max", "samples", "x ours"), rows)]
     facts = [f"- {finding.what}: {finding.measured}" for finding in result.findings if finding.goal is None]
     if facts:
         parts.append("\n".join(facts))

@@ -59,13 +59,17 @@ class BenchFinding:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished benchmark: what was done (`how`), the cases, the findings, and the versions of what took part."""
+    """A finished benchmark: what was done (`how`), the cases, the findings, and the versions of what took part.
+
+    `measured`: when and where, if it was in another run than the others.
+    """
 
     title: str
     how: str
     cases: tuple[Case, ...]
     findings: tuple[BenchFinding, ...]
     versions: Mapping[str, str]
+    measured: str = ""
 
 
 def at_most(what: str, value: float, limit: float, *, shown: Callable[[float], str]) -> BenchFinding:
@@ -84,6 +88,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "title": result.title,
         "how": result.how,
         "versions": dict(result.versions),
+        **({"measured": result.measured} if result.measured else {}),
         "cases": [_case_json(case) for case in result.cases],
         "findings": [vars(finding) for finding in result.findings],
     }
@@ -95,3 +100,13 @@ def _case_json(case: Case) -> dict[str, Any]:
         for name, samples in case.samples.items()
     }
     return {"name": case.name, "unit": case.unit, "contenders": contenders}
+
+
+def from_json(data: Mapping[str, Any]) -> Result:
+    """The result that `to_json` has written."""
+    cases = tuple(
+        Case(case["name"], case["unit"], {name: tuple(of["samples"]) for name, of in case["contenders"].items()})
+        for case in data["cases"]
+    )
+    findings = tuple(BenchFinding(**finding) for finding in data["findings"])
+    return Result(data["title"], data["how"], cases, findings, data["versions"], data.get("measured", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sqlite3
 import sys
@@ -13,6 +14,8 @@ import pytest
 from tests.bench.durable_edits import redo_bytes, small_edits
 from tests.bench.durable_stores import SQLITE, Store, served_sqlite
 from tests.bench.pipelined import MOST, PipelinedClient
+from tests.bench.report import render
+from tests.bench.results import Setting
 from tests.support.local_machine import local_machine
 from vboot.client.machine import connect
 from vboot.errors import ToolError, VbootError
@@ -76,3 +79,13 @@ def test_pipelined_edits_are_made_in_order(tmp_path: Path) -> None:
         with pytest.raises(VbootError, match="refused"):
             client.mutate(list(islice(edits, 2)), generation=1)
         assert machine.hello().generation == MOST + 3
+
+
+@pytest.mark.parametrize("part", ["durable_latency", "recovery_time", "reload_gap", "beat_load"])
+def test_a_quick_run_measures_every_contender(part: str, tmp_path: Path) -> None:
+    result = importlib.import_module(f"tests.bench.{part}").run(Setting(True, tmp_path, lambda _text: None))
+    assert result.cases
+    assert result.findings
+    for case in result.cases:
+        assert all(value > 0 for samples in case.samples.values() for value in samples), case.name
+    assert result.title in render([result], host={})

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import mmap
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tests.bench.gguf_files import synthetic, write_random, write_sparse
 from tests.bench.guest.python_init import read_head
 from tests.bench.python_archive import parse_ldd
 from tests.bench.report import quantity, render, render_plain
-from tests.bench.results import BenchFinding, Case, Result, Unit, at_least, at_most, to_json
+from tests.bench.results import BenchFinding, Case, Result, Unit, at_least, at_most, from_json, to_json
 from tests.bench.sampling import alternate
 from tests.bench.statistics import Summary, growth_exponent, paired_ratio, summarise
 from tests.bench.timed_child import TimedChild
@@ -128,6 +130,14 @@ def test_the_json_holds_every_sample_and_verdict() -> None:
     assert peer["samples"] == [0.004, 0.002, 0.030]
     assert (peer["median"], peer["ratio_to_ours"]) == (0.004, 4.0)
     assert [finding["met"] for finding in data["findings"]] == [False, True, None]
+
+
+def test_a_result_comes_back_from_its_json_and_says_when_it_was_measured() -> None:
+    alone = replace(result(), measured="date today, load 3")
+    for original in (result(), alone):
+        assert from_json(json.loads(json.dumps(to_json(original)))) == original
+    assert "Measured in a run of its own: date today, load 3." in render([alone], host={})
+    assert "Measured in a run" not in render([result()], host={})
 
 
 ANSWER = "import sys\nfor line in sys.stdin: print(2_000_000, len(line.strip()), flush=True)"
