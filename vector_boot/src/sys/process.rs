@@ -41,7 +41,18 @@ pub fn spawn(command: &mut Command, fds: &[BorrowedFd<'_>], user: Option<u32>) -
     command.spawn()
 }
 
-/// A command that executes an open file. The descriptor must stay open until the command has been spawned.
+/// First number of the descriptors that no child inherits by number: the inherited ones and their copies are below.
+const OUT_OF_THE_WAY: RawFd = 200;
+
+/// The same open file with a number that [`spawn`] gives no inherited descriptor in the child.
+///
+/// # Errors
+/// Whatever fcntl(2) says.
+pub fn out_of_the_way(file: OwnedFd) -> io::Result<OwnedFd> {
+    duplicate_above(file.as_fd(), OUT_OF_THE_WAY)
+}
+
+/// A command that executes an open file, which must be [`out_of_the_way`] and stay open until the command has been spawned.
 pub fn executing(file: BorrowedFd<'_>) -> Command {
     Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }

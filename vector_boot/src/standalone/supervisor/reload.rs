@@ -91,9 +91,7 @@ impl Supervisor {
         let refused = (ReloadReason::Format, "a process of the reload gave no valid answer".to_string());
         match std::mem::take(&mut self.reload) {
             Stage::Judging(child) => match Control::receive_with(&child.answer) {
-                Ok(Some((Control::Verified { executable }, Some(file)))) => {
-                    self.probe(Executable { file, sha256: executable })
-                }
+                Ok(Some((Control::Verified { executable }, Some(file)))) => self.probe(executable, file),
                 Ok(Some((Control::ReloadFailed { reason, text }, _))) => self.fail_reload((reason, text)),
                 Ok(_) => self.fail_reload(refused),
                 Err(_) => return self.stay(Stage::Judging(child)), // its end is noticed when it is reaped
@@ -122,7 +120,11 @@ impl Supervisor {
         false
     }
 
-    fn probe(&mut self, executable: Executable) {
+    fn probe(&mut self, sha256: [u8; 32], file: OwnedFd) {
+        let executable = match process::out_of_the_way(file) {
+            Ok(file) => Executable { file, sha256 },
+            Err(error) => return self.fail_reload(cannot_start(error)),
+        };
         if !is_sealed(executable.file.as_fd()) {
             return self.fail_reload((ReloadReason::Format, "the executable is not sealed".into()));
         }
