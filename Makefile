@@ -67,10 +67,11 @@ check: deps $(VENV)/.ready
 bench: deps $(VENV)/.ready
 	@$(PY) -m tests.bench
 
-# Power cuts (levels D, E and F of docs/proof.md; CUTS=1000), then random mutations and rollbacks, of which every result is compared
+# Crash tests on the host and power cuts (docs/proof.md; CUTS=1000), then random mutations and rollbacks, of which every result is compared
 # with a prediction, byte by byte. CYCLES=100000 SEED=1; HOURS=N runs for N hours instead of a number of cycles.
 torture: deps $(VENV)/.ready
 	@$(PY) -m builder build --model tiny --output build/test/tiny >/dev/null
+	@$(PY) -m tests.torture.host $${VBOOT_SEED:+--seed "$$VBOOT_SEED"}
 	@$(PY) -m tests.torture.readers --devices 4000
 	@$(PY) -m tests.torture.cut_faults
 	@$(PY) -m tests.torture.cut_writes

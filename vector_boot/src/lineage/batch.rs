@@ -1,6 +1,7 @@
 //! The open batch: changes that are made in memory and appended to the log, and that become permanent together.
 
 use super::{Lineage, LineageError};
+use crate::journal::device::planted::{self, Bug};
 use crate::journal::JournalError;
 use crate::tensor::memory::BeforeImages;
 
@@ -68,7 +69,7 @@ impl Lineage {
             log.abort();
             self.lost_from = log.durable().then(|| log.next_sequence());
         }
-        if let Some(start) = self.batch.take() {
+        if let Some(start) = self.batch.take().filter(|_| !planted::is(Bug::ApplyBeforeJournal)) {
             for before in self.undo.take_above(start.generation) {
                 self.put_back(&before);
             }

@@ -2,6 +2,7 @@
 
 use super::image::Image;
 use super::{Budget, ChangeRequest, GenerationEntry, Ids, ImageEntry, Lineage, LineageError, Undo};
+use crate::journal::device::planted::{self, Bug};
 use crate::journal::{EntryHead, EntryKind, Journal, JournalError, JournalReason, LogEntry};
 use crate::mutation::apply::apply;
 use crate::mutation::plan::{plan, Plan};
@@ -116,7 +117,7 @@ impl Lineage {
             Ok(())
         })?;
         self.refusal = log.refusal();
-        let new_boot = !opened_before && log.boot() != 0;
+        let new_boot = !opened_before && log.boot() != 0 && !planted::is(Bug::LeaseForgotten);
         self.log = Some(log);
         self.adapt_budget();
         let Some((first, last)) = first.zip(last) else { return Ok(()) };
@@ -216,7 +217,8 @@ impl Lineage {
         let mut change = self.store.memory_mut().begin();
         if to != self.generation && !self.undo.restore(to, &mut change) {
             drop(change);
-            let Some(rebuilt) = self.rebuild(to, progress).map_err(LineageError::Journal)? else { return Ok(None) };
+            let rebuilt = self.rebuild(to, progress).map_err(|why| self.refuse(why))?;
+            let Some(rebuilt) = rebuilt else { return Ok(None) };
             let dirty: Vec<u32> = self.store.memory().dirty_pages().chain(rebuilt.dirty_pages()).collect();
             change = self.store.memory_mut().begin();
             dirty.iter().for_each(|page| change.write_page(*page, rebuilt.page(*page)));

@@ -38,7 +38,8 @@ pub struct DeviceLog {
     nonce: [u8; 16],
     /// The number of this boot; 0 as long as it is not known.
     boot: u64,
-    /// The number of the boot that wrote the last frame.
+    /// Where the last frame begins, and the number of the boot that wrote it.
+    last: Option<u64>,
     last_boot: u64,
     writable: bool,
     reach_step: u64,
@@ -75,6 +76,7 @@ impl DeviceLog {
             batch: Batch::new(seed(&superblock.salt)),
             nonce: if stale { [0; 16] } else { opening.nonce() },
             boot: if stale { 1 } else { opening.boot },
+            last: None,
             last_boot: 0,
             writable: opening.writable,
             reach_step: limits.reach_step,
@@ -130,7 +132,8 @@ impl DeviceLog {
                 for (offset, head) in reader.entries(&frame)? {
                     visit(offset, &head)?;
                 }
-                (self.tail, self.last_boot) = (frame.next(), frame.boot);
+                (self.last, self.last_boot) = (Some(frame.place.offset), frame.boot);
+                self.tail = frame.next();
             }
             self.torn = match reader.tail(&self.tail) {
                 Ok(Tail::Clean) => None,
@@ -186,13 +189,14 @@ impl Journal for DeviceLog {
         let known = self.tail.offset;
         let read = self.read_superblocks().and_then(|beyond_reach| self.walk(beyond_reach, visit));
         self.checked(read)?;
-        if self.boot == 0 {
+        let first_in_boot = self.boot == 0;
+        if first_in_boot {
             self.boot = self.last_boot + 1;
         }
-        if self.writable && self.tail.offset != known {
+        if self.writable && (first_in_boot || self.tail.offset != known) {
             // What was read may still be in a cache.
-            let flushed = self.ring.device_mut().flush();
-            self.checked(flushed)?;
+            let settled = self.settle(first_in_boot);
+            self.checked(settled)?;
         }
         Ok(())
     }

@@ -177,8 +177,8 @@ fn format(
         start: Place { offset: 0, frame: 0, sequence: 0, chain: [0; 32] },
         reach: limits.reach_step.min(area_bytes),
     };
-    first.write(device, true)?;
+    first.write(device)?;
     let second = Superblock { turn: 1, ..first };
-    second.write(device, true)?;
+    second.write(device)?;
     Ok(second)
 }

@@ -14,8 +14,10 @@ pub const SECTOR: usize = 512;
 pub enum Event {
     /// These bytes were written at this offset.
     Write(u64, Vec<u8>),
-    /// What was written before is durable.
+    /// What was written before is durable, except what an earlier failed flush may have lost.
     Flush,
+    /// A flush failed: what was written since the last one may be lost, also if a later flush succeeds.
+    FailedFlush,
 }
 
 /// A kind of call.
@@ -45,6 +47,7 @@ struct State {
     bytes: Vec<u8>,
     events: Vec<Event>,
     calls: [u64; 3],
+    failures: u64,
     fault: Option<Fault>,
 }
 
@@ -97,6 +100,11 @@ impl Disk {
         self.state().calls[call as usize]
     }
 
+    /// Number of calls that failed.
+    pub fn failures(&self) -> u64 {
+        self.state().failures
+    }
+
     /// From now on, this call fails.
     pub fn fail(&self, fault: Option<Fault>) {
         let mut state = self.state();
@@ -112,6 +120,7 @@ impl State {
             Some(fault)
                 if fault.call == call && (number == fault.after || (fault.for_ever && number > fault.after)) =>
             {
+                self.failures += 1;
                 Err(io::Error::other(format!("{call:?} {number} fails")))
             }
             _ => Ok(()),
@@ -144,55 +153,65 @@ impl BlockDevice for Disk {
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
-        state.count(Call::Write)?;
         let range = state.range(offset, bytes.len())?;
-        state.bytes[range].copy_from_slice(bytes);
+        let counted = state.count(Call::Write);
+        // A write that fails has done a half.
+        let bytes = if counted.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
+        state.bytes[range.start..range.start + bytes.len()].copy_from_slice(bytes);
         state.events.push(Event::Write(offset, bytes.to_vec()));
-        Ok(())
+        counted
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let mut state = self.state();
-        state.count(Call::Flush)?;
-        state.events.push(Event::Flush);
-        Ok(())
+        let counted = state.count(Call::Flush);
+        state.events.push(if counted.is_ok() { Event::Flush } else { Event::FailedFlush });
+        counted
     }
 }
 
-/// What a cut of the power may leave: `bytes` at the beginning of the record, then its first `cut` events.
+/// What a cut of the power may leave.
 pub struct Cut<'a> {
-    /// The contents that are certain.
+    /// The contents that are certain, before what follows.
     pub certain: Vec<u8>,
-    /// Writes that no flush made durable, in order.
-    pub open: Vec<(u64, &'a [u8])>,
+    /// What was written after that, in order, and whether it is durable.
+    pub later: Vec<(u64, &'a [u8], bool)>,
 }
 
 impl<'a> Cut<'a> {
-    /// The cut before event number `cut`.
+    /// The cut before event number `cut`, of a disk with these contents in the beginning.
     pub fn new(mut bytes: Vec<u8>, events: &'a [Event], cut: usize) -> Self {
-        let flushed = events[..cut].iter().rposition(|event| *event == Event::Flush).map_or(0, |last| last + 1);
-        events[..flushed].iter().for_each(|event| apply(&mut bytes, event));
-        let write = |event: &'a Event| match event {
-            Event::Write(offset, bytes) => Some((*offset, &bytes[..])),
-            Event::Flush => None,
-        };
-        Cut { certain: bytes, open: events[flushed..cut].iter().filter_map(write).collect() }
+        let (mut later, mut since) = (Vec::<(u64, &[u8], bool)>::new(), 0);
+        for event in &events[..cut] {
+            match event {
+                Event::Write(offset, bytes) => later.push((*offset, &bytes[..], false)),
+                Event::FailedFlush => since = later.len(),
+                Event::Flush => {
+                    later[since..].iter_mut().for_each(|write| write.2 = true);
+                    since = later.len();
+                }
+            }
+        }
+        let certain = later.iter().take_while(|write| write.2).count();
+        later.drain(..certain).for_each(|(offset, written, _)| put(&mut bytes, offset, written));
+        Cut { certain: bytes, later }
     }
 
     /// Number of sectors that may be as before or as written.
     pub fn sectors(&self) -> usize {
-        self.open.iter().map(|(_, bytes)| bytes.len() / SECTOR).sum()
+        self.later.iter().filter(|write| !write.2).map(|(_, bytes, _)| bytes.len() / SECTOR).sum()
     }
 
     /// The contents, if of the open sectors those are as written that `written` says, which is called in order.
     pub fn contents(&self, mut written: impl FnMut(usize) -> bool) -> Vec<u8> {
-        let mut bytes = self.certain.clone();
-        let sectors = self.open.iter().flat_map(|(offset, bytes)| {
-            bytes.chunks_exact(SECTOR).enumerate().map(move |(n, sector)| (*offset as usize + n * SECTOR, sector))
-        });
-        for (number, (at, sector)) in sectors.enumerate() {
-            if written(number) {
-                bytes[at..at + SECTOR].copy_from_slice(sector);
+        let (mut bytes, mut number) = (self.certain.clone(), 0);
+        for (offset, new, durable) in &self.later {
+            for (index, sector) in new.chunks(SECTOR).enumerate() {
+                let is_written = *durable || written(number);
+                number += usize::from(!durable);
+                if is_written {
+                    put(&mut bytes, offset + (index * SECTOR) as u64, sector);
+                }
             }
         }
         bytes
@@ -202,6 +221,10 @@ impl<'a> Cut<'a> {
 /// Carries out an event.
 pub fn apply(bytes: &mut [u8], event: &Event) {
     if let Event::Write(offset, written) = event {
-        bytes[*offset as usize..*offset as usize + written.len()].copy_from_slice(written);
+        put(bytes, *offset, written);
     }
+}
+
+fn put(bytes: &mut [u8], offset: u64, new: &[u8]) {
+    bytes[offset as usize..offset as usize + new.len()].copy_from_slice(new);
 }

@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::planted::{self, Bug};
 use crate::journal::format::{superblock as at, AREA_START, BLOCK, FORMAT_VERSION, SUPERBLOCK_BYTES, SUPERBLOCK_MAGIC};
 use crate::journal::storage::BlockDevice;
 use crate::journal::JournalError;
@@ -122,11 +123,11 @@ impl Superblock {
     ///
     /// # Errors
     /// If that fails.
-    pub fn write(&self, device: &mut dyn BlockDevice, flush: bool) -> Result<(), JournalError> {
+    pub fn write(&self, device: &mut dyn BlockDevice) -> Result<(), JournalError> {
         let mut block = [0; BLOCK as usize];
         block[..BYTES].copy_from_slice(&self.encode());
         device.write(self.turn % 2 * BLOCK, &block)?;
-        if flush {
+        if !planted::is(Bug::FreedSpaceReused) {
             device.flush()?;
         }
         Ok(())

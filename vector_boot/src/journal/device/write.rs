@@ -3,6 +3,7 @@
 use super::batch::Batch;
 use super::frame::{entry_bytes, frame_bytes, seed, FrameHead, HEAD};
 use super::planted::{self, Bug};
+use super::ring::PIECE;
 use super::superblock::{Place, Superblock};
 use super::{damaged, DeviceLog};
 use crate::journal::entry::sum_of;
@@ -40,17 +41,38 @@ impl DeviceLog {
         Ok(offset)
     }
 
+    /// Makes what was read durable. In a boot before, a flush may have failed: the last frame may then be in a cache that takes
+    /// it for written, so it is written again. So is a superblock, before the next frame.
+    pub(super) fn settle(&mut self, first_in_boot: bool) -> Result<(), JournalError> {
+        self.mended &= !first_in_boot;
+        if let Some(mut at) = self.last.filter(|_| first_in_boot) {
+            let mut piece = vec![0; (self.tail.offset - at).min(PIECE as u64) as usize];
+            while at < self.tail.offset {
+                let piece = &mut piece[..(self.tail.offset - at).min(PIECE as u64) as usize];
+                self.ring.read_blocks(at, piece)?;
+                self.ring.write_blocks(at, piece)?;
+                at += piece.len() as u64;
+            }
+        }
+        Ok(self.ring.device_mut().flush()?)
+    }
+
     /// Makes it right to write up to this logical offset.
     fn prepare(&mut self, end: u64) -> Result<(), JournalError> {
         if planted::is(Bug::ReplyBeforeFlush) {
             self.ring.device_mut().flush()?; // that of the frame before
+        }
+        if self.torn.take().is_some() {
+            // Else sectors of the next frame could complete the torn one, if they are equal.
+            self.ring.write_blocks(self.tail.offset, &[0; BLOCK as usize])?;
+            self.ring.device_mut().flush()?;
         }
         let reach = match end > self.superblock.reach {
             true => end.max(self.superblock.reach + self.reach_step).min(self.limit()),
             false => self.superblock.reach,
         };
         if reach != self.superblock.reach || !self.mended {
-            self.put_superblock(Superblock { reach, ..self.superblock }, true)?;
+            self.put_superblock(Superblock { reach, ..self.superblock })?;
             self.mended = true;
         }
         Ok(())
@@ -61,7 +83,7 @@ impl DeviceLog {
         self.prepare(self.end())?;
         let image = self.batch.image;
         if planted::is(Bug::SuperblockOrder) && image {
-            self.put_superblock(Superblock { start: self.tail, ..self.superblock }, true)?;
+            self.put_superblock(Superblock { start: self.tail, ..self.superblock })?;
         }
         let mut head = FrameHead {
             place: self.tail,
@@ -105,18 +127,17 @@ impl DeviceLog {
         let head = head.ok_or_else(|| damaged(format!("its frame at offset {at} is not valid any more")))?;
         let start: Place = head.place;
         // Both superblocks, so that either alone leads to every frame; only then the space before is free.
-        let flush = !planted::is(Bug::FreedSpaceReused);
         for _ in 0..2 {
-            self.put_superblock(Superblock { start, ..self.superblock }, flush)?;
+            self.put_superblock(Superblock { start, ..self.superblock })?;
         }
         self.mended = true;
         Ok(())
     }
 
-    /// Writes the next superblock.
-    fn put_superblock(&mut self, superblock: Superblock, flush: bool) -> Result<(), JournalError> {
+    /// Writes the next superblock, and flushes it.
+    fn put_superblock(&mut self, superblock: Superblock) -> Result<(), JournalError> {
         let next = Superblock { turn: self.superblock.turn + 1, ..superblock };
-        next.write(self.ring.device_mut(), flush)?;
+        next.write(self.ring.device_mut())?;
         self.superblock = next;
         Ok(())
     }

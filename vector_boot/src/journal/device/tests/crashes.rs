@@ -141,6 +141,10 @@ fn recovery_flushes_before_it_is_believed() {
     let disk = Disk::blank(BYTES);
     add(&mut open(&disk, 1).0, EntryKind::Mutate, b"one");
     let before = disk.events();
-    open(&disk, 2);
+    open_with(&disk, &Opening { boot: 1, ..opening(2) }).unwrap();
     assert_eq!(disk.record()[before..], [Event::Flush]);
+    let (before, bytes) = (disk.events(), disk.bytes());
+    open(&disk, 2);
+    let block = bytes[AREA_START as usize..][..4096].to_vec();
+    assert_eq!(disk.record()[before..], [Event::Write(AREA_START, block), Event::Flush], "the last frame, again");
 }

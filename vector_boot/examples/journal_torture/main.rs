@@ -1,0 +1,169 @@
+//! Crash tests of the journal on a state device, on the host: `journal_torture --level A|B|C|G [--states N] [--seed S]
+//! [--threads T]`. They drive the weights with their history over a simulated disk, and compare every recovery with an
+//! oracle that knows the requests alone. One line of JSON tells the result; the exit code is 1 after a violation.
+//!
+//! A: every state that a cut of the power can leave. B: each call fails, once and for ever. C: each bit is flipped. G: each
+//! planted bug is found by the runs that find nothing without it.
+
+mod bits;
+mod cuts;
+mod expected;
+mod faults;
+mod history;
+mod random;
+mod tiny;
+
+use std::process::ExitCode;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use cuts::Tally;
+use serde_json::{json, Value};
+use vector_boot::journal::device::planted;
+
+/// States of level A in which a planted bug must be found.
+const PLANTED_STATES: u64 = 20_000;
+/// And of level B.
+const PLANTED_FAULTS: u64 = 20_000;
+
+struct Plan {
+    level: String,
+    states: u64,
+    seed: u64,
+    threads: u64,
+}
+
+fn main() -> ExitCode {
+    let Some(plan) = plan() else {
+        eprintln!("usage: journal_torture --level A|B|C|G [--states N] [--seed S] [--threads T]");
+        return ExitCode::from(2);
+    };
+    let started = Instant::now();
+    let (mut summary, passed) = match plan.level.as_str() {
+        "A" => told(&cuts(&plan, plan.states)),
+        "B" => told(&faults(&plan, plan.states)),
+        "C" => told(&bits(&plan)),
+        _ => planted(&plan),
+    };
+    summary["level"] = plan.level.into();
+    summary["seed"] = plan.seed.into();
+    summary["threads"] = plan.threads.into();
+    summary["seconds"] = (started.elapsed().as_millis() as f64 / 1000.0).into();
+    println!("{summary}");
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn plan() -> Option<Plan> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let mut plan = Plan { level: String::new(), states: 1_000_000, seed: 1, threads };
+    for pair in arguments.chunks(2) {
+        let [name, value] = pair else { return None };
+        match name.as_str() {
+            "--level" => plan.level.clone_from(value),
+            "--states" => plan.states = value.parse().ok()?,
+            "--seed" => plan.seed = value.parse().ok()?,
+            "--threads" => plan.threads = value.parse().ok().filter(|threads| *threads > 0)?,
+            _ => return None,
+        }
+    }
+    ["A", "B", "C", "G"].contains(&plan.level.as_str()).then_some(plan)
+}
+
+/// Runs a part of the work on each thread, and adds up what they tell.
+fn on_threads(threads: u64, work: impl Fn(u64, &mut Tally) + Sync) -> Tally {
+    let mut sum = Tally::default();
+    std::thread::scope(|scope| {
+        let part = |number| {
+            let work = &work;
+            scope.spawn(move || {
+                let mut tally = Tally::default();
+                work(number, &mut tally);
+                tally
+            })
+        };
+        let parts: Vec<_> = (0..threads).map(part).collect();
+        for part in parts {
+            match part.join() {
+                Ok(tally) => sum.add(tally),
+                Err(_) => sum.violations.push("a thread panicked".into()),
+            }
+        }
+    });
+    sum
+}
+
+fn cuts(plan: &Plan, states: u64) -> Tally {
+    let tried = AtomicU64::new(0);
+    on_threads(plan.threads, |number, tally| {
+        let seeds = (plan.seed + number..).step_by(plan.threads as usize);
+        cuts::run(seeds, states, &tried, tally);
+    })
+}
+
+/// The faults of as many histories as it takes to try `limit` states.
+fn faults(plan: &Plan, limit: u64) -> Tally {
+    on_threads(plan.threads, |number, tally| {
+        for seed in plan.seed.. {
+            let faults = match faults::all(seed) {
+                Ok(faults) => faults,
+                Err(why) => return tally.violations.push(format!("seed {seed}: {why}")),
+            };
+            for fault in faults.into_iter().skip(number as usize).step_by(plan.threads as usize) {
+                if tally.violations.len() >= 5 || tally.states * plan.threads >= limit {
+                    return;
+                }
+                faults::run(seed, fault, tally);
+            }
+        }
+    })
+}
+
+fn bits(plan: &Plan) -> Tally {
+    on_threads(plan.threads, |number, tally| match bits::subject(plan.seed) {
+        Ok(subject) => {
+            let bits = subject.bits().into_iter().skip(number as usize).step_by(plan.threads as usize);
+            // With fewer states than bits, they are spread over all.
+            let step = (subject.bits().len() as u64 / plan.states.max(1)).max(1) as usize;
+            bits.step_by(step).for_each(|bit| subject.flip(bit, tally));
+        }
+        Err(why) => tally.violations.push(why),
+    })
+}
+
+/// The two levels that find bugs, with the same seeds every time.
+fn search(plan: &Plan) -> Tally {
+    let mut tally = cuts(plan, PLANTED_STATES.min(plan.states));
+    if tally.violations.is_empty() {
+        tally.add(faults(plan, PLANTED_FAULTS.min(plan.states)));
+    }
+    tally
+}
+
+fn planted(plan: &Plan) -> (Value, bool) {
+    let clean = search(plan);
+    let (mut found, mut passed) = (Vec::new(), clean.violations.is_empty());
+    for (bug, name) in planted::ALL {
+        planted::plant(Some(bug));
+        let tally = search(plan);
+        planted::plant(None);
+        passed &= !tally.violations.is_empty();
+        found.push(json!({"bug": name, "found": tally.violations.first(), "states": tally.states}));
+    }
+    let summary = json!({"clean": told(&clean).0, "planted": found});
+    (summary, passed)
+}
+
+fn told(tally: &Tally) -> (Value, bool) {
+    let summary = json!({
+        "states": tally.states,
+        "histories": tally.histories,
+        "done": tally.done,
+        "violations": tally.violations,
+    });
+    (summary, tally.violations.is_empty())
+}
