@@ -17,20 +17,39 @@ pub struct Ring {
     /// Where it is on the device, and its length.
     offset: u64,
     bytes: u64,
-    window: Mutex<Window>,
+    windows: Mutex<Windows>,
 }
 
-/// A piece of the ring that was read.
+/// Two pieces of the ring that were read. A frame is read twice: its sum, then its entries. With one piece, the second time
+/// would begin at an end of what was read ahead in the first, and read all of it again.
+#[derive(Default)]
+struct Windows {
+    newest: Window,
+    older: Window,
+}
+
+/// A piece of the ring.
 #[derive(Default)]
 struct Window {
     at: u64,
     bytes: Vec<u8>,
 }
 
+impl Window {
+    fn end(&self) -> u64 {
+        self.at + self.bytes.len() as u64
+    }
+
+    /// What it has from this offset on.
+    fn from(&self, at: u64) -> Option<&[u8]> {
+        self.bytes.get(usize::try_from(at.checked_sub(self.at)?).ok()?..).filter(|rest| !rest.is_empty())
+    }
+}
+
 impl Ring {
     /// The ring in this part of a device.
     pub fn new(device: Box<dyn BlockDevice>, offset: u64, bytes: u64) -> Self {
-        Ring { device, offset, bytes, window: Mutex::default() }
+        Ring { device, offset, bytes, windows: Mutex::default() }
     }
 
     /// Its length.
@@ -85,19 +104,12 @@ impl Ring {
     /// # Errors
     /// If the device cannot be read.
     pub fn read(&self, mut at: u64, mut buffer: &mut [u8], limit: u64) -> io::Result<()> {
-        let mut window = self.window.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut windows = self.windows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         while !buffer.is_empty() {
-            let end = window.at + window.bytes.len() as u64;
-            if at < window.at || at >= end {
-                let block = at - at % BLOCK;
-                let ahead = if block == end { PIECE as u64 } else { FIRST_PIECE };
-                let len = ahead.min(limit.saturating_sub(block)).max(BLOCK) as usize;
-                let mut bytes = std::mem::take(&mut window.bytes);
-                bytes.resize(len, 0);
-                self.read_blocks(block, &mut bytes)?;
-                *window = Window { at: block, bytes };
-            }
-            let known = &window.bytes[(at - window.at) as usize..];
+            let Some(known) = windows.newest.from(at).or_else(|| windows.older.from(at)) else {
+                self.read_ahead(at, &mut windows, limit)?;
+                continue;
+            };
             let count = known.len().min(buffer.len());
             let (now, later) = buffer.split_at_mut(count);
             now.copy_from_slice(&known[..count]);
@@ -106,8 +118,20 @@ impl Ring {
         Ok(())
     }
 
+    /// Reads a piece with the byte at a logical offset; the older of the two is dropped.
+    fn read_ahead(&self, at: u64, windows: &mut Windows, limit: u64) -> io::Result<()> {
+        let block = at - at % BLOCK;
+        let goes_on = block == windows.newest.end();
+        let ahead = if goes_on { PIECE as u64 } else { FIRST_PIECE };
+        let mut bytes = std::mem::take(&mut windows.older.bytes);
+        bytes.resize(ahead.min(limit.saturating_sub(block)).max(BLOCK) as usize, 0);
+        self.read_blocks(block, &mut bytes)?;
+        windows.older = std::mem::replace(&mut windows.newest, Window { at: block, bytes });
+        Ok(())
+    }
+
     /// Forgets what was read ahead.
     pub fn forget(&self) {
-        *self.window.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Window::default();
+        *self.windows.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Windows::default();
     }
 }

@@ -230,6 +230,23 @@ fn after_a_failed_call_nothing_is_written_until_the_next_opening() {
 }
 
 #[test]
+fn a_long_log_is_read_in_large_pieces() {
+    let disk = Disk::blank(16 << 20);
+    let (mut log, _) = open(&disk, 1);
+    for number in 0..500 {
+        add(&mut log, EntryKind::Mutate, &patterned(18_000, number));
+    }
+    let before = disk.calls(Call::Read);
+    let (log, found) = open(&disk, 2);
+    assert_eq!(payloads(&log, &found).len(), 500);
+    let mebibytes = log.end() >> 20;
+    assert!(mebibytes >= 9);
+    // The frames, then their payloads, at 1 MiB a call; the superblocks, the beginning, and what is behind the end.
+    let reads = disk.calls(Call::Read) - before;
+    assert!(reads < 2 * mebibytes + 16, "{reads} reads");
+}
+
+#[test]
 fn a_failed_read_is_told_and_stops_writing() {
     let disk = Disk::blank(1 << 20);
     let (mut log, _) = open(&disk, 1);
