@@ -108,7 +108,7 @@ def booted(
     """
     _check_cpu(config)
     _say(f"model {image.model}")
-    accel = _accelerator(config.machine.accel)
+    accel = _accelerator(config.machine.accel, image.vmlinuz)
     memory_mib = config.machine.memory_mib or image.need.mib
     _say(
         f"memory {image.need.explain()}" if memory_mib == image.need.mib else _other_memory(memory_mib, image.need.mib)
@@ -223,10 +223,10 @@ def _refuse_emergency(machine: VirtualMachine, client: MachineClient, *, detach:
     raise BootError(what, phase="ready", artefacts=machine.run, remedy=remedy)
 
 
-def _accelerator(wanted: str) -> Accel:
+def _accelerator(wanted: str, kernel: Path) -> Accel:
     if wanted != "tcg":
         _say("testing the accelerator")
-    accel = select_accel(wanted)
+    accel = select_accel(wanted, kernel=kernel)
     _say(f"accelerator {accel.name}: {accel.reason}")
     return accel
 

@@ -1,7 +1,8 @@
 """Which accelerator a machine runs under: KVM where it has proved to run a guest, else emulation (TCG).
 
 `/dev/kvm` may exist, open, create a VM and still never run a guest, so the only evidence is a guest that ran: a ROM of
-a few instructions whose exit code QEMU hands back. The verdict is kept for this host boot and this QEMU.
+a few instructions whose exit code QEMU hands back, and then a kernel, which hangs on some hosts where the ROM runs. The
+verdict is kept for this host boot and this QEMU.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ AccelName: TypeAlias = Literal["kvm", "tcg"]
 _KVM = Path("/dev/kvm")
 _NO_GUEST = "KVM does not run a guest on this host; `vboot doctor` says why"
 _PROBE_SECONDS = 5.0
+_KERNEL_SECONDS = 20.0
 _PROOF = 0x2A
 _TCG_SCALE = 6.0
 
@@ -44,13 +46,24 @@ class Accel:
         return 1.0 if self.name == "kvm" else _TCG_SCALE
 
 
-def select(wanted: str, *, qemu: str = QEMU, cache: Path | None = None) -> Accel:
-    """`auto`: the best that works; `tcg`: emulation, nothing probed; `kvm`: KVM or a BootError that says why not."""
+@dataclass(frozen=True)
+class Verdict:
+    """What trying KVM has shown: its `fault`, "" when guests ran, and whether a kernel was among them."""
+
+    fault: str
+    kernel_ran: bool = False
+
+
+def select(wanted: str, *, kernel: Path | None = None, qemu: str = QEMU, cache: Path | None = None) -> Accel:
+    """`auto`: the best that works; `tcg`: emulation, nothing probed; `kvm`: KVM or a BootError that says why not.
+
+    `kernel` is the one that will be booted.
+    """
     if wanted == "tcg":
         return Accel("tcg", "emulation was asked for")
     if wanted not in ("auto", "kvm"):
         raise InputError(f"accelerator {wanted!r} is unknown", remedy="use auto, kvm or tcg")
-    found = probe(qemu, cache=cache)
+    found = probe(qemu, kernel=kernel, cache=cache)
     if wanted == "kvm" and found.name != "kvm":
         raise BootError(
             f"KVM was asked for, but {found.detail or found.reason}", phase="spawn", remedy="use auto or tcg"
@@ -59,25 +72,36 @@ def select(wanted: str, *, qemu: str = QEMU, cache: Path | None = None) -> Accel
 
 
 def probe(
-    qemu: str = QEMU, *, cache: Path | None = None, device: Path | None = None, seconds: float = _PROBE_SECONDS
+    qemu: str = QEMU,
+    *,
+    kernel: Path | None = None,
+    cache: Path | None = None,
+    device: Path | None = None,
+    seconds: float = _PROBE_SECONDS,
+    kernel_seconds: float = _KERNEL_SECONDS,
 ) -> Accel:
-    """KVM if a guest ran under it, else TCG with the reason. Takes up to `seconds` the first time after a host boot.
+    """KVM if a guest ran under it, else TCG with the reason.
 
-    `cache` is the file that remembers (default: accel.json in the user's cache folder); it may not be writable.
-    Raises ToolError when `qemu` cannot be run at all.
+    Takes up to `seconds` the first time after a host boot, and with a `kernel` up to `kernel_seconds` more. Without one
+    the ROM alone decides, unless a kernel was tried since the host booted. `cache` is the file that remembers (default:
+    accel.json in the user's cache folder); it may not be writable. Raises ToolError when `qemu` cannot be run at all.
     """
     refusal = _cannot_open(device or _KVM)
     if refusal:
         return Accel("tcg", refusal)
     cache = cache or _default_cache()
     key = f"{boot_id()} {qemu} {qemu_version(qemu)}"
-    reason = _remembered(cache, key)
-    if reason is None:
-        reason = _run_guest(qemu, seconds)
+    known = _remembered(cache, key)
+    verdict = known or Verdict(_run_rom(qemu, seconds))
+    if kernel and not verdict.fault and not verdict.kernel_ran:
+        verdict = Verdict(_run_kernel(qemu, kernel, kernel_seconds), kernel_ran=True)
+    if verdict != known:
+        record = {"key": key, "kvm_fault": verdict.fault, "kernel_ran": verdict.kernel_ran}
         with contextlib.suppress(OSError, InputError):
             cache.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(cache) as file:
-                file.write(json.dumps({"key": key, "kvm_fault": reason}).encode() + b"\n")
+                file.write(json.dumps(record).encode() + b"\n")
+    reason = verdict.fault
     return Accel("tcg", _NO_GUEST, reason) if reason else Accel("kvm", "a test guest ran under KVM")
 
 
@@ -116,8 +140,8 @@ def cpu_models(listing: str) -> tuple[str, ...]:
     return tuple(words[1] if words[0] == "x86" and len(words) > 1 else words[0] for words in map(str.split, lines))
 
 
-def parse_verdict(data: bytes, *, key: str) -> str | None:
-    """What a cache file remembers for `key`: the fault of KVM, "" when it works, None when the file does not say."""
+def parse_verdict(data: bytes, *, key: str) -> Verdict | None:
+    """What a cache file remembers for `key`; None when the file does not say."""
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):
@@ -125,7 +149,7 @@ def parse_verdict(data: bytes, *, key: str) -> str | None:
     if not isinstance(record, dict) or record.get("key") != key:
         return None
     fault = record.get("kvm_fault")
-    return fault if isinstance(fault, str) else None
+    return Verdict(fault, kernel_ran=record.get("kernel_ran") is True) if isinstance(fault, str) else None
 
 
 def debug_exit_rom(value: int) -> bytes:
@@ -155,29 +179,50 @@ def _default_cache() -> Path:
     return Path(base) / "vector_boot" / "accel.json"
 
 
-def _remembered(cache: Path, key: str) -> str | None:
+def _remembered(cache: Path, key: str) -> Verdict | None:
     try:
         return parse_verdict(cache.read_bytes(), key=key)
     except OSError:
         return None
 
 
-def _run_guest(qemu: str, seconds: float) -> str:
+def _run_rom(qemu: str, seconds: float) -> str:
     """Run the ROM under KVM; "" when it ran, else why KVM cannot be used."""
     with tempfile.TemporaryDirectory(prefix="vboot-probe-") as folder:
-        rom, log = Path(folder, "probe.rom"), Path(folder, "qemu.log")
+        rom = Path(folder, "probe.rom")
         rom.write_bytes(debug_exit_rom(_PROOF))
-        command = [qemu, "-machine", "q35", "-accel", "kvm", "-cpu", "max", "-m", "16M", "-display", "none"]
-        command += ["-nodefaults", "-no-user-config", "-bios", str(rom)]
-        command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
-        process = spawn(command, log=log)
-        try:
-            ended = process.wait(seconds)
-        finally:
-            process.kill()
-        if not ended:
-            return f"/dev/kvm opens, but a test guest did not run within {seconds:g} s"
-        if process.status == (_PROOF << 1 | 1):
-            return ""
-        lines = log.read_text("utf-8", "replace").strip().splitlines()
-        return f"QEMU could not use KVM ({lines[-1] if lines else f'exit status {process.status}'})"
+        words = ["-m", "16M", "-bios", str(rom), "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+        status, text = _run_guest(qemu, words, Path(folder), seconds)
+    if status is None:
+        return f"/dev/kvm opens, but a test guest did not run within {seconds:g} s"
+    if status == (_PROOF << 1 | 1):
+        return ""
+    lines = text.strip().splitlines()
+    return f"QEMU could not use KVM ({lines[-1] if lines else f'exit status {status}'})"
+
+
+def _run_kernel(qemu: str, kernel: Path, seconds: float) -> str:
+    """Boot a kernel under KVM; "" when it came as far as the panic that it finds no root, else why KVM cannot be used.
+
+    The panic makes it reboot, and QEMU end. The kernel's console need not be the serial line: an end within the time is
+    the evidence.
+    """
+    with tempfile.TemporaryDirectory(prefix="vboot-probe-") as folder:
+        words = ["-m", "256M", "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1", "-no-reboot"]
+        words += ["-serial", f"file:{folder}/console"]
+        status, text = _run_guest(qemu, words, Path(folder), seconds)
+    if status is None:
+        return f"a test ROM ran under KVM, but the kernel did not come up within {seconds:g} s"
+    return "" if status == 0 else f"the kernel did not run under KVM ({text.strip() or f'exit status {status}'})"
+
+
+def _run_guest(qemu: str, words: list[str], folder: Path, seconds: float) -> tuple[int | None, str]:
+    """The exit status of QEMU with these options under KVM, None when it did not end in time, and what it said."""
+    log = folder / "qemu.log"
+    command = [qemu, "-machine", "q35", "-accel", "kvm", "-cpu", "max", "-display", "none", "-nodefaults"]
+    process = spawn([*command, "-no-user-config", *words], log=log)
+    try:
+        ended = process.wait(seconds)
+    finally:
+        process.kill()
+    return (process.status if ended else None), log.read_text("utf-8", "replace")

@@ -60,11 +60,11 @@ def start(
 ) -> VirtualMachine:
     """Start a machine and wait until QMP answers. The kernel kills it when the calling thread ends, unless `detach`.
 
-    `accel` defaults to `select("auto")`, `run` to a new folder under build/run. `model` is what it runs, in words, for
-    those who look for the machine later. Raises BootError (phase spawn), InputError for a run folder that is in use,
-    ToolError when there is no QEMU. Nothing is left running when it raises.
+    `accel` defaults to `select("auto")` for the kernel of `spec`, `run` to a new folder under build/run. `model` is
+    what it runs, in words, for those who look for the machine later. Raises BootError (phase spawn), InputError for a
+    run folder that is in use, ToolError when there is no QEMU. Nothing is left running when it raises.
     """
-    accel = accel or select("auto", qemu=qemu)
+    accel = accel or select("auto", kernel=spec.kernel, qemu=qemu)
     if run is not None and (run / "machine.json").exists() and is_running(open_run_folder(run)):
         raise InputError(f"a machine runs in {path_text(run)}", remedy="stop it, or give another run folder")
     folder = create_run_folder(run)

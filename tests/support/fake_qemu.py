@@ -241,6 +241,13 @@ def main() -> NoReturn:
     if scenario.startswith("kvm-exit-"):
         print("qemu: no KVM for you", file=sys.stderr)
         sys.exit(int(scenario.removeprefix("kvm-exit-")))
+    if scenario.startswith("kvm-kernel-"):
+        if "-kernel" not in argv:
+            sys.exit(0x55)
+        if scenario == "kvm-kernel-hangs":
+            hang()
+        print("qemu: no kernel for you", file=sys.stderr)
+        sys.exit(int(scenario.removeprefix("kvm-kernel-")))
     if scenario == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if scenario == "mute":

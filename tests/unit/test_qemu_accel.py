@@ -49,6 +49,24 @@ def test_the_verdict_is_remembered(tmp_path: Path) -> None:
     assert probe(qemu, cache=cache, device=OPENS).name == "tcg"
 
 
+@pytest.mark.parametrize(
+    ("scenario", "name", "detail"),
+    [
+        ("kvm-kernel-0", "kvm", ""),
+        ("kvm-kernel-hangs", "tcg", "a test ROM ran under KVM, but the kernel did not come up within 0.3 s"),
+        ("kvm-kernel-1", "tcg", "the kernel did not run under KVM (qemu: no kernel for you)"),
+    ],
+)
+def test_a_kernel_must_run_too(tmp_path: Path, scenario: str, name: str, detail: str) -> None:
+    cache, kernel = tmp_path / "c", tmp_path / "k"
+    qemu = fake_qemu.install(tmp_path, scenario)
+    assert probe(qemu, cache=cache, device=OPENS).name == "kvm"
+    for tried in (kernel, kernel, None):
+        accel = probe(qemu, kernel=tried, cache=cache, device=OPENS, kernel_seconds=0.3 if tried else 1)
+        assert (accel.name, accel.detail) == (name, detail)
+        qemu = fake_qemu.install(tmp_path, "refuse")  # the verdict is remembered
+
+
 def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert probe(fake_qemu.install(tmp_path, RAN), cache=tmp_path / "file" / "c", device=OPENS).name == "kvm"
@@ -92,5 +110,5 @@ def test_the_rom_starts_sixteen_bytes_below_its_end() -> None:
 )
 def test_any_cache_file_is_read(data: bytes) -> None:
     assert parse_verdict(data, key="another") is None
-    fault = parse_verdict(data, key="k")
-    assert fault is None or json.loads(data)["kvm_fault"] == fault
+    verdict = parse_verdict(data, key="k")
+    assert verdict is None or json.loads(data)["kvm_fault"] == verdict.fault
