@@ -1,29 +1,37 @@
 //! Following another process that writes the same log.
 
-use super::rebuild::{damaged, inexact, invalid_entry};
+use super::rebuild::{damaged, failed_before, inexact, invalid_entry};
 use super::{Lineage, LineageError};
 use crate::journal::{EntryHead, EntryKind, JournalError};
 use crate::mutation::apply::apply;
 use crate::tensor::memory::BeforeImages;
 
 impl Lineage {
-    /// Makes the changes that another process has appended to the log since it was read.
+    /// Makes the changes that another process has appended to the log since it was read. If the log has failed there, from
+    /// the entry `lost_from` on, no change can be made here either.
     ///
     /// # Errors
     /// [`LineageError::Journal`]; no change can be made any more then, and the weights are those of some generation.
-    pub fn catch_up(&mut self, progress: &dyn Fn()) -> Result<(), LineageError> {
+    pub fn catch_up(&mut self, lost_from: Option<u64>, progress: &dyn Fn()) -> Result<(), LineageError> {
         self.require_log()?;
-        self.follow(progress).map_err(|error| match error {
+        self.follow(lost_from, progress).map_err(|error| match error {
             LineageError::Journal(why) => self.refuse(why),
             LineageError::UnknownGeneration(text) => self.refuse(damaged(&text)),
-        })
+        })?;
+        if lost_from.is_some() {
+            self.lost_from = lost_from;
+            self.refuse(failed_before());
+        }
+        Ok(())
     }
 
-    fn follow(&mut self, progress: &dyn Fn()) -> Result<(), LineageError> {
+    fn follow(&mut self, lost_from: Option<u64>, progress: &dyn Fn()) -> Result<(), LineageError> {
         let (mut fresh, next) = (Vec::<(u64, EntryHead)>::new(), self.next_sequence());
         if let Some(log) = &mut self.log {
             let mut note = |offset, head: &EntryHead| {
-                fresh.push((offset, *head));
+                if lost_from.is_none_or(|lost| head.sequence < lost) {
+                    fresh.push((offset, *head));
+                }
                 Ok(())
             };
             log.read_on(&mut note).map_err(LineageError::Journal)?;

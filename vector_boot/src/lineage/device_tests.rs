@@ -213,3 +213,48 @@ fn what_leaves_no_room_for_images_is_refused_before_anything_is_written() {
     assert!(machine.disk.bytes() == before);
     machine.harness.lineage.require_room(300, 16 << 10).unwrap();
 }
+
+#[test]
+fn a_trial_that_cannot_be_ended_stays_hidden_from_every_worker_of_the_boot() {
+    let mut machine = OnDisk::new(1 << 20);
+    machine.harness.mutate(0, 1, None).unwrap();
+    let promoted = machine.state();
+    machine.harness.mutate(100, 2, Some(1000)).unwrap();
+    machine.reopen(Reopening { read_only: true, ..BOOT });
+    assert_eq!((machine.state(), machine.harness.lineage.hides_trial()), (promoted.clone(), true));
+    machine.reopen(BOOT);
+    assert!(!machine.harness.lineage.hides_trial() && machine.harness.lineage.ended_trial().is_some());
+}
+
+#[test]
+fn a_follower_stops_where_the_writer_has_failed() {
+    for call in [Call::Write, Call::Flush] {
+        let mut writer = OnDisk::new(1 << 20);
+        writer.harness.mutate(0, 1, None).unwrap();
+        let mut follower = OnDisk { disk: writer.disk.clone(), boot: writer.boot, harness: Harness::new(1, 1 << 20) };
+        follower.reopen(WORKER);
+        writer.harness.mutate(100, 2, None).unwrap();
+        let kept = writer.state();
+        writer.disk.fail(Some(Fault { call, after: 0, for_ever: false }));
+        assert_eq!(reason(writer.harness.mutate(200, 3, None)), Some(JournalReason::Io));
+        let lost_from = writer.harness.lineage.lost_from();
+        follower.harness.lineage.catch_up(lost_from, &quiet).unwrap();
+        assert_eq!((follower.state(), follower.harness.lineage.lost_from()), (kept, lost_from), "{call:?}");
+        assert_eq!(reason(follower.harness.mutate(0, 99, None)), Some(JournalReason::Io), "{call:?}");
+        assert!(!follower.harness.lineage.durable());
+    }
+}
+
+#[test]
+fn a_trial_whose_end_fails_is_never_promoted_by_the_next_change() {
+    let mut machine = OnDisk::new(1 << 20);
+    machine.harness.mutate(0, 1, None).unwrap();
+    machine.harness.mutate(0, 2, Some(1000)).unwrap();
+    machine.harness.mutate(0, 3, None).unwrap();
+    machine.disk.fail(Some(Fault { call: Call::Read, after: 0, for_ever: true }));
+    assert!(machine.harness.lineage.expire_lease(ChangeRequest::default(), 1000, &quiet).is_err());
+    machine.disk.fail(None);
+    assert_eq!(reason(machine.harness.lineage.require_log()), Some(JournalReason::Io));
+    assert!(machine.harness.mutate(0, 4, None).is_err());
+    assert_eq!((machine.harness.lineage.promoted(), machine.harness.lineage.lost_from()), (1, Some(3)));
+}

@@ -22,7 +22,7 @@ use crate::tensor::Store;
 use batch::BatchStart;
 use ids::Ids;
 pub use past::PastError;
-pub use rebuild::{MutationPayload, Recovery};
+pub use rebuild::{failed_before, MutationPayload, Recovery};
 use room::Note;
 use undo::Undo;
 
@@ -121,6 +121,8 @@ pub struct Lineage {
     batch: Option<BatchStart>,
     /// The generation that was restored when the log was opened, because a trial of an earlier boot was open.
     ended_trial: Option<u64>,
+    /// Whether the log still has such a trial, because its end could not be written.
+    hides_trial: bool,
     /// Offset of the first entry in the log.
     first_entry: u64,
     /// Number of the first generation in the log.
@@ -216,6 +218,11 @@ impl Lineage {
         self.ended_trial
     }
 
+    /// Whether a trial of an earlier boot is still open in the log, because its end could not be written. It is not shown.
+    pub fn hides_trial(&self) -> bool {
+        self.hides_trial
+    }
+
     /// Why the log cannot be used.
     fn unusable(&self) -> LineageError {
         let none = || JournalError::new(JournalReason::Io, "the journal is not open");
@@ -290,7 +297,7 @@ impl Lineage {
     /// Returns to the promoted generation if the lease of the open trial has expired. Returns whether it has.
     ///
     /// # Errors
-    /// [`LineageError`]; the trial is closed then, and the weights stay as they are.
+    /// [`LineageError`]; the weights stay as they are then, and no change can be made any more: it would promote them.
     pub fn expire_lease(
         &mut self,
         asked: ChangeRequest,
@@ -301,10 +308,14 @@ impl Lineage {
             return Ok(false);
         }
         let result = self.roll_back(EntryKind::LeaseExpired, asked, self.promoted, progress);
-        if result.is_err() {
+        result.map(|()| true).map_err(|error| {
             self.lease_until_us = None; // it would fail again immediately, without end
-        }
-        result.map(|()| true)
+            match error {
+                LineageError::Journal(why) if self.refusal.is_none() => self.fail(why),
+                LineageError::UnknownGeneration(text) => self.fail(rebuild::damaged(&text)),
+                refused => refused,
+            }
+        })
     }
 
     /// Promotes a generation that is on trial.

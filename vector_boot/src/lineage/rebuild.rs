@@ -87,6 +87,7 @@ impl Lineage {
             lost_from: recovery.lost_from,
             batch: None,
             ended_trial: None,
+            hides_trial: false,
             first_entry: 0,
             first_made: 1,
             made: Default::default(),
@@ -143,7 +144,7 @@ impl Lineage {
             Ok(()) => self.ended_trial = Some(promoted),
             Err(_) => {
                 // It cannot be written that the trial has ended: nothing can be changed, and the trial is not shown.
-                (self.generation, self.lease_until_us) = (promoted, None);
+                (self.generation, self.lease_until_us, self.hides_trial) = (promoted, None, true);
                 self.made.truncate((promoted + 1).saturating_sub(self.first_made) as usize);
                 self.images.retain(|image| image.generation <= promoted);
             }
@@ -306,6 +307,12 @@ impl Lineage {
 
 pub(super) fn damaged(text: &str) -> JournalError {
     JournalError::new(JournalReason::Damaged, text)
+}
+
+/// Why a log on a device that has failed takes no changes.
+pub fn failed_before() -> JournalError {
+    let text = "the state device failed earlier in this boot, and is not used again before the next one";
+    JournalError::new(JournalReason::Io, text)
 }
 
 pub(super) fn invalid_entry() -> JournalError {

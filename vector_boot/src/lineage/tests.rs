@@ -370,22 +370,22 @@ fn a_follower_makes_every_change_of_the_writer() {
             assert_eq!(state(follower), state(&writer.lineage));
         };
         writer.ten();
-        follower.catch_up(&quiet).unwrap();
+        follower.catch_up(None, &quiet).unwrap();
         same(&writer, &follower);
         writer.mutate(0, 1, Some(1000)).unwrap();
         writer.mutate(100, 2, None).unwrap();
         writer.lineage.renew(ChangeRequest::default(), 12, 2000).unwrap();
-        follower.catch_up(&quiet).unwrap();
+        follower.catch_up(None, &quiet).unwrap();
         same(&writer, &follower);
         writer.lineage.expire_lease(ChangeRequest::default(), 2000, &quiet).unwrap();
         writer.roll_back(3).unwrap();
         writer.lineage.checkpoint().unwrap();
-        follower.catch_up(&quiet).unwrap();
+        follower.catch_up(None, &quiet).unwrap();
         same(&writer, &follower);
         let mut forgotten = 0;
         for value in 0..200 {
             writer.mutate(300 * u64::from(value), value, None).unwrap();
-            follower.catch_up(&quiet).unwrap();
+            follower.catch_up(None, &quiet).unwrap();
             same(&writer, &follower);
             forgotten = follower.first_made;
         }

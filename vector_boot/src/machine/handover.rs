@@ -45,7 +45,7 @@ impl Machine {
         if lineage.require_log().is_err() {
             return Ok(()); // the other process could not write it either
         }
-        lineage.catch_up(&|| ()).map_err(|error| RequestError::from(error).message)
+        lineage.catch_up(self.vitals().journal_lost_from(), &|| ()).map_err(|error| RequestError::from(error).message)
     }
 
     /// Publishes the state of the weights in the shared words.

@@ -7,7 +7,7 @@ use super::Machine;
 use crate::hw_mmio::word;
 use crate::journal::ring::Record;
 use crate::journal::{Journal, JournalError, JournalReason};
-use crate::lineage::{Budget, Lineage, Recovery};
+use crate::lineage::{failed_before, Budget, Lineage, Recovery};
 use crate::protocol::RecordKind;
 use crate::sys;
 use crate::tensor::Store;
@@ -34,7 +34,7 @@ impl Machine {
         progress: &dyn Fn(),
     ) -> Lineage {
         let (vitals, ring) = (self.vitals(), self.ring());
-        let opened_before = vitals.boot() != 0 || start == Start::Standby;
+        let opened_before = vitals.boot() != 0;
         let recovery = Recovery {
             budget: Budget::of_memory(sys::total_memory()),
             lost_from: vitals.journal_lost_from(),
@@ -49,11 +49,11 @@ impl Machine {
         };
         let mut lineage = Lineage::recover(store, log, recovery);
         if vitals.journal_lost_from().is_some() {
-            let text = "the state device failed earlier in this boot, and is not used again before the next one";
-            lineage.refuse(JournalError::new(JournalReason::Io, text));
+            lineage.refuse(failed_before());
         } else if let Some(why) = lineage.refusal().filter(|_| start != Start::Standby) {
             if why.reason == JournalReason::Io {
-                vitals.set_journal_lost_from(0); // the next worker must not try again what failed here
+                // The next worker must not try again what failed here.
+                vitals.set_journal_lost_from(lineage.lost_from().unwrap_or(0));
             }
             self.queue_notice(why.text.clone());
         }
@@ -65,7 +65,9 @@ impl Machine {
             ring.push(&Record { restored: Some(restored), ..made });
         }
         if let Some(log) = lineage.log().filter(|log| log.boot() != 0 && !opened_before) {
-            vitals.set_boot(log.boot());
+            if !lineage.hides_trial() {
+                vitals.set_boot(log.boot());
+            }
             if let Some(offset) = log.torn() {
                 self.queue_notice(format!(
                     "the last entry, at offset {offset} of the log, was not written wholly; it was not acknowledged and is left out"
@@ -102,3 +104,6 @@ impl Machine {
         std::mem::take(&mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,8 +46,10 @@ pub fn open(
         },
         random: sys::random()?,
         boot: vitals.boot(),
-        // A device that has failed in this boot is not written again.
-        writable: options.state == StateAccess::Write && vitals.journal_lost_from().is_none(),
+        // A device that has failed in this boot is not written again, nor one that the worker that serves cannot write.
+        writable: options.state == StateAccess::Write
+            && vitals.journal_lost_from().is_none()
+            && (!options.standby || vitals.boot() != 0),
     };
     let device = Box::new(StateDevice::new(File::from(state))?);
     DeviceLog::open(device, &opening).map(|log| Box::new(log) as Box<dyn Journal>)
