@@ -16,16 +16,17 @@ pub struct StateDevice {
     file: File,
     size: u64,
     piece: Mutex<Mapping>,
+    progress: Box<dyn Fn() + Send + Sync>,
 }
 
 impl StateDevice {
-    /// Takes the open device.
+    /// Takes the open device. `progress` is called between pieces: a slow one may take long for what is large.
     ///
     /// # Errors
     /// If its size cannot be found out, or there is no memory.
-    pub fn new(mut file: File) -> io::Result<Self> {
+    pub fn new(mut file: File, progress: Box<dyn Fn() + Send + Sync>) -> io::Result<Self> {
         let size = file.seek(SeekFrom::End(0))?; // a disk has no length in its status
-        Ok(StateDevice { file, size, piece: Mutex::new(Mapping::zeroed(PIECE_BYTES)?) })
+        Ok(StateDevice { file, size, piece: Mutex::new(Mapping::zeroed(PIECE_BYTES)?), progress })
     }
 }
 
@@ -42,6 +43,7 @@ impl BlockDevice for StateDevice {
             self.file.read_exact_at(bytes, at)?;
             part.copy_from_slice(bytes);
             at += part.len() as u64;
+            (self.progress)();
         }
         Ok(())
     }
@@ -54,6 +56,7 @@ impl BlockDevice for StateDevice {
             aligned.copy_from_slice(part);
             self.file.write_all_at(aligned, at)?;
             at += part.len() as u64;
+            (self.progress)();
         }
         Ok(())
     }
@@ -66,6 +69,8 @@ impl BlockDevice for StateDevice {
 #[cfg(test)]
 mod tests {
     use std::fs::OpenOptions;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::Arc;
 
     use super::*;
 
@@ -74,7 +79,12 @@ mod tests {
         let path = std::env::temp_dir().join(format!("vector_boot-state-{}", std::process::id()));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         file.set_len(8 << 20).unwrap();
-        let mut device = StateDevice::new(file).unwrap();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let progress = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        };
+        let mut device = StateDevice::new(file, Box::new(progress)).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(device.size(), 8 << 20);
         let bytes: Vec<u8> = (0..(5u32 << 19)).flat_map(|number| (number as u16).to_le_bytes()).collect();
@@ -83,6 +93,7 @@ mod tests {
         let mut read = vec![1; (5 << 19) + 4096];
         device.read(4096, &mut read).unwrap();
         assert!(read[..5 << 19] == bytes[..5 << 19] && read[5 << 19..].iter().all(|byte| *byte == 0));
+        assert_eq!(calls.load(Ordering::Relaxed), 6, "after each of the pieces");
         assert!(device.read((8 << 20) - 4096, &mut [0; 8192]).is_err(), "there is an end");
     }
 }

@@ -9,13 +9,22 @@ use crate::tensor::memory::PAGE;
 /// Memory of a worker without its changed pages, about.
 const WORKER_BYTES: u64 = 24 << 20;
 
-/// Where the weights are: equal positions are equal weights, as far as the base is the same.
+/// Where the weights are: with the same generation and fingerprint they are equal, as far as the base is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// The generation.
     pub generation: u64,
     /// Its fingerprint.
     pub fingerprint: u64,
+    /// Whether they can be changed.
+    pub open: bool,
+}
+
+impl Position {
+    /// Whether a worker here can take the place of one that is at `old`.
+    pub fn replaces(&self, old: &Position) -> bool {
+        (self.generation, self.fingerprint) == (old.generation, old.fingerprint) && (self.open || !old.open)
+    }
 }
 
 impl Machine {
@@ -28,7 +37,8 @@ impl Machine {
     /// Where the weights are; `None` without a model.
     pub fn position(&self) -> Option<Position> {
         let lineage = self.lineage().ok()?;
-        Some(Position { generation: lineage.generation(), fingerprint: lineage.store().memory().fingerprint() })
+        let (generation, fingerprint) = (lineage.generation(), lineage.store().memory().fingerprint());
+        Some(Position { generation, fingerprint, open: lineage.require_log().is_ok() })
     }
 
     /// Whether the process that serves has published another generation than that of these weights.

@@ -96,6 +96,17 @@ fn a_trial_whose_end_cannot_be_written_is_shown_by_no_worker_of_the_boot() {
 }
 
 #[test]
+fn a_worker_without_the_journal_does_not_replace_one_with_it() {
+    let boot = Boot::of(&Disk::blank(1 << 20), false);
+    let position = |machine: Machine| machine.position().unwrap();
+    let old = position(boot.worker());
+    let new = position(Machine::standby(boot.parts()));
+    let journal = Err(JournalError::new(JournalReason::Io, "a test"));
+    let blind = position(Machine::standby(Parts { journal, ..boot.parts() }));
+    assert_eq!((new.replaces(&old), blind.replaces(&old), old.replaces(&blind)), (true, false, true));
+}
+
+#[test]
 fn the_failure_of_a_device_is_known_to_the_worker_beside() {
     let boot = Boot::of(&Disk::blank(1 << 20), false);
     let old = boot.worker();

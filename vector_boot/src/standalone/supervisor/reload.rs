@@ -104,12 +104,15 @@ impl Supervisor {
             Stage::Starting(new) => return self.hear_candidate(new, Stage::Starting),
             Stage::Draining(new) => return self.hear_candidate(new, Stage::Draining),
             Stage::Switching(new) => return self.hear_candidate(new, Stage::Switching),
-            Stage::Ending(mut new, failure) => match new.worker.receive() {
-                // Its end is then one within its probation.
-                Ok(Some((Control::TookOver, _))) if new.frozen => self.note_take_over(new),
-                Ok(_) => self.reload = Stage::Ending(new, failure),
-                Err(_) => return self.stay(Stage::Ending(new, failure)),
-            },
+            Stage::Ending(mut new, failure) => {
+                let message = new.worker.receive();
+                self.reload = Stage::Ending(new, failure);
+                match message {
+                    Ok(Some((Control::TookOver, _))) => self.note_said_take_over(),
+                    Ok(_) => (),
+                    Err(_) => return false,
+                }
+            }
             other => return self.stay(other),
         }
         true
@@ -175,8 +178,7 @@ impl Supervisor {
             }
             Some(Control::TookOver) => {
                 self.reload = stage(new);
-                self.hear_worker(); // the old worker says before that it is frozen
-                self.believe_take_over();
+                self.note_said_take_over();
                 return true;
             }
             Some(Control::Standby) => new.ready = true,
@@ -187,9 +189,12 @@ impl Supervisor {
     }
 
     /// The new worker says that it serves, which it can only after the old one has handed over.
-    fn believe_take_over(&mut self) {
+    fn note_said_take_over(&mut self) {
+        self.hear_worker(); // the old worker says before that it is frozen
         match std::mem::take(&mut self.reload) {
             Stage::Switching(new) => self.note_take_over(new),
+            // It was killed too late: its end is then one within its probation.
+            Stage::Ending(new, _) if new.frozen => self.note_take_over(new),
             Stage::Starting(new) | Stage::Draining(new) => {
                 let text = "the new worker took over before the old one had handed over".to_string();
                 self.end_candidate(new, (ReloadReason::Switch, text));
@@ -214,6 +219,7 @@ impl Supervisor {
             Stage::Draining(new) => {
                 Stage::Switching(Candidate { frozen: true, deadline: Instant::now() + SWITCH_LIMIT, ..new })
             }
+            Stage::Ending(new, failure) => Stage::Ending(Candidate { frozen: true, ..new }, failure),
             other => other,
         };
     }
@@ -365,3 +371,6 @@ fn end(worker: Option<RunningWorker>) {
         worker.kill();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -28,7 +29,7 @@ pub fn open(
     memory: OwnedFd,
     state: Option<OwnedFd>,
     model: &LoadedModel,
-    shared: &SharedWords,
+    shared: &Arc<SharedWords>,
     progress: &dyn Fn(),
 ) -> Result<Box<dyn Journal>, JournalError> {
     if options.without_journal {
@@ -51,7 +52,14 @@ pub fn open(
             && vitals.journal_lost_from().is_none()
             && (!options.standby || vitals.boot() != 0),
     };
-    let device = Box::new(StateDevice::new(File::from(state))?);
+    // The vitals are those of the worker that serves.
+    let (words, serves) = (Arc::clone(shared), !options.standby);
+    let alive = move || {
+        if serves {
+            Vitals::new(words.words()).make_progress();
+        }
+    };
+    let device = Box::new(StateDevice::new(File::from(state), Box::new(alive))?);
     DeviceLog::open(device, &opening).map(|log| Box::new(log) as Box<dyn Journal>)
 }
 

@@ -306,8 +306,12 @@ impl Service {
         let mut rest = &bytes[..];
         let head = Head::unpack(&mut rest).ok_or_else(not_valid)?;
         self.machine.catch_up().map_err(|why| (ReloadReason::State, why))?;
-        if head.position != self.machine.position() || head.embedded != embedded_digest() {
-            let text = "the new worker did not arrive at the weights of the old one";
+        let arrived = match (self.machine.position(), &head.position) {
+            (Some(new), Some(old)) => new.replaces(old),
+            (new, old) => new.is_none() && old.is_none(),
+        };
+        if !arrived || head.embedded != embedded_digest() {
+            let text = "the new worker did not arrive at the weights and the journal of the old one";
             return Err((ReloadReason::State, text.into()));
         }
         let next_fd = &mut || incoming.next_fd();
@@ -342,6 +346,7 @@ impl Packed for Head {
         self.last_beat.pack(out);
         self.position.map(|position| position.generation).pack(out);
         self.position.map(|position| position.fingerprint).pack(out);
+        self.position.is_some_and(|position| position.open).pack(out);
         self.embedded.pack(out);
         let (connection, id) = self.asked.clone().unzip();
         connection.pack(out);
@@ -351,7 +356,8 @@ impl Packed for Head {
     fn unpack(bytes: &mut &[u8]) -> Option<Self> {
         let (frozen_us, last_beat) = (u64::unpack(bytes)?, u64::unpack(bytes)?);
         let place = Option::unpack(bytes)?.zip(Option::unpack(bytes)?);
-        let position = place.map(|(generation, fingerprint)| Position { generation, fingerprint });
+        let open = bool::unpack(bytes)?;
+        let position = place.map(|(generation, fingerprint)| Position { generation, fingerprint, open });
         let embedded = Vec::unpack(bytes)?;
         let asked = Option::unpack(bytes)?.zip(Option::unpack(bytes)?);
         Some(Head { frozen_us, last_beat, position, embedded, asked })
