@@ -18,6 +18,7 @@ impl Machine {
         let base_generation = params.integer("base_generation")?;
         let reason = params.text("reason")?.unwrap_or_default();
         params.finish()?;
+        require_signed_id(request, &id)?;
         request.no_blob()?;
         let mut lineage = self.lineage_mut()?;
         lineage.require_log()?;
@@ -87,13 +88,7 @@ impl Machine {
         let lease_ms = required("lease_ms", params.integer("lease_ms")?)?;
         let id = params.hex("id")?;
         params.finish()?;
-        if request.seal.is_some() && id.is_none() {
-            // Without one, whoever has seen the signed request could prolong the trial with it again and again.
-            return Err(RequestError::new(
-                code::INVALID_PARAMS,
-                "parameter \"id\" is missing: a signed renew needs one",
-            ));
-        }
+        require_signed_id(request, &id.unwrap_or_default())?;
         if lease_ms == 0 {
             return Err(RequestError::new(code::INVALID_PARAMS, "parameter \"lease_ms\" must be at least 1"));
         }
@@ -181,4 +176,16 @@ impl Machine {
             self.queue_change(made.kind, made.generation, &made.id);
         }
     }
+}
+
+/// Checks that a signed request has an id that is kept: else whoever has seen it could have it done again and again.
+///
+/// # Errors
+/// -32602 if it has none, or the one that stands for none.
+fn require_signed_id(request: &Request, id: &[u8; 16]) -> Result<(), RequestError> {
+    if request.seal.is_none() || *id != [0; 16] {
+        return Ok(());
+    }
+    let text = "parameter \"id\" must be given and not be all zero in a signed request";
+    Err(RequestError::new(code::INVALID_PARAMS, text))
 }

@@ -187,6 +187,13 @@ fn a_signed_renewal_prolongs_a_trial_once() {
     answer(&machine, sealed(&trial, &blob)).unwrap();
     let without_id = payload(&machine, "renew", json!({"generation": 1, "lease_ms": 600_000}));
     assert_eq!(refusal(&machine, sealed(&without_id, &[])), code::INVALID_PARAMS);
+    for (method, members) in [
+        ("renew", json!({"generation": 1, "lease_ms": 600_000, "id": hex(&[0; 16])})),
+        ("rollback", json!({"to": 1, "id": hex(&[0; 16])})),
+    ] {
+        let kept_by_nobody = payload(&machine, method, members);
+        assert_eq!(refusal(&machine, sealed(&kept_by_nobody, &[])), code::INVALID_PARAMS, "{method}");
+    }
     let renew = payload(&machine, "renew", json!({"generation": 1, "lease_ms": 600_000, "id": hex(&[6; 16])}));
     answer(&machine, sealed(&renew, &[])).unwrap();
     let until = machine.vitals().lease_until_us();
