@@ -74,7 +74,7 @@ fn log(device: ReadOnly, limits: Limits) -> Result<Value, JournalError> {
         false => None,
     };
     let (file, model) = current.map_or(([0; 32], [0; 32]), |current| (current.file, current.model));
-    let opening = Opening { file, model: &|| model, random: [0; 64], boot: 0, writable: false };
+    let opening = Opening { file, model: &|| model, random: [0; 64], boot: 0, writable: false, beside: false };
     let mut log = DeviceLog::open_limited(Box::new(device), &opening, limits)?;
     let (mut entries, mut last) = (0, None);
     log.read_on(&mut |_, head: &EntryHead| {

@@ -73,8 +73,14 @@ pub struct Boot {
 pub fn recover(disk: &Disk, boot: Boot, budget: Budget) -> Result<Lineage, String> {
     let mut random = [3; 64];
     random[48..56].copy_from_slice(&boot.nonce.to_le_bytes());
-    let opening =
-        Opening { file: FILE, model: &|| [0xA5; 32], random, boot: boot.number, writable: boot.lost_from.is_none() };
+    let opening = Opening {
+        file: FILE,
+        model: &|| [0xA5; 32],
+        random,
+        boot: boot.number,
+        writable: boot.lost_from.is_none(),
+        beside: false,
+    };
     let log = DeviceLog::open_limited(disk.handle(), &opening, LIMITS);
     let log: Result<Box<dyn Journal>, JournalError> = log.map(|log| Box::new(log) as Box<dyn Journal>);
     let recovery = Recovery {

@@ -49,6 +49,13 @@ pub trait Journal: Send + Sync {
     /// If the log cannot be read or is damaged, and whatever `visit` says.
     fn read_on(&mut self, visit: &mut Visit<'_>) -> Result<(), JournalError>;
 
+    /// Makes what was read durable, after another process that has written the log has stopped. While that one writes it must
+    /// not be done: a flush that fails here may lose its writes, and its own flush succeed.
+    ///
+    /// # Errors
+    /// If that fails; the log must not be written any more.
+    fn take_over(&mut self) -> Result<(), JournalError>;
+
     /// The entry at this offset, also one of the open batch; the checksum of its payload is verified.
     ///
     /// # Errors

@@ -25,6 +25,18 @@ impl Lineage {
         Ok(())
     }
 
+    /// Makes the log this process's to write: the other one has stopped.
+    ///
+    /// # Errors
+    /// [`LineageError::Journal`]; no change can be made any more then.
+    pub fn take_over(&mut self) -> Result<(), LineageError> {
+        if self.require_log().is_err() {
+            return Ok(());
+        }
+        let taken = self.log.as_mut().map_or(Ok(()), |log| log.take_over());
+        taken.map_err(|error| self.fail(error))
+    }
+
     fn follow(&mut self, lost_from: Option<u64>, progress: &dyn Fn()) -> Result<(), LineageError> {
         let (mut fresh, next) = (Vec::<(u64, EntryHead)>::new(), self.next_sequence());
         if let Some(log) = &mut self.log {

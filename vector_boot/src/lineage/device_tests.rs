@@ -37,6 +37,7 @@ impl OnDisk {
             random: [3; 64],
             boot: if how.booted { 0 } else { self.boot },
             writable: !how.read_only,
+            beside: false,
         };
         let limits = Limits { device_least: 64 << 10, ..Limits::SPECIFIED };
         let log = DeviceLog::open_limited(self.disk.handle(), &opening, limits).map(|log| Box::new(log) as _);

@@ -58,6 +58,16 @@ impl Machine {
         lineage.catch_up(self.vitals().journal_lost_from(), &|| ()).map_err(|error| RequestError::from(error).message)
     }
 
+    /// Makes the last changes of the process that has stopped, and what it has written durable.
+    ///
+    /// # Errors
+    /// One sentence if that is impossible.
+    pub fn follow_last(&self) -> Result<(), String> {
+        self.catch_up()?;
+        let Ok(mut lineage) = self.weights_alone() else { return Ok(()) };
+        lineage.take_over().map_err(|error| RequestError::from(error).message)
+    }
+
     /// Publishes the state of the weights in the shared words.
     pub fn take_over(&self) {
         if let Ok(lineage) = self.lineage() {

@@ -42,6 +42,8 @@ pub struct DeviceLog {
     last: Option<u64>,
     last_boot: u64,
     writable: bool,
+    /// Whether another process writes the device.
+    beside: bool,
     reach_step: u64,
     torn: Option<u64>,
     /// Why nothing is written any more.
@@ -79,6 +81,7 @@ impl DeviceLog {
             last: None,
             last_boot: 0,
             writable: opening.writable,
+            beside: opening.beside,
             reach_step: limits.reach_step,
             torn: None,
             failed: OnceLock::new(),
@@ -193,12 +196,20 @@ impl Journal for DeviceLog {
         if first_in_boot {
             self.boot = self.last_boot + 1;
         }
-        if self.writable && (first_in_boot || self.tail.offset != known) {
+        if self.writable && !self.beside && (first_in_boot || self.tail.offset != known) {
             // What was read may still be in a cache.
             let settled = self.settle(first_in_boot);
             self.checked(settled)?;
         }
         Ok(())
+    }
+
+    fn take_over(&mut self) -> Result<(), JournalError> {
+        if !std::mem::take(&mut self.beside) || !self.writable {
+            return Ok(());
+        }
+        let settled = self.settle(false);
+        self.checked(settled)
     }
 
     fn entry(&self, offset: u64) -> Result<LogEntry, JournalError> {

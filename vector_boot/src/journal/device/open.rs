@@ -21,6 +21,8 @@ pub struct Opening<'a> {
     pub boot: u64,
     /// Whether the device may be written.
     pub writable: bool,
+    /// Whether another process writes it, until [`Journal::take_over`](crate::journal::Journal::take_over).
+    pub beside: bool,
 }
 
 /// Limits that tests set lower.

@@ -18,7 +18,7 @@ fn model() -> [u8; 32] {
 fn opening(nonce: u8) -> Opening<'static> {
     let mut random = [7; 64];
     random[48..].fill(nonce);
-    Opening { file: FILE, model: &model, random, boot: 0, writable: true }
+    Opening { file: FILE, model: &model, random, boot: 0, writable: true, beside: false }
 }
 
 fn open_with(disk: &Disk, opening: &Opening<'_>) -> Result<(DeviceLog, Vec<(u64, EntryHead)>), JournalError> {

@@ -26,7 +26,7 @@ impl Boot {
         Boot { disk: disk.clone(), shared: Arc::new(shared), read_only }
     }
 
-    fn parts(&self) -> Parts {
+    fn parts(&self, beside: bool) -> Parts {
         let vitals = Vitals::new(self.shared.words());
         let opening = Opening {
             file: [1; 32],
@@ -34,6 +34,7 @@ impl Boot {
             random: [3; 64],
             boot: vitals.boot(),
             writable: !self.read_only && vitals.journal_lost_from().is_none(),
+            beside,
         };
         let limits = Limits { device_least: 64 << 10, ..Limits::SPECIFIED };
         let log = DeviceLog::open_limited(self.disk.handle(), &opening, limits);
@@ -49,7 +50,11 @@ impl Boot {
     }
 
     fn worker(&self) -> Machine {
-        Machine::new(self.parts())
+        Machine::new(self.parts(false))
+    }
+
+    fn standby(&self) -> Machine {
+        Machine::standby(self.parts(true))
     }
 }
 
@@ -83,7 +88,7 @@ fn a_trial_whose_end_cannot_be_written_is_shown_by_no_worker_of_the_boot() {
     for _ in 0..3 {
         let worker = read_only.worker();
         assert_eq!(state(&worker), (1, None, false));
-        let standby = Machine::standby(read_only.parts());
+        let standby = read_only.standby();
         assert_eq!(standby.position(), worker.position());
     }
     let failing = Boot::of(&disk, false);
@@ -100,9 +105,9 @@ fn a_worker_without_the_journal_does_not_replace_one_with_it() {
     let boot = Boot::of(&Disk::blank(1 << 20), false);
     let position = |machine: Machine| machine.position().unwrap();
     let old = position(boot.worker());
-    let new = position(Machine::standby(boot.parts()));
+    let new = position(boot.standby());
     let journal = Err(JournalError::new(JournalReason::Io, "a test"));
-    let blind = position(Machine::standby(Parts { journal, ..boot.parts() }));
+    let blind = position(Machine::standby(Parts { journal, ..boot.parts(true) }));
     assert_eq!((new.replaces(&old), blind.replaces(&old), old.replaces(&blind)), (true, false, true));
 }
 
@@ -111,7 +116,7 @@ fn the_failure_of_a_device_is_known_to_the_worker_beside() {
     let boot = Boot::of(&Disk::blank(1 << 20), false);
     let old = boot.worker();
     assert_eq!(set(&old, 1, None), Ok(true));
-    let new = Machine::standby(boot.parts());
+    let new = boot.standby();
     // The new worker serves, fails, and dies.
     boot.disk.fail(Some(Fault { call: Call::Flush, after: 0, for_ever: false }));
     assert_eq!(set(&new, 2, None), Err(code::JOURNAL_FAILED));
@@ -121,4 +126,24 @@ fn the_failure_of_a_device_is_known_to_the_worker_beside() {
     old.take_over();
     assert_eq!((state(&old), set(&old, 3, None)), ((1, None, false), Err(code::JOURNAL_FAILED)));
     assert_eq!(set(&boot.worker(), 4, None), Err(code::JOURNAL_FAILED));
+}
+
+#[test]
+fn a_worker_beside_flushes_nothing_until_it_takes_over() {
+    let boot = Boot::of(&Disk::blank(1 << 20), false);
+    let old = boot.worker();
+    assert_eq!(set(&old, 1, None), Ok(true));
+    let flushes = || boot.disk.calls(Call::Flush);
+    let before = flushes();
+    let new = boot.standby();
+    assert_eq!(flushes(), before, "one that fails here would lose what the other worker writes");
+    assert_eq!(set(&old, 2, None), Ok(true));
+    let before = flushes();
+    new.catch_up().unwrap();
+    assert_eq!(flushes(), before);
+    new.follow_last().unwrap();
+    assert_eq!((flushes(), new.position()), (before + 1, old.position()));
+    boot.disk.fail(Some(Fault { call: Call::Flush, after: 0, for_ever: false }));
+    let other = boot.standby();
+    assert!(other.follow_last().is_err());
 }

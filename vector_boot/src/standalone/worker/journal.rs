@@ -51,6 +51,7 @@ pub fn open(
         writable: options.state == StateAccess::Write
             && vitals.journal_lost_from().is_none()
             && (!options.standby || vitals.boot() != 0),
+        beside: options.standby,
     };
     // The vitals are those of the worker that serves.
     let (words, serves) = (Arc::clone(shared), !options.standby);

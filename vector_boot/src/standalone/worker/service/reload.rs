@@ -305,7 +305,7 @@ impl Service {
         let bytes = incoming.bytes().map_err(unusable)?;
         let mut rest = &bytes[..];
         let head = Head::unpack(&mut rest).ok_or_else(not_valid)?;
-        self.machine.catch_up().map_err(|why| (ReloadReason::State, why))?;
+        self.machine.follow_last().map_err(|why| (ReloadReason::State, why))?;
         let arrived = match (self.machine.position(), &head.position) {
             (Some(new), Some(old)) => new.replaces(old),
             (new, old) => new.is_none() && old.is_none(),
