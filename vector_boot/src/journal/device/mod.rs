@@ -80,7 +80,7 @@ impl DeviceLog {
             boot: if stale { 1 } else { opening.boot },
             last: None,
             last_boot: 0,
-            writable: opening.writable,
+            writable: opening.writable && !superblock.is_newer(),
             beside: opening.beside,
             reach_step: limits.reach_step,
             torn: None,
@@ -302,9 +302,15 @@ impl Journal for DeviceLog {
     }
 
     fn refusal(&self) -> Option<JournalError> {
-        let read_only = || {
-            let text = "the state device can only be read: make it writable to change the weights";
-            JournalError::new(JournalReason::ReadOnly, text)
+        let read_only = || match self.superblock.is_newer() {
+            true => {
+                let text = "the state device has a newer format, which is read but not written: boot the version that wrote it";
+                JournalError::new(JournalReason::Newer, text)
+            }
+            false => {
+                let text = "the state device can only be read: make it writable to change the weights";
+                JournalError::new(JournalReason::ReadOnly, text)
+            }
         };
         self.failed.get().cloned().or_else(|| (!self.writable).then(read_only))
     }

@@ -168,6 +168,7 @@ fn format(
 ) -> Result<Superblock, JournalError> {
     let area_bytes = (size - AREA_START) / BLOCK * BLOCK;
     let first = Superblock {
+        version: FORMAT_VERSION as u32,
         least_reader: FORMAT_VERSION as u32,
         turn: 0,
         device_id: opening.random.first_chunk().copied().unwrap_or_default(),

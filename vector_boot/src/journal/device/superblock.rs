@@ -12,6 +12,8 @@ const BYTES: usize = SUPERBLOCK_BYTES as usize;
 /// A superblock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Superblock {
+    /// Version of the format that wrote it.
+    pub version: u32,
     /// Oldest version whose readers may read the device.
     pub least_reader: u32,
     /// Its number: the one with the highest is current.
@@ -53,7 +55,7 @@ impl Superblock {
         let mut bytes = [0; BYTES];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(at::MAGIC, &SUPERBLOCK_MAGIC);
-        put(at::VERSION, &(FORMAT_VERSION as u32).to_le_bytes());
+        put(at::VERSION, &self.version.to_le_bytes());
         put(at::LEAST_READER, &self.least_reader.to_le_bytes());
         put(at::DEVICE_ID, &self.device_id);
         for (place, bytes) in [
@@ -90,6 +92,7 @@ impl Superblock {
             return None;
         }
         Some(Superblock {
+            version: bytes.get(at::VERSION..)?.first_chunk().map(|chunk| u32::from_le_bytes(*chunk))?,
             least_reader: bytes.get(at::LEAST_READER..)?.first_chunk().map(|chunk| u32::from_le_bytes(*chunk))?,
             turn: wide(at::TURN)?,
             device_id: *bytes.get(at::DEVICE_ID..)?.first_chunk()?,
@@ -106,6 +109,11 @@ impl Superblock {
             },
             reach: wide(at::REACH)?,
         })
+    }
+
+    /// Whether it has fields that this version does not know, and would lose if it wrote the next one.
+    pub fn is_newer(&self) -> bool {
+        u64::from(self.version) > FORMAT_VERSION
     }
 
     /// Whether its numbers make sense.

@@ -51,7 +51,15 @@ fn what_is_not_a_journal_of_this_model_is_refused() {
     edit(&newer, |block| block[super_at::LEAST_READER] = 2);
     assert_eq!(reason(&newer, &opening(1)), JournalReason::Newer);
     edit(&newer, |block| (block[super_at::LEAST_READER], block[super_at::VERSION]) = (1, 2));
-    assert_eq!(open(&newer, 2).1.len(), 3, "a newer version that old readers may read");
+    let before = newer.bytes();
+    let (mut log, entries) = open(&newer, 2);
+    assert_eq!(entries.len(), 3, "a newer version that old readers may read");
+    let refused = log.append(head(EntryKind::Promote, 0), &[]).map(|_| ()).unwrap_err();
+    assert_eq!(
+        (refused.reason, log.refusal().map(|why| why.reason)),
+        (JournalReason::Newer, Some(JournalReason::Newer))
+    );
+    assert!(newer.bytes() == before, "it is never written");
     let unsound = used();
     edit(&unsound, |block| block[super_at::START] = 1);
     assert_eq!(reason(&unsound, &opening(1)), JournalReason::Damaged);
