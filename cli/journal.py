@@ -89,11 +89,13 @@ def _replay(arguments: argparse.Namespace, log: Log) -> Answer:
     to: Path = arguments.to
     if to.exists() and not arguments.force:
         raise InputError(f"{path_text(to)} is there", remedy="name another file, or replace it with --force")
+    _keep(to, arguments.state, "the state device itself")
     if log.fault is not None and (log.fault.reason != "too_small" or not log.entries):
         raise _refused(arguments.state, log)
     if log.fault is not None:
         warn(f"{path_text(arguments.state)} was cut short ({log.fault.why}): the newest changes may be missing")
     model = _model(arguments, log)
+    _keep(to, model.path, "the model that the device belongs to")
     generation = newest(log).promoted if arguments.generation is None else arguments.generation
     weights = _replayed(arguments.state, model, log, generation)
     if behind := _lost_slots(model, weights):
@@ -103,6 +105,14 @@ def _replay(arguments: argparse.Namespace, log: Log) -> Answer:
     data = {"state": arguments.state, "generation": generation, "output": to, "bytes": model.size, "model": digest}
     text = f"{path_text(to)}: the weights of generation {generation}, {human_bytes(model.size)}\nmodel {digest}"
     return Answer(data | {"lost_kernels": behind}, text)
+
+
+def _keep(to: Path, source: Path, what: str) -> None:
+    """Refuse to replace what the weights are computed from: without it they could not be computed again."""
+    if to.exists() and to.samefile(source):
+        raise InputError(
+            f"{path_text(to)} is {what}, which --force does not replace either", remedy="name another file"
+        )
 
 
 def _model(arguments: argparse.Namespace, log: Log) -> Model:

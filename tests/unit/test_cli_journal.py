@@ -103,6 +103,15 @@ def test_replay_writes_the_newest_promoted_generation_or_another(vboot: Vboot, s
     assert "generation 999 cannot be computed from what the device holds" in vboot.last_error()
 
 
+def test_replay_never_replaces_what_it_reads(vboot: Vboot, state: Path, history: History) -> None:
+    Path("link.img").symlink_to("s.img")
+    before = state.read_bytes(), Path("model.gguf").read_bytes()
+    for name, what in {"s.img": "state device", "link.img": "state device", "model.gguf": "model"}.items():
+        assert vboot("journal", "replay", "s.img", "--model", "model.gguf", "-o", name, "--force") == 1
+        assert vboot.last_error().startswith(f"vboot: error: {name} is the {what}")
+    assert (state.read_bytes(), Path("model.gguf").read_bytes()) == before
+
+
 def check_file(path: Path, history: History, generation: int) -> None:
     data = path.read_bytes()
     for tensor in read_layout(memoryview(data), name="out").tensors:
