@@ -293,7 +293,8 @@ impl Service {
         let started = Instant::now();
         while started.elapsed() < APPROACH_LIMIT {
             let round = Instant::now();
-            if self.machine.catch_up().is_err() || round.elapsed() < APPROACHED {
+            let followed = self.machine.catch_up().is_ok();
+            if !followed || round.elapsed() < APPROACHED || !self.machine.is_behind() {
                 return; // a journal that cannot be followed is noticed once the old worker has handed over
             }
         }
