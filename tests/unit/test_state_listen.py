@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,6 +188,21 @@ def test_two_machines_on_one_file_are_refused(state: StateMachine) -> None:
         mutated(port, 0, 0)
         assert "another machine uses it" in listen_error(state)
         mutated(port, 1, 1)
+
+
+@pytest.mark.parametrize("byte", [101, 201])
+def test_a_file_that_a_machine_in_qemu_uses_is_refused(state: StateMachine, byte: int) -> None:
+    """QEMU holds read locks on these bytes of a disk that it writes to, and looks for those of others."""
+    before = state.file.read_bytes()
+    wanted = struct.pack("@hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
+    with state.file.open("rb") as qemu:
+        fcntl.fcntl(qemu, fcntl.F_OFD_SETLK, wanted)
+        assert "another machine uses it" in listen_error(state)
+    assert state.file.read_bytes() == before
+    with state.running() as machine, machine.connect(), state.file.open("r+b") as qemu:
+        asked = struct.pack("@hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        with pytest.raises(BlockingIOError):
+            fcntl.fcntl(qemu, fcntl.F_OFD_SETLK, asked)
 
 
 @pytest.mark.parametrize(("kind", "said"), [("missing", "there is no such file"), ("folder", "neither a regular")])

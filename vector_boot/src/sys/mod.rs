@@ -18,6 +18,8 @@ pub mod power;
 #[cfg(feature = "standalone")]
 pub mod process;
 #[cfg(feature = "standalone")]
+pub mod range_lock;
+#[cfg(feature = "standalone")]
 pub mod ready;
 #[cfg(feature = "standalone")]
 pub mod sandbox;

@@ -8,9 +8,15 @@ use std::time::{Duration, Instant};
 
 use crate::sys::memory::Mapping;
 use crate::sys::power::is_read_only_device;
+use crate::sys::range_lock;
 
 /// How long a machine that is being killed is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes that QEMU locks in the file of a disk, and how many: one from 100 on for each thing that it does with the file, and
+/// one from 200 on for each that others may not do. The second of them stands for writing.
+const QEMU_LOCKS: (i64, i64) = (100, 200);
+const QEMU_WRITES: i64 = 101;
+const QEMU_WRITES_ALONE: i64 = 201;
 /// Bytes of a block.
 const BLOCK: usize = 4096;
 
@@ -36,7 +42,7 @@ pub fn of_path(path: &Path) -> Result<StateFile, String> {
         Err(error) => return Err(format!("{name}: {error}")),
     };
     if !kind.is_file() && !kind.is_block_device() {
-        return Err(format!("{name}: neither a regular file nor a block device"));
+        return Err(format!("{name}: neither a regular file nor a block device: name a file or a disk"));
     }
     let state = open(path).map_err(|error| format!("{name}: {error}"))?;
     lock(&state).map_err(|why| format!("{name}: {why}"))?;
@@ -77,16 +83,34 @@ fn reads(file: &File) -> bool {
 fn lock(state: &StateFile) -> Result<(), String> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
-        let locked = if state.writable { state.file.try_lock() } else { state.file.try_lock_shared() };
-        match locked {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
-            Err(TryLockError::WouldBlock) => {
+        match try_lock(state) {
+            Ok(true) => return Ok(()),
+            Ok(false) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            Ok(false) => {
                 return Err("another machine uses it: stop that one, or give this one a file of its own".into());
             }
-            Err(TryLockError::Error(error)) => return Err(format!("it cannot be locked: {error}")),
+            Err(error) => return Err(format!("it cannot be locked: {error}")),
         }
     }
+}
+
+/// Whether no other machine has locked the device, and this one now has: against machines that listen with the lock of the
+/// whole file, against those in QEMU with QEMU's locks. Like QEMU it takes its own before it looks for those of others.
+fn try_lock(state: &StateFile) -> io::Result<bool> {
+    let locked = if state.writable { state.file.try_lock() } else { state.file.try_lock_shared() };
+    match locked {
+        Err(TryLockError::WouldBlock) => return Ok(false),
+        Err(TryLockError::Error(error)) => return Err(error),
+        Ok(()) if !state.writable => return Ok(true),
+        Ok(()) => (),
+    }
+    for byte in [QEMU_WRITES, QEMU_WRITES_ALONE] {
+        match range_lock::share(&state.file, byte, 1) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            shared => shared?,
+        }
+    }
+    range_lock::is_taken(&state.file, QEMU_LOCKS.0, QEMU_LOCKS.1).map(|taken| !taken)
 }
 
 #[cfg(test)]
