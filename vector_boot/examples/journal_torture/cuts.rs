@@ -192,7 +192,7 @@ impl<'a> Checker<'a> {
         let boot = self.boot(0);
         let mut lineage = recover(&again, boot, budget())?;
         let mut after = state.clone();
-        let new = || Request::draw(&mut Random::new(self.openings), u64::MAX / 2, None);
+        let new = || Request::draw(&mut Random::new(self.openings), u64::MAX / 2, None, 30);
         let request = Request { lease_until_us: None, ..lost.unwrap_or_else(new) };
         after.mutate(&request);
         request.add(&mut lineage).and_then(|()| lineage.commit()).map_err(|why| format!("after a reboot: {why:?}"))?;

@@ -12,6 +12,8 @@ use crate::tiny::{recover, Boot, Request, DEVICE};
 
 /// Microseconds between two steps.
 const STEP_US: u64 = 1000;
+/// One request in so many has a large blob: in half of the histories old entries are often removed for one.
+const LARGE_IN: [usize; 2] = [30, 6];
 
 /// What was known at a number of events.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +51,8 @@ pub struct World {
     openings: u64,
     clock_us: u64,
     numbers: u64,
+    /// One request in so many has a large blob.
+    large_in: usize,
     /// Whether nothing was written that can be lost.
     only_reads_fail: bool,
     /// Whether changes were refused when the step began.
@@ -92,6 +96,7 @@ impl World {
             openings: seed << 32,
             clock_us: STEP_US,
             numbers: seed << 20,
+            large_in: LARGE_IN[seed as usize % 2],
             only_reads_fail: fault.is_some_and(|fault| fault.call == Call::Read),
             refused: false,
             doubtful: Vec::new(),
@@ -161,7 +166,7 @@ impl World {
     fn draw_request(&mut self, lease: bool) -> Request {
         self.numbers += 1;
         let lease_until_us = lease.then(|| self.clock_us + STEP_US * (2 + self.random.below(12) as u64));
-        Request::draw(&mut self.random, self.numbers, lease_until_us)
+        Request::draw(&mut self.random, self.numbers, lease_until_us, self.large_in)
     }
 
     /// One step.
@@ -242,9 +247,8 @@ impl World {
             }
             Err(LineageError::UnknownGeneration(text)) => Err(format!("{what}: {text}")),
             Err(LineageError::Journal(error)) => match error.reason {
-                JournalReason::Full
-                    if self.state().lease_until_us.is_some() && (what == "mutate" || what == "group") =>
-                {
+                // While a trial is open, only what ends it has room for certain.
+                JournalReason::Full if self.state().lease_until_us.is_some() && state.lease_until_us.is_some() => {
                     self.count("refused as full");
                     Ok(())
                 }

@@ -114,8 +114,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// A random one, which always changes something: `number` is in its bytes.
-    pub fn draw(random: &mut Random, number: u64, lease_until_us: Option<u64>) -> Self {
+    /// A random one, which always changes something: `number` is in its bytes. One in `large_in` has a large blob.
+    pub fn draw(random: &mut Random, number: u64, lease_until_us: Option<u64>, large_in: usize) -> Self {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&number.to_le_bytes());
         id[8] = 1;
@@ -132,7 +132,7 @@ impl Request {
             (half * TENSOR / 2 + random.below(TENSOR / 2 - len), bytes)
         });
         let edits = edits.collect();
-        let unused = if random.below(30) == 0 { LARGE } else { 0 };
+        let unused = if random.below(large_in) == 0 { LARGE } else { 0 };
         Request { id, edits, lease_until_us, unused }
     }
 
