@@ -58,6 +58,8 @@ CHANGED = (
     (r"\bWORD\b|\bTOPIC\b", "lease"),
     (r"\bCODE\b", "1006"),
     (r"~/\S+", "fish-script"),
+    (r"\bDIR/mutation", "keys/mutation"),
+    (r"vboot build (?=--mutation-key)", "vboot build --model tiny --output keyed "),
     (r"--minutes \d+|--generations \d+", "--generations 1"),
     (r"(vboot evolve(?!.*--data)(?= .*--(file|in-process)).*)", r"\1 --data pairs.jsonl"),
     (r"(vboot evolve(?!.*--generations)(?= .*--(file|in-process|data)).*)", r"\1 --generations 1"),
@@ -94,6 +96,7 @@ def scratch(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         changed = ["--set", "blk.0.ffn_up.bias[0]=0.5", "-o", str(folder / f"{name}.gguf")]
         assert cli.main(["surgeon", "apply", str(folder / "a.gguf"), *changed]) == 0
     (folder / "state.img").write_bytes(three_generations(folder / "build/vectorland.gguf"))
+    assert cli.main(["keygen", str(folder / "keys")]) == 0
     (folder / "recipe.toml").write_text(RECIPE)
     (folder / "pairs.jsonl").write_text(PAIRS)
     (folder / "texts.txt").write_text("A cat sleeps.\nA kitten naps.\n")

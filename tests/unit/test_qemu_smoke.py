@@ -117,8 +117,8 @@ def test_a_missing_disk_is_reported_with_qemus_message(tmp_path: Path) -> None:
     assert caught.value.phase == "spawn"
 
 
-def test_the_probe_finds_an_accelerator_that_runs_a_guest(tmp_path: Path) -> None:
-    accel = probe(cache=tmp_path / "accel.json")
+def test_the_probe_finds_an_accelerator_that_runs_a_guest(tmp_path: Path, image: Path) -> None:
+    accel = probe(kernel=image / "vmlinuz", cache=tmp_path / "accel.json")
     spec = MachineSpec(firmware=rom(tmp_path, 0), memory_mib=64, extra=PAUSED)
     with start(spec, accel=accel, run=tmp_path / "run") as machine:
         machine.qmp("cont")
