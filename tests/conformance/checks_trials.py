@@ -211,3 +211,19 @@ def check_subscriptions_name_known_events(client: Client) -> None:
     subscribed = client.result("subscribe", events=["heartbeat", "mutation", "alert"])["subscribed"]
     assert sorted(subscribed) == ["alert", "heartbeat", "mutation"]
     assert client.result("subscribe", events=[])["subscribed"] == []
+
+
+def check_an_event_comes_before_its_generation_is_shown(client: Client) -> None:
+    base = state(client)
+    client.result("subscribe", events=["mutation"])
+    for _ in range(40):
+        made = mutate(client, _EDIT, lease_ms=60_000).result["generation"]
+        _expire(client)
+        until = time.monotonic() + client.patience
+        while generation(client) == made:
+            assert time.monotonic() < until
+        last = [event for event in client.events if event["kind"] == "mutation"][-1]
+        assert (last["change"], last["generation"]) == ("lease_expired", made + 1)
+    client.result("subscribe", events=[])
+    client.events.clear()
+    assert state(client)[1] == base[1]

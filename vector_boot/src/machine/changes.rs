@@ -37,10 +37,8 @@ impl Machine {
         let vitals = self.vitals();
         let asked = ChangeRequest { origin: origin_bytes(&reason), ..self.asked(id, content) };
         let result = lineage.roll_back(EntryKind::Rollback, asked, to, &|| vitals.make_progress());
-        self.publish(&lineage);
         let generation = lineage.generation();
         let durable = lineage.keeps(generation);
-        drop(lineage);
         let refused = result.map_err(RequestError::from).err();
         let made = Record {
             id,
@@ -49,6 +47,7 @@ impl Machine {
             ..Record::plain(RecordKind::Rollback, generation, asked.uptime_us)
         };
         self.record_return(made, refused.as_ref());
+        self.publish(&lineage);
         match refused {
             Some(failure) => Err(failure),
             None => {
@@ -74,11 +73,13 @@ impl Machine {
         }
         let asked = self.asked(id, content);
         let result = lineage.promote(asked, generation);
+        if result.is_ok() {
+            let record = Record { id, ..Record::plain(RecordKind::Promote, generation, asked.uptime_us) };
+            self.ring().push(&record);
+            self.queue_change(RecordKind::Promote, generation, &id);
+        }
         self.publish(&lineage);
         result?;
-        let record = Record { id, ..Record::plain(RecordKind::Promote, generation, asked.uptime_us) };
-        self.ring().push(&record);
-        self.queue_change(RecordKind::Promote, generation, &id);
         Ok(json!({"promoted": generation, "durable": lineage.durable()}).into())
     }
 
@@ -147,9 +148,6 @@ impl Machine {
         let (vitals, promoted) = (self.vitals(), lineage.promoted());
         let asked = self.asked([0; 16], Content::default());
         let expired = lineage.expire_lease(asked, monotonic_us(), &|| vitals.make_progress());
-        if !matches!(expired, Ok(false)) {
-            self.publish(lineage);
-        }
         let generation = lineage.generation();
         let text = match expired {
             Ok(false) => return,
@@ -163,6 +161,7 @@ impl Machine {
             }
         };
         self.queue_event(json!({"kind": "alert", "what": "lease_expired", "text": text}));
+        self.publish(lineage);
     }
 
     /// Records a return to older contents, or its refusal.

@@ -97,9 +97,6 @@ impl Machine {
         let made: Vec<_> =
             requests.map(|(request, connection)| self.check_and_change(&mut lineage, request, connection)).collect();
         let committed = lineage.as_mut().map_or(Ok(()), |lineage| lineage.commit());
-        if let Ok(lineage) = &lineage {
-            self.publish(lineage);
-        }
         let outcome = |(record, result): (Record, Result<MutationOutcome, RequestError>)| {
             let kept = |generation| lineage.as_ref().is_ok_and(|lineage| generation <= lineage.generation());
             let lost = committed.as_ref().err().cloned().map(RequestError::from);
@@ -113,7 +110,11 @@ impl Machine {
             };
             self.note_mutation(record, result)
         };
-        made.into_iter().map(outcome).collect()
+        let replies = made.into_iter().map(outcome).collect();
+        if let Ok(lineage) = &lineage {
+            self.publish(lineage);
+        }
+        replies
     }
 
     /// Records a mutation and counts it. Returns the reply.

@@ -77,7 +77,8 @@ impl Machine {
         lineage
     }
 
-    /// Publishes the state of the weights in the shared words.
+    /// Publishes the state of the weights in the shared words. The records and events of a change come before: who sees the
+    /// new generation finds them.
     pub(super) fn publish(&self, lineage: &Lineage) {
         let vitals = self.vitals();
         self.page().set_wide(word::GENERATION, lineage.generation());

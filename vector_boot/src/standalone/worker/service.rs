@@ -363,6 +363,9 @@ impl Service {
             return;
         }
         let answer = self.answer(&request, arrival);
+        if self.runner.running().is_some() {
+            self.send_events(); // the answer may show a generation that the second thread has just made
+        }
         self.answer_with(arrival.connection, &request.id, answer);
         self.send_events();
     }
