@@ -15,6 +15,7 @@ from cli.ps import up_time
 from qemu.ending import ending
 from qemu.registry import Entry, parse_entry, running_in
 from qemu.run_folder import RunFolder, listens, open_run_folder
+from qemu.state_file import loss
 from vboot.client.machine import connect
 from vboot.client.ports import clients
 from vboot.errors import InputError, VbootError
@@ -103,6 +104,7 @@ def _alive(entry: Entry, timeout: float) -> dict[str, Any]:
     data |= {
         "uptime_s": round(max(0.0, time.time() - entry.started_wall), 1),
         "clients": list(clients(entry.evolution)),
+        "state_lost": loss(entry.state, entry.pid) if entry.state is not None and entry.is_running() else None,
     }
     try:
         with connect(entry.evolution, timeout=timeout, client="vboot status") as machine:
@@ -123,6 +125,7 @@ def _rows(data: dict[str, Any]) -> list[tuple[str, str]]:
         "process": f"{data['pid']} ({data['accel']})",
         "memory": f"{data['memory_mib']} MiB" if data["memory_mib"] else None,
         "state file": path_text(data["state_file"]) if data["state_file"] else None,
+        "state lost": data.get("state_lost"),
         "up": up_time(data["uptime_s"]) if "uptime_s" in data else None,
         "emergency": printable(data["emergency"]) if data.get("emergency") else None,
         "generation": data.get("generation"),

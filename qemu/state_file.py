@@ -64,6 +64,29 @@ def default_mib(model_bytes: int) -> int:
     return min(_BASE_MIB + -(-_MODELS * model_bytes // MIB), MOST_MIB)
 
 
+def loss(path: Path, pid: int) -> str | None:
+    """Why the next machine would not find what the one in the process `pid` writes to its state file at `path`.
+
+    None if it would, or if that process cannot be looked into. The machine itself sees a disk, which has no name.
+    """
+    try:
+        held = {(status.st_dev, status.st_ino) for status in map(_status, Path(f"/proc/{pid}/fd").iterdir()) if status}
+        now = _status(path)
+    except OSError:
+        return None
+    if not held or (now and (now.st_dev, now.st_ino) in held):
+        return None
+    what = "another file has taken its place" if now else "it was deleted or renamed"
+    return f"{what} while the machine ran, so its changes end with it: save the weights with `vboot save`"
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
 def examined(path: Path, *, size_mib: int | None) -> StateFile:
     """The file at `path`, which no machine uses and which can be written; or the place where it can be made.
 

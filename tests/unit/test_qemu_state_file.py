@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu.state_file import MIB, StateFile, default_mib, examined
+from qemu.state_file import MIB, StateFile, default_mib, examined, loss
 from vboot.errors import InputError
 
 
@@ -123,3 +123,16 @@ def test_a_file_that_qemu_has_locked(image: int) -> None:
 def test_a_file_that_a_listening_machine_has_locked(image: int) -> None:
     fcntl.flock(image, fcntl.LOCK_EX)
     assert "is used by another machine that runs" in refusal(Path("s.img"))
+
+
+def test_a_file_that_is_no_longer_the_machines_is_noticed(folder: Path) -> None:
+    path, other = folder / "state.img", folder / "other.img"
+    path.write_bytes(b"state")
+    with path.open("rb"):
+        assert loss(path, os.getpid()) is None
+        path.rename(other)
+        assert "deleted or renamed" in str(loss(path, os.getpid()))
+        path.write_bytes(b"another")
+        assert "another file has taken its place" in str(loss(path, os.getpid()))
+        assert loss(other, os.getpid()) is None
+    assert loss(path, 1 << 30) is None, "a process that is not there"

@@ -837,7 +837,7 @@ REMEDIES: Mapping[int, str] = {
     1012: "send no more than the limits in the reply to `hello`, and an upload from its beginning",
     1013: "split the change into several mutations",
     1014: "list the generations with `history`",
-    1015: "full: promote or roll back what is on trial; io: reboot the machine; else give it a state device of its own",
+    1015: "full: end the trial; io: reboot the machine; gone: save the weights; else give it its own state device",
     1016: "read the console of the machine, then shut it down and boot a sound image",
     1017: "ask for less at once, or, where `data.retry_ms` is given, try again after that time",
     1018: "boot a machine with a model that can",
@@ -875,7 +875,7 @@ RECORD_KINDS: Mapping[int, str] = {
     7: "boot",
 }
 """What a record of the journal is about, by its number in `cortex_journal`."""
-JOURNAL_REASONS = ("full", "foreign", "other_model", "newer", "damaged", "io", "read_only", "too_small")
+JOURNAL_REASONS = ("full", "foreign", "other_model", "newer", "damaged", "io", "read_only", "too_small", "gone")
 """Why the journal takes no changes: `data.reason` with code 1015."""
 VERDICTS: Mapping[int, str] = {
     0: "applied",

@@ -27,6 +27,11 @@ impl JournalError {
     pub fn new(reason: JournalReason, text: impl Into<String>) -> Self {
         JournalError { reason, text: text.into() }
     }
+
+    /// Whether a journal that was in use must not be written any more before the next boot.
+    pub fn is_for_good(&self) -> bool {
+        matches!(self.reason, JournalReason::Io | JournalReason::Gone)
+    }
 }
 
 impl From<io::Error> for JournalError {
@@ -115,6 +120,14 @@ pub trait Journal: Send + Sync {
 
     /// Where a batch ended the log that was not written wholly, if [`Journal::read_on`] has found one.
     fn torn(&self) -> Option<u64>;
+
+    /// Checks that committed batches are found at the next start, as far as the log is [durable](Journal::durable).
+    ///
+    /// # Errors
+    /// If they are not; the log must not be written any more.
+    fn require_kept(&self) -> Result<(), JournalError> {
+        Ok(())
+    }
 
     /// Why the log can be read but not be written.
     fn refusal(&self) -> Option<JournalError>;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::storage::BlockDevice;
 use crate::sys::memory::Mapping;
+use crate::sys::watch;
 
 /// Bytes that are read or written at once. The memory for them is aligned to pages, as direct access wants it.
 const PIECE_BYTES: usize = 1 << 20;
@@ -63,6 +64,10 @@ impl BlockDevice for StateDevice {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn loss(&self) -> Option<String> {
+        watch::loss(&self.file, self.size)
     }
 }
 

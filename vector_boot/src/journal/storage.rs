@@ -59,6 +59,11 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// If that fails; any of the blocks written since the last flush may be lost then.
     fn flush(&mut self) -> io::Result<()>;
+
+    /// Why what is on stable storage is not found by whoever opens the device later, as a sentence without a subject.
+    fn loss(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A payload of this size is mapped instead of copied.

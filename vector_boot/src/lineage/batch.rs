@@ -2,7 +2,7 @@
 
 use super::{Lineage, LineageError};
 use crate::journal::device::planted::{self, Bug};
-use crate::journal::JournalError;
+use crate::journal::{JournalError, JournalReason};
 use crate::tensor::memory::BeforeImages;
 
 /// The state before the open batch, to which a failure returns.
@@ -80,10 +80,17 @@ impl Lineage {
             self.ids.remove_since(start.ids);
         }
         let text = match self.lost_from {
+            _ if error.reason == JournalReason::Gone => error.text,
             Some(_) => format!("the state device failed ({}), and is not used again before the next boot", error.text),
             None => format!("the journal cannot be written: {}", error.text),
         };
-        self.refuse(JournalError { text, ..error })
+        self.refuse(JournalError { text, reason: error.reason })
+    }
+
+    /// Stops using a log whose changes would not be found at the next start. Returns whether it is one.
+    pub fn refuse_lost_log(&mut self) -> bool {
+        let lost = self.log.as_ref().filter(|_| self.refusal.is_none()).and_then(|log| log.require_kept().err());
+        lost.map(|error| self.fail(error)).is_some()
     }
 
     pub(super) fn put_back(&mut self, before: &BeforeImages) {

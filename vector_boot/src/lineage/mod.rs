@@ -223,6 +223,11 @@ impl Lineage {
         self.hides_trial
     }
 
+    /// Whether changes that are said to survive the machine do.
+    pub fn log_is_kept(&self) -> bool {
+        self.refusal.is_some() || self.log.as_ref().is_none_or(|log| log.require_kept().is_ok())
+    }
+
     /// Why the log cannot be used.
     fn unusable(&self) -> LineageError {
         let none = || JournalError::new(JournalReason::Io, "the journal is not open");

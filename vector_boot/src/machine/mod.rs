@@ -167,12 +167,16 @@ impl Machine {
         Ok(self.lock()?.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Locks the weights for a change. An open trial whose lease has expired is ended first.
+    /// Locks the weights for a change. A journal that has lost its file is not used any more, and an open trial whose lease has
+    /// expired is ended first.
     ///
     /// # Errors
     /// 1016 in emergency mode.
     fn lineage_mut(&self) -> LockedLineage<'_> {
         let mut lineage = self.weights_alone()?;
+        if lineage.refuse_lost_log() {
+            self.publish(&lineage);
+        }
         self.expire_lease_of(&mut lineage);
         Ok(lineage)
     }

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use super::Machine;
 use crate::hw_mmio::word;
 use crate::journal::ring::Record;
-use crate::journal::{Journal, JournalError, JournalReason};
+use crate::journal::{Journal, JournalError};
 use crate::lineage::{failed_before, Budget, Lineage, Recovery};
 use crate::protocol::RecordKind;
 use crate::sys;
@@ -48,10 +48,11 @@ impl Machine {
             },
         };
         let mut lineage = Lineage::recover(store, log, recovery);
+        lineage.refuse_lost_log();
         if vitals.journal_lost_from().is_some() {
             lineage.refuse(failed_before());
         } else if let Some(why) = lineage.refusal().filter(|_| start != Start::Standby) {
-            if why.reason == JournalReason::Io {
+            if why.is_for_good() {
                 // The next worker must not try again what failed here.
                 vitals.set_journal_lost_from(lineage.lost_from().unwrap_or(0));
             }
@@ -88,6 +89,13 @@ impl Machine {
         if let Some(sequence) = lineage.lost_from().filter(|_| vitals.journal_lost_from().is_none()) {
             vitals.set_journal_lost_from(sequence);
             self.queue_notice(lineage.refusal().map_or_else(String::new, |why| why.text.clone()));
+        }
+    }
+
+    /// Notices that the file of the journal was lost, if it was. Nothing else may use the weights for long.
+    pub fn check_journal(&self) {
+        if self.lineage().is_ok_and(|lineage| !lineage.log_is_kept()) {
+            drop(self.lineage_mut()); // which notices it
         }
     }
 

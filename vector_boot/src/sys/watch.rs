@@ -17,14 +17,34 @@ struct FileState {
     modified_ns: i64,
 }
 
+/// Makes one system call, `fstat`, whatever the C library: the worker's filter allows it by number.
+fn status_of(file: &File) -> io::Result<libc::stat> {
+    // SAFETY: all zeros is a valid value; on 64-bit Linux the kernel's struct is the C library's.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `status` is live, and large enough for what the kernel writes.
+    let result = unsafe { libc::syscall(libc::SYS_fstat, file.as_raw_fd(), &raw mut status) };
+    check(result as libc::c_int)?;
+    Ok(status)
+}
+
+/// Why what is written to an open file is not found by whoever opens it later, as a sentence without a subject: a regular file
+/// that has no name any more, or less than `bytes` bytes. `None` for one that is kept, and for a device.
+pub fn loss(file: &File, bytes: u64) -> Option<String> {
+    let status = match status_of(file) {
+        Ok(status) => status,
+        Err(error) => return Some(format!("can no longer be examined ({error})")),
+    };
+    let now = u64::try_from(status.st_size).unwrap_or(0);
+    match status.st_mode & libc::S_IFMT == libc::S_IFREG {
+        true if status.st_nlink == 0 => Some("was deleted or replaced".into()),
+        true if now < bytes => Some(format!("was cut short, from {bytes} bytes to {now},")),
+        _ => None,
+    }
+}
+
 impl FileState {
-    /// Makes one system call, `fstat`, whatever the C library: the worker's filter allows it by number.
     fn of(file: &File) -> io::Result<Self> {
-        // SAFETY: all zeros is a valid value; on 64-bit Linux the kernel's struct is the C library's.
-        let mut status: libc::stat = unsafe { std::mem::zeroed() };
-        // SAFETY: `status` is live, and large enough for what the kernel writes.
-        let result = unsafe { libc::syscall(libc::SYS_fstat, file.as_raw_fd(), &raw mut status) };
-        check(result as libc::c_int)?;
+        let status = status_of(file)?;
         Ok(FileState {
             device: status.st_dev,
             inode: status.st_ino,
@@ -97,6 +117,25 @@ mod tests {
         file.set_len(3).unwrap();
         assert_eq!(truncated.change().as_deref(), Some("was 8 bytes long and is 3 now, while it was in use"));
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_without_a_name_or_an_end_is_lost() {
+        let path = std::env::temp_dir().join(format!("vector_boot-loss-{}", std::process::id()));
+        let (moved, other) = (path.with_extension("moved"), path.with_extension("other"));
+        std::fs::write(&path, "contents").unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        std::fs::rename(&path, &moved).unwrap();
+        assert_eq!(loss(&file, 8), None); // it has another name
+        file.set_len(7).unwrap();
+        assert_eq!(loss(&file, 8).as_deref(), Some("was cut short, from 8 bytes to 7,"));
+        file.set_len(9).unwrap();
+        assert_eq!(loss(&file, 8), None);
+        std::fs::write(&other, "another file").unwrap();
+        std::fs::rename(&other, &moved).unwrap();
+        assert_eq!(loss(&file, 8).as_deref(), Some("was deleted or replaced"));
+        std::fs::remove_file(&moved).unwrap();
+        assert_eq!(loss(&File::open("/dev/null").unwrap(), 8), None);
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl DeviceLog {
 
     /// Keeps the first failure of the device: nothing is written after it.
     fn fail(&self, error: JournalError) -> JournalError {
-        if error.reason == JournalReason::Io {
+        if error.is_for_good() {
             self.failed.get_or_init(|| error.clone());
         }
         error
@@ -299,6 +299,15 @@ impl Journal for DeviceLog {
 
     fn torn(&self) -> Option<u64> {
         self.torn
+    }
+
+    fn require_kept(&self) -> Result<(), JournalError> {
+        let Some(loss) = self.ring.device().loss() else { return Ok(()) };
+        let text = format!(
+            "the state file {loss} while the machine ran, and what was acknowledged is lost at the next start: save the \
+             weights with `vboot save`, then start the machine with another state file"
+        );
+        Err(self.fail(JournalError::new(JournalReason::Gone, text)))
     }
 
     fn refusal(&self) -> Option<JournalError> {

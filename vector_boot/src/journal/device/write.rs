@@ -102,6 +102,7 @@ impl DeviceLog {
         if !skipped {
             self.flush()?;
         }
+        self.require_kept()?;
         self.tail = head.next();
         self.batch = Batch::new(seed(&self.superblock.salt));
         Ok(())

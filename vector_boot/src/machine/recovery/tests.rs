@@ -8,6 +8,7 @@ use serde_json::{json, Value};
 use super::*;
 use crate::journal::device::simulated::{Call, Disk, Fault};
 use crate::journal::device::{DeviceLog, Limits, Opening};
+use crate::journal::JournalReason;
 use crate::machine::{Arrival, Parts, Runtime};
 use crate::protocol::{self, code, Blob, Method, Request};
 use crate::sys::memory::SharedWords;

@@ -175,6 +175,9 @@ impl Service {
         let event = || protocol::event(&json!({"kind": "heartbeat", "beats": beats, "late_us": late_us}));
         self.connections.open().for_each(|connection| connection.send_event("heartbeat", event));
         self.check_model_file();
+        if self.runner.running().is_none() {
+            self.machine.check_journal();
+        }
     }
 
     fn collect_answer(&mut self) {
