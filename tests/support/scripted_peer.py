@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
-from vboot.client.session import Reply, Session
+from vboot.client.requests import Reply
+from vboot.client.session import Session
 from vboot.protocol.errors import LinkLostError
 from vboot.protocol.framing import Bytes, Incoming, Message, Reader, encode
 

@@ -16,7 +16,8 @@ from cli.change_answers import history_answer
 from tests.support.local_machine import local_machine
 from tests.support.vboot import Vboot
 from vboot.client.machine import connect
-from vboot.client.session import Reply, Session
+from vboot.client.requests import Reply
+from vboot.client.session import Session
 from vboot.protocol.decoding import decode
 from vboot.protocol.messages import JournalRecord, Mutation
 from vboot.weights.edits import Dense

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.support.scripted_peer import GREETING, Host, Peer
+from vboot.client import connection as connection_module
 from vboot.client import session as session_module
 from vboot.client.inference import cosine_similarities
 from vboot.client.machine import MachineClient
@@ -35,7 +36,7 @@ from vboot.protocol.tables import LINE_LIMIT, TEXTS_LIMIT
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "_HELLO_AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(session_module, "_SLICE_SECONDS", 0.01)
+    monkeypatch.setattr(connection_module, "_SLICE_SECONDS", 0.01)
 
 
 def result(texts: Sequence[str], generation: int = 0) -> tuple[dict[str, Any], bytes]:

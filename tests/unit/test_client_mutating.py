@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.scripted_peer import GREETING, HELLO, Answer, Host, Peer
+from vboot.client import connection as connection_module
 from vboot.client import session as session_module
 from vboot.client.machine import MachineClient
 from vboot.errors import InputError
@@ -27,7 +28,7 @@ LARGE = Dense("w", 0, bytes(range(256)) * 10_000)
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "_HELLO_AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(session_module, "_SLICE_SECONDS", 0.01)
+    monkeypatch.setattr(connection_module, "_SLICE_SECONDS", 0.01)
     monkeypatch.setattr(session_module, "_CONNECT_AGAIN_SECONDS", 0.01)
 
 

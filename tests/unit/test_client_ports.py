@@ -20,6 +20,7 @@ from tests.support.local_machine import local_machine
 from tests.support.scripted_peer import HELLO, Peer
 from vboot.client.machine import connect
 from vboot.client.ports import PortOpener, clients, order
+from vboot.client.requests import Request
 from vboot.client.session import Session
 from vboot.port_files import PORTS, lock_file, port_sockets
 from vboot.protocol.errors import LinkLostError, MachineBusyError, MachineTimeoutError, RequestRefusedError
@@ -332,12 +333,13 @@ def test_a_machine_without_a_free_connection_is_not_waited_for(tmp_path: Path) -
 
 def test_the_machine_learns_who_its_client_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[object] = []
+    members = Request.members
 
-    def noting(self: object, ident: str, method: str, params: dict[str, object]) -> dict[str, object]:
-        said.append(params.get("client"))
-        return {"jsonrpc": "2.0", "id": ident, "method": method, "params": params}
+    def noting(request: Request) -> dict[str, object]:
+        said.append(request.params.get("client"))
+        return members(request)
 
-    monkeypatch.setattr("vboot.client.session._request", lambda *words: noting(None, *words))
+    monkeypatch.setattr(Request, "members", noting)
     with local_machine(tmp_path) as local, connect(local.socket, client="vboot embed") as machine:
         assert isinstance(machine.greeted, Hello)
     assert said[0] == f"vboot embed, pid {os.getpid()}"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.scripted_peer import GREETING, HELLO, Answer, Host, Peer, beat
+from vboot.client import connection as connection_module
 from vboot.client import session as session_module
 from vboot.client.session import Session
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError, ProtocolError, RequestRefusedError
@@ -21,8 +22,8 @@ from vboot.protocol.messages import Event, HeartbeatEvent
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "_HELLO_AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(session_module, "_BLOB_STALL_SECONDS", 0.05)
-    monkeypatch.setattr(session_module, "_SLICE_SECONDS", 0.01)
+    monkeypatch.setattr(connection_module, "_BLOB_STALL_SECONDS", 0.05)
+    monkeypatch.setattr(connection_module, "_SLICE_SECONDS", 0.01)
     monkeypatch.setattr(session_module, "_CONNECT_AGAIN_SECONDS", 0.01)
 
 

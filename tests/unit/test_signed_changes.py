@@ -26,7 +26,7 @@ from tests.support.local_machine import local_machine
 from tests.support.vboot import Vboot
 from vboot.client.bridge import RustNeuralBridge
 from vboot.client.machine import MachineClient, connect
-from vboot.client.session import Uploaded
+from vboot.client.requests import Uploaded
 from vboot.client.signer import Signer
 from vboot.errors import InputError
 from vboot.keys import load_private_key, load_public_key, write_key_pairs

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vboot.client.session import ATTEMPTS, Reply, Seal, Session, Uploaded
+from vboot.client.requests import Reply, Uploaded
+from vboot.client.session import ATTEMPTS, Seal, Session
 from vboot.client.uploads import Progress, upload
 from vboot.protocol.decoding import decode
 from vboot.protocol.errors import ProtocolError, RequestRefusedError

@@ -12,7 +12,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vboot.client.session import Reply, Session
+from vboot.client.requests import Reply
+from vboot.client.session import Session
 from vboot.client.texts import Batch, batches
 from vboot.client.uploads import Progress
 from vboot.errors import InputError

@@ -22,7 +22,8 @@ from typing import Any, Literal, Self
 from vboot.client import changes, inference, uploads
 from vboot.client.link import Link
 from vboot.client.ports import PortOpener
-from vboot.client.session import PROTOCOL, Reply, Session
+from vboot.client.requests import Reply
+from vboot.client.session import PROTOCOL, Session
 from vboot.client.signer import Signer, sealed
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode

@@ -13,53 +13,45 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
+from vboot.client.connection import Connection
 from vboot.client.forks import Owner
 from vboot.client.link import Link
+from vboot.client.requests import (
+    Reply,
+    Request,
+    Uploaded,
+    attempt_deadline,
+    final_error,
+    parse_reply,
+    refusal_code,
+    repeatable,
+)
 from vboot.protocol.decoding import decode
 from vboot.protocol.errors import (
     LinkLostError,
     MachineBusyError,
-    MachineError,
     MachineTimeoutError,
     ProtocolError,
     RequestRefusedError,
 )
-from vboot.protocol.framing import RESYNC, Bytes, Incoming, Message, Reader, Spoilt, encode, encode_line
+from vboot.protocol.framing import RESYNC, Bytes, Incoming, Spoilt, encode, encode_line
 from vboot.protocol.messages import Event, Hello, parse_event
-from vboot.protocol.tables import BLOB_STALL_MS, METHODS, Code
+from vboot.protocol.tables import METHODS, Code
 
 PROTOCOL = 1
 """Version of the protocol."""
 ATTEMPTS = 3
 """How often a request that may be repeated is sent."""
 _EVENTS_KEPT = 1024
-_SLICE_SECONDS = 0.1
 _HELLO_AGAIN_SECONDS = 2.5
 _CONNECT_AGAIN_SECONDS = 0.2
 _BUSY_SECONDS = 0.5
 """How long a machine with all connections taken is asked again: it may not have noticed that a client has left."""
-_BLOB_STALL_SECONDS = BLOB_STALL_MS / 1000
 _CANCEL_SECONDS = 1.0
 _RECOVERY_SECONDS = 10.0
 """Time to synchronise the connection while waiting for events."""
-
-
-@dataclass(frozen=True)
-class Uploaded:
-    """A complete upload, by its id (32 hex digits), in place of the blob of a request."""
-
-    id: str
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The reply to a request: the members of `result`, and the blob if there is one."""
-
-    result: Mapping[str, Any]
-    blob: bytes | None = None
 
 
 Seal: TypeAlias = Callable[[Hello], tuple[str, Mapping[str, Any]]]
@@ -86,14 +78,9 @@ class Session:
         self.on_event: Callable[[Event], None] | None = None
         """Called with each event as it arrives; without it the newest 1024 events are kept for `next_event`."""
         self._owner = Owner("this client")
-        self._open_link = open_link
+        self._connection = Connection(open_link, check)
         self._client = client
-        self._check = check
         self._silence = silence
-        self._link: Link | None = None
-        self._heard = False
-        self._reader = Reader()
-        self._inbox: deque[Incoming] = deque()
         self._events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
         self._in_order = False
         self._hellos: set[str] = set()
@@ -105,13 +92,13 @@ class Session:
         Raises LinkLostError if no machine listens, MachineTimeoutError, RequestRefusedError, ForkedProcessError.
         """
         self._owner.require()
-        while not self._in_order:
+        while not (self._in_order and self._connection.is_open):
             self.hello = self._greet(deadline)
             self._in_order = True
             if self._subscribed:
                 # If the runtime crashes again here, the loop synchronises the connection again.
                 with suppress(LinkLostError, ProtocolError):
-                    self._exchange("subscribe", {"events": list(self._subscribed)}, None, deadline)
+                    self._exchange(Request("subscribe", {"events": list(self._subscribed)}), deadline)
 
     def request(
         self,
@@ -131,7 +118,7 @@ class Session:
         an error reply; LinkLostError, MachineTimeoutError or ProtocolError if there is none; ForkedProcessError.
         """
         self._owner.require()
-        attempts = 1 if _repeat(method) == "never" else ATTEMPTS
+        attempts = 1 if repeatable(method) == "never" else ATTEMPTS
         sent = False
         while True:
             try:
@@ -140,14 +127,15 @@ class Session:
                 self.establish(deadline)
                 wire = (method, params) if seal is None or self.hello is None else seal(self.hello)
                 sent = True
-                return self._exchange(*wire, blob, _attempt_deadline(method, attempts, deadline), ident)
+                request = Request(*wire, blob, ident or secrets.token_hex(8))
+                return self._exchange(request, attempt_deadline(method, attempts, deadline))
             except (LinkLostError, ProtocolError, MachineTimeoutError) as error:
                 if not sent:
                     raise
                 attempts -= 1
-                lost = _repeat(method) == "by_id" or not isinstance(error, MachineTimeoutError)
+                lost = repeatable(method) == "by_id" or not isinstance(error, MachineTimeoutError)
                 if attempts <= 0 or not lost or time.monotonic() >= deadline:
-                    raise _final_error(method, params, error) from error
+                    raise final_error(method, params, error) from error
 
     def pipeline(
         self, method: str, requests: Iterable[tuple[Mapping[str, Any], Bytes]], deadline: float, *, most: int
@@ -165,7 +153,9 @@ class Session:
             for params, blob in requests:
                 if len(outstanding) == most:
                     yield self._await_reply(method, outstanding.popleft(), deadline)
-                outstanding.append(self._post(method, params, blob, deadline))
+                request = Request(method, params, blob)
+                self._post(request, deadline)
+                outstanding.append(request.ident)
             while outstanding:
                 yield self._await_reply(method, outstanding.popleft(), deadline)
         finally:
@@ -185,7 +175,7 @@ class Session:
                 return None
             self.establish(time.monotonic() + _RECOVERY_SECONDS)
             with suppress(LinkLostError, ProtocolError):
-                incoming = self._wait(deadline)
+                incoming = self._connection.wait(deadline)
                 if incoming is not None:
                     self._handle(incoming, None)
         return self._events.popleft()
@@ -198,7 +188,7 @@ class Session:
         """
         self._owner.require()
         in_order, self._in_order = self._in_order, False
-        self._send(encode(_request(secrets.token_hex(8), "cancel", {"request": ident})), deadline)
+        self._send(encode(Request("cancel", {"request": ident}).members()), deadline)
         self._in_order = in_order
 
     def notify(self, method: str, deadline: float) -> None:
@@ -208,18 +198,15 @@ class Session:
 
     def pause(self, seconds: float) -> None:
         """Wait. Raises what `check` raises."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self._check()
-            time.sleep(min(left, _SLICE_SECONDS))
+        self._connection.pause(seconds)
 
     def is_alive(self) -> bool:
         """Whether a machine is connected or listens. It reads what has arrived and sends nothing."""
         self._owner.require()
         self._catch_up()
-        if self._link is None:
+        if not self._connection.is_open:
             try:
-                self._open(time.monotonic())
+                self._connection.open(time.monotonic())
             except (MachineTimeoutError, MachineBusyError):
                 return True
             except LinkLostError:
@@ -229,21 +216,15 @@ class Session:
     def close(self) -> None:
         """Disconnect. In a forked process: only forget the connection of the other process."""
         self._in_order = False
-        if self._link is not None and self._owner.is_current():
-            self._link.close()
-        self._link = None
-
-    def _open(self, deadline: float) -> None:
-        self._link = self._open_link(deadline)
-        self._heard = False
+        self._connection.close(forget=not self._owner.is_current())
 
     def _greet(self, deadline: float) -> Hello:
         """Synchronise the connection; connect first if there is none."""
         started = time.monotonic()
         refused: RequestRefusedError | None = None
         while True:
-            if self._link is None:
-                self._open(deadline)
+            if not self._connection.is_open:
+                self._connection.open(deadline)
             try:
                 return self._say_hello(deadline)
             except MachineTimeoutError:
@@ -263,79 +244,60 @@ class Session:
     def _say_hello(self, deadline: float) -> Hello:
         self._hellos.clear()
         while time.monotonic() < deadline:
-            # Data that was read in part may belong to an earlier message.
-            self._reader = Reader()
-            self._inbox.clear()
-            ident = secrets.token_hex(8)
-            self._hellos.add(ident)
+            self._connection.begin_message()
+            hello = Request("hello", {"protocol": PROTOCOL, "client": self._client})
+            self._hellos.add(hello.ident)
             # A busy machine says so and closes the connection: read its message although sending fails.
             with suppress(LinkLostError):
-                request = _request(ident, "hello", {"protocol": PROTOCOL, "client": self._client})
-                self._connected().send(RESYNC + encode(request), deadline)
-            silence = None if self._heard else self._silence()
+                self._connection.send(RESYNC + encode(hello.members()), deadline)
+            silence = None if self._connection.heard else self._silence()
             reply = self._hello_reply(min(deadline, time.monotonic() + (silence or _HELLO_AGAIN_SECONDS)))
             if reply is not None:
                 return decode(Hello, reply.result, name="hello")
-            if silence is not None and not self._heard and time.monotonic() < deadline:
+            if silence is not None and not self._connection.heard and time.monotonic() < deadline:
                 self.close()
-                self._open(deadline)
+                self._connection.open(deadline)
         remedy = "end other clients of this machine, or read its console"
         raise MachineTimeoutError("the machine does not answer hello", remedy=remedy)
 
     def _hello_reply(self, deadline: float) -> Reply | None:
         """The reply to any hello sent on this connection; what comes before it is ignored. None at the deadline."""
-        while (incoming := self._wait(deadline)) is not None:
+        while (incoming := self._connection.wait(deadline)) is not None:
             if isinstance(incoming, Spoilt):
                 continue
             ident = incoming.members.get("id")
             if isinstance(ident, str) and ident in self._hellos:
                 self._hellos.discard(ident)
-                return _reply(incoming)
-            if _refusal_code(incoming) == Code.BUSY:
-                return _reply(incoming)
+                return parse_reply(incoming)
+            if refusal_code(incoming) == Code.BUSY:
+                return parse_reply(incoming)
         return None
 
-    def _exchange(
-        self,
-        method: str,
-        params: Mapping[str, Any],
-        blob: Bytes | Uploaded | None,
-        deadline: float,
-        ident: str | None = None,
-    ) -> Reply:
-        ident = self._post(method, params, blob, deadline, ident)
+    def _exchange(self, request: Request, deadline: float) -> Reply:
+        """Send a request and wait for its reply."""
+        self._post(request, deadline)
         try:
-            return self._await_reply(method, ident, deadline)
+            return self._await_reply(request.method, request.ident, deadline)
         except RequestRefusedError:
             raise
         except BaseException:  # also KeyboardInterrupt, and what `check` raises
-            if method in METHODS and METHODS[method].cancellable:
+            if request.method in METHODS and METHODS[request.method].cancellable:
                 # Later requests would have to wait for the end of this one, whose reply is no longer needed.
                 with suppress(LinkLostError, MachineTimeoutError):
-                    self.cancel(ident, time.monotonic() + _CANCEL_SECONDS)
+                    self.cancel(request.ident, time.monotonic() + _CANCEL_SECONDS)
             raise
 
-    def _post(
-        self,
-        method: str,
-        params: Mapping[str, Any],
-        blob: Bytes | Uploaded | None,
-        deadline: float,
-        ident: str | None = None,
-    ) -> str:
-        """Send a request; its id."""
-        ident = ident or secrets.token_hex(8)
-        raw = None if isinstance(blob, Uploaded) else blob
-        uploaded = {"blob": {"upload": blob.id}} if isinstance(blob, Uploaded) else {}
-        line = encode_line(_request(ident, method, params) | uploaded, raw)
+    def _post(self, request: Request, deadline: float) -> None:
+        """Send a request."""
+        blob = request.bytes_after_line()
+        line = encode_line(request.members(), blob)
         # It stays False if an exception such as KeyboardInterrupt ends the sending: half a message may have been sent.
         self._in_order = False
-        self._send(line, deadline, raw or b"")
+        self._send(line, deadline, blob or b"")
         self._in_order = True
-        return ident
 
     def _await_reply(self, method: str, ident: str, deadline: float) -> Reply:
-        while (incoming := self._wait(deadline)) is not None:
+        while (incoming := self._connection.wait(deadline)) is not None:
             reply = self._handle(incoming, ident)
             if reply is not None:
                 return reply
@@ -359,9 +321,9 @@ class Session:
                 raise LinkLostError("the machine's runtime was restarted", remedy="try again")
         elif members.get("id") in self._hellos:
             self._hellos.discard(members["id"])
-        elif awaited is not None and (members.get("id") == awaited or _refusal_code(incoming) is not None):
+        elif awaited is not None and (members.get("id") == awaited or refusal_code(incoming) is not None):
             self._hellos.clear()  # replies come in order: a hello without a reply will not get one any more
-            return _reply(incoming)
+            return parse_reply(incoming)
         return None
 
     def _deliver(self, event: Event | None) -> None:
@@ -373,95 +335,13 @@ class Session:
     def _catch_up(self) -> None:
         """Process what has arrived, without waiting."""
         with suppress(LinkLostError, ProtocolError):
-            if self._link is not None:
-                self._fill(0.0)
-            while self._in_order and self._inbox:
-                self._handle(self._inbox.popleft(), None)
-
-    def _wait(self, deadline: float) -> Incoming | None:
-        """The next incoming message; None at the deadline. Raises LinkLostError, and what `check` raises."""
-        quiet_since = time.monotonic()
-        while not self._inbox:
-            self._check()
-            now = time.monotonic()
-            if self._fill(min(deadline, now + _SLICE_SECONDS)):
-                quiet_since = now
-            elif self._reader.in_blob and now - quiet_since > _BLOB_STALL_SECONDS:
-                self._reader = Reader()
-                return Spoilt("an incomplete blob")
-            if not self._inbox and now >= deadline:
-                return None
-        return self._inbox.popleft()
-
-    def _fill(self, deadline: float) -> bool:
-        """Read what arrives into the inbox; whether anything arrived. Raises LinkLostError."""
-        try:
-            data = self._connected().receive(deadline)
-        except LinkLostError:
-            self.close()
-            raise
-        self._inbox.extend(self._reader.feed(data))
-        self._heard = self._heard or bool(data)
-        return bool(data)
+            self._connection.read_arrived()
+            while self._in_order and (incoming := self._connection.next_arrived()) is not None:
+                self._handle(incoming, None)
 
     def _send(self, data: bytes, deadline: float, blob: Bytes = b"") -> None:
         try:
-            self._connected().send(data, deadline, blob)
+            self._connection.send(data, deadline, blob)
         except LinkLostError:
             self.close()
             raise
-
-    def _connected(self) -> Link:
-        if self._link is None:
-            raise LinkLostError("the connection to the machine is closed", remedy="connect again")
-        return self._link
-
-
-def _repeat(method: str) -> Literal["safe", "by_id", "never"]:
-    """Whether a request of this method may be sent again; not if we do not know the method."""
-    return METHODS[method].repeat if method in METHODS else "never"
-
-
-def _attempt_deadline(method: str, attempts: int, deadline: float) -> float:
-    """How long to wait for the reply to this attempt: a method that is repeated by its id needs time for the others."""
-    if _repeat(method) != "by_id":
-        return deadline
-    now = time.monotonic()
-    return now + (deadline - now) / attempts
-
-
-def _final_error(method: str, params: Mapping[str, Any], error: MachineError) -> MachineError:
-    """The error of a request that is not repeated any more; it says whether the machine may have done the request."""
-    if _repeat(method) == "safe" or (isinstance(error, MachineTimeoutError) and _repeat(method) != "by_id"):
-        return error
-    during = "" if isinstance(error, MachineTimeoutError) else f" during {method}"
-    what = f"{error.what}{during}: it may or may not have been done"
-    if _repeat(method) == "by_id":
-        ident = params.get("id") or params.get("upload")
-        return type(error)(what, remedy=f"repeat it with the id {ident}: the machine never does it twice")
-    return type(error)(what, remedy="check the state of the machine before you repeat it")
-
-
-def _request(ident: str, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": ident, "method": method, "params": params}
-
-
-def _refusal_code(message: Message) -> int | None:
-    """The code of an error reply without an id: the machine could not read a request, or refuses the connection."""
-    error = message.members.get("error")
-    code = error.get("code") if message.members.get("id") is None and isinstance(error, dict) else None
-    return code if type(code) is int else None
-
-
-def _reply(message: Message) -> Reply:
-    """The result of a reply. Raises RequestRefusedError for an error, ProtocolError if it is neither."""
-    result, error = message.members.get("result"), message.members.get("error")
-    if isinstance(result, dict) and error is None:
-        return Reply(result, message.blob)
-    if isinstance(error, dict) and type(error.get("code")) is int and isinstance(error.get("message"), str):
-        data = error.get("data")
-        names = data.get("clients") if isinstance(data, dict) else None
-        if error["code"] == Code.BUSY and isinstance(names, list):
-            raise MachineBusyError(tuple(map(str, names)))
-        raise RequestRefusedError(error["code"], error["message"], data)
-    raise ProtocolError("the machine's reply has neither a result nor an error", remedy="report this bug")

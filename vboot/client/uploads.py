@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import Any, TypeAlias
 
-from vboot.client.session import ATTEMPTS, Reply, Session
+from vboot.client.requests import Reply
+from vboot.client.session import ATTEMPTS, Session
 from vboot.errors import InputError
 from vboot.protocol.decoding import decode
 from vboot.protocol.errors import LinkLostError, MachineTimeoutError, ProtocolError, RequestRefusedError
