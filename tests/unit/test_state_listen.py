@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -205,12 +206,38 @@ def test_a_file_that_a_machine_in_qemu_uses_is_refused(state: StateMachine, byte
             fcntl.fcntl(qemu, fcntl.F_OFD_SETLK, asked)
 
 
-@pytest.mark.parametrize(("kind", "said"), [("missing", "there is no such file"), ("folder", "neither a regular")])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "there is no such file: make it first"),
+        ("folder", "expected a regular file or a block device, got a folder: name a file or a disk"),
+        ("fifo", "got a FIFO: name a file"),
+        ("socket", "got a socket: name a file"),
+        ("/dev/null", "got a character device: name a file"),
+        ("/proc/version", "it cannot be the state device (Invalid argument (os error 22)): name a file"),
+        ("itself", "it cannot be found (Too many levels of symbolic links (os error 40)): name a file"),
+    ],
+)
 def test_a_file_that_is_none_is_refused(state: StateMachine, kind: str, said: str) -> None:
     state.file.unlink()
     if kind == "folder":
         state.file.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(state.file)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(state.file))
+    elif kind != "missing":
+        state.file.symlink_to(state.file if kind == "itself" else kind)
     assert said in listen_error(state)
+
+
+def test_a_file_that_was_deleted_before_is_refused(state: StateMachine) -> None:
+    with state.file.open("r+b") as deleted:
+        state.file.unlink()
+        descriptor = Path(f"/proc/{os.getpid()}/fd/{deleted.fileno()}")
+        said = listen_error(StateMachine(state.executable, state.model, state.folder, descriptor))
+    assert "the file was deleted, so nobody would find its changes: name one in a folder" in said
 
 
 def refused(state: StateMachine, reason: str, *texts: str) -> None:
@@ -286,7 +313,7 @@ def test_damage_in_the_middle_is_refused(state: StateMachine) -> None:
     with state.file.open("r+b") as device:
         device.seek(8192 + 4096 + 300)
         device.write(b"\xff")
-    refused(state, "damaged")
+    refused(state, "damaged", "in frame 1", "restore a copy of the state device, or use another one")
 
 
 def test_a_torn_tail_is_cut(state: StateMachine) -> None:
@@ -312,7 +339,7 @@ def test_a_torn_tail_is_cut(state: StateMachine) -> None:
 def test_a_file_that_is_too_small_is_refused(state: StateMachine, size: int) -> None:
     with state.file.open("r+b") as device:
         device.truncate(size)
-    refused(state, "too_small")
+    refused(state, "too_small", f"has {size} bytes, expected at least 16777216: make it larger")
 
 
 def test_a_device_that_has_shrunk_is_refused_and_one_that_has_grown_is_not(state: StateMachine) -> None:
@@ -321,7 +348,7 @@ def test_a_device_that_has_shrunk_is_refused_and_one_that_has_grown_is_not(state
     copy = state.folder / "copy.img"
     shutil.copy(state.file, copy)
     os.truncate(state.file, 32 * MIB)
-    refused(state, "too_small")
+    refused(state, "too_small", f"has {32 * MIB} bytes, expected the {64 * MIB}", "restore a whole copy of it")
     os.truncate(copy, 128 * MIB)
     grown = StateMachine(state.executable, state.model, state.folder, copy)
     with grown.running() as machine, machine.connect() as port:

@@ -1,8 +1,9 @@
 //! The open batch: changes that are made in memory and appended to the log, and that become permanent together.
 
 use super::{Lineage, LineageError};
+use crate::journal::device::failed;
 use crate::journal::device::planted::{self, Bug};
-use crate::journal::{JournalError, JournalReason};
+use crate::journal::JournalError;
 use crate::tensor::memory::BeforeImages;
 
 /// The state before the open batch, to which a failure returns.
@@ -80,11 +81,11 @@ impl Lineage {
             self.ids.remove_since(start.ids);
         }
         let text = match self.lost_from {
-            _ if error.reason == JournalReason::Gone => error.text,
-            Some(_) => format!("the state device failed ({}), and is not used again before the next boot", error.text),
+            Some(_) if error.is_for_good() => error.text,
+            Some(_) => failed(&error.text),
             None => format!("the journal cannot be written: {}", error.text),
         };
-        self.refuse(JournalError { text, reason: error.reason })
+        self.refuse(JournalError { text, ..error })
     }
 
     /// Stops using a log whose changes would not be found at the next start. Returns whether it is one.

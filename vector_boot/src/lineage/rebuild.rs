@@ -2,6 +2,7 @@
 
 use super::image::Image;
 use super::{Budget, ChangeRequest, GenerationEntry, Ids, ImageEntry, Lineage, LineageError, Undo};
+use crate::journal::device::failed;
 use crate::journal::device::planted::{self, Bug};
 use crate::journal::{EntryHead, EntryKind, Journal, JournalError, JournalReason, LogEntry};
 use crate::mutation::apply::apply;
@@ -311,8 +312,7 @@ pub(super) fn damaged(text: &str) -> JournalError {
 
 /// Why a log on a device that has failed takes no changes.
 pub fn failed_before() -> JournalError {
-    let text = "the state device failed earlier in this boot, and is not used again before the next one";
-    JournalError::new(JournalReason::Io, text)
+    JournalError::new(JournalReason::Io, failed("earlier in this boot"))
 }
 
 pub(super) fn invalid_entry() -> JournalError {

@@ -69,7 +69,7 @@ impl DeviceLog {
         opening: &Opening<'_>,
         limits: Limits,
     ) -> Result<Self, JournalError> {
-        let superblock = open::superblock(&mut *device, opening, limits)?;
+        let superblock = open::superblock(&mut *device, opening, limits).map_err(described)?;
         let stale = planted::is(Bug::StaleEpoch);
         Ok(DeviceLog {
             ring: Ring::new(device, superblock.area_offset, superblock.area_bytes),
@@ -101,6 +101,7 @@ impl DeviceLog {
 
     /// Keeps the first failure of the device: nothing is written after it.
     fn fail(&self, error: JournalError) -> JournalError {
+        let error = described(error);
         if error.is_for_good() {
             self.failed.get_or_init(|| error.clone());
         }
@@ -326,8 +327,27 @@ impl Journal for DeviceLog {
 }
 
 fn damaged(why: String) -> JournalError {
-    let text = format!("the journal on the state device is damaged: {why}");
+    let text = format!(
+        "the journal on the state device is damaged ({why}): examine it with `vboot journal verify`, then restore a copy of \
+         it, or use another device"
+    );
     JournalError::new(JournalReason::Damaged, text)
+}
+
+/// The error of a call to the device, as a sentence; any other error as it is.
+pub fn described(error: JournalError) -> JournalError {
+    match error.reason {
+        JournalReason::Io => JournalError { text: failed(&error.text), ..error },
+        _ => error,
+    }
+}
+
+/// That a device has failed, in this way.
+pub fn failed(how: &str) -> String {
+    format!(
+        "the state device failed ({how}) and is not used again before the next boot: check the disk and its free space, then \
+         start the machine again"
+    )
 }
 
 #[cfg(test)]

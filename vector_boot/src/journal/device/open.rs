@@ -57,7 +57,10 @@ pub fn superblock(
 ) -> Result<Superblock, JournalError> {
     let size = device.size().min(DEVICE_MOST);
     if size < limits.device_least.max(AREA_START + BLOCK) {
-        let text = format!("the state device has {size} bytes, it needs {} at least", limits.device_least);
+        let text = format!(
+            "the state device has {size} bytes, expected at least {}: make it larger, or use another one",
+            limits.device_least
+        );
         return Err(JournalError::new(JournalReason::TooSmall, text));
     }
     let superblocks = Superblocks::read(device)?;
@@ -112,11 +115,17 @@ fn check(current: &Superblock, size: u64, opening: &Opening<'_>) -> Result<(), J
         return refused(JournalReason::OtherModel, text);
     }
     if !current.is_sound() {
-        return refused(JournalReason::Damaged, "the superblock of the state device contradicts itself".into());
+        return refused(
+            JournalReason::Damaged,
+            "the superblock of the state device contradicts itself: restore a copy of it, or use another device".into(),
+        );
     }
     let needed = current.area_offset + current.area_bytes;
     if needed > size {
-        let text = format!("the state device has {size} bytes, but its journal needs {needed}: it was cut");
+        let text = format!(
+            "the state device has {size} bytes, expected the {needed} that its journal was made with: restore a whole copy of \
+             it, or use another one"
+        );
         return refused(JournalReason::TooSmall, text);
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! Opens the state device, so that a worker without rights can use it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -39,12 +39,23 @@ pub fn of_path(path: &Path) -> Result<StateFile, String> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(format!("{name}: there is no such file: make it first, for example with `truncate -s 256M`"));
         }
-        Err(error) => return Err(format!("{name}: {error}")),
+        Err(error) => return Err(format!("{name}: it cannot be found ({error}): name a file or a disk")),
     };
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(format!("{name}: neither a regular file nor a block device: name a file or a disk"));
+    let what = [
+        (kind.is_dir(), "a folder"),
+        (kind.is_fifo(), "a FIFO"),
+        (kind.is_socket(), "a socket"),
+        (kind.is_char_device(), "a character device"),
+    ];
+    if let Some((_, what)) = what.into_iter().find(|(is_it, _)| *is_it) {
+        return Err(format!("{name}: expected a regular file or a block device, got {what}: name a file or a disk"));
     }
-    let state = open(path).map_err(|error| format!("{name}: {error}"))?;
+    let unusable = |error| format!("{name}: it cannot be the state device ({error}): name a file or a disk of yours");
+    let mut state = open(path).map_err(unusable)?;
+    state.file.seek(SeekFrom::End(0)).map_err(unusable)?; // files of the kernel have no end
+    if kind.is_file() && state.file.metadata().map_err(unusable)?.nlink() == 0 {
+        return Err(format!("{name}: the file was deleted, so nobody would find its changes: name one in a folder"));
+    }
     lock(&state).map_err(|why| format!("{name}: {why}"))?;
     Ok(state)
 }
@@ -121,7 +132,17 @@ mod tests {
     fn a_file_is_opened_once() {
         let path = std::env::temp_dir().join(format!("vector_boot-lock-{}", std::process::id()));
         assert!(of_path(&path).err().unwrap().contains("no such file"));
-        assert!(of_path(&std::env::temp_dir()).err().unwrap().contains("neither"));
+        for (other, what) in [
+            ("/proc", "got a folder"),
+            ("/dev/null", "got a character device"),
+            ("/proc/version", "cannot be the state"),
+        ] {
+            let said = of_path(Path::new(other)).err().unwrap();
+            assert!(
+                said.contains(what) && said.ends_with("name a file or a disk") | said.ends_with("of yours"),
+                "{said}"
+            );
+        }
         fs::write(&path, [0; 1 << 16]).unwrap();
         let first = of_path(&path).unwrap();
         assert!(first.writable);

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Options, StateAccess};
 use crate::hw_mmio::Page;
-use crate::journal::device::{DeviceLog, Opening};
+use crate::journal::device::{described, DeviceLog, Opening};
 use crate::journal::log::Log;
 use crate::journal::state_device::StateDevice;
 use crate::journal::{Journal, JournalError, JournalReason};
@@ -60,7 +60,8 @@ pub fn open(
             Vitals::new(words.words()).make_progress();
         }
     };
-    let device = Box::new(StateDevice::new(File::from(state), Box::new(alive))?);
+    let device =
+        Box::new(StateDevice::new(File::from(state), Box::new(alive)).map_err(|error| described(error.into()))?);
     DeviceLog::open(device, &opening).map(|log| Box::new(log) as Box<dyn Journal>)
 }
 
