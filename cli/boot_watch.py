@@ -9,7 +9,8 @@ from builder.progress import Reporter
 from qemu import console
 from qemu.console_file import ConsoleFile
 from qemu.machine import VirtualMachine
-from vboot.client.machine import TIMEOUT_S, MachineClient, connect
+from vboot.client.connected import TIMEOUT_S
+from vboot.client.machine import MachineClient, connect
 from vboot.errors import BootError
 from vboot.protocol.errors import LinkLostError, MachineError, MachineTimeoutError
 

@@ -100,7 +100,7 @@ def test_mutate_verifies_the_machines_result(vboot: Vboot, machine: Path, monkey
         made = decode(kind, value, name=name)
         return Mutation(**vars(made) | {"sha256": {"w": "00"}}) if kind is Mutation else made
 
-    monkeypatch.setattr("vboot.client.machine.decode", misread)
+    monkeypatch.setattr("vboot.client.changes.decode", misread)
     assert vboot("mutate", machine, *NOISE, "--verify") == 1
     assert "differ from the prediction; roll back to generation 2 and report this bug" in vboot.err
 
@@ -132,7 +132,7 @@ def test_an_interrupted_change_is_reported_with_its_id(
             os.kill(os.getpid(), number)
         return decode(wanted, value, name=name)
 
-    monkeypatch.setattr("vboot.client.machine.decode", stop)
+    monkeypatch.setattr("vboot.client.changes.decode", stop)
     error = vboot.json("mutate", machine, *NOISE, code=128 + number)["error"]
     expected = f"the change {error['id']} with seed {error['seed']} may have been made; see `vboot history {machine}`"
     assert (error["type"], error["message"]) == (kind, f"{kind.lower()}: {expected}")

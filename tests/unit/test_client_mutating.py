@@ -93,7 +93,7 @@ def test_a_lost_reply_to_mutate_is_replayed(upset: Answer) -> None:
 
 @pytest.mark.parametrize("upset", UPSETS.values(), ids=UPSETS)
 def test_a_lost_reply_to_rollback_is_replayed(upset: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vboot.client.machine._CHANGE_SECONDS", 2.0)
+    monkeypatch.setattr("vboot.client.changes._CHANGE_SECONDS", 2.0)
     model = Model()
     model.upset("rollback", upset)
     assert model.machine().rollback(1).replayed

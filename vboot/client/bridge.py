@@ -27,8 +27,9 @@ from numpy.typing import ArrayLike, NDArray
 from vboot.client.bridge_link import BridgeLink
 from vboot.client.bridge_packets import Kind, Packet
 from vboot.client.bridge_process import BridgeProcess, SharedMemory, find_library
+from vboot.client.connected import TIMEOUT_S
 from vboot.client.forks import OwnerLock
-from vboot.client.machine import TIMEOUT_S, MachineClient
+from vboot.client.machine import MachineClient
 from vboot.client.signer import Signer
 from vboot.errors import InputError
 from vboot.protocol.errors import BridgeTimeoutError, MachineError

@@ -3,7 +3,8 @@
 use serde_json::{json, Map, Value};
 
 use super::blob_source::BlobSource;
-use super::{digests, LockedLineage, Machine};
+use super::tensors::digests;
+use super::{LockedLineage, Machine};
 use crate::hw_mmio::word;
 use crate::journal::ring::{origin_bytes, Record};
 use crate::journal::{Content, EntryKind};
