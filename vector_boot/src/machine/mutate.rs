@@ -23,6 +23,8 @@ use crate::sys::monotonic_us;
 const CONFIDENCE_NEEDED: f64 = 0.8;
 /// Mutations that need less memory than this are not checked for available memory.
 const SMALL_BYTES: u64 = 4 << 20;
+/// The memory of an upload is kept for the next one if it is at most one part in so many of what is available.
+const SPARE_SHARE: u64 = 8;
 
 /// The past change with this id, if it is the same one.
 ///
@@ -169,9 +171,20 @@ impl Machine {
             // The upload of a refused mutation can be used again.
             (BlobSource::Upload(upload), Err(_)) => self.uploads().put_back(upload),
             (BlobSource::Upload(upload), Ok(outcome)) if outcome.replayed => self.uploads().put_back(upload),
+            (BlobSource::Upload(upload), Ok(_)) => self.uploads().recycle(upload, self.spare_limit()),
             _ => (),
         }
         (record, result)
+    }
+
+    /// Bytes of memory that may be kept for the next upload: a small part of what is available.
+    fn spare_limit(&self) -> usize {
+        let available = u64::from(self.page().get(word::MEMORY_AVAILABLE_KIB)) * 1024;
+        if available == 0 {
+            usize::MAX
+        } else {
+            usize::try_from(available / SPARE_SHARE).unwrap_or(usize::MAX)
+        }
     }
 
     /// The result of a mutation that is repeated after its upload was used up.
@@ -266,6 +279,7 @@ impl Machine {
             return Ok(());
         }
         self.release_past(true);
+        self.uploads().drop_spare();
         let freed = lineage.drop_before_images();
         if needed < available + freed {
             return Ok(());

@@ -1,9 +1,8 @@
 //! The request `upload`: blobs that are too large for one message, sent in pieces.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+mod memory;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{MutexGuard, PoisonError};
 
 use serde_json::json;
@@ -15,8 +14,8 @@ use crate::protocol::{
     code, required, Blob, BlobBytes, Reply, Request, RequestError, CONNECTIONS_LIMIT, OPEN_UPLOADS_LIMIT,
     UPLOAD_IDLE_MS, UPLOAD_LIMIT,
 };
-use crate::sys::memory::{claim, memory_file, Mapping};
 use crate::sys::monotonic_us;
+use memory::{SpareMemory, UploadMemory};
 
 /// How long an upload is kept after the connection has ended, and unused before another one may replace it.
 const IDLE_US: u64 = UPLOAD_IDLE_MS * 1000;
@@ -29,9 +28,7 @@ pub struct Upload {
     /// Chosen by the client.
     pub id: [u8; 16],
     owner: Owner,
-    /// The memory file that `memory` maps: it can be given to another process.
-    file: File,
-    memory: Mapping,
+    memory: UploadMemory,
     received: usize,
     /// CRC-32C of what was received.
     crc: u32,
@@ -58,16 +55,13 @@ impl Upload {
         self.crc
     }
 
-    /// Its memory file, once nothing maps it here.
+    /// Its memory file, which can be longer than the upload; nothing maps it here.
     pub fn into_file(self) -> OwnedFd {
-        self.file.into()
+        self.memory.into_file()
     }
 
-    fn new(id: [u8; 16], owner: Owner, total: usize, now_us: u64) -> io::Result<Self> {
-        let file = memory_file(c"upload")?;
-        claim(file.as_fd(), total)?;
-        let memory = Mapping::shared(file.as_fd(), 0, total)?;
-        Ok(Upload { id, owner, file: file.into(), memory, received: 0, crc: 0, used_us: now_us })
+    fn new(id: [u8; 16], owner: Owner, memory: UploadMemory, now_us: u64) -> Self {
+        Upload { id, owner, memory, received: 0, crc: 0, used_us: now_us }
     }
 
     fn pack(&self, out: &mut Vec<u8>) {
@@ -77,7 +71,7 @@ impl Upload {
             Owner::Left(since_us) => (true, since_us),
         };
         left.pack(out);
-        let (total, received) = (self.memory.bytes().len() as u64, self.received as u64);
+        let (total, received) = (self.memory.len() as u64, self.received as u64);
         [number, total, received, u64::from(self.crc), self.used_us].iter().for_each(|number| number.pack(out));
     }
 
@@ -86,11 +80,10 @@ impl Upload {
         let number = u64::unpack(bytes)?;
         let (total, received) = (usize::unpack(bytes)?, usize::unpack(bytes)?);
         let crc = u32::try_from(u64::unpack(bytes)?).ok()?;
-        claim(file.as_fd(), total).ok()?;
-        let memory = Mapping::shared(file.as_fd(), 0, total).ok()?;
+        let memory = UploadMemory::of_file(file, total)?;
         let owner = if left { Owner::Left(number) } else { Owner::Connection(number) };
         let received = Some(received).filter(|received| *received <= total)?;
-        Some(Upload { id, owner, file: file.into(), memory, received, crc, used_us: u64::unpack(bytes)? })
+        Some(Upload { id, owner, memory, received, crc, used_us: u64::unpack(bytes)? })
     }
 }
 
@@ -98,6 +91,7 @@ impl Upload {
 #[derive(Default)]
 pub struct Uploads {
     open: Vec<Upload>,
+    spare: SpareMemory,
     /// The connections that are open.
     connections: Vec<u64>,
 }
@@ -129,6 +123,16 @@ impl Uploads {
             upload.owner = Owner::Left(monotonic_us());
         }
         self.open.push(upload);
+    }
+
+    /// Keeps the memory of an upload that was used up, if it has at most `limit` bytes.
+    pub fn recycle(&mut self, upload: Upload, limit: usize) {
+        self.spare.keep(upload.memory, limit, monotonic_us());
+    }
+
+    /// Frees the memory that is kept for the next upload.
+    pub fn drop_spare(&mut self) {
+        self.spare.clear();
     }
 
     /// Notes that a connection was made.
@@ -164,7 +168,7 @@ impl Uploads {
 
     /// The memory files of all uploads, in the order in which they are packed.
     pub fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.open.iter().map(|upload| upload.file.as_fd())
+        self.open.iter().map(|upload| upload.memory.file())
     }
 
     /// Takes the place of packed ones, whose files come from `next_file`; `None` if they are not valid.
@@ -172,12 +176,13 @@ impl Uploads {
         let connections = unpack_all(bytes)?;
         let count = usize::unpack(bytes)?;
         let open = (0..count).map(|_| Upload::unpack(bytes, next_file()?)).collect::<Option<_>>()?;
-        *self = Uploads { open, connections };
+        *self = Uploads { open, connections, spare: SpareMemory::default() };
         Some(())
     }
 
-    /// Drops the uploads whose connection has ended too long ago.
+    /// Drops the uploads whose connection has ended too long ago, and memory that was not used again.
     pub fn expire(&mut self, now_us: u64) {
+        self.spare.expire(now_us);
         let is_old =
             |upload: &Upload| matches!(upload.owner, Owner::Left(since) if now_us.saturating_sub(since) > IDLE_US);
         self.open.retain(|upload| !is_old(upload));
@@ -187,7 +192,7 @@ impl Uploads {
     fn promised(&self, connection: u64, id: &[u8; 16]) -> u64 {
         let own = self.find(connection, id);
         let others = self.open.iter().enumerate().filter(|(index, _)| Some(*index) != own);
-        others.map(|(_, upload)| (upload.memory.bytes().len() - upload.received) as u64).sum()
+        others.map(|(_, upload)| (upload.memory.len() - upload.received) as u64).sum()
     }
 
     /// Checks that a connection may have one more upload; one that was not used for long makes room.
@@ -214,8 +219,8 @@ impl Uploads {
         let found = match self.find(connection, &id) {
             Some(found) => found,
             None => {
-                let upload = Upload::new(id, owner, total, now_us).map_err(|_| no_memory())?;
-                self.open.push(upload);
+                let memory = self.spare.take(total).map_err(|_| no_memory())?;
+                self.open.push(Upload::new(id, owner, memory, now_us));
                 self.open.len() - 1
             }
         };
@@ -247,8 +252,8 @@ impl Uploads {
         let refuse = |text: String| {
             Err(RequestError::new(code::INVALID_PARAMS, text).with(json!({"received": upload.received})))
         };
-        if upload.memory.bytes().len() != total {
-            return refuse(format!("the upload was started with a total of {}", upload.memory.bytes().len()));
+        if upload.memory.len() != total {
+            return refuse(format!("the upload was started with a total of {}", upload.memory.len()));
         }
         let end = offset + piece.len();
         // The piece was sent again because its reply was lost.
@@ -257,8 +262,7 @@ impl Uploads {
             return refuse(format!("{} bytes were received: continue from there", upload.received));
         }
         if !repeated {
-            // Written through the file, new pages need not be cleared first.
-            upload.file.write_all_at(piece, offset as u64).map_err(|_| no_memory())?;
+            upload.memory.write(offset, piece).map_err(|_| no_memory())?;
             upload.crc = crate::crc::combine(upload.crc, piece.crc(), piece.len());
             upload.received = end;
         }

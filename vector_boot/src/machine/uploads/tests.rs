@@ -112,3 +112,53 @@ fn another_process_goes_on_with_them() {
     let mut copies = files().rev(); // of other lengths than those that were packed
     assert!(new.restore(&mut &bytes[..], &mut || copies.next()).is_none());
 }
+
+/// The address of a complete upload, which is used up.
+fn use_up(uploads: &mut Uploads, bytes: &[u8], limit: usize) -> *const u8 {
+    uploads.put(ONE, [1; 16], 0, bytes.len(), bytes).unwrap();
+    let upload = uploads.take(ONE, &[1; 16]).unwrap();
+    let found = upload.bytes().unwrap();
+    assert_eq!((found, upload.crc()), (bytes, crc32c::crc32c(bytes)));
+    let address = found.as_ptr();
+    uploads.recycle(upload, limit);
+    address
+}
+
+#[test]
+fn memory_is_used_again_and_shows_nothing_of_the_upload_before() {
+    let mut uploads = Uploads::default();
+    let limit = 1 << 20;
+    let first = use_up(&mut uploads, b"abcdef", limit);
+    assert_eq!(use_up(&mut uploads, b"ghijkl", limit), first);
+    assert_eq!(use_up(&mut uploads, b"mnop", limit), first);
+    uploads.put(ONE, [2; 16], 0, 3, b"qr").unwrap();
+    assert!(uploads.take(ONE, &[2; 16]).is_none() && uploads.bytes(ONE, &[2; 16]).is_none());
+    assert_eq!(uploads.put(ONE, [2; 16], 2, 3, b"s").unwrap(), 3);
+
+    // Its file is longer than the upload: another process goes on with it, and has the right part.
+    let mut bytes = Vec::new();
+    uploads.pack(&mut bytes);
+    let mut files = uploads.files().map(|file| file.try_clone_to_owned().unwrap()).collect::<Vec<_>>().into_iter();
+    let mut new = Uploads::default();
+    new.restore(&mut &bytes[..], &mut || files.next()).unwrap();
+    assert_eq!(new.take(ONE, &[2; 16]).unwrap().bytes().unwrap(), b"qrs");
+}
+
+#[test]
+fn memory_is_kept_within_bounds_and_for_a_while() {
+    let mut uploads = Uploads::default();
+    use_up(&mut uploads, &[1; 4096], 4095);
+    assert!(uploads.spare.is_empty());
+    use_up(&mut uploads, &[1; 4096], 4096);
+    use_up(&mut uploads, &[1; 2047], 4096); // too short for memory of that size
+    assert!(uploads.spare.take(4096).unwrap().bytes().iter().all(|byte| *byte == 0));
+    use_up(&mut uploads, &[1; 9], 4096);
+    let now = monotonic_us();
+    uploads.expire(now);
+    assert!(!uploads.spare.is_empty());
+    uploads.expire(now + 11_000_000);
+    assert!(uploads.spare.is_empty());
+    use_up(&mut uploads, &[1; 9], 4096);
+    uploads.drop_spare();
+    assert!(uploads.spare.is_empty());
+}

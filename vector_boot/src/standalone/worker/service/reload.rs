@@ -17,7 +17,7 @@ use crate::standalone::control::Control;
 use crate::standalone::reload::handover::{Incoming, Outgoing};
 use crate::standalone::worker::connection::Connection;
 use crate::standalone::EMBEDDED_MODEL;
-use crate::sys::memory::{seal, sealed_file, Mapping};
+use crate::sys::memory::{file_len, seal, sealed_file, Mapping};
 use crate::sys::monotonic_us;
 use crate::sys::ready::{wait, Interest};
 
@@ -373,11 +373,11 @@ fn not_valid() -> (ReloadReason, String) {
     (ReloadReason::Version, "the state of the old worker is not valid".into())
 }
 
-/// The bytes of an upload as a sealed file. Where another worker still maps them, they are copied.
+/// The bytes of an upload as a sealed file. They are copied where another worker still maps them, or the file is longer.
 fn sealed(upload: Upload) -> io::Result<OwnedFd> {
     let len = upload.bytes().map_or(0, <[u8]>::len);
     let file = upload.into_file();
-    if seal(file.as_fd()).is_ok() {
+    if file_len(file.as_fd())? == len as i64 && seal(file.as_fd()).is_ok() {
         return Ok(file);
     }
     sealed_file(c"reload", &[Mapping::private(file.as_fd(), 0, len)?.bytes()])
