@@ -81,11 +81,27 @@ pub struct EntryHead {
     pub payload_sum: u32,
 }
 
+/// The checksum of a payload, piece by piece.
+#[derive(Default)]
+pub struct PayloadSum(Xxh3);
+
+impl PayloadSum {
+    /// Adds the next piece.
+    pub fn add(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The checksum of all pieces.
+    pub fn finish(&self) -> u32 {
+        self.0.digest() as u32
+    }
+}
+
 /// The checksum of a payload that consists of these pieces.
 pub fn sum_of(payload: &[&[u8]]) -> u32 {
-    let mut hash = Xxh3::new();
-    payload.iter().for_each(|piece| hash.update(piece));
-    hash.digest() as u32
+    let mut sum = PayloadSum::default();
+    payload.iter().for_each(|piece| sum.add(piece));
+    sum.finish()
 }
 
 impl EntryHead {

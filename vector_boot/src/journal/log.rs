@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use crate::crc::crc32c;
 
-use super::entry::{sum_of, HEAD_BYTES};
+use super::entry::{sum_of, PayloadSum, HEAD_BYTES};
 use super::storage::{LogStorage, MemoryFile};
 use super::{EntryHead, Journal, JournalError, JournalReason, LogEntry, Visit};
 
@@ -17,6 +17,8 @@ const BOUNDS_BYTES: usize = 48;
 const BOUNDS_CRC: usize = BOUNDS_BYTES - 4;
 const BOUNDS_COPIES: [u64; 2] = [0, 512];
 const MAGIC: u32 = u32::from_le_bytes(*b"VBJL");
+/// Bytes that are summed and then written.
+const CACHED_BYTES: usize = 256 << 10;
 /// Entries start at multiples of this.
 const ALIGNMENT: u64 = 8;
 
@@ -160,13 +162,16 @@ impl Journal for Log {
         let Position { offset, sequence } = self.batch;
         head.sequence = sequence;
         head.payload_bytes = payload.iter().map(|piece| piece.len() as u64).sum();
-        head.payload_sum = sum_of(payload);
-        self.storage.write(offset, &head.encode())?;
         let mut at = offset + HEAD_BYTES as u64;
-        for piece in payload {
+        let mut sum = PayloadSum::default();
+        // In pieces that stay in the cache between their sum and the copy.
+        for piece in payload.iter().flat_map(|piece| piece.chunks(CACHED_BYTES)) {
+            sum.add(piece);
             self.storage.write(at, piece)?;
             at += piece.len() as u64;
         }
+        head.payload_sum = sum.finish();
+        self.storage.write(offset, &head.encode())?;
         self.batch = Position { offset: next_entry(offset, head.payload_bytes), sequence: sequence + 1 };
         Ok(offset)
     }
