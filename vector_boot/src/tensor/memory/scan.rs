@@ -22,7 +22,8 @@ impl PageScan {
 
 /// By how much the fingerprint of all pages changes with one of them. `before` may be padded.
 pub fn fingerprint_delta(page: u32, before: &[u8], after: &[u8]) -> u64 {
-    fingerprint(page, after).wrapping_sub(fingerprint(page, &before[..after.len()]))
+    let [before, after] = fingerprints(page, [&before[..after.len()], after]);
+    after.wrapping_sub(before)
 }
 
 /// Number of bytes that differ between two slices of the same length.
@@ -46,23 +47,38 @@ pub fn count_differing(a: &[u8], b: &[u8]) -> u64 {
 /// A hash of a page and its number: four lanes of multiply and rotate, mixed at the end. It detects accidental damage,
 /// not forgery.
 pub fn fingerprint(page: u32, bytes: &[u8]) -> u64 {
-    let mut lanes = [u64::from(page) + 1, 0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344, 0xA409_3822_299F_31D0];
-    let (groups, rest) = bytes.as_chunks::<GROUP>();
-    groups.iter().for_each(|group| absorb(&mut lanes, group));
-    if !rest.is_empty() {
+    let [hash] = fingerprints(page, [bytes]);
+    hash
+}
+
+/// The hashes of versions of a page that have the same length. The processor computes several at a time: each step of one
+/// waits for the step before it.
+fn fingerprints<const N: usize>(page: u32, versions: [&[u8]; N]) -> [u64; N] {
+    let start = [u64::from(page) + 1, 0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344, 0xA409_3822_299F_31D0];
+    let mut lanes = [start; N];
+    let versions = versions.map(|bytes| bytes.as_chunks::<GROUP>());
+    let groups = versions.iter().map(|(groups, _)| groups.len()).min().unwrap_or_default();
+    for number in 0..groups {
+        for (lanes, (groups, _)) in lanes.iter_mut().zip(&versions) {
+            absorb(lanes, &groups[number]);
+        }
+    }
+    for (lanes, (_, rest)) in lanes.iter_mut().zip(&versions).filter(|(_, (_, rest))| !rest.is_empty()) {
         let mut padded = [0; GROUP];
         padded[..rest.len()].copy_from_slice(rest);
-        absorb(&mut lanes, &padded);
+        absorb(lanes, &padded);
     }
-    lanes.iter().fold(0, |hash: u64, lane| {
-        let mixed = (hash ^ lane).wrapping_mul(PRIME);
-        mixed ^ (mixed >> 32)
+    lanes.map(|lanes| {
+        lanes.iter().fold(0, |hash: u64, lane| {
+            let mixed = (hash ^ lane).wrapping_mul(PRIME);
+            mixed ^ (mixed >> 32)
+        })
     })
 }
 
 const PRIME: u64 = 0x9E37_79B9_7F4A_7C15;
 
-#[inline]
+#[inline(always)]
 fn absorb(lanes: &mut [u64; 4], group: &[u8; GROUP]) {
     for (lane, word) in lanes.iter_mut().zip(group.as_chunks::<8>().0) {
         *lane = (*lane ^ u64::from_le_bytes(*word)).wrapping_mul(PRIME).rotate_left(29);
