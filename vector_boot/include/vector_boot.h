@@ -77,7 +77,7 @@ int32_t neural_load_shared(const char *path, int32_t weights_fd, int32_t journal
 // Runs `n` pixels, at most 349525. 1: ok; 0: error, nothing has changed, and the message names the pixel.
 //
 // # Safety
-// `p` is NULL or readable for `n` pixels.
+// `p` is NULL or readable for `n` pixels, which nobody writes during the call.
 int32_t neural_execute_pixels(const Pixel *p, size_t n);
 
 // The output of the last successful neural_execute_pixels of any thread: `*len` bytes, to be freed with neural_free.
@@ -124,7 +124,7 @@ const void *neural_tensor(const char *name, size_t *bytes);
 // answered with an error, as on the port. NULL: no model is loaded, or an argument is not valid.
 //
 // # Safety
-// `msg` is NULL or readable for `n` bytes; `reply_len` is NULL or writable.
+// `msg` is NULL or readable for `n` bytes, which nobody writes during the call; `reply_len` is NULL or writable.
 uint8_t *neural_request(const uint8_t *msg, size_t n, size_t *reply_len);
 
 // Raises a neural interrupt. 1: ok; 0: error.

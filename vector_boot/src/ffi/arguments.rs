@@ -22,23 +22,23 @@ pub fn place<T>(pointer: *mut T, what: &str) -> Result<*mut T, String> {
     Ok(pointer)
 }
 
-/// The caller's bytes, copied.
+/// The caller's bytes, where they are.
 ///
 /// # Safety
-/// A pointer that is not null must be readable for `count` bytes.
+/// A pointer that is not null must be readable for `count` bytes, which nobody writes while the result is in use.
 ///
 /// # Errors
 /// If it is null, or there are more than `limit`.
-pub unsafe fn bytes(pointer: *const u8, count: usize, limit: usize, what: &str) -> Result<Vec<u8>, String> {
+pub unsafe fn bytes<'a>(pointer: *const u8, count: usize, limit: usize, what: &str) -> Result<&'a [u8], String> {
     if count > limit {
         return Err(format!("{what} has {count} bytes, more than the limit of {limit}"));
     }
     if count == 0 {
-        return Ok(Vec::new());
+        return Ok(&[]);
     }
     let start = place(pointer.cast_mut(), what)?;
     // SAFETY: not null, readable for `count` bytes as demanded above, and the limit is far below isize::MAX.
-    Ok(unsafe { std::slice::from_raw_parts(start, count) }.to_vec())
+    Ok(unsafe { std::slice::from_raw_parts(start, count) })
 }
 
 /// The caller's text, copied.

@@ -106,7 +106,7 @@ pub unsafe extern "C" fn neural_load_shared(
 /// Runs `n` pixels, at most 349525. 1: ok; 0: error, nothing has changed, and the message names the pixel.
 ///
 /// # Safety
-/// `p` is NULL or readable for `n` pixels.
+/// `p` is NULL or readable for `n` pixels, which nobody writes during the call.
 #[no_mangle]
 pub unsafe extern "C" fn neural_execute_pixels(p: *const Pixel, n: usize) -> i32 {
     enter(0, || {
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn neural_execute_pixels(p: *const Pixel, n: usize) -> i32
         arguments::place(p.cast_mut(), "p")?;
         // SAFETY: not null, and readable as this function's safety section demands.
         let pixels = unsafe { arguments::bytes(p.cast(), n * size_of::<Pixel>(), BLOB_LIMIT, "p") }?;
-        instance::current()?.execute_pixels(pixels)?;
+        instance::current()?.execute_pixels(pixels.to_vec())?;
         Ok(1)
     })
 }
@@ -228,7 +228,7 @@ pub unsafe extern "C" fn neural_tensor(name: *const c_char, bytes: *mut usize) -
 /// answered with an error, as on the port. NULL: no model is loaded, or an argument is not valid.
 ///
 /// # Safety
-/// `msg` is NULL or readable for `n` bytes; `reply_len` is NULL or writable.
+/// `msg` is NULL or readable for `n` bytes, which nobody writes during the call; `reply_len` is NULL or writable.
 #[no_mangle]
 pub unsafe extern "C" fn neural_request(msg: *const u8, n: usize, reply_len: *mut usize) -> *mut u8 {
     enter(std::ptr::null_mut(), || {
@@ -237,7 +237,7 @@ pub unsafe extern "C" fn neural_request(msg: *const u8, n: usize, reply_len: *mu
         // SAFETY: as this function's safety section demands.
         let message = unsafe { arguments::bytes(msg, n, MESSAGE_LIMIT, "msg") }?;
         // SAFETY: as this function's safety section demands.
-        unsafe { arguments::give(&instance::current()?.handle(&message), reply_len) }
+        unsafe { arguments::give(&instance::current()?.handle(message), reply_len) }
     })
 }
 

@@ -80,6 +80,8 @@ pub struct Instance {
     result: Mutex<Option<Vec<u8>>>,
     /// The last count of changed bytes.
     changed: Mutex<ChangedBytes>,
+    /// Memory for the blob of the next message.
+    spare: Mutex<Vec<u8>>,
 }
 
 /// The counts of a machine; their meaning is that of the same members of `NeuralStats`.
@@ -120,13 +122,14 @@ impl Instance {
             cancellable: Mutex::default(),
             result: Mutex::default(),
             changed: Mutex::default(),
+            spare: Mutex::default(),
         }
     }
 
     /// Answers the bytes of one protocol message as the port would.
     pub fn handle(&self, bytes: &[u8]) -> Vec<u8> {
         let received = Instant::now();
-        let input = message::read(bytes);
+        let input = message::read(bytes, std::mem::take(&mut *lock(&self.spare)));
         let mut out = if input.greet { self.machine.greeting() } else { Vec::new() };
         let answer = match input.message {
             None => return out,
@@ -136,10 +139,14 @@ impl Instance {
                 Ok(Envelope::Bye) => not_in_process("bye").to_bytes(&Value::Null),
                 Ok(Envelope::Request(request)) => {
                     let request = self.machine.unsealed(request);
-                    match self.answer(&request, received) {
+                    let answer = match self.answer(&request, received) {
                         Ok(reply) => reply.to_bytes(&request.id),
                         Err(error) => error.to_bytes(&request.id),
+                    };
+                    if let Blob::Bytes(blob) = request.blob {
+                        *lock(&self.spare) = blob.into_vec();
                     }
+                    answer
                 }
             },
         };
@@ -253,6 +260,7 @@ impl Instance {
     /// If there is no model, or its file cannot be mapped again for the comparison.
     pub fn counts(&self) -> Result<Counts, String> {
         self.end_trial_if_idle();
+        self.machine.expire_uploads();
         let (page, vitals) = (self.machine.page(), self.machine.vitals());
         let (tensor_bytes, changed_bytes) = self
             .machine

@@ -11,9 +11,10 @@ pub struct CallContents {
     pub message: Option<Result<Message, RequestError>>,
 }
 
-/// Reads exactly one message, which bytes 0xFF may precede.
-pub fn read(bytes: &[u8]) -> CallContents {
+/// Reads exactly one message, which bytes 0xFF may precede. `spare`: memory for its blob.
+pub fn read(bytes: &[u8], spare: Vec<u8>) -> CallContents {
     let mut framer = Framer::default();
+    framer.recycle(spare);
     let (mut rest, mut greet) = (bytes, false);
     while !rest.is_empty() {
         let message = match framer.next(&mut rest, 0) {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::guard::{enter, last_error};
 use super::instance::Instance;
-use super::message::read;
+use super::message;
 use super::{start, tiny};
 use crate::gguf::Gguf;
 
@@ -29,6 +29,10 @@ fn the_built_in_model_is_an_acceptable_file() {
     let gguf = Gguf::parse(&bytes).unwrap();
     assert_eq!((gguf.tensors.len(), gguf.alignment), (37, 4096));
     assert_eq!(gguf.text("general.name"), Some("vector_boot tiny"));
+}
+
+fn read(bytes: &[u8]) -> message::CallContents {
+    message::read(bytes, Vec::new())
 }
 
 #[test]

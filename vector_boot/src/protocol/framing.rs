@@ -92,12 +92,14 @@ pub struct Framer {
     state: FramerState,
     /// What was read of the current line or blob.
     buffer: Vec<u8>,
+    /// Memory for the next blob, see [`Framer::recycle`].
+    spare: Vec<u8>,
     last_byte_ms: u64,
 }
 
 impl Default for Framer {
     fn default() -> Self {
-        Framer { state: FramerState::Line { dropping: false }, buffer: Vec::new(), last_byte_ms: 0 }
+        Framer { state: FramerState::Line { dropping: false }, buffer: Vec::new(), spare: Vec::new(), last_byte_ms: 0 }
     }
 }
 
@@ -137,6 +139,12 @@ impl Framer {
             }
         }
         None
+    }
+
+    /// Uses the memory of an earlier blob for the next one: new memory takes the kernel longer than the copy of the bytes.
+    pub fn recycle(&mut self, mut old: Vec<u8>) {
+        old.clear();
+        self.spare = old;
     }
 
     /// How many bytes of a blob are missing, if one is being read.
@@ -240,7 +248,8 @@ impl Framer {
                 Blob::TooLarge
             }
             Announcement::Bytes { count, crc } => {
-                self.buffer = Vec::with_capacity(count);
+                self.buffer = std::mem::take(&mut self.spare);
+                self.buffer.reserve_exact(count);
                 self.state = FramerState::Blob { members, wanted: count, crc };
                 return None;
             }
@@ -305,7 +314,7 @@ impl Packed for Framer {
         if let FramerState::Blob { wanted, .. } = state {
             buffer.reserve_exact(wanted.checked_sub(buffer.len())?);
         }
-        Some(Framer { state, buffer, last_byte_ms: 0 })
+        Some(Framer { state, buffer, ..Framer::default() })
     }
 }
 
