@@ -77,7 +77,7 @@ impl Subject {
 
     fn judge(&self, byte: u64) -> Result<&'static str, String> {
         let boot = Boot { number: 0, nonce: 1 << 60, lost_from: None };
-        let lineage = recover(&self.disk, boot, budget(&mut Random::new(1)))?;
+        let lineage = recover(self.disk.handle(), boot, budget(&mut Random::new(1)))?;
         if let Some(why) = lineage.refusal() {
             let base = State::fresh().compare(&lineage);
             return match why.reason {

@@ -37,6 +37,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Whether there are so many violations that more would say nothing new.
+    pub fn is_enough(&self) -> bool {
+        self.violations.len() >= 5
+    }
+
     /// Adds what another one tells.
     pub fn add(&mut self, other: Tally) {
         self.states += other.states;
@@ -49,7 +54,7 @@ impl Tally {
 /// Tries all states of the histories with these seeds until `limit` states were tried.
 pub fn run(seeds: impl Iterator<Item = u64>, limit: u64, tried: &AtomicU64, tally: &mut Tally) {
     for seed in seeds {
-        if tried.load(Relaxed) >= limit || tally.violations.len() >= 5 {
+        if tried.load(Relaxed) >= limit || tally.is_enough() {
             return;
         }
         let before = tally.states;
@@ -90,7 +95,8 @@ fn history(seed: u64, limit: u64, tally: &mut Tally) -> Result<(), String> {
     Ok(())
 }
 
-struct Checker<'a> {
+/// Compares what is recovered with a history.
+pub struct Checker<'a> {
     history: &'a History,
     random: Random,
     /// Digests of all frames that were written.
@@ -100,7 +106,8 @@ struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    fn new(history: &'a History, seed: u64) -> Self {
+    /// That of a history with this seed.
+    pub fn new(history: &'a History, seed: u64) -> Self {
         let frames = history.events.iter().filter_map(digest_of).collect();
         Checker {
             history,
@@ -152,15 +159,26 @@ impl<'a> Checker<'a> {
     fn check(&mut self, bytes: Vec<u8>, events: usize) -> Result<(), String> {
         let known = self.history.acknowledged.iter().rev().find(|known| known.events <= events);
         let known = *known.ok_or("nothing is known")?;
-        let next = self.history.acknowledged.iter().find(|later| later.state > known.state);
-        let states = &self.history.states[known.state..next.map_or(self.history.states.len(), |next| next.state + 1)];
         self.checked += 1;
-        let again = self.checked.is_multiple_of(AGAIN);
         if self.checked % 8 == 1 && known.boot != 0 {
-            self.check_restart(&bytes, states, known)?;
+            self.check_restart(&bytes, self.states(known), known)?;
         }
+        self.check_known(bytes, known, self.checked.is_multiple_of(AGAIN))
+    }
+
+    /// The states that may be, where this was acknowledged: each follows the one before.
+    pub fn states(&self, known: Acknowledged) -> &'a [State] {
+        let next = self.history.acknowledged.iter().find(|later| later.state > known.state);
+        &self.history.states[known.state..next.map_or(self.history.states.len(), |next| next.state + 1)]
+    }
+
+    /// Boots from these contents of the disk, where this was acknowledged; goes on, and cuts that again, if it is told to.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_known(&mut self, bytes: Vec<u8>, known: Acknowledged, again: bool) -> Result<(), String> {
         let disk = Disk::new(bytes);
-        let (index, state) = reboot(&disk, states, self.boot(0))?;
+        let (index, state) = reboot(&disk, self.states(known), self.boot(0))?;
         if again {
             let lost = if index == 0 { self.history.requests.get(known.state + 1).cloned().flatten() } else { None };
             self.go_on(&disk, &state, lost)?;
@@ -174,9 +192,12 @@ impl<'a> Checker<'a> {
     }
 
     /// A worker that died: another one goes on, with the trial.
-    fn check_restart(&mut self, bytes: &[u8], states: &[State], known: Acknowledged) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_restart(&mut self, bytes: &[u8], states: &[State], known: Acknowledged) -> Result<(), String> {
         let boot = self.boot(known.boot);
-        let lineage = recover(&Disk::new(bytes.to_vec()), boot, budget())?;
+        let lineage = recover(Disk::new(bytes.to_vec()).handle(), boot, budget())?;
         if let Some(why) = lineage.refusal() {
             return Err(format!("a new worker refuses: {}", why.text));
         }
@@ -191,7 +212,7 @@ impl<'a> Checker<'a> {
     fn go_on(&mut self, disk: &Disk, state: &State, lost: Option<Request>) -> Result<(), String> {
         let again = Disk::new(disk.bytes());
         let boot = self.boot(0);
-        let mut lineage = recover(&again, boot, budget())?;
+        let mut lineage = recover(again.handle(), boot, budget())?;
         let mut after = state.clone();
         let new = || Request::draw(&mut Random::new(self.openings), u64::MAX / 2, None, 30);
         let request = Request { lease_until_us: None, ..lost.unwrap_or_else(new) };
@@ -229,7 +250,7 @@ impl<'a> Checker<'a> {
 /// # Errors
 /// If it is in none of them.
 pub fn reboot(disk: &Disk, states: &[State], boot: Boot) -> Result<(usize, State), String> {
-    let lineage = recover(disk, boot, budget())?;
+    let lineage = recover(disk.handle(), boot, budget())?;
     if let Some(why) = lineage.refusal() {
         return Err(format!("a reboot refuses: {}", why.text));
     }

@@ -1,14 +1,19 @@
 //! A random history of a machine: requests, reboots and restarts, each compared with what it must do.
 
+mod boots;
+mod changes;
+
 use std::collections::BTreeMap;
 
 use vector_boot::journal::device::simulated::{Call, Disk, Event, Fault};
-use vector_boot::journal::{EntryKind, JournalReason};
-use vector_boot::lineage::{Budget, ChangeRequest, Lineage, LineageError};
+use vector_boot::journal::JournalReason;
+use vector_boot::lineage::{Budget, Lineage, LineageError};
+use vector_boot::sys::allocations::{counted, failures};
 
 use crate::expected::State;
 use crate::random::Random;
 use crate::tiny::{recover, Boot, Request, DEVICE};
+use crate::witness::Witness;
 
 /// Microseconds between two steps.
 const STEP_US: u64 = 1000;
@@ -16,7 +21,7 @@ const STEP_US: u64 = 1000;
 const LARGE_IN: [usize; 2] = [30, 6];
 
 /// What was known at a number of events.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Acknowledged {
     /// Events so far.
     pub events: usize,
@@ -43,6 +48,8 @@ pub struct History {
 /// A machine that is being tested.
 pub struct World {
     disk: Disk,
+    /// Who is told what is done.
+    witness: Option<Witness>,
     lineage: Lineage,
     random: Random,
     budget: Budget,
@@ -75,10 +82,20 @@ impl World {
     /// # Errors
     /// What it does wrong.
     pub fn new(seed: u64, fault: Option<Fault>) -> Result<Self, String> {
+        Self::watched(seed, fault, None)
+    }
+
+    /// The same; the witness is told what is done.
+    ///
+    /// # Errors
+    /// What the machine does wrong.
+    pub fn watched(seed: u64, fault: Option<Fault>, witness: Option<Witness>) -> Result<Self, String> {
         let (disk, mut random) = (Disk::blank(DEVICE), Random::new(seed));
         disk.fail(fault);
         let budget = budget(&mut random);
-        let lineage = recover(&disk, Boot { number: 0, nonce: seed << 32, lost_from: None }, budget)?;
+        let boot = Boot { number: 0, nonce: seed << 32, lost_from: None };
+        let device = witness.as_ref().map_or_else(|| disk.handle(), |witness| witness.handle(&disk));
+        let lineage = counted(|| recover(device, boot, budget))?;
         let history = History {
             events: Vec::new(),
             states: vec![State::fresh()],
@@ -88,6 +105,7 @@ impl World {
         };
         let mut world = World {
             disk,
+            witness,
             lineage,
             random,
             budget,
@@ -102,7 +120,7 @@ impl World {
             doubtful: Vec::new(),
             history,
         };
-        world.opened();
+        world.opened()?;
         Ok(world)
     }
 
@@ -140,20 +158,27 @@ impl World {
         *self.history.done.entry(what).or_default() += 1;
     }
 
-    fn acknowledge(&mut self, state: State, request: Option<Request>) {
+    fn acknowledge(&mut self, state: State, request: Option<Request>) -> Result<(), String> {
         self.history.states.push(state);
         self.history.requests.push(request);
-        self.note();
+        self.note()
     }
 
-    fn note(&mut self) {
+    fn note(&mut self) -> Result<(), String> {
         let (events, state) = (self.disk.events(), self.history.states.len() - 1);
         self.history.acknowledged.push(Acknowledged { events, state, boot: self.boot });
+        let told = self.witness.as_ref().map_or(Ok(()), |witness| witness.acknowledged(state, self.boot));
+        told.map_err(|error| error.to_string())
     }
 
-    fn opened(&mut self) {
+    fn opened(&mut self) -> Result<(), String> {
         self.boot = self.lineage.log().map_or(0, |log| log.boot());
-        self.note();
+        self.note()
+    }
+
+    /// Whether a call of the device or an allocation has failed.
+    fn has_failed(&self) -> bool {
+        self.disk.failures() > 0 || failures() > 0
     }
 
     fn draw_id(&mut self) -> [u8; 16] {
@@ -230,10 +255,9 @@ impl World {
             Ok(()) if refused_before => Err(format!("{what} is acknowledged after a failure of the device")),
             Ok(()) => {
                 self.count(what);
-                self.acknowledge(state, request);
-                Ok(())
+                self.acknowledge(state, request)
             }
-            Err(LineageError::UnknownGeneration(_)) if self.refused && self.disk.failures() > 0 => {
+            Err(LineageError::UnknownGeneration(_)) if self.refused && self.has_failed() => {
                 self.count("refused after a failure");
                 Ok(())
             }
@@ -252,7 +276,7 @@ impl World {
                     self.count("refused as full");
                     Ok(())
                 }
-                JournalReason::Io | JournalReason::ReadOnly if self.disk.failures() > 0 => {
+                JournalReason::Io | JournalReason::ReadOnly if self.has_failed() => {
                     self.count("refused after a failure");
                     if !refused_before && !self.only_reads_fail {
                         self.doubtful.push(state);
@@ -262,185 +286,6 @@ impl World {
                 }
                 _ => Err(format!("{what} is refused: {}", error.text)),
             },
-        }
-    }
-
-    fn mutate(&mut self, count: usize, lease: bool) -> Result<(), String> {
-        let mut state = self.state().clone();
-        let requests: Vec<Request> = (0..count).map(|_| self.draw_request(lease)).collect();
-        let (mut result, flushes) = (Ok(()), self.disk.calls(Call::Flush));
-        for request in &requests {
-            result = result.and_then(|()| request.add(&mut self.lineage));
-            state.mutate(request);
-        }
-        let full = matches!(&result, Err(LineageError::Journal(error)) if error.reason == JournalReason::Full);
-        if full && count > 1 {
-            // The machine answers those before the one that does not fit.
-            self.count("refused as full");
-            return self.commit_part(&requests);
-        }
-        let result = result.and_then(|()| self.lineage.commit());
-        if result.is_err() && count > 1 && !self.refused {
-            self.doubt_parts(&requests);
-        }
-        let what = if count > 1 { "group" } else { "mutate" };
-        let large = requests.iter().any(|request| request.unused > 0);
-        if large && matches!(&result, Err(LineageError::Journal(error)) if error.reason == JournalReason::Full) {
-            self.count("refused as full");
-            return Ok(()); // it may not fit beside two images
-        }
-        if result.is_ok() && self.disk.calls(Call::Flush) > flushes + 1 {
-            self.allow_parts(&requests);
-        }
-        let request = requests.into_iter().next().filter(|_| count == 1);
-        self.take(what, result, state, request)
-    }
-
-    /// Where room was made for a later one of these requests, those before it were committed. If the device failed
-    /// then, the weights have them; if it failed before that, a reboot may find them.
-    fn doubt_parts(&mut self, requests: &[Request]) {
-        let (start, shown) = (self.state().clone(), self.lineage.generation());
-        let mut state = start.clone();
-        for request in &requests[..requests.len() - 1] {
-            state.mutate(request);
-            match state.generation <= shown {
-                true => self.acknowledge(state.clone(), None),
-                false if self.only_reads_fail => (),
-                false => self.doubtful.push(state.clone()),
-            }
-        }
-    }
-
-    /// Room was made for a later one of these requests, so those before it were committed before it.
-    fn allow_parts(&mut self, requests: &[Request]) {
-        let mut state = self.state().clone();
-        for request in &requests[..requests.len() - 1] {
-            state.mutate(request);
-            self.history.states.push(state.clone());
-            self.history.requests.push(None);
-        }
-    }
-
-    /// Commits what is in the open batch: the first of these requests.
-    fn commit_part(&mut self, requests: &[Request]) -> Result<(), String> {
-        let mut state = self.state().clone();
-        for request in requests {
-            if state.generation < self.lineage.generation() {
-                state.mutate(request);
-            }
-        }
-        if state.generation == self.state().generation {
-            return Ok(());
-        }
-        let result = self.lineage.commit();
-        self.take("group", result, state, None)
-    }
-
-    fn roll_back(&mut self) -> Result<(), String> {
-        let newest = self.state().generation;
-        let back = self.random.below(14) as u64;
-        let to = if self.random.below(8) == 0 { 0 } else { newest.saturating_sub(back) };
-        let (id, mut state) = (self.draw_id(), self.state().clone());
-        state.roll_back(to, id);
-        let asked = ChangeRequest { id, ..ChangeRequest::default() };
-        let result = self.lineage.roll_back(EntryKind::Rollback, asked, to, &|| ());
-        self.take("rollback", result, state, None)
-    }
-
-    fn promote(&mut self) -> Result<(), String> {
-        if self.state().lease_until_us.is_none() {
-            return Ok(());
-        }
-        let on_trial = (self.state().generation - self.state().promoted) as usize;
-        let generation = self.state().promoted + 1 + self.random.below(on_trial.max(1)) as u64;
-        let (id, mut state) = (self.draw_id(), self.state().clone());
-        state.promote(generation.min(state.generation), id);
-        let asked = ChangeRequest { id, ..ChangeRequest::default() };
-        let result = self.lineage.promote(asked, state.promoted);
-        self.take("promote", result, state, None)
-    }
-
-    fn renew(&mut self) -> Result<(), String> {
-        if self.state().lease_until_us.is_none() || self.state().generation == self.state().promoted {
-            return Ok(());
-        }
-        let until = self.clock_us + STEP_US * 20;
-        let mut state = self.state().clone();
-        state.lease_until_us = Some(until);
-        let result = self.lineage.renew(ChangeRequest::default(), state.generation, until);
-        self.take("renew", result, state, None)
-    }
-
-    fn checkpoint(&mut self) -> Result<(), String> {
-        let state = self.state().clone();
-        let result = self.lineage.checkpoint();
-        self.take("checkpoint", result, state, None)
-    }
-
-    fn expire(&mut self) -> Result<(), String> {
-        if self.state().lease_until_us.is_none_or(|until| self.clock_us < until) || self.is_refused() {
-            return Ok(());
-        }
-        let mut state = self.state().clone();
-        state.roll_back(state.promoted, [0; 16]);
-        let result = self.lineage.expire_lease(ChangeRequest::default(), self.clock_us, &|| ()).map(|_| ());
-        self.take("expire", result, state, None)
-    }
-
-    /// The worker is started again in the same boot.
-    fn restart(&mut self) -> Result<(), String> {
-        if self.boot == 0 {
-            return self.reboot(); // the device was never opened in this boot
-        }
-        self.openings += 1;
-        let boot = Boot { number: self.boot, nonce: self.openings, lost_from: self.lost_from };
-        self.lineage = recover(&self.disk, boot, self.budget)?;
-        self.count("restart");
-        self.require_log()?;
-        self.opened();
-        Ok(())
-    }
-
-    /// The machine is booted again, without a cut of the power.
-    pub fn reboot(&mut self) -> Result<(), String> {
-        self.openings += 1;
-        let boot = Boot { number: 0, nonce: self.openings, lost_from: None };
-        self.lineage = recover(&self.disk, boot, self.budget)?;
-        self.boot = 0;
-        self.count("reboot");
-        self.require_log()?;
-        if self.lineage.log().is_none() {
-            return Ok(());
-        }
-        let mut last = String::new();
-        for state in self.possible().into_iter().rev() {
-            let mut rebooted = state.clone();
-            rebooted.reboot();
-            // If the end of its trial cannot be written, a later boot may find it written all the same.
-            let found = match (rebooted.compare(&self.lineage), self.is_refused()) {
-                (Ok(()), _) => Some((rebooted, None)),
-                (Err(_), true) if self.shows(&state).is_ok() => Some((state, Some(rebooted))),
-                (Err(why), _) => {
-                    last = why;
-                    None
-                }
-            };
-            if let Some((state, doubtful)) = found {
-                (self.doubtful, self.lost_from) = (doubtful.into_iter().collect(), self.lineage.lost_from());
-                self.boot = self.lineage.log().map_or(0, |log| log.boot());
-                self.acknowledge(state, None);
-                return Ok(());
-            }
-        }
-        Err(format!("after a reboot: {last}"))
-    }
-
-    /// Checks that the log is usable, unless the device has failed.
-    fn require_log(&self) -> Result<(), String> {
-        match self.lineage.refusal() {
-            None => Ok(()),
-            Some(_) if self.disk.failures() > 0 => Ok(()),
-            Some(why) => Err(why.text.clone()),
         }
     }
 }

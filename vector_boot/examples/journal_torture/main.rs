@@ -2,9 +2,13 @@
 //! [--threads T] [--bug NAME]`. They drive the weights with their history over a simulated disk, and compare every recovery with an
 //! oracle that knows the requests alone. One line of JSON tells the result; the exit code is 1 after a violation.
 //!
-//! A: every state that a cut of the power can leave. B: each call fails, once and for ever. C: each bit is flipped. G: each
+//! A: every state that a cut of the power can leave, until so many were tried. B: each call of the device and each allocation
+//! fails, once and for ever. C: each bit is flipped. With fewer states than these have, they are spread over all. G: each
 //! planted bug is found by the runs that find nothing without it.
+//!
+//! With `--allocation N` or `--allocations-from N` this is the process of level B in which that allocation fails.
 
+mod allocations;
 mod bits;
 mod cuts;
 mod expected;
@@ -12,15 +16,24 @@ mod faults;
 mod history;
 mod random;
 mod tiny;
+mod witness;
 
 use std::process::ExitCode;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use cuts::Tally;
+use faults::CUTS;
 use serde_json::{json, Value};
 use vector_boot::journal::device::planted;
+use vector_boot::sys::allocations::{FailingAllocator, Fault};
 
+/// An allocation of a history can fail.
+#[global_allocator]
+static ALLOCATOR: FailingAllocator = FailingAllocator;
+
+/// Histories of level B, of which all calls of the device fail.
+const FAULT_HISTORIES: u64 = 8;
 /// States of level A in which a planted bug must be found.
 const PLANTED_STATES: u64 = 20_000;
 /// And of level B.
@@ -33,6 +46,8 @@ struct Plan {
     threads: u64,
     /// The only bug that level G plants.
     bug: Option<String>,
+    /// The allocation that fails in this process, which carries out one history of level B.
+    allocation: Option<Fault>,
 }
 
 fn main() -> ExitCode {
@@ -40,10 +55,17 @@ fn main() -> ExitCode {
         eprintln!("usage: journal_torture --level A|B|C|G [--states N] [--seed S] [--threads T] [--bug NAME]");
         return ExitCode::from(2);
     };
+    if let Some(fault) = plan.allocation {
+        return allocations::carry_out_with(plan.seed, fault);
+    }
     let started = Instant::now();
     let (mut summary, passed) = match plan.level.as_str() {
         "A" => told(&cuts(&plan, plan.states)),
-        "B" => told(&faults(&plan, plan.states)),
+        "B" => {
+            let mut tally = faults(&plan, plan.states);
+            tally.add(allocations(&plan, plan.states));
+            told(&tally)
+        }
         "C" => told(&bits(&plan)),
         _ => planted(&plan),
     };
@@ -62,7 +84,7 @@ fn main() -> ExitCode {
 fn plan() -> Option<Plan> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let mut plan = Plan { level: String::new(), states: 1_000_000, seed: 1, threads, bug: None };
+    let mut plan = Plan { level: String::new(), states: 1_000_000, seed: 1, threads, bug: None, allocation: None };
     for pair in arguments.chunks(2) {
         let [name, value] = pair else { return None };
         match name.as_str() {
@@ -71,6 +93,8 @@ fn plan() -> Option<Plan> {
             "--seed" => plan.seed = value.parse().ok()?,
             "--threads" => plan.threads = value.parse().ok().filter(|threads| *threads > 0)?,
             "--bug" => plan.bug = Some(value.clone()),
+            "--allocation" => plan.allocation = Some(Fault { after: value.parse().ok()?, for_ever: false }),
+            "--allocations-from" => plan.allocation = Some(Fault { after: value.parse().ok()?, for_ever: true }),
             _ => return None,
         }
     }
@@ -108,32 +132,46 @@ fn cuts(plan: &Plan, states: u64) -> Tally {
     })
 }
 
-/// The faults of as many histories as it takes to try `limit` states.
-fn faults(plan: &Plan, limit: u64) -> Tally {
-    on_threads(plan.threads, |number, tally| {
-        for seed in plan.seed.. {
-            let faults = match faults::all(seed) {
-                Ok(faults) => faults,
-                Err(why) => return tally.violations.push(format!("seed {seed}: {why}")),
-            };
-            for fault in faults.into_iter().skip(number as usize).step_by(plan.threads as usize) {
-                if tally.violations.len() >= 5 || tally.states * plan.threads >= limit {
-                    return;
-                }
-                faults::run(seed, fault, tally);
-            }
+/// Tries all of these, or as many as are asked for, spread over all: the part of a thread.
+fn each<T>(all: Vec<T>, asked: u64, (number, threads): (u64, u64), tally: &mut Tally, try_it: impl Fn(T, &mut Tally)) {
+    let step = (all.len() as u64 / asked.max(1)).max(1) as usize;
+    for one in all.into_iter().step_by(step).skip(number as usize).step_by(threads as usize) {
+        if tally.is_enough() {
+            return;
         }
+        try_it(one, tally);
+    }
+}
+
+/// Every call of some histories fails.
+fn faults(plan: &Plan, states: u64) -> Tally {
+    on_threads(plan.threads, |number, tally| {
+        let of = |seed| Ok(faults::all(seed)?.into_iter().map(move |fault| (seed, fault)).collect::<Vec<_>>());
+        let all: Result<Vec<_>, String> = (plan.seed..plan.seed + FAULT_HISTORIES).map(of).collect();
+        match all {
+            Ok(all) => each(all.concat(), states / CUTS, (number, plan.threads), tally, |(seed, fault), tally| {
+                faults::run(seed, fault, tally);
+            }),
+            Err(why) => tally.violations.push(why),
+        }
+    })
+}
+
+/// Every allocation of a history fails.
+fn allocations(plan: &Plan, states: u64) -> Tally {
+    on_threads(plan.threads, |number, tally| match allocations::subject(plan.seed) {
+        Ok(subject) => each(subject.faults(), states / CUTS, (number, plan.threads), tally, |fault, tally| {
+            subject.run(fault, tally);
+        }),
+        Err(why) => tally.violations.push(why),
     })
 }
 
 fn bits(plan: &Plan) -> Tally {
     on_threads(plan.threads, |number, tally| match bits::subject(plan.seed) {
-        Ok(subject) => {
-            let bits = subject.bits().into_iter().skip(number as usize).step_by(plan.threads as usize);
-            // With fewer states than bits, they are spread over all.
-            let step = (subject.bits().len() as u64 / plan.states.max(1)).max(1) as usize;
-            bits.step_by(step).for_each(|bit| subject.flip(bit, tally));
-        }
+        Ok(subject) => each(subject.bits(), plan.states, (number, plan.threads), tally, |bit, tally| {
+            subject.flip(bit, tally);
+        }),
         Err(why) => tally.violations.push(why),
     })
 }

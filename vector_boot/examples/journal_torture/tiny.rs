@@ -1,13 +1,14 @@
 //! The model of the tests, a machine's weights over a disk, and what a change is.
 
 use serde_json::{json, Value};
-use vector_boot::journal::device::simulated::Disk;
 use vector_boot::journal::device::{DeviceLog, Limits, Opening};
+use vector_boot::journal::storage::BlockDevice;
 use vector_boot::journal::{EntryHead, Journal, JournalError};
 use vector_boot::lineage::{Budget, ChangeRequest, Lineage, LineageError, MutationPayload, Recovery};
 use vector_boot::mutation::apply::apply;
 use vector_boot::mutation::plan::plan;
 use vector_boot::mutation::request::parse_edits;
+use vector_boot::sys::allocations::{counted, uncounted};
 use vector_boot::sys::memory::Mapping;
 use vector_boot::tensor::Store;
 
@@ -21,6 +22,8 @@ pub const AREA_BLOCKS: usize = 62;
 pub const DEVICE: usize = 8192 + (AREA_BLOCKS << 12);
 /// Bytes of a large blob: more than an image and the notes, so that its frame reaches into space that was just freed.
 const LARGE: usize = 100 << 10;
+/// How the message begins if the model cannot be loaded.
+pub const NOT_LOADED: &str = "the model cannot be loaded";
 const LIMITS: Limits = Limits { device_least: 16 << 10, reach_step: 40 << 10 };
 const FILE: [u8; 32] = [0x5A; 32];
 
@@ -46,13 +49,13 @@ pub fn base() -> Vec<u8> {
 }
 
 fn store() -> Result<Store, String> {
-    let bytes = file();
+    let bytes = uncounted(file);
     Store::load(Box::new(move || {
         let mut mapping = Mapping::zeroed(bytes.len())?;
         mapping.bytes_mut().copy_from_slice(&bytes);
         Ok(mapping)
     }))
-    .map_err(|error| error.to_string())
+    .map_err(|error| format!("{NOT_LOADED}: {error}"))
 }
 
 /// How a worker opens the device.
@@ -66,11 +69,11 @@ pub struct Boot {
     pub lost_from: Option<u64>,
 }
 
-/// The weights, recovered from a disk.
+/// The weights, recovered from a device.
 ///
 /// # Errors
 /// If the model of the test cannot be loaded.
-pub fn recover(disk: &Disk, boot: Boot, budget: Budget) -> Result<Lineage, String> {
+pub fn recover(device: Box<dyn BlockDevice>, boot: Boot, budget: Budget) -> Result<Lineage, String> {
     let mut random = [3; 64];
     random[48..56].copy_from_slice(&boot.nonce.to_le_bytes());
     let opening = Opening {
@@ -81,7 +84,7 @@ pub fn recover(disk: &Disk, boot: Boot, budget: Budget) -> Result<Lineage, Strin
         writable: boot.lost_from.is_none(),
         beside: false,
     };
-    let log = DeviceLog::open_limited(disk.handle(), &opening, LIMITS);
+    let log = DeviceLog::open_limited(device, &opening, LIMITS);
     let log: Result<Box<dyn Journal>, JournalError> = log.map(|log| Box::new(log) as Box<dyn Journal>);
     let recovery = Recovery {
         budget,
@@ -155,17 +158,21 @@ impl Request {
         }
         blob.resize(blob.len() + self.unused, 0xEE);
         let edits = Value::from(edits);
+        counted(|| self.add_edits(edits, &blob, lineage))
+    }
+
+    fn add_edits(&self, edits: Value, blob: &[u8], lineage: &mut Lineage) -> Result<(), LineageError> {
         let text = edits.to_string();
         let invalid = |why: String| LineageError::UnknownGeneration(format!("the test's edits are refused: {why}"));
         let parsed = parse_edits(edits).map_err(|error| invalid(format!("{error:?}")))?;
-        let plan = plan(lineage.store(), &parsed, &blob).map_err(|error| invalid(format!("{error:?}")))?;
+        let plan = plan(lineage.store(), &parsed, blob).map_err(|error| invalid(format!("{error:?}")))?;
         lineage.require_log()?;
         lineage.require_room((text.len() + blob.len()) as u64, plan.reachable_bytes())?;
         let mut change = lineage.store_mut().memory_mut().begin();
         apply(&plan, &mut change, &|| ()).map_err(|error| invalid(format!("{error:?}")))?;
         let before = change.commit();
         let asked = ChangeRequest { id: self.id, edits: self.edits.len() as u32, ..ChangeRequest::default() };
-        let payload = MutationPayload { edits: text.as_bytes(), reply: b"", blob: &blob };
+        let payload = MutationPayload { edits: text.as_bytes(), reply: b"", blob };
         lineage.add_mutation(asked, before, self.lease_until_us, &payload, 0)
     }
 }

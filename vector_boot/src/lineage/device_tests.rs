@@ -1,4 +1,4 @@
-use super::tests::{quiet, Harness, ELEMENTS};
+use super::test_support::{quiet, walk, Harness, Machine, Random, ELEMENTS};
 use super::*;
 use crate::journal::device::simulated::{Call, Disk, Fault};
 use crate::journal::device::{DeviceLog, Limits, Opening};
@@ -56,6 +56,16 @@ impl OnDisk {
     fn state(&self) -> (u64, u64, Vec<u8>) {
         let lineage = &self.harness.lineage;
         (lineage.generation(), lineage.promoted(), self.harness.contents())
+    }
+}
+
+impl Machine for OnDisk {
+    fn harness(&mut self) -> &mut Harness {
+        &mut self.harness
+    }
+
+    fn start_again(&mut self, random: &mut Random) {
+        self.reopen(if random.below(2) == 0 { BOOT } else { WORKER });
     }
 }
 
@@ -170,38 +180,10 @@ fn on_a_full_device_a_trial_can_be_ended_either_way() {
 
 #[test]
 fn a_small_device_is_used_again_and_again() {
-    let mut state = 0x2545_F491_4F6C_DD1Du64;
-    let mut random = |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    };
     let mut machine = OnDisk::new(1 << 20);
-    let mut states = vec![machine.harness.contents()];
-    for step in 0..4000u64 {
-        let generation = machine.harness.lineage.generation();
-        match random(40) {
-            0 | 1 => {
-                let to = generation - random(20).min(generation);
-                match machine.harness.roll_back(to) {
-                    Ok(()) => states.push(states[to as usize].clone()),
-                    Err(error) => assert!(matches!(error, LineageError::UnknownGeneration(_)), "{error:?}"),
-                }
-            }
-            2 => machine.harness.lineage.checkpoint().unwrap(),
-            3 => machine.reopen(if random(2) == 0 { BOOT } else { WORKER }),
-            _ => {
-                machine.harness.lineage.require_room(300, 8192).unwrap();
-                machine.harness.mutate(random(12) * 5000, random(256) as u8, None).unwrap();
-                states.push(machine.harness.contents());
-            }
-        }
-        assert_eq!(machine.harness.lineage.generation() as usize + 1, states.len(), "step {step}");
-        assert!(machine.harness.contents() == *states.last().unwrap(), "step {step}");
-    }
+    let generations = walk(&mut machine, 4000, 20);
     assert!(machine.harness.lineage.first_made > 3000, "old generations were removed");
-    assert!(machine.harness.lineage.first_made < states.len() as u64 - 50, "no more than needed");
+    assert!(machine.harness.lineage.first_made < generations - 50, "no more than needed");
 }
 
 #[test]

@@ -386,4 +386,6 @@ impl Lineage {
 #[cfg(test)]
 mod device_tests;
 #[cfg(test)]
+mod test_support;
+#[cfg(test)]
 mod tests;

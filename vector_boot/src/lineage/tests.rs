@@ -1,88 +1,10 @@
-use std::fs::File;
 use std::io;
 
+use super::test_support::{quiet, recover, recover_from, walk, Harness, ELEMENTS};
 use super::*;
 use crate::journal::log::Log;
 use crate::journal::storage::{LogStorage, MemoryFile};
-use crate::mutation::apply::apply;
-use crate::mutation::plan::plan;
-use crate::mutation::request::parse_edits;
-use crate::sys::memory::memory_file;
 use crate::tensor::tests::{file, load};
-
-pub(super) const ELEMENTS: u64 = 64 << 10;
-
-pub(super) struct Harness {
-    journal: File,
-    pub(super) budget: Budget,
-    pub(super) lineage: Lineage,
-}
-
-pub(super) fn quiet() {}
-
-fn recover(journal: &File, budget: Budget) -> Lineage {
-    let store = load(file("w", ELEMENTS, false)).unwrap();
-    recover_from(Log::in_memory(journal.try_clone().unwrap().into()), store, budget)
-}
-
-fn recover_from(log: Result<Box<dyn Journal>, JournalError>, store: Store, budget: Budget) -> Lineage {
-    let seen = &mut |_: &_| ();
-    let recovery = Recovery { budget, lost_from: None, opened_before: true, uptime_us: 0, progress: &quiet, seen };
-    Lineage::recover(store, log, recovery)
-}
-
-impl Harness {
-    pub(super) fn new(undo: usize, log: u64) -> Self {
-        let journal = File::from(memory_file(c"test").unwrap());
-        let budget = Budget { undo, log, log_limit: 1 << 30, available: || 0 };
-        Harness { lineage: recover(&journal, budget), journal, budget }
-    }
-
-    /// Recovers the lineage from the journal, as a new worker does.
-    fn restart(&mut self) {
-        self.lineage = recover(&self.journal, self.budget);
-    }
-
-    /// Writes `value` to 100 elements from `offset` on, in a batch of its own.
-    pub(super) fn mutate(&mut self, offset: u64, value: u8, lease_until_us: Option<u64>) -> Result<(), LineageError> {
-        self.add(offset, value, lease_until_us)?;
-        self.lineage.commit()
-    }
-
-    /// The same in the open batch.
-    pub(super) fn add(&mut self, offset: u64, value: u8, lease_until_us: Option<u64>) -> Result<(), LineageError> {
-        let edits = format!(r#"[{{"kind":"dense","tensor":"w","offset":{offset},"blob":[0,100]}}]"#);
-        let blob = [value; 100];
-        let parsed = parse_edits(serde_json::from_str(&edits).unwrap()).unwrap();
-        let plan = plan(self.lineage.store(), &parsed, &blob).unwrap();
-        let mut change = self.lineage.store_mut().memory_mut().begin();
-        apply(&plan, &mut change, &quiet).unwrap();
-        let before = change.commit();
-        let id = [(self.lineage.generation() as u8).wrapping_add(1); 16];
-        let asked = ChangeRequest { id, changed_bytes: 100, ..ChangeRequest::default() };
-        let payload = MutationPayload { edits: edits.as_bytes(), reply: b"", blob: &blob };
-        self.lineage.add_mutation(asked, before, lease_until_us, &payload, 0)
-    }
-
-    pub(super) fn roll_back(&mut self, to: u64) -> Result<(), LineageError> {
-        self.lineage.roll_back(EntryKind::Rollback, ChangeRequest::default(), to, &quiet)
-    }
-
-    pub(super) fn contents(&self) -> Vec<u8> {
-        let store = self.lineage.store();
-        store.bytes(store.find("w").unwrap()).unwrap().to_vec()
-    }
-
-    /// Ten generations, and the contents of each.
-    fn ten(&mut self) -> Vec<Vec<u8>> {
-        let mut states = vec![self.contents()];
-        for number in 1..=10 {
-            self.mutate(number * 5000, number as u8, None).unwrap();
-            states.push(self.contents());
-        }
-        states
-    }
-}
 
 #[test]
 fn every_generation_comes_back_from_before_images_and_from_the_log() {
@@ -278,38 +200,10 @@ fn the_newest_generations_outlive_what_is_forgotten() {
 
 #[test]
 fn nothing_that_the_current_generation_needs_is_forgotten() {
-    let mut state = 0x2545_F491_4F6C_DD1Du64;
-    let mut random = |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    };
     for undo in [1, 1 << 20] {
         let mut harness = Harness::new(undo, 40_000);
-        let mut states = vec![harness.contents()];
-        for step in 0..1500 {
-            let generation = harness.lineage.generation();
-            match random(20) {
-                0 => {
-                    let to = random(generation + 1);
-                    if harness.roll_back(to).is_ok() {
-                        states.push(states[to as usize].clone());
-                    }
-                }
-                1 => harness.lineage.checkpoint().unwrap(),
-                2 => harness.restart(),
-                _ => {
-                    harness.mutate(random(12) * 5000, random(256) as u8, None).unwrap();
-                    states.push(harness.contents());
-                }
-            }
-            assert_eq!(harness.lineage.generation() as usize + 1, states.len(), "step {step}");
-            assert!(harness.contents() == *states.last().unwrap(), "step {step}");
-        }
+        walk(&mut harness, 1500, u64::MAX);
         assert!(harness.lineage.log_start() > 100_000, "much was forgotten");
-        harness.restart();
-        assert!(harness.contents() == *states.last().unwrap());
     }
 }
 

@@ -82,6 +82,10 @@ impl Mapping {
 
     fn map(fd: i32, offset: u64, len: usize, flags: i32) -> io::Result<Self> {
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        #[cfg(feature = "planted")]
+        if super::allocations::fails() {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps no other. A length of 0, which mmap refuses,
         // becomes 1.

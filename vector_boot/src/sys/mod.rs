@@ -1,6 +1,8 @@
 //! System calls: thin wrappers, each `unsafe` block with the reason why it is sound.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "planted")]
+pub mod allocations;
 pub mod memory;
 
 #[cfg(feature = "standalone")]
