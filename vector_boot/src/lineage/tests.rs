@@ -229,8 +229,8 @@ fn a_batch_becomes_permanent_as_a_whole() {
 
 #[test]
 fn a_batch_that_fails_is_taken_back_with_its_ids() {
-    // The bounds of the new log, three entries of five writes each, then the bounds with the first batch.
-    for writes in [4, 9, 16, 17, 20, 31] {
+    // The bounds of the new log, three entries of four writes each, then the bounds with the first batch.
+    for writes in [4, 8, 13, 14, 17, 25] {
         let mut harness = Harness::new(1, 1 << 20);
         let file = MemoryFile(harness.journal.try_clone().unwrap());
         let log = Log::open(Box::new(Failing { file, writes })).map(|log| Box::new(log) as Box<dyn Journal>);
