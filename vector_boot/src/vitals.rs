@@ -26,6 +26,7 @@ const MUTATION_KEY: usize = APPLIANCE + 4;
 const BOOT: usize = MUTATION_KEY + 8;
 const JOURNAL_LOST_FROM: usize = BOOT + 2;
 const MODEL_FILE: usize = JOURNAL_LOST_FROM + 2;
+const KEYLESS: usize = MODEL_FILE + 8;
 
 /// First of the words that hold the ring of journal records.
 pub const RING_WORD: usize = 2 * hw_mmio::WORDS;
@@ -191,6 +192,16 @@ impl<'a> Vitals<'a> {
         self.set_bytes(MUTATION_KEY, key);
     }
 
+    /// Whether a worker has read the model, and it has no key.
+    pub fn is_keyless(&self) -> bool {
+        self.get(KEYLESS) != 0
+    }
+
+    /// Notes that the model has no key, for workers that cannot read it.
+    pub fn set_keyless(&self) {
+        self.set(KEYLESS, 1);
+    }
+
     /// The number of this boot in the journal on the state device; 0 if the device was not opened in this boot.
     pub fn boot(&self) -> u64 {
         self.wide(BOOT)
@@ -318,6 +329,9 @@ mod tests {
         vitals.set_journal_lost_from(0);
         let digest = std::array::from_fn(|index| index as u8);
         vitals.set_model_file_sha256(&digest);
+        assert!(!vitals.is_keyless());
+        vitals.set_keyless();
+        assert!(vitals.is_keyless());
         assert_eq!((vitals.programs(), vitals.boot()), (1, 1 << 42));
         assert_eq!((vitals.journal_lost_from(), vitals.model_file_sha256()), (Some(0), Some(digest)));
         assert_eq!(page.get(hw_mmio::word::MAGIC), 0x5642_4F54);

@@ -64,6 +64,8 @@ pub struct Machine {
     energy_limited: bool,
     /// What signed changes are verified with; `None` on a machine that takes unsigned ones.
     signing: Option<Arc<Signing>>,
+    /// Whether it is not known if the model has a key, because no worker could read it.
+    key_unknown: bool,
     /// Whether changes survive the machine.
     durable: Arc<AtomicBool>,
     /// Lines for the console that were not sent yet.
@@ -130,6 +132,7 @@ impl Machine {
             emergency: None,
             energy_limited,
             signing: None,
+            key_unknown: false,
             durable: Arc::default(),
             notices: Arc::default(),
             runtime: Arc::new(runtime),
@@ -143,6 +146,7 @@ impl Machine {
             (Err(why), signing) => {
                 machine.emergency = Some(why.into());
                 machine.signing = signing.ok().flatten().map(Arc::new);
+                machine.key_unknown = machine.signing.is_none() && !machine.vitals().is_keyless();
             }
             (Ok(_), Err(why)) => machine.emergency = Some(why.into()),
             (Ok(lineage), Ok(signing)) => {

@@ -9,6 +9,9 @@ use crate::protocol::{
 use crate::sys;
 use crate::vitals::Vitals;
 
+/// Bytes that are hashed between two signs of life.
+const HASH_PIECE: usize = 4 << 20;
+
 /// What signed changes are verified with.
 pub struct Signing {
     key: MutationKey,
@@ -62,7 +65,8 @@ impl Machine {
         request
     }
 
-    fn signed_call(&self, request: &Request) -> Option<SignedCall> {
+    /// What a `signed` request asks for, if its signature is right.
+    pub fn signed_call(&self, request: &Request) -> Option<SignedCall> {
         if request.method != Method::Signed {
             return None;
         }
@@ -117,10 +121,15 @@ impl Machine {
     /// # Errors
     /// 1010 if they are not.
     pub fn require_seal(&self, request: &Request, blob: &[u8]) -> Result<(), RequestError> {
+        let refuse = |text: &str| Err(RequestError::new(code::BAD_SIGNATURE, text));
+        if self.key_unknown {
+            return refuse(
+                "the model cannot be read, so it is not known whether this machine takes signed changes only: boot a sound image",
+            );
+        }
         if !self.takes_signed_only() {
             return Ok(());
         }
-        let refuse = |text: &str| Err(RequestError::new(code::BAD_SIGNATURE, text));
         match &request.seal {
             None => refuse("this machine takes signed changes only: send this one inside `signed`"),
             Some(Seal { blob_sha256: None }) if matches!(request.blob, Blob::None) => Ok(()),
@@ -128,9 +137,19 @@ impl Machine {
             Some(Seal { blob_sha256: Some(_) }) if matches!(request.blob, Blob::None) => {
                 refuse("the change was signed with a blob, and came without one")
             }
-            Some(Seal { blob_sha256: Some(signed) }) if <[u8; 32]>::from(Sha256::digest(blob)) == *signed => Ok(()),
+            Some(Seal { blob_sha256: Some(signed) }) if self.sha256(blob) == *signed => Ok(()),
             Some(_) => refuse("the blob is not the one that was signed"),
         }
+    }
+
+    /// SHA-256 of what may be large: the supervisor sees the progress.
+    fn sha256(&self, bytes: &[u8]) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for piece in bytes.chunks(HASH_PIECE) {
+            hash.update(piece);
+            self.vitals().make_progress();
+        }
+        hash.finalize().into()
     }
 }
 

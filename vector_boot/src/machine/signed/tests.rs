@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 use crate::journal::log::Log;
 use crate::journal::JournalError;
 use crate::machine::{Arrival, Machine, Parts, Runtime};
-use crate::protocol::{code, Blob, Method, MutationKey, Params, Reply, Request, RequestError, PAYLOAD_TYPE};
+use crate::protocol::{code, Blob, Method, MutationKey, Params, Reply, Request, RequestError, Seal, PAYLOAD_TYPE};
 use crate::rts::hex;
 use crate::sys::memory::{memory_file, SharedWords};
 use crate::tensor::tests::{file, load};
-use crate::vitals::SHARED_WORDS;
+use crate::vitals::{Vitals, SHARED_WORDS};
 
 const ENCODE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -239,4 +239,44 @@ fn a_worker_that_cannot_read_the_model_keeps_key_and_id_of_the_one_before() {
     });
     assert_eq!(appliance(&later), before);
     assert_eq!(appliance(&machine(&words, true)), before);
+}
+
+#[test]
+fn without_a_readable_model_nothing_passes_unsigned_unless_it_is_known_to_have_no_key() {
+    let emergency = |shared: &Arc<SharedWords>| {
+        Machine::new(Parts {
+            model: Err("a test".into()),
+            runtime: Runtime::new(Err("a test".into())).unwrap(),
+            journal: Log::in_memory(memory_file(c"test").unwrap()),
+            shared: Arc::clone(shared),
+            build: "0".repeat(12),
+            energy_limited: false,
+            mutation_key: None,
+        })
+    };
+    let unsigned = request(Method::Reload, json!({"what": "binary"}), b"program");
+    let judged = |machine: &Machine| machine.require_seal(&unsigned, b"program").err().map(|error| error.code);
+    let shared = words();
+    assert_eq!(judged(&emergency(&shared)), Some(code::BAD_SIGNATURE), "no worker has read the model");
+    shared_vitals(&shared).set_keyless();
+    assert_eq!(judged(&emergency(&shared)), None);
+    let shared = words();
+    machine(&shared, true);
+    assert_eq!(judged(&emergency(&shared)), Some(code::BAD_SIGNATURE), "an earlier worker has noted the key");
+}
+
+#[test]
+fn the_supervisor_sees_a_large_blob_being_hashed() {
+    let shared = words();
+    let machine = machine(&shared, true);
+    let blob = vec![7; 9 << 20];
+    let seal = Seal { blob_sha256: Some(Sha256::digest(&blob).into()) };
+    let request = Request { seal: Some(seal), ..request(Method::Reload, json!({}), &blob) };
+    let before = shared_vitals(&shared).progress();
+    machine.require_seal(&request, &blob).unwrap();
+    assert_eq!(shared_vitals(&shared).progress().wrapping_sub(before), 3, "after each of its pieces");
+}
+
+fn shared_vitals(shared: &SharedWords) -> Vitals<'_> {
+    Vitals::new(shared.words())
 }

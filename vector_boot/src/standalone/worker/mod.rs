@@ -86,6 +86,9 @@ fn start(words: &[&str]) -> Result<(), String> {
     };
     let fault_allowed = options.fault && !model.as_ref().is_ok_and(|model| model.signed);
     let mutation_key = model.as_ref().ok().and_then(|model| model.mutation_key.clone());
+    if model.as_ref().is_ok_and(|model| model.mutation_key.is_none()) {
+        Vitals::new(shared.words()).set_keyless();
+    }
     let no_network = |why: &String| Err(why.clone());
     let (model, network, journal) = match (emergency, model) {
         (Some(why), _) | (None, Err(why)) => {
