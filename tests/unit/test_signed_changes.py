@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from builder.executable import executable_path
 from image.compose import compose
 from tests.support import signed_vectors
+from tests.support.evolution_port.expect import EvolutionPort
+from tests.support.listening import PATIENCE
 from tests.support.local_machine import local_machine
 from tests.support.vboot import Vboot
 from vboot.client.bridge import RustNeuralBridge
@@ -371,6 +373,31 @@ def test_on_a_state_device_the_id_and_what_is_known_outlive_the_machine(
         assert client.request("signed", back).result["replayed"] is True
         assert refusal(lambda: client.request("signed", unused)) == Code.STALE_GENERATION
         assert client.hello().generation == 2
+
+
+def test_signed_changes_become_permanent_together(vboot: Vboot, tmp_path: Path, model: Path, signer: Signer) -> None:
+    count = 100
+    state = tmp_path / "state.img"
+    with state.open("wb") as file:
+        file.truncate(64 << 20)
+    with local_machine(tmp_path, "--state", str(state), "--energy", "off", model=model) as local:
+        with connect(local.socket, signer=signer) as client:
+            blobs = [EDIT.data, OTHER.data] * (count // 2)
+            changes = [
+                (sealed(client, signer, "mutate", mutation(number, f"{number + 1:032x}"), blob), blob)
+                for number, blob in enumerate(blobs)
+            ]
+        wrong = {**changes[50][0], "sig": changes[49][0]["sig"]}
+        changes.insert(50, (wrong, blobs[50]))
+        with EvolutionPort(local.socket) as port:
+            port.greet(timeout=PATIENCE)
+            sent = [port.send("signed", params, blob=blob) for params, blob in changes]
+            replies = [port.reply(ident, timeout=PATIENCE) for ident in sent]
+            assert (replies.pop(50).error or {})["code"] == Code.BAD_SIGNATURE
+            assert [reply.result and reply.result["generation"] for reply in replies] == list(range(1, count + 1))
+    entries = vboot.json("journal", "show", state)["entries"]
+    assert len(entries) == count
+    assert len({entry["frame"] for entry in entries}) < count / 2
 
 
 def test_a_reload_is_signed_for_what_runs_now(tmp_path: Path, model: Path, signer: Signer) -> None:

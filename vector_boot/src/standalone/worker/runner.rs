@@ -8,7 +8,7 @@ use std::sync::mpsc::{channel, Receiver, Sender};
 use serde_json::Value;
 
 use crate::machine::{Arrival, Machine};
-use crate::protocol::{Blob, Method, Reply, Request, RequestError, Runs};
+use crate::protocol::{Blob, Method, Params, Reply, Request, RequestError, Runs};
 use crate::sys::message;
 
 /// A plain mutation with a blob up to this size takes less time than waking the thread up.
@@ -96,7 +96,7 @@ impl Runner {
         match (request.method.runs(), &request.blob) {
             _ if durable && matches!(request.method, Method::Mutate | Method::Renew) => true,
             (Runs::Sized, Blob::None | Blob::Upload(_)) => true,
-            (Runs::Sized, Blob::Bytes(bytes)) => bytes.len() > QUICK_BLOB_BYTES || computes_much(request),
+            (Runs::Sized, Blob::Bytes(bytes)) => bytes.len() > QUICK_BLOB_BYTES || computes_much(&request.params),
             (Runs::Queued, Blob::None) | (Runs::Beside, _) => true,
             // An older generation may have to be rebuilt first.
             (Runs::Inline, Blob::None) => request.method == Method::Read && request.params.get("generation").is_some(),
@@ -104,10 +104,11 @@ impl Runner {
         }
     }
 
-    /// The bytes of the blob of a mutation that can become permanent together with others; `None` for any other request.
-    pub fn joins_others(request: &Request) -> Option<usize> {
-        match &request.blob {
-            Blob::Bytes(bytes) if request.method == Method::Mutate && !computes_much(request) => Some(bytes.len()),
+    /// The bytes of the blob of a mutation that can become permanent together with others; `None` for any other request, of which
+    /// these are the method, the parameters and the blob.
+    pub fn joins_others(method: Method, params: &Params, blob: &Blob) -> Option<usize> {
+        match blob {
+            Blob::Bytes(bytes) if method == Method::Mutate && !computes_much(params) => Some(bytes.len()),
             _ => None,
         }
     }
@@ -187,10 +188,10 @@ fn work(machine: &Machine, job: Job) -> Vec<Done> {
 }
 
 /// Whether a mutation computes whole tensors, or reads them whole for their digests.
-fn computes_much(request: &Request) -> bool {
-    if request.params.get("digest") == Some(&Value::Bool(true)) {
+fn computes_much(params: &Params) -> bool {
+    if params.get("digest") == Some(&Value::Bool(true)) {
         return true;
     }
-    let edits = request.params.get("edits").and_then(Value::as_array);
+    let edits = params.get("edits").and_then(Value::as_array);
     edits.is_some_and(|edits| edits.iter().any(|edit| edit["kind"] == "seeded" || edit["kind"] == "low_rank"))
 }

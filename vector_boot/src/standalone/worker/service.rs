@@ -357,7 +357,8 @@ impl Service {
             return;
         }
         if self.runs_in_runner(&request) {
-            let joins = Runner::joins_others(&request).filter(|_| self.machine.is_durable());
+            let joins = Runner::joins_others(request.method, &request.params, &request.blob)
+                .filter(|_| self.machine.is_durable());
             let job = match joins {
                 Some(bytes) => Job::Mutate(self.gather(request, arrival.connection, bytes)),
                 None => Job::Answer(request, arrival),
