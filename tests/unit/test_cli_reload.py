@@ -73,6 +73,9 @@ def test_an_image_of_another_model_or_a_damaged_one(vboot: Vboot, executable: Pa
     broken = rts(tmp_path / "broken", executable.read_bytes(), tiny_model()) / "vector_boot.rts"
     with quick(tmp_path) as machine:
         assert refusal(vboot, machine, image) == "model"
+        said = vboot.last_error()
+        assert "a reload keeps the weights: boot the image to run its model" in said
+        assert "executable that was built for this machine" not in said
         sound = broken.read_bytes()
         for at, reason in [(0, "format"), (100_000, "format"), (len(sound) - 1, "format")]:
             broken.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])

@@ -843,7 +843,7 @@ REMEDIES: Mapping[int, str] = {
     1018: "boot a machine with a model that can",
     1019: "use a dense edit, or a tensor of another type",
     1020: "give a new id",
-    1021: "read `data.reason`, then reload an executable that was built for this machine",
+    1021: "read `data.reason`; the worker from before goes on",
 }
 """What a person can do about each error code."""
 EVENT_KINDS = ("heartbeat", "mutation", "alert")

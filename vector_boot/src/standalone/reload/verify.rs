@@ -124,8 +124,10 @@ impl Case {
         let expected = self.running_model(running.as_ref()).map_err(unreadable)?;
         if model != expected {
             let (model, expected) = (hex(&model[..6]), hex(&expected[..6]));
-            let text =
-                format!("the image holds model {model}..., but model {expected}... runs: reload keeps the model");
+            let text = format!(
+                "the image holds model {model}..., but model {expected}... runs, and a reload keeps the weights: boot the image \
+                 to run its model, or send its executable alone"
+            );
             return Err((ReloadReason::Model, text));
         }
         Ok((digest, Some(copy(brought, HEADER_BYTES, header.binary_size).map_err(unreadable)?)))
