@@ -78,7 +78,7 @@ torture: deps $(VENV)/.ready
 	@$(PY) -m tests.torture.cuts --listen
 	@$(PY) -m tests.torture.reloads
 	@$(PY) -m tests.torture.reloads --state
-	@$(PY) -m tests.torture.cuts $${VBOOT_CUTS:+--cuts "$$VBOOT_CUTS"} $${VBOOT_SEED:+--seed "$$VBOOT_SEED"}
+	@$(PY) -m tests.torture.cuts --jobs 2 $${VBOOT_CUTS:+--cuts "$$VBOOT_CUTS"} $${VBOOT_SEED:+--seed "$$VBOOT_SEED"}
 	@$(PY) -m tests.torture $${VBOOT_CYCLES:+--cycles "$$VBOOT_CYCLES"} $${VBOOT_SEED:+--seed "$$VBOOT_SEED"} \
 		$${VBOOT_HOURS:+--hours "$$VBOOT_HOURS"}
 

@@ -16,10 +16,11 @@ from qemu.machine import VirtualMachine
 from qemu.process import Process, spawn
 from qemu.spec import Disk, MachineSpec
 from qemu.state_file import STATE_SERIAL
+from tests.torture.cut_snapshot import APPEND, goes_on, take
 from vboot.errors import BootError
 from vboot.port_files import port_socket
 
-_APPEND = "console=ttyS0 panic=-1 quiet vector_boot.energy=off vector_boot.fault=1"
+_APPEND = f"console=ttyS0 panic=-1 quiet vector_boot.energy=off vector_boot.fault=1 {APPEND}"
 _TCG = Accel("tcg", "it can be cut anywhere")
 
 
@@ -77,30 +78,35 @@ class Listening:
 
 @dataclass
 class Booted:
-    """An image in QEMU. `faults`: what QEMU's blkdebug does to the state disk; `log`: where blklogwrites logs to."""
+    """An image in QEMU. `faults`: what QEMU's blkdebug does to the state disk; `log`: where blklogwrites logs to.
+
+    Its first boot, and each `cold_every`th, is one from the firmware on (0: none is); the others go on from a snapshot,
+    which is kept in `folder` for all machines there.
+    """
 
     folder: Path
     image: Path
     state: Path
     faults: Mapping[str, Any] | None = None
     log: Path | None = None
+    cold_every: int = 10
+    boots: int = 0
     _machine: VirtualMachine | None = None
 
     def start(self) -> Path:
         """Start QEMU."""
-        disks = (Disk(self.image / "vector_boot.rts", "vb-rts", read_only=True),)
-        plain = (Disk(self.state, STATE_SERIAL, read_only=False),) if self.faults is None and self.log is None else ()
-        spec = MachineSpec(
-            kernel=self.image / "vmlinuz",
-            initramfs=self.image / "initramfs.cpio",
-            append=_APPEND,
-            disks=(*disks, *plain),
-            memory_mib=256,
-            cpus=1,
-            extra=() if plain else self._special_disk(),
-        )
+        is_cold = self.cold_every > 0 and self.boots % self.cold_every == 0
+        self.boots += 1
+        spec = self._spec() if is_cold else goes_on(self._spec(), self._snapshot())
         self._machine = start(spec, accel=_TCG, run=self.folder / "run")
         return self._machine.evolution
+
+    def failed_calls(self, kind: str) -> int:
+        """How many reads, writes or flushes of the state disk QEMU has refused."""
+        assert self._machine is not None
+        counted = {"read": "rd", "write": "wr", "flush": "flush"}[kind]
+        disks = self._machine.qmp("query-blockstats")
+        return sum(int(disk["stats"][f"failed_{counted}_operations"]) for disk in disks)
 
     def second_socket(self) -> Path:
         """That of port 1."""
@@ -122,7 +128,25 @@ class Booted:
         if self._machine is not None:
             self._machine.kill()
 
-    def _special_disk(self) -> tuple[str, ...]:
+    def _snapshot(self) -> Path:
+        path = self.folder / "snapshot"
+        if not path.exists():
+            plain = Booted(self.folder, self.image, self.state)  # the guest sees the same disk
+            take(plain._spec(), path, accel=_TCG, run=self.folder / "taking")
+        return path
+
+    def _spec(self) -> MachineSpec:
+        return MachineSpec(
+            kernel=self.image / "vmlinuz",
+            initramfs=self.image / "initramfs.cpio",
+            append=_APPEND,
+            disks=(Disk(self.image / "vector_boot.rts", "vb-rts", read_only=True),),
+            memory_mib=256,
+            cpus=1,
+            extra=self._state_disk(),
+        )
+
+    def _state_disk(self) -> tuple[str, ...]:
         file: dict[str, Any] = {"driver": "file", "filename": os.fspath(self.state.absolute())}
         if self.faults is not None:
             file = {"driver": "blkdebug", "image": file, **self.faults}
@@ -135,8 +159,8 @@ class Booted:
 
 
 def failing_call(kind: str, number: int, *, once: bool) -> dict[str, Any]:
-    """Options of blkdebug: the write or flush of this number, from 1, fails, and unless `once` all later ones."""
-    event = {"write": "write_aio", "flush": "flush_to_disk"}[kind]
+    """Options of blkdebug: the read, write or flush of this number, from 1, fails, and unless `once` all later ones."""
+    event = {"read": "read_aio", "write": "write_aio", "flush": "flush_to_disk"}[kind]
     states = [{"event": event, "state": at, "new_state": at + 1} for at in range(1, number)]
     last = {"event": event, "iotype": kind, "state": number, "errno": 5, "once": once}
     return ({"set-state": states} if states else {}) | {"inject-error": [last]}

@@ -32,17 +32,22 @@ def draw_change(random: Random, point: Point) -> Change:
     lease = {"lease_ms": _LEASE_MS} if random.random() < 0.12 else {}
     while True:
         whole = random.random() < _WHOLE
-        edits = (
-            _everything(random, point)
-            if whole
-            else tuple(_edit(random, point) for _ in range(random.choice((1, 1, 2))))
-        )
-        members, blob = pack(edits)
-        params: dict[str, Any] = {"id": _id(random), "base_generation": point.generation, "confidence": 0.9}
-        # The device may be full of history that an open trial keeps.
-        change = Change("mutate", params | {"origin": "cut", "edits": members} | lease, blob, edits, may_fail=True)
+        few = () if whole else tuple(_edit(random, point) for _ in range(random.choice((1, 1, 2))))
+        change = _mutation(random, point, few or _everything(random, point), lease)
         if change.applied(point) is not None:
             return change
+
+
+def draw_large(random: Random, point: Point) -> Change:
+    """A mutation of every float tensor: a few of these fill a small device."""
+    return _mutation(random, point, _everything(random, point), {})
+
+
+def _mutation(random: Random, point: Point, edits: tuple[Edit, ...], lease: dict[str, int]) -> Change:
+    members, blob = pack(edits)
+    params: dict[str, Any] = {"id": _id(random), "base_generation": point.generation, "confidence": 0.9}
+    # The device may be full of history that an open trial keeps.
+    return Change("mutate", params | {"origin": "cut", "edits": members} | lease, blob, edits, may_fail=True)
 
 
 def _edit(random: Random, point: Point) -> Edit:

@@ -22,9 +22,10 @@ from typing import Any
 
 from tests.torture.cut_bodies import Booted, failing_call
 from tests.torture.cut_draws import draw_change
+from tests.torture.cut_jobs import shown
 from tests.torture.cut_line import CutLine
 from tests.torture.cut_oracle import Change, Oracle
-from tests.torture.cuts import STATE_BYTES, result, shown, weights
+from tests.torture.cuts import STATE_BYTES, result, weights
 from tests.torture.expectation import DeviationError
 from vboot.journal.pages import Model
 from vboot.protocol.tables import Code

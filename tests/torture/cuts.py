@@ -1,17 +1,15 @@
 """Power cuts: a machine with a state device is killed at random moments, started again, and judged by its client's log.
 
-    python -m tests.torture.cuts [--cuts 1000] [--seed 1] [--listen] [--image build/test/tiny]
+    python -m tests.torture.cuts [--cuts 1000] [--seed 1] [--jobs 1] [--listen] [--image build/test/tiny]
 
-Level D of docs/proof.md. The exit code is 1 at the first violation; its seed and the state file are printed.
+Level D of docs/proof.md. The exit code is 1 at the first violation; its seed, the number of the cut and the folder with
+the state file are printed.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +22,15 @@ from typing import Any
 
 from builder.executable import executable_path
 from tests.torture.cut_bodies import Body, Booted, Listening
-from tests.torture.cut_draws import draw_change
+from tests.torture.cut_draws import draw_change, draw_large
+from tests.torture.cut_jobs import Place, Say, parser, run_jobs, shown
 from tests.torture.cut_line import CutLine, LineBrokenError
 from tests.torture.cut_oracle import Change, Oracle
 from tests.torture.expectation import DeviationError, model_digest
 from vboot.journal.device import Device
+from vboot.journal.entries import Kind
 from vboot.journal.pages import Model, Tensors
-from vboot.journal.recovery import recover
+from vboot.journal.recovery import Log, recover
 from vboot.journal.replay import newest, replay
 from vboot.protocol.tables import BLOB_LIMIT, PROTECTED_TENSORS
 from vboot.weights.arithmetic import TensorData
@@ -44,50 +44,82 @@ _SENT_AGAIN = 3
 """How many changes without a reply are sent again after a cut."""
 _LIFE_CUTS = 40
 """After so many cuts at most a new device is begun, so that formatting is cut too, and replays stay short."""
+_FILLED = 0.5
+"""The share of the devices that begin with a history, so that they are compacted soon."""
+_REPLAYED_EVERY = 3
+"""One boot of so many, and the last one of a device, is compared with a replay of the whole device in Python."""
 
 
 @dataclass
 class Campaign:
-    """One device after another, cut after cut. `counted`: what happened."""
+    """One device after another, cut after cut. `counted`: what happened. `filler`: gives devices a history, quickly."""
 
     body: Body
+    filler: Body
     model: Model
     state: Path
     random: Random
+    cuts: int
     counted: Counter[str] = field(default_factory=Counter)
     boot_s: float = 3.0
-    predicted: tuple[int, str] = (0, "")
+    predicted: tuple[int, str | None] = (0, None)
     start: int = 0
+    boots: int = 0
     beside: Thread | None = None
     before_start: Callable[[], None] = lambda: None
     after_cut: Callable[[], None] = lambda: None
 
-    def run(self, cuts: int, *, say: Callable[[str], None] = lambda _text: None) -> None:
-        """Cut the power so many times. Raises DeviationError."""
-        started = time.monotonic()
+    def work(self, place: Place, say: Say) -> None:
+        """Cut the power as often as is this job's share. Raises DeviationError."""
+        cuts = place.share(self.cuts)
         while self.counted["cuts"] < cuts:
             self._begin_device()
             for _ in range(self.random.randint(3, _LIFE_CUTS)):
                 self._cut_while_booting()
                 self._cut_while_changing()
-                say(f"{time.monotonic() - started:.0f} s: {shown(self.counted)}")
+                say(shown(self.counted))
                 if self.counted["cuts"] >= cuts:
                     break
-            self._settled(self._boot()).close()
+            self._settled(self._boot(fully=True)).close()
             self.body.kill()
+
+    def close(self) -> None:
+        """End the machines."""
+        self.body.kill()
+        self.filler.kill()
 
     def _begin_device(self) -> None:
         with self.state.open("wb") as file:
             file.truncate(STATE_BYTES)
         self.oracle = Oracle(weights(self.model))
         self.counted["devices"] += 1
+        self.start = 0
+        if self.random.random() < _FILLED:
+            self._fill(self.random.uniform(0.3, 0.95))
+            self.counted["devices with a history"] += 1
+
+    def _fill(self, share: float) -> None:
+        """Let large changes be made until so much of the log area is used, or it was compacted."""
+        line = CutLine(self.filler.start(), alive=self.filler.alive)
+        used = 0.0
+        while used < share and self.start == 0:
+            self._send(line, draw_large(self.random, self.oracle.head))
+            while self.oracle.pending:
+                self._take(line.turn(0.2))
+            with Device(self.state) as device:
+                log = recover(device)
+            assert log.superblock is not None
+            used = 1 - log.free_bytes / log.superblock.area_bytes
+            self.start = log.superblock.start
+        line.close()
+        self.filler.kill()
 
     def _cut_while_booting(self) -> None:
         """Sometimes cut the power before the machine answers: it reads and repairs its state then."""
         while self.random.random() < 0.25:
             self.before_start()
             self.body.start()
-            time.sleep(self.random.uniform(0.3, 1.0) * self.boot_s)
+            time.sleep(self.random.uniform(0.1, 1.0) * self.boot_s)
             self._cut()
             self.counted["cuts while booting"] += 1
 
@@ -109,8 +141,9 @@ class Campaign:
             self.beside = None
         self.after_cut()
 
-    def _boot(self) -> CutLine:
-        self.predicted = self._read_offline()
+    def _boot(self, *, fully: bool = False) -> CutLine:
+        self.boots += 1
+        self.predicted = self._read_offline(fully=fully or self.boots % _REPLAYED_EVERY == 0)
         started = time.monotonic()
         self.before_start()
         line = CutLine(self.body.start(), alive=self.body.alive)
@@ -125,24 +158,30 @@ class Campaign:
             raise DeviationError("the machine says that it is not durable")
         done = self.oracle.settle(hello["generation"], hello["promoted"], digest["model"])
         self.counted["unacknowledged and done"] += len(done)
-        if self.predicted != (digest["generation"], digest["model"]):
+        generation, model = self.predicted
+        if generation != digest["generation"] or model not in (None, digest["model"]):
             raise DeviationError(
                 f"a replay in Python gives generation and digest {self.predicted}, the machine has {digest}"
             )
         self._repeat(line, [change for change in (self.oracle.last, *done) if change is not None])
         return line
 
-    def _read_offline(self) -> tuple[int, str]:
-        """Generation and digest to which the device leads, by the reader in Python and the twin."""
+    def _read_offline(self, *, fully: bool) -> tuple[int, str | None]:
+        """Generation to which the device leads, by the reader in Python; and digest, if `fully`, by a replay."""
         with Device(self.state) as device:
             log = recover(device)
             if log.fault is not None:
                 raise DeviationError(f"the reader in Python finds {log.fault.reason}: {log.fault}")
+            _check_nonces(log)
             last = newest(log)
             start = log.superblock.start if log.superblock else 0
-            self.counted["starts moved"] += start > self.start
+            self.counted["compacted"] += start > self.start
             self.start = start
+            self.counted["cut while compacting"] += bool(log.entries[1:]) and log.entries[-1].head.kind == Kind.IMAGE
             on_trial = last.lease_until_us != 0
+            if not fully:
+                return last.generation + on_trial, None
+            self.counted["replayed in Python"] += 1
             weights = replay(self.model, log, wanted=last.promoted if on_trial else None)
         tensors = Tensors(self.model, weights.contents)
         sha256 = {
@@ -223,6 +262,13 @@ class Campaign:
         line.close()
 
 
+def _check_nonces(log: Log) -> None:
+    """Each boot has drawn a number of its own: one that goes on from a snapshot must not have those of the last one."""
+    boots = {(frame.nonce, frame.boot) for frame in log.frames}
+    if len({nonce for nonce, _ in boots}) < len(boots):
+        raise DeviationError(f"two boots have the same nonce: {sorted(boot for _, boot in boots)}")
+
+
 def _one(line: CutLine) -> Mapping[str, Any]:
     while True:
         replies = line.turn(0.2)
@@ -244,41 +290,27 @@ def result(reply: Mapping[str, Any]) -> dict[str, Any]:
     return dict(reply["result"])
 
 
-def shown(counted: Counter[str]) -> str:
-    """What happened, in words."""
-    return ", ".join(f"{count} {what}" for what, count in sorted(counted.items()))
-
-
-def campaign(folder: Path, image: Path, *, seed: int, listen: bool) -> Campaign:
+def campaign(folder: Path, image: Path, *, seed: int, cuts: int, listen: bool = False) -> Campaign:
     """A campaign in `folder` with the machine of an image."""
     state, model = folder / "state.img", image / "vectorland.gguf"
-    body = Listening(folder, model, state) if listen else Booted(folder, image, state)
-    return Campaign(body, Model(model), state, Random(seed))
+    on_host = Listening(folder, model, state)
+    body = on_host if listen else Booted(folder, image, state)
+    return Campaign(body, on_host, Model(model), state, Random(seed), cuts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a campaign, and print what happened."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cuts", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
+    """Run campaigns, and print what happened."""
+    options = parser(__doc__)
+    options.add_argument("--cuts", type=int, default=1000)
+    options.add_argument(
         "--listen", action="store_true", help="kill `vector_boot --listen` instead of QEMU: much faster"
     )
-    parser.add_argument("--image", type=Path, default=Path("build/test/tiny"))
-    arguments = parser.parse_args(argv)
-    folder = Path(tempfile.mkdtemp(prefix="cuts-"))
-    run = campaign(folder, arguments.image, seed=arguments.seed, listen=arguments.listen)
-    started = time.monotonic()
-    try:
-        run.run(arguments.cuts, say=lambda text: print(text, file=sys.stderr))
-    except DeviationError as error:
-        print(f"seed {arguments.seed}, cut {run.counted['cuts']}: {error}; the state is {run.state}", file=sys.stderr)
-        return 1
-    finally:
-        run.body.kill()
-    shutil.rmtree(folder)
-    print(f"seed {arguments.seed}: {shown(run.counted)}; 0 violations in {time.monotonic() - started:.0f} s")
-    return 0
+    given = options.parse_args(argv)
+
+    def make(folder: Path, seed: int) -> Campaign:
+        return campaign(folder, given.image, seed=seed, cuts=given.cuts, listen=given.listen)
+
+    return run_jobs(make, seed=given.seed, jobs=given.jobs)
 
 
 if __name__ == "__main__":

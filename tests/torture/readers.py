@@ -137,10 +137,15 @@ def damaged(data: bytearray, random: Random) -> bytearray:
 def compare(rust: RustReader, path: Path, data: bytes | bytearray) -> str:
     """The reason that both give, "" if the device is taken. Raises AssertionError if they disagree."""
     path.write_bytes(data)
+    return agreed(rust, path)["reason"] or ""
+
+
+def agreed(rust: RustReader, path: Path) -> dict[str, Any]:
+    """What both find on a device. Raises AssertionError if they disagree."""
     mine, other = read_in_python(path), rust.read(path)
     if mine != {name: other.get(name) for name in mine}:
         raise AssertionError(f"{path}: Python finds {str(mine)[:400]}, Rust {str(other)[:400]}")
-    return mine["reason"] or ""
+    return mine
 
 
 def run(seed: int, count: int, folder: Path) -> Counter[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from random import Random
 
@@ -33,7 +34,7 @@ class WriteLog:
 
     epochs: tuple[tuple[Write, ...], ...]
 
-    def images(self, disk: bytearray, random: Random, *, subsets: int) -> Iterator[int]:
+    def images(self, disk: bytearray | mmap, random: Random, *, subsets: int) -> Iterator[int]:
         """Make of `disk`, which is as before the log, each crash state in turn; yields the number of its epoch.
 
         Each prefix of the writes of an epoch, and random subsets of their sectors. The contents last until the next.
@@ -73,7 +74,7 @@ def read_log(path: Path) -> WriteLog:
     return WriteLog(tuple(map(tuple, epochs)))
 
 
-def _put(disk: bytearray, parts: Iterable[tuple[int, bytes | bytearray]]) -> None:
+def _put(disk: bytearray | mmap, parts: Iterable[tuple[int, bytes | bytearray]]) -> None:
     for offset, data in parts:
         disk[offset : offset + len(data)] = data
 

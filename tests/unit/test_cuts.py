@@ -12,6 +12,7 @@ import pytest
 from tests.support.local_machine import tiny_model
 from tests.torture.cut_bodies import Listening, failing_call
 from tests.torture.cut_draws import draw_change
+from tests.torture.cut_jobs import Place
 from tests.torture.cut_oracle import Oracle, Point
 from tests.torture.cuts import Campaign, weights
 from tests.torture.expectation import DeviationError
@@ -159,10 +160,12 @@ def test_the_options_that_make_a_call_fail() -> None:
 
 def test_a_listening_machine_is_killed_again_and_again(tmp_path: Path) -> None:
     model, state = tiny_model(), tmp_path / "state.img"
-    campaign = Campaign(Listening(tmp_path, model, state), Model(model), state, Random(11))
+    body = Listening(tmp_path, model, state)
+    campaign = Campaign(body, body, Model(model), state, Random(11), 12)
     try:
-        campaign.run(12)
+        campaign.work(Place(0, 1, 11), lambda _what: None)
     finally:
-        campaign.body.kill()
+        campaign.close()
     assert campaign.counted["cuts"] >= 12
     assert campaign.counted["acknowledged"] > 0
+    assert campaign.counted["replayed in Python"] > 0
