@@ -65,7 +65,7 @@ def _summary(state: Path, log: Log, data: dict[str, Any]) -> list[str]:
     trial = ", on trial" if data["trial"] else ""
     lines = [
         f"{path_text(state)}: {human_bytes(log.size)}, {data['state']}",
-        f"appliance {data['device_id']}, model {data['model']}",
+        f"device {data['device_id']}, model {data['model']}",
         f"generation {data['generation']}, promoted {data['promoted']}{trial}",
         f"{human_bytes(data['used_bytes'])} of history, {human_bytes(data['free_bytes'])} free",
     ]

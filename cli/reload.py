@@ -20,7 +20,7 @@ _EPILOG = """examples:
   vboot reload --image build
   vboot reload build/run/... --executable vector_boot/target/release/vector_boot
 
-Weights, history, open trials and connections stay, and the heart beats on. A program that cannot run, or that
+Weights, history, open trials and connections stay, and no heartbeat is missed. A program that cannot run, or that
 fails within its probation of 10 s, is replaced by the one from before. A reboot starts the one that was built in."""
 
 
