@@ -39,8 +39,8 @@ def vboot(*words: str | Path, script: str = "") -> subprocess.CompletedProcess[s
 @contextmanager
 def detached(image: Path, run: Path, *words: str) -> Iterator[dict[str, Any]]:
     """A machine that `vboot boot --detach` has left running; its description. It is killed in the end."""
-    booted = vboot("boot", "--image", image, "--run", run, "--detach", "--json", *words)
-    try:
+    try:  # which begins before the boot: it may be interrupted when QEMU already runs
+        booted = vboot("boot", "--image", image, "--run", run, "--detach", "--json", *words)
         yield json.loads(booted.stdout)
     finally:
         if is_running(run):
