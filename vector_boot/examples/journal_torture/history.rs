@@ -60,7 +60,7 @@ pub struct World {
     numbers: u64,
     /// One request in so many has a large blob.
     large_in: usize,
-    /// Whether nothing was written that can be lost.
+    /// Whether nothing was written that can be lost: reads fail, or allocations.
     only_reads_fail: bool,
     /// Whether changes were refused when the step began.
     refused: bool,
@@ -115,7 +115,7 @@ impl World {
             clock_us: STEP_US,
             numbers: seed << 20,
             large_in: LARGE_IN[seed as usize % 2],
-            only_reads_fail: fault.is_some_and(|fault| fault.call == Call::Read),
+            only_reads_fail: fault.is_none_or(|fault| fault.call == Call::Read),
             refused: false,
             doubtful: Vec::new(),
             history,

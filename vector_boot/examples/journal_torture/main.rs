@@ -32,8 +32,8 @@ use vector_boot::sys::allocations::{FailingAllocator, Fault};
 #[global_allocator]
 static ALLOCATOR: FailingAllocator = FailingAllocator;
 
-/// Histories of level B, of which all calls of the device fail.
-const FAULT_HISTORIES: u64 = 8;
+/// Histories of level B.
+const HISTORIES: u64 = 8;
 /// States of level A in which a planted bug must be found.
 const PLANTED_STATES: u64 = 20_000;
 /// And of level B.
@@ -143,11 +143,11 @@ fn each<T>(all: Vec<T>, asked: u64, (number, threads): (u64, u64), tally: &mut T
     }
 }
 
-/// Every call of some histories fails.
+/// Every call of the histories of level B fails.
 fn faults(plan: &Plan, states: u64) -> Tally {
     on_threads(plan.threads, |number, tally| {
         let of = |seed| Ok(faults::all(seed)?.into_iter().map(move |fault| (seed, fault)).collect::<Vec<_>>());
-        let all: Result<Vec<_>, String> = (plan.seed..plan.seed + FAULT_HISTORIES).map(of).collect();
+        let all: Result<Vec<_>, String> = histories(plan).map(of).collect();
         match all {
             Ok(all) => each(all.concat(), states / CUTS, (number, plan.threads), tally, |(seed, fault), tally| {
                 faults::run(seed, fault, tally);
@@ -157,14 +157,26 @@ fn faults(plan: &Plan, states: u64) -> Tally {
     })
 }
 
-/// Every allocation of a history fails.
+/// Every allocation of the same histories fails.
 fn allocations(plan: &Plan, states: u64) -> Tally {
-    on_threads(plan.threads, |number, tally| match allocations::subject(plan.seed) {
-        Ok(subject) => each(subject.faults(), states / CUTS, (number, plan.threads), tally, |fault, tally| {
-            subject.run(fault, tally);
-        }),
-        Err(why) => tally.violations.push(why),
+    on_threads(plan.threads, |number, tally| {
+        let subjects: Result<Vec<_>, String> = histories(plan).map(allocations::subject).collect();
+        match subjects {
+            Ok(subjects) => {
+                let of = |subject| allocations::Subject::faults(subject).into_iter().map(move |fault| (subject, fault));
+                let all = subjects.iter().flat_map(of).collect();
+                each(all, states / CUTS, (number, plan.threads), tally, |(subject, fault), tally| {
+                    subject.run(fault, tally);
+                });
+            }
+            Err(why) => tally.violations.push(why),
+        }
     })
+}
+
+/// The seeds of the histories of level B.
+fn histories(plan: &Plan) -> std::ops::Range<u64> {
+    plan.seed..plan.seed + HISTORIES
 }
 
 fn bits(plan: &Plan) -> Tally {
