@@ -67,7 +67,8 @@ def default_mib(model_bytes: int) -> int:
 def loss(path: Path, pid: int) -> str | None:
     """Why the next machine would not find what the one in the process `pid` writes to its state file at `path`.
 
-    None if it would, or if that process cannot be looked into. The machine itself sees a disk, which has no name.
+    It says what to do, too. None if the next machine would, or if that process cannot be looked into. The machine
+    itself sees a disk, which has no name.
     """
     try:
         held = {(status.st_dev, status.st_ino) for status in map(_status, Path(f"/proc/{pid}/fd").iterdir()) if status}
@@ -76,8 +77,9 @@ def loss(path: Path, pid: int) -> str | None:
         return None
     if not held or (now and (now.st_dev, now.st_ino) in held):
         return None
-    what = "another file has taken its place" if now else "it was deleted or renamed"
-    return f"{what} while the machine ran, so its changes end with it: save the weights with `vboot save`"
+    if now:
+        return "another file took its place while the machine ran: save the weights with `vboot save` before it ends"
+    return "it was deleted or renamed while the machine ran: put it back, or save the weights with `vboot save`"
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -133,6 +133,6 @@ def test_a_file_that_is_no_longer_the_machines_is_noticed(folder: Path) -> None:
         path.rename(other)
         assert "deleted or renamed" in str(loss(path, os.getpid()))
         path.write_bytes(b"another")
-        assert "another file has taken its place" in str(loss(path, os.getpid()))
+        assert "another file took its place" in str(loss(path, os.getpid()))
         assert loss(other, os.getpid()) is None
     assert loss(path, 1 << 30) is None, "a process that is not there"

@@ -115,7 +115,7 @@ const ALLOWED: &[Rule] = &[
     Rule(libc::SYS_pwrite64, Any),                   // the journal
     Rule(libc::SYS_fdatasync, Any),                  // the journal on the state device becomes durable
     Rule(libc::SYS_fallocate, Equal(1, PUNCH_HOLE)), // memory of discarded journal entries is released
-    Rule(libc::SYS_fstat, Any),                      // whether the model's file has changed
+    Rule(libc::SYS_fstat, Any),                      // whether the model's file or the state file has changed
     Rule(libc::SYS_sysinfo, Any),                    // whether an image of the weights fits the memory
     Rule(libc::SYS_writev, Any),                     // the C library's last words before it aborts
     Rule(libc::SYS_sendto, Any),                     // messages to the supervisor
