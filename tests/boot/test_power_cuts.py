@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from random import Random
 
 from tests.boot.conftest import Image
 from tests.torture.cut_faults import FaultRun
@@ -34,7 +33,11 @@ def test_no_state_of_the_disk_between_two_flushes_is_wrong(tiny: Image, tmp_path
 
 
 def test_changes_stop_after_an_error_of_the_disk(tiny: Image, tmp_path: Path) -> None:
-    faults = FaultRun(tmp_path, tiny.folder, Random(23))
-    assert faults.fail("flush", 6, once=True)
-    assert faults.fail("write", 8, once=False)
-    assert faults.counted["refused"] >= 20
+    faults = FaultRun(tmp_path, tiny.folder, 23)
+    try:
+        assert faults.fail("blank", "flush", 6, once=True)
+        assert faults.fail("filled", "write", 5, once=False)
+    finally:
+        faults.close()
+    assert faults.counted["refused"] >= 12
+    assert faults.counted["errors that stop changes"] == 2

@@ -13,7 +13,8 @@ from tests.torture.cut_oracle import Change
 from tests.torture.expectation import DeviationError
 from vboot.protocol.framing import Reader, Spoilt, encode
 
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
+"""Long: a campaign may get what other work leaves of the host."""
 _PIECE = 1 << 18
 _RESYNC = b"\xff"
 
@@ -89,7 +90,7 @@ class CutLine:
             stream.settimeout(1.0)
             try:
                 stream.connect(str(path))
-                if self._is_greeted(stream, min(until, time.monotonic() + 20)):
+                if self._is_greeted(stream, min(until, time.monotonic() + PATIENCE_S / 6)):
                     stream.setblocking(False)
                     return stream
             except OSError:

@@ -16,12 +16,12 @@ from qemu.accel import Accel
 from qemu.launch import start
 from qemu.machine import VirtualMachine
 from qemu.spec import MachineSpec
+from tests.torture.cut_line import PATIENCE_S
 
 APPEND = "random.trust_cpu=off"
 """Belongs on the kernel's command line. Else the kernel takes random numbers from the processor before the snapshot."""
 _INIT = r"vector_boot: phase=start"
 _READ_BY_FIRMWARE = 1
-_WAIT_S = 60.0
 
 
 class SnapshotError(Exception):
@@ -32,13 +32,13 @@ def take(spec: MachineSpec, path: Path, *, accel: Accel, run: Path) -> None:
     """Boot the machine of `spec`, and store it in `path` as its init starts. Raises SnapshotError, BootError."""
     # The one that goes on from it shall not be paused.
     extra = (*spec.extra, "-global", "migration.store-global-state=off")
-    machine = start(replace(spec, extra=extra), accel=accel, run=run)
+    machine = start(replace(spec, extra=extra), accel=accel, run=run, timeout=PATIENCE_S)
     try:
-        machine.wait_for_console(_INIT)
+        machine.wait_for_console(_INIT, timeout=PATIENCE_S)
         machine.qmp("stop")
         _check_untouched(machine)
         machine.qmp("migrate", uri=f"exec:cat >{shlex.quote(os.fspath(path.absolute()))}")
-        until = time.monotonic() + _WAIT_S
+        until = time.monotonic() + PATIENCE_S
         while (status := machine.qmp("query-migrate")["status"]) != "completed":
             if status in ("failed", "cancelled") or time.monotonic() > until:
                 raise SnapshotError(f"QEMU's migration into {path} is {status!r}, expected 'completed'")

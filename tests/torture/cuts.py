@@ -73,7 +73,7 @@ class Campaign:
         """Cut the power as often as is this job's share. Raises DeviationError."""
         cuts = place.share(self.cuts)
         while self.counted["cuts"] < cuts:
-            self._begin_device()
+            self.begin_device(self.random.uniform(0.3, 0.95) if self.random.random() < _FILLED else 0.0)
             for _ in range(self.random.randint(3, _LIFE_CUTS)):
                 self._cut_while_booting()
                 self._cut_while_changing()
@@ -88,14 +88,15 @@ class Campaign:
         self.body.kill()
         self.filler.kill()
 
-    def _begin_device(self) -> None:
+    def begin_device(self, filled: float) -> None:
+        """A new device, with a history that fills such a share of it."""
         with self.state.open("wb") as file:
             file.truncate(STATE_BYTES)
         self.oracle = Oracle(weights(self.model))
         self.counted["devices"] += 1
         self.start = 0
-        if self.random.random() < _FILLED:
-            self._fill(self.random.uniform(0.3, 0.95))
+        if filled > 0:
+            self._fill(filled)
             self.counted["devices with a history"] += 1
 
     def _fill(self, share: float) -> None:
