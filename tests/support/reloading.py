@@ -15,7 +15,7 @@ from tests.support.listening import PATIENCE, result
 
 STUB = Path(__file__).with_name("reload_stub.c")
 BLOB_BYTES = 1 << 20
-SOUND_PROBE = "say(PROBED, 1, 1)"
+SOUND_PROBE = "say(PROBED, 1, 2)"
 _MACHINE, _ENTRY, _SECTIONS, _PROGRAMS = 18, 24, 40, 32
 """Offsets in the header of an ELF file."""
 
@@ -73,7 +73,7 @@ def failing(executable: Path, folder: Path) -> Iterator[Bad]:
         ("crashes in the probe", "crash()", "probe"),
         ("says something else in the probe", "say(200, 0, 0)", "probe"),
         ("hangs in the probe", "hang()", "probe"),
-        ("another protocol", "say(PROBED, 2, 1)", "version"),
+        ("another protocol", "say(PROBED, 2, 2)", "version"),
         ("another state", "say(PROBED, 1, 99)", "version"),
     ]:
         yield Bad(name, stub(folder, "stub", probe=probe), reason)

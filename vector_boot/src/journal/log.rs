@@ -8,7 +8,8 @@ use std::os::fd::OwnedFd;
 use crate::crc::crc32c;
 
 use super::entry::{sum_of, PayloadSum, HEAD_BYTES};
-use super::storage::{LogStorage, MemoryFile};
+use super::memory_file::MemoryFile;
+use super::storage::LogStorage;
 use super::{EntryHead, Journal, JournalError, JournalReason, LogEntry, Visit};
 
 /// Offset of the first entry of a new log.
@@ -82,7 +83,7 @@ impl Log {
     /// # Errors
     /// If it cannot be read or written, or holds anything else.
     pub fn in_memory(file: OwnedFd) -> Result<Box<dyn Journal>, JournalError> {
-        let storage = Box::new(MemoryFile(File::from(file)));
+        let storage = Box::new(MemoryFile::open(File::from(file))?);
         Log::open(storage).map(|log| Box::new(log) as Box<dyn Journal>)
     }
 
@@ -129,6 +130,8 @@ impl Journal for Log {
     fn read_on(&mut self, visit: &mut Visit<'_>) -> Result<(), JournalError> {
         self.bounds = read_bounds(&*self.storage)?.ok_or_else(|| damaged(self.known.sequence))?;
         self.batch = end_of(&self.bounds);
+        self.storage.refresh()?;
+        self.storage.discard(FIRST_ENTRY, self.bounds.start.saturating_sub(FIRST_ENTRY));
         if self.known.sequence < self.bounds.first {
             self.known = start_of(&self.bounds);
         }
@@ -206,6 +209,10 @@ impl Journal for Log {
 
     fn next_sequence(&self) -> u64 {
         self.batch.sequence
+    }
+
+    fn drop_spare(&mut self) -> u64 {
+        self.storage.drop_spare()
     }
 
     fn capacity(&self) -> Option<u64> {

@@ -4,6 +4,7 @@ pub mod device;
 mod entry;
 pub mod format;
 pub mod log;
+pub mod memory_file;
 pub mod ring;
 pub mod state_device;
 pub mod storage;
@@ -98,6 +99,11 @@ pub trait Journal: Send + Sync {
 
     /// Sequence number of the next entry.
     fn next_sequence(&self) -> u64;
+
+    /// Frees memory that is kept for later entries. Returns the number of bytes.
+    fn drop_spare(&mut self) -> u64 {
+        0
+    }
 
     /// How many bytes the log can hold; `None` if only memory limits it.
     fn capacity(&self) -> Option<u64>;

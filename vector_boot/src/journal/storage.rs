@@ -1,13 +1,8 @@
 //! Storage for the bytes of a log: memory, or a block device.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 
 use super::Payload;
-use crate::sys::memory::Mapping;
-use crate::tensor::memory::PAGE;
 
 /// Bytes that can be read and written at offsets.
 pub trait LogStorage: Send + Sync {
@@ -33,8 +28,21 @@ pub trait LogStorage: Send + Sync {
     /// If they cannot be written.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Frees the memory of a range that is no longer needed.
+    /// A range is no longer needed, nor anything before it.
     fn discard(&mut self, offset: u64, len: u64);
+
+    /// Looks at what another process has written since.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn refresh(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Frees memory that is kept for later. Returns the number of bytes.
+    fn drop_spare(&mut self) -> u64 {
+        0
+    }
 }
 
 /// A device with blocks of 4,096 bytes. Offsets and lengths are multiples of that.
@@ -63,50 +71,5 @@ pub trait BlockDevice: Send + Sync {
     /// Why what is on stable storage is not found by whoever opens the device later, as a sentence without a subject.
     fn loss(&self) -> Option<String> {
         None
-    }
-}
-
-/// A payload of this size is mapped instead of copied.
-const MAPPED_BYTES: usize = 256 << 10;
-
-/// A memory file (memfd), which may exist longer than the process.
-pub struct MemoryFile(pub File);
-
-impl LogStorage for MemoryFile {
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match self.0.read_at(&mut buffer[done..], offset + done as u64) {
-                Ok(0) => {
-                    buffer[done..].fill(0);
-                    break;
-                }
-                Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn payload(&self, offset: u64, len: usize) -> io::Result<Payload> {
-        if len < MAPPED_BYTES {
-            let mut bytes = vec![0; len];
-            self.read(offset, &mut bytes)?;
-            return Ok(Payload::Read(bytes));
-        }
-        // Entries are never written again. One that another process removes meanwhile turns to zeros, which its checksum
-        // and the fingerprint of the weights reveal.
-        let start = (offset % PAGE as u64) as usize;
-        let mapping = Mapping::private(self.0.as_fd(), offset - start as u64, start + len)?;
-        Ok(Payload::Mapped(mapping, start))
-    }
-
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-
-    fn discard(&mut self, offset: u64, len: u64) {
-        crate::sys::memory::punch_hole(&self.0, offset, len);
     }
 }

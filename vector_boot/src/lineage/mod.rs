@@ -358,9 +358,11 @@ impl Lineage {
         self.commit()
     }
 
-    /// Frees all before-images; their generations can still be rebuilt from the log. Returns the number of bytes freed.
+    /// Frees all before-images; their generations can still be rebuilt from the log. Frees what is kept for later ones and for
+    /// entries of the log, too. Returns the number of bytes freed.
     pub fn drop_before_images(&mut self) -> u64 {
-        (self.undo.clear() + self.store.memory_mut().drop_spare()) as u64
+        let freed = self.undo.clear() + self.store.memory_mut().drop_spare();
+        freed as u64 + self.log.as_mut().map_or(0, |log| log.drop_spare())
     }
 
     /// The reply stored with the mutation at this offset of the log; `None` if the entry was removed.

@@ -3,7 +3,8 @@ use std::io;
 use super::test_support::{quiet, recover, recover_from, walk, Harness, ELEMENTS};
 use super::*;
 use crate::journal::log::Log;
-use crate::journal::storage::{LogStorage, MemoryFile};
+use crate::journal::memory_file::{MemoryFile, FIRST_PLACE};
+use crate::journal::storage::LogStorage;
 use crate::tensor::tests::{file, load};
 
 #[test]
@@ -122,7 +123,7 @@ impl LogStorage for Failing {
 fn whichever_write_fails_nothing_has_changed_and_nothing_changes_any_more() {
     for writes in 1..40 {
         let mut harness = Harness::new(1, 3000);
-        let file = MemoryFile(harness.journal.try_clone().unwrap());
+        let file = MemoryFile::open(harness.journal.try_clone().unwrap()).unwrap();
         let store = load(self::file("w", ELEMENTS, false)).unwrap();
         let log = Log::open(Box::new(Failing { file, writes })).map(|log| Box::new(log) as Box<dyn Journal>);
         harness.lineage = recover_from(log, store, harness.budget);
@@ -151,7 +152,7 @@ fn a_damaged_log_leaves_the_base_and_no_mutations() {
     use std::os::unix::fs::FileExt;
     let mut harness = Harness::new(1 << 20, 1 << 20);
     let states = harness.ten();
-    harness.journal.write_all_at(b"x", 4096 + 200).unwrap();
+    harness.journal.write_all_at(b"x", FIRST_PLACE + 4096 + 200).unwrap();
     harness.restart();
     assert_eq!((harness.lineage.generation(), harness.contents()), (0, states[0].clone()));
     assert!(matches!(harness.lineage.require_log(), Err(LineageError::Journal(_))));
@@ -232,7 +233,7 @@ fn a_batch_that_fails_is_taken_back_with_its_ids() {
     // The bounds of the new log, three entries of four writes each, then the bounds with the first batch.
     for writes in [4, 8, 13, 14, 17, 25] {
         let mut harness = Harness::new(1, 1 << 20);
-        let file = MemoryFile(harness.journal.try_clone().unwrap());
+        let file = MemoryFile::open(harness.journal.try_clone().unwrap()).unwrap();
         let log = Log::open(Box::new(Failing { file, writes })).map(|log| Box::new(log) as Box<dyn Journal>);
         let store = load(self::file("w", ELEMENTS, false)).unwrap();
         harness.lineage = recover_from(log, store, harness.budget);

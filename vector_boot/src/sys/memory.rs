@@ -32,6 +32,32 @@ impl Mapping {
         Self::map(file.as_raw_fd(), offset, len, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
     }
 
+    /// Maps pieces of a file (their offsets and lengths), which nobody sees change, one behind the other. Offsets are multiples
+    /// of the page size, and so are the lengths of all pieces but the last.
+    ///
+    /// # Errors
+    /// Whatever mmap(2) says.
+    pub fn private_pieces(file: BorrowedFd<'_>, pieces: &[(u64, usize)]) -> io::Result<Self> {
+        let whole = Self::zeroed(pieces.iter().map(|(_, len)| len).sum())?;
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE);
+        let mut at = 0;
+        for (offset, len) in pieces {
+            assert!(at % PAGE == 0 && at + len <= whole.len);
+            let offset = libc::off_t::try_from(*offset).map_err(io::Error::other)?;
+            // SAFETY: it replaces pages of the mapping that `whole` owns, and no others: they begin inside it at a page, and
+            // end with its last page at most. Nobody has a reference to its bytes yet.
+            let start = unsafe {
+                let target = whole.start.add(at).cast();
+                libc::mmap(target, *len, protection, flags | libc::MAP_FIXED, file.as_raw_fd(), offset)
+            };
+            if start == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            at += len;
+        }
+        Ok(whole)
+    }
+
     /// Maps `len` zero bytes; pages cost memory once they are written.
     ///
     /// # Errors
@@ -234,6 +260,17 @@ pub fn sealed_file(name: &std::ffi::CStr, pieces: &[&[u8]]) -> io::Result<OwnedF
 pub fn duplicate(fd: i32) -> io::Result<OwnedFd> {
     // SAFETY: a plain call, whatever the number; the new descriptor is owned by nobody else.
     unsafe { check(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3)).map(|fd| OwnedFd::from_raw_fd(fd)) }
+}
+
+/// Has the allocator keep up to this many bytes that were freed, and allocations up to half of that share them: new pages take
+/// the kernel longer than the copy of what is put there.
+#[cfg(all(feature = "standalone", target_env = "gnu"))]
+pub fn keep_freed(bytes: i32) {
+    // SAFETY: plain calls; the allocator takes any values.
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, bytes);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, bytes / 2);
+    }
 }
 
 /// Releases the memory behind a range of a file; where that is impossible, nothing happens.

@@ -14,7 +14,7 @@ use crate::sys::memory::{file_len, is_sealed, sealed_file};
 use crate::sys::message::{receive_with, send_with, FDS_LIMIT};
 
 /// Version of the state. A worker takes over only what has its own.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 /// More descriptors than a worker can have.
 const MOST_FDS: u64 = 1024;
 
@@ -135,12 +135,12 @@ mod tests {
     #[test]
     fn a_part_of_the_state_is_refused() {
         let (old, new) = pair().unwrap();
-        let file = sealed_file(c"state", &[&2u64.to_le_bytes()]).unwrap();
+        let file = sealed_file(c"state", &[&(VERSION + 1).to_le_bytes()]).unwrap();
         send_with(&old, &70u64.to_le_bytes(), &[file.as_fd()]).unwrap();
         send_with(&old, &[0; 8], &[file.as_fd(); 64]).unwrap();
         let mut incoming = Incoming::default();
         assert!(!incoming.receive(&new).unwrap());
-        assert!(incoming.bytes().unwrap_err().to_string().contains("version 1"));
+        assert!(incoming.bytes().unwrap_err().to_string().contains(&format!("version {VERSION}")));
         send_with(&old, &[0; 8], &[file.as_fd(); 7]).unwrap(); // one too many
         assert!(incoming.receive(&new).is_err());
         send_with(&old, &0u64.to_le_bytes(), &[memory_file(c"open").unwrap().as_fd()]).unwrap();
