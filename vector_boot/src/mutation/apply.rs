@@ -10,6 +10,9 @@ use crate::tensor::memory::Pages;
 /// Bytes of a chunk, about: its old and its new bytes stay in the second-level cache.
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// Bytes of a chunk that is only copied. A page between two chunks is looked at twice, so there are few.
+const BYTES_CHUNK: usize = 256 << 10;
+
 /// Applies all edits in order. `progress` is called between chunks.
 ///
 /// # Errors
@@ -19,13 +22,7 @@ pub fn apply(plan: &Plan<'_>, change: &mut dyn Pages, progress: &dyn Fn()) -> Re
     for PlanStep { target, work } in &plan.steps {
         let mut chunks = Chunks { target, change, scratch: &mut scratch, progress };
         let done = match work {
-            Work::Bytes { offset, bytes } => match all_finite(target.tensor_type, bytes) {
-                true => {
-                    chunks.change.write(target.address + offset, bytes);
-                    Ok(())
-                }
-                false => Err(BlockError::NotFinite),
-            },
+            Work::Bytes { offset, bytes } => chunks.bytes(*offset, bytes),
             Work::Elements { op, indices, values } => chunks.elements(*op, indices, values),
             Work::Product { factor, row_bytes, a, rank, scale } => {
                 let rows = (CHUNK_BYTES / row_bytes).max(1);
@@ -63,6 +60,20 @@ impl Chunks<'_> {
         self.scratch.extend_from_slice(self.change.bytes(address, len));
         edit(self.scratch)?;
         self.change.write(address, self.scratch);
+        Ok(())
+    }
+
+    /// Writes whole blocks from this offset of the tensor on. Each chunk is checked and written while it is in the cache.
+    fn bytes(&mut self, offset: usize, blocks: &[u8]) -> Result<(), BlockError> {
+        let block_bytes = self.target.tensor_type.block_bytes() as usize;
+        let chunk_bytes = BYTES_CHUNK / block_bytes * block_bytes;
+        for (chunk, start) in blocks.chunks(chunk_bytes).zip((offset..).step_by(chunk_bytes)) {
+            if !all_finite(self.target.tensor_type, chunk) {
+                return Err(BlockError::NotFinite);
+            }
+            self.change.write(self.target.address + start, chunk);
+            (self.progress)();
+        }
         Ok(())
     }
 
