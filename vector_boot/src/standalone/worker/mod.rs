@@ -40,6 +40,10 @@ const SHARED: i32 = CONTROL + 1;
 const JOURNAL: i32 = CONTROL + 2;
 const NEXT: i32 = CONTROL + 3;
 
+/// Freed memory that is kept: of the four pieces of an upload that a client sends ahead, and one more.
+#[cfg(target_env = "gnu")]
+const KEPT_FREED_BYTES: i32 = 5 << 20;
+
 /// Runs the worker until the supervisor ends it.
 pub fn main(words: &[&str]) -> ExitCode {
     match start(words) {
@@ -53,6 +57,8 @@ pub fn main(words: &[&str]) -> ExitCode {
 
 fn start(words: &[&str]) -> Result<(), String> {
     let options = Options::parse(words)?;
+    #[cfg(target_env = "gnu")]
+    crate::sys::memory::keep_freed(KEPT_FREED_BYTES);
     let inherit = |fd: i32| process::inherited(fd).map_err(|error| format!("descriptor {fd} is not open: {error}"));
     signal::die_of_faults();
     signal::leave_terminal_to_parent();
