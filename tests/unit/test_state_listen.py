@@ -422,12 +422,16 @@ def test_a_file_that_is_lost_while_the_machine_runs_is_told_before_the_next_chan
             assert (Facts.of(other_port) == before) is (how != "cut"), "what was cut off cannot be read"
 
 
-def test_a_lost_file_is_told_without_a_change(state: StateMachine) -> None:
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_lost_file_is_told_without_a_change(state: StateMachine, asked: bool) -> None:
     with state.running() as machine, machine.connect() as port:
         mutated(port, 0, 0)
         assert result(port, "hello", protocol=1, client="test")["durable"] is True
+        beats = result(port, "stats")["heartbeats"]
         state.file.unlink()
-        wait_until(lambda: result(port, "hello", protocol=1, client="test")["durable"] is False)
+        if asked:
+            assert result(port, "hello", protocol=1, client="test")["durable"] is False
+        wait_until(lambda: result(port, "stats")["heartbeats"] > beats + 5)
         machine.process.terminate()
         assert machine.process.stdout is not None
         assert machine.process.stdout.read().count("journal: the state file was deleted or replaced") == 1

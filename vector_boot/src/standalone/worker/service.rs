@@ -175,6 +175,11 @@ impl Service {
         let event = || protocol::event(&json!({"kind": "heartbeat", "beats": beats, "late_us": late_us}));
         self.connections.open().for_each(|connection| connection.send_event("heartbeat", event));
         self.check_model_file();
+        self.check_journal();
+    }
+
+    /// Notices that the file of the journal was lost. What runs notices it itself if it changes anything.
+    fn check_journal(&self) {
         if self.runner.running().is_none() {
             self.machine.check_journal();
         }
@@ -394,6 +399,9 @@ impl Service {
             Method::Fault => self.fault(request, arrival.connection),
             Method::Cancel => self.cancel(request, arrival.connection),
             _ => {
+                if request.method == Method::Hello {
+                    self.check_journal(); // it says whether changes survive
+                }
                 let answer = self.machine.answer(request, arrival);
                 self.note_client(request, arrival.connection, &answer);
                 match self.check_model_file() {
