@@ -11,6 +11,7 @@ mod link;
 mod options;
 mod runner;
 mod service;
+mod threads;
 mod turns;
 
 use std::fs::File;
@@ -122,8 +123,7 @@ fn start(words: &[&str]) -> Result<(), String> {
     }
     service.send_notices();
     service.send_to_supervisor(&Control::Serving);
-    service.run();
-    Ok(())
+    service.run()
 }
 
 /// Gives up all files that are not open. A kernel without Landlock leaves that to the filter of system calls.

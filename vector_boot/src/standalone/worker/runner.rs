@@ -1,12 +1,14 @@
-//! The second thread: it runs long requests, one at a time.
+//! Jobs: requests that take long or wait for the state device, one at a time. The second thread runs them; changes of a fast
+//! state device the one that serves.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::mpsc::channel;
+use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::threads::Threads;
 use crate::machine::{Arrival, Machine};
 use crate::protocol::{Blob, Method, Params, Reply, Request, RequestError, Runs};
 use crate::sys::message;
@@ -14,7 +16,10 @@ use crate::sys::message;
 /// A plain mutation with a blob up to this size takes less time than waking the thread up.
 const QUICK_BLOB_BYTES: usize = 64 << 10;
 
-/// Work for the thread.
+/// Stack of the second thread, which may serve too.
+const STACK_BYTES: usize = 1 << 20;
+
+/// Work for a thread.
 pub enum Job {
     /// A request, and when and where it came.
     Answer(Request, Arrival),
@@ -49,49 +54,47 @@ impl Run {
     }
 }
 
-/// The thread, and its running job.
+/// What the thread that serves knows of the other one, and the running job.
 pub struct Runner {
     machine: Machine,
-    jobs: Sender<Job>,
-    answers: Receiver<Vec<Done>>,
+    threads: Arc<Threads>,
     wake: OwnedFd,
     running: Option<Run>,
+    /// The running job, if the thread that serves is to run it.
+    own: Option<Job>,
 }
 
 impl Runner {
-    /// Starts the thread; system calls may be restricted afterwards.
+    /// Starts the second thread; system calls may be restricted afterwards.
     ///
     /// # Errors
     /// If the thread or its wake-up cannot be made.
     pub fn start_thread(machine: Machine) -> io::Result<Self> {
         let (wake, waker) = message::pair()?;
-        let (jobs, todo) = channel();
-        let (done, answers) = channel();
+        let threads = Arc::new(Threads::new(machine.clone(), waker));
         let (started, ready) = channel();
-        let worker = machine.clone();
-        std::thread::Builder::new().name("runtime".into()).stack_size(256 << 10).spawn(move || {
+        let second = Arc::clone(&threads);
+        std::thread::Builder::new().name("runtime".into()).stack_size(STACK_BYTES).spawn(move || {
             let _ = started.send(vec![0u8]); // an allocation: the allocator has set itself up for this thread
-            for job in todo {
-                // Without this thread nothing would answer: a panic ends the worker, and the supervisor starts another.
-                let answer = catch_unwind(AssertUnwindSafe(|| work(&worker, job)));
-                let answer = answer.unwrap_or_else(|_| std::process::exit(1));
-                if done.send(answer).is_err() {
-                    break;
-                }
-                let _ = message::send(&waker, &[1]);
-            }
+            drop(started);
+            second.run(None)
         })?;
         // A new thread makes system calls that the filter will not allow, so the filter has to wait for it.
         let _ = ready.recv();
-        Ok(Runner { machine, jobs, answers, wake, running: None })
+        Ok(Runner { machine, threads, wake, running: None, own: None })
     }
 
-    /// Becomes readable when a job is done.
+    /// The two threads.
+    pub fn threads(&self) -> Arc<Threads> {
+        Arc::clone(&self.threads)
+    }
+
+    /// Becomes readable when a job of the other thread is done.
     pub fn fd(&self) -> RawFd {
         self.wake.as_raw_fd()
     }
 
-    /// Whether the thread runs a request. With a durable journal it runs every change, because it waits for the device.
+    /// Whether a request is a job. With a durable journal every change is one, because it waits for the device.
     pub fn takes(request: &Request, durable: bool) -> bool {
         match (request.method.runs(), &request.blob) {
             _ if durable && matches!(request.method, Method::Mutate | Method::Renew) => true,
@@ -137,15 +140,22 @@ impl Runner {
         };
         self.machine.clear_cancellation();
         self.running = Some(run);
-        if self.jobs.send(job).is_err() {
-            std::process::exit(1); // the thread has ended: the supervisor starts another worker
+        match job {
+            Job::Mutate(_) if self.threads.device_is_fast() => self.own = Some(job),
+            _ => self.threads.give(job),
         }
+    }
+
+    /// The job that the thread that serves is to run now, once.
+    pub fn take_own(&mut self) -> Option<Job> {
+        self.own.take()
     }
 
     /// The answers of the job, once it is done.
     pub fn collect(&mut self) -> Option<Vec<Done>> {
+        self.running.as_ref()?;
+        let answers = self.threads.take_answers()?;
         let _ = message::receive(&self.wake, &mut [0; 8]);
-        let answers = self.answers.try_recv().ok()?;
         self.running = None;
         Some(answers)
     }
@@ -168,7 +178,8 @@ impl Runner {
     }
 }
 
-fn work(machine: &Machine, job: Job) -> Vec<Done> {
+/// Runs a job.
+pub fn work(machine: &Machine, job: Job) -> Vec<Done> {
     match job {
         Job::Answer(request, arrival) => {
             let answer = machine.answer(&request, arrival);

@@ -1,5 +1,6 @@
 //! The worker's loop: one thread serves the connections, a second one runs long requests.
 
+mod answers;
 mod faults;
 mod group;
 mod reload;
@@ -9,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use serde_json::{json, Value};
+use serde_json::json;
 
 use super::connection::Pending;
 use super::connections::{Changes, Connections};
@@ -17,7 +18,7 @@ use super::runner::{Done, Job, Runner};
 use super::turns::Running;
 use crate::hw_mmio::{word, State};
 use crate::machine::{Arrival, Machine};
-use crate::protocol::{self, FaultKind, Method, Reply, Request, RequestError};
+use crate::protocol::{self, FaultKind, Reply, RequestError};
 use crate::standalone::control::Control;
 use crate::sys::ready::Interest;
 use crate::sys::watch::Watch;
@@ -119,24 +120,36 @@ impl Service {
         let _ = control.send(&self.control);
     }
 
-    /// Serves until the supervisor ends.
-    pub fn run(mut self) {
+    /// Serves until the supervisor ends; then the process ends.
+    pub fn run(self) -> ! {
+        self.runner.threads().run(Some(Box::new(self)))
+    }
+
+    /// Serves until this thread is to run a job, which is returned with the service. `None` if the supervisor has ended.
+    pub fn serve(mut self: Box<Self>) -> Option<(Box<Self>, Job)> {
         loop {
+            if let Some(job) = self.runner.take_own() {
+                return Some((self, job));
+            }
+            if self.collect_answer() {
+                self.send();
+                self.has_more = true; // what waited for the end of the job
+            }
             let hung_up = self.wait();
             self.machine.vitals().make_progress();
             if !self.handle_supervisor() {
-                return;
+                return None;
             }
             self.collect_answer();
             self.send_notices();
             self.expire_lease();
-            self.serve();
+            self.handle_what_waits();
             self.end_closed(&hung_up);
             self.accept();
             self.machine.release_past(false);
             self.advance_stop();
             if !self.hand_over_if_due() {
-                return;
+                return None;
             }
         }
     }
@@ -185,8 +198,9 @@ impl Service {
         }
     }
 
-    fn collect_answer(&mut self) {
-        let Some(answers) = self.runner.collect() else { return };
+    /// Queues the answers of the job that is done. Returns whether one is.
+    fn collect_answer(&mut self) -> bool {
+        let Some(answers) = self.runner.collect() else { return false };
         self.check_model_file();
         for Done { connection, id, answer } in answers {
             // An answer computed from a changed file is not sent.
@@ -194,6 +208,7 @@ impl Service {
             self.answer_with(connection, &id, lost.map_or(answer, Err));
         }
         self.send_events();
+        true
     }
 
     /// Enters emergency mode if the model's file has changed: its pages may show the new contents from then on. Returns
@@ -225,7 +240,7 @@ impl Service {
     }
 
     /// Reads, answers and writes until there is nothing left to do, or it takes too long for the rest of the loop.
-    fn serve(&mut self) {
+    fn handle_what_waits(&mut self) {
         let started = Instant::now();
         self.has_more = false;
         loop {
@@ -352,73 +367,7 @@ impl Service {
         }
         worked
     }
-
-    /// Answers a request, or has the second thread run it.
-    fn handle_request(&mut self, request: Request, arrival: Arrival) {
-        if request.method == Method::Reload {
-            if let Err(error) = self.begin_reload(&request, arrival.connection) {
-                self.answer_with(arrival.connection, &request.id, Err(error));
-            }
-            return;
-        }
-        if self.runs_in_runner(&request) {
-            let joins = Runner::joins_others(request.method, &request.params, &request.blob)
-                .filter(|_| self.machine.is_durable());
-            let job = match joins {
-                Some(bytes) => Job::Mutate(self.gather(request, arrival.connection, bytes)),
-                None => Job::Answer(request, arrival),
-            };
-            self.runner.start(job);
-            return;
-        }
-        let answer = self.answer(&request, arrival);
-        if self.runner.running().is_some() {
-            self.send_events(); // the answer may show a generation that the second thread has just made
-        }
-        self.answer_with(arrival.connection, &request.id, answer);
-        self.send_events();
-    }
-
-    /// Queues an answer, if the connection has not ended.
-    fn answer_with(&mut self, connection: u64, id: &Value, answer: Answer) {
-        if let Some(connection) = self.connections.numbered(connection) {
-            connection.answer(id, answer);
-        }
-    }
-
-    /// Whether the second thread runs a request. Its machine must not be used once the model's file has changed.
-    fn runs_in_runner(&mut self, request: &Request) -> bool {
-        self.check_model_file();
-        !self.model_lost && Runner::takes(request, self.machine.is_durable())
-    }
-
-    fn answer(&mut self, request: &Request, arrival: Arrival) -> Answer {
-        match request.method {
-            Method::Subscribe => self.subscribe(request, arrival.connection),
-            Method::Shutdown => self.shutdown(request, arrival.connection),
-            Method::Fault => self.fault(request, arrival.connection),
-            Method::Cancel => self.cancel(request, arrival.connection),
-            _ => {
-                if request.method == Method::Hello {
-                    self.check_journal(); // it says whether changes survive
-                }
-                let answer = self.machine.answer(request, arrival);
-                self.note_client(request, arrival.connection, &answer);
-                match self.check_model_file() {
-                    true => self.machine.answer(request, arrival), // the answer of emergency mode
-                    false => answer,
-                }
-            }
-        }
-    }
-
-    /// Remembers the name of a client that has said hello, for clients that find no place.
-    fn note_client(&mut self, request: &Request, connection: u64, answer: &Answer) {
-        let name = request.params.get("client").and_then(Value::as_str);
-        if let (Method::Hello, Ok(_), Some(name)) = (request.method, answer, name) {
-            if let Some(connection) = self.connections.numbered(connection) {
-                connection.note_client(name);
-            }
-        }
-    }
 }
+
+#[cfg(test)]
+mod tests;
