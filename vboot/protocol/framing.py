@@ -22,6 +22,7 @@ RESYNC = b"\xff"
 """A byte that, outside a blob, makes the machine drop an incomplete line and greet again."""
 
 _HEX8 = re.compile(r"[0-9a-f]{8}")
+_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,14 @@ class Reader:
             reported, self._skipping = self._skipping, newline < 0
             self._line.clear()
             return end, None if reported else Spoilt(f"a line of more than {LINE_LIMIT} bytes")
-        self._line += data[position:end]
-        if newline < 0:
-            return end, None
-        line = bytes(self._line)
-        self._line.clear()
-        return end, self._finish_line(line)
+        piece = data[position:end]
+        if self._line or newline < 0:
+            self._line += piece
+            if newline < 0:
+                return end, None
+            piece = bytes(self._line)
+            self._line.clear()
+        return end, self._finish_line(piece)
 
     def _finish_line(self, line: bytes) -> Incoming | None:
         try:
@@ -145,7 +148,7 @@ def crc32c(data: Bytes) -> int:
 
 def _dump(members: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(members, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+        return _JSON.encode(members).encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"a request cannot be written as JSON ({error})", remedy="use JSON values only") from error
 
