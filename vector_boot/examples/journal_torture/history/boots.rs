@@ -18,6 +18,8 @@ impl World {
             return self.reboot(); // the device was never opened in this boot
         }
         self.openings += 1;
+        // An image that fails after an acknowledged change is told by no reply; the machine notes it for the next worker.
+        self.lost_from = self.lost_from.or(self.lineage.lost_from());
         let boot = Boot { number: self.boot, nonce: self.openings, lost_from: self.lost_from };
         self.lineage = self.recover(boot)?;
         self.count("restart");
