@@ -186,7 +186,8 @@ def small_load(socket: Path) -> None:
             client.execute_pixels(b"abc")
             client.digest()
             client.rollback(0)
-            client.mutate([Dense("token_embd.weight", 0, b"\0\x39")], confidence=0.9, lease_ms=10)
+            made = client.mutate([Dense("token_embd.weight", 0, b"\0\x39")], confidence=0.9, lease_ms=10)
+            await_end_of_trial(client, made.generation)
             client.interrupt()
             if fault is not None:
                 pid = client.stats().worker.pid
@@ -208,6 +209,14 @@ def large_load(socket: Path) -> None:
         client.digest(generation=3)
         client.rollback(2)
         client.checkpoint()
+
+
+def await_end_of_trial(client: MachineClient, generation: int) -> None:
+    """Wait until the trial of this generation was rolled back: not between `hello` and the next change."""
+    until = time.monotonic() + 120
+    while client.hello().generation == generation:
+        assert time.monotonic() < until, "the trial goes on"
+        time.sleep(0.01)
 
 
 def await_successor(client: MachineClient, pid: int) -> int:
