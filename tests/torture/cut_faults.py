@@ -36,8 +36,9 @@ _FILLED = 0.7
 """The share of the log area that is used when the history on a filled device begins."""
 
 
-def _rollback(_random: Random, point: Point) -> Change:
-    return Change("rollback", {"to": point.past[-2][0], "reason": "fault"}, may_fail=True)
+def _rollback(random: Random, point: Point) -> Change:
+    params = {"id": f"{random.getrandbits(128) | 1:032x}", "to": point.past[-2][0], "reason": "fault"}
+    return Change("rollback", params, may_fail=True)
 
 
 def _checkpoint(_random: Random, _point: Point) -> Change:
