@@ -91,6 +91,7 @@ class FaultRun:
         self.random = Random(f"{self.seed} {history}")
         self.history = history
         self._begin(history)
+        self.shown, self.unsure = self.oracle.point, 0
         how = f"{history}, {kind} {'once' if once else 'for ever'}"
         try:
             reached = self._until_it_fails(kind, failing_call(kind, number, once=once))
@@ -127,7 +128,7 @@ class FaultRun:
             failed = not opened or self._change(line)
             if failed:
                 # A device that cannot be read gives no weights but those of the model.
-                allowed = {self.oracle.point.digest} if opened else {self.base}
+                allowed = {self.shown.digest} if opened else {self.base}
                 self._refuses(line, allowed)
                 line.ask(Change("fault", {"what": "segv"}))
                 self._refuses(line, allowed | {self.base} if kind == "read" else allowed)
@@ -147,7 +148,10 @@ class FaultRun:
         return self._body
 
     def _change(self, line: CutLine) -> bool:
-        """Send what the script says until a change is refused because the journal failed; whether one was."""
+        """Send what the script says until a change is refused because the journal failed, or made and not durable.
+
+        Returns whether one was. `shown`: what the machine then shows; the next boot may lack the `unsure` changes.
+        """
         for together in _SCRIPTS[self.history]:
             for draw in together:
                 change = draw(self.random, self.oracle.head)
@@ -155,13 +159,32 @@ class FaultRun:
                 line.send(change)
             waiting = list(self.oracle.pending)
             replies = _replies(line, len(waiting))
-            for number, reply in enumerate(replies):
+            for number, (change, reply) in enumerate(zip(waiting, replies, strict=True)):
                 if reply.get("error", {}).get("code") == Code.JOURNAL_FAILED:
                     self._all_refused(waiting[number:], replies[number:])
                     return True
-                self.oracle.acknowledged(reply)
-                self.counted["acknowledged"] += 1
+                if not self._is_unsure(change, reply):
+                    self._acknowledge(reply)
+            if self.unsure:
+                return True
         return False
+
+    def _is_unsure(self, change: Change, reply: Mapping[str, Any]) -> bool:
+        """Whether it was made, and is said not to be durable: the compaction after it has failed."""
+        after = change.applied(self.shown)
+        if after is None or after.on_trial or reply.get("result", {}).get("durable") is not False:
+            return False
+        self.shown = after
+        self.unsure += 1
+        self.counted["made and not durable"] += 1
+        return True
+
+    def _acknowledge(self, reply: Mapping[str, Any]) -> None:
+        if self.unsure:
+            raise DeviationError(f"after a change that is not durable the machine answers {reply}")
+        self.oracle.acknowledged(reply)
+        self.shown = self.oracle.point
+        self.counted["acknowledged"] += 1
 
     def _all_refused(self, waiting: Sequence[Change], replies: Sequence[Mapping[str, Any]]) -> None:
         for change, reply in zip(waiting, replies, strict=True):
