@@ -11,7 +11,10 @@ from builder.executable import build_executable, build_library
 from cli import main
 from image.compose import compose
 from tests.support.listening import Listening, listening
+from tests.support.state import StateMachine
 from tests.support.vboot import Vboot, write_key
+from vboot.client.signer import Signer
+from vboot.keys import load_public_key, write_key_pairs
 
 
 @pytest.fixture
@@ -56,3 +59,31 @@ def machine(executable: Path, model: Path, tmp_path: Path) -> Iterator[Listening
     """A machine that listens, beats fast and allows faults."""
     with listening(executable, model, tmp_path, "--fault", "--heartbeat-ms", "20") as running:
         yield running
+
+
+@pytest.fixture
+def state(executable: Path, model: Path, tmp_path: Path) -> StateMachine:
+    """A machine with a new state file."""
+    return StateMachine.fresh(executable, model, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the key pairs of `vboot keygen`."""
+    folder = tmp_path_factory.mktemp("keys")
+    write_key_pairs(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def signed_model(keys: Path, library: Path) -> Path:
+    """The tiny model of machines that take signed changes only; executable and library are up to date."""
+    path = keys / "signed.gguf"
+    compose("tiny", path, mutation_key=load_public_key(str(keys / "mutation.pub")).public_bytes_raw())
+    return path
+
+
+@pytest.fixture(scope="session")
+def signer(keys: Path) -> Signer:
+    """Signs changes for `signed_model`."""
+    return Signer.load(keys / "mutation.key")

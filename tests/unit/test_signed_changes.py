@@ -1,21 +1,17 @@
-"""Machines that take signed changes only, behind a socket and in process: the client, the command line, and copies."""
+"""Machines that take signed changes only, behind a socket and in process."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import io
 import json
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,66 +21,28 @@ from tests.support import signed_vectors
 from tests.support.evolution_port.expect import EvolutionPort
 from tests.support.listening import PATIENCE
 from tests.support.local_machine import local_machine
+from tests.support.signing import EDIT, ID, OTHER, mutation, refusal, sealed
 from tests.support.vboot import Vboot
 from vboot.client.bridge import RustNeuralBridge
 from vboot.client.machine import MachineClient, connect
 from vboot.client.requests import Uploaded
 from vboot.client.signer import Signer
 from vboot.errors import InputError
-from vboot.keys import load_private_key, load_public_key, write_key_pairs
-from vboot.protocol.errors import RequestRefusedError
 from vboot.protocol.tables import Code
 from vboot.weights.edits import Dense
 
-EDIT = Dense("token_embd.weight", 0, b"\x00\x38\x00\x34")
-OTHER = Dense("token_embd.weight", 0, b"\x00\x38\x00\x35")
-ID = "01" * 16
-SET = ("--set", "token_embd.weight[0]=0.5", "--confidence", "0.9")
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("keys")
-    write_key_pairs(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(keys: Path) -> Path:
-    path = keys / "signed.gguf"
-    compose("tiny", path, mutation_key=load_public_key(str(keys / "mutation.pub")).public_bytes_raw())
-    return path
-
-
-@pytest.fixture(scope="module")
-def signer(keys: Path) -> Signer:
-    return Signer.load(keys / "mutation.key")
-
 
 @pytest.fixture(params=["socket", "in_process"])
-def machine(request: pytest.FixtureRequest, tmp_path: Path, model: Path, signer: Signer) -> Iterator[MachineClient]:
+def machine(
+    request: pytest.FixtureRequest, tmp_path: Path, signed_model: Path, signer: Signer
+) -> Iterator[MachineClient]:
     if request.param == "socket":
-        with local_machine(tmp_path, model=model) as local, connect(local.socket, signer=signer) as client:
+        with local_machine(tmp_path, model=signed_model) as local, connect(local.socket, signer=signer) as client:
             yield client
     else:
         with RustNeuralBridge() as bridge:
-            bridge.initialize(model)
+            bridge.initialize(signed_model)
             yield bridge.client(signer=signer)
-
-
-def refusal(send: Callable[[], object]) -> int:
-    with pytest.raises(RequestRefusedError) as caught:
-        send()
-    return caught.value.code
-
-
-def mutation(base: int, ident: str = ID) -> dict[str, Any]:
-    edit = {"kind": "dense", "tensor": EDIT.tensor, "offset": 0, "blob": [0, len(EDIT.data)]}
-    return {"id": ident, "base_generation": base, "confidence": 0.9, "edits": [edit]}
-
-
-def sealed(machine: MachineClient, signer: Signer, method: str, params: Mapping[str, Any], blob: bytes = b"") -> Any:
-    return signer.sign(method, params, blob, appliance=machine.greeted.appliance or "")
 
 
 def test_all_changes_are_signed_by_the_client(machine: MachineClient) -> None:
@@ -123,7 +81,7 @@ def test_nothing_unsigned_changes_the_weights(machine: MachineClient) -> None:
     assert (machine.digest([]).model, machine.hello().generation) == (before, 0)
 
 
-def test_a_copy_of_a_signed_change_does_nothing(machine: MachineClient, signer: Signer, model: Path) -> None:
+def test_a_copy_of_a_signed_change_does_nothing(machine: MachineClient, signer: Signer, signed_model: Path) -> None:
     params = sealed(machine, signer, "mutate", mutation(0), EDIT.data)
     made = machine.request("signed", params, EDIT.data).result
     assert (made["generation"], made["replayed"]) == (1, False)
@@ -144,7 +102,7 @@ def test_a_copy_of_a_signed_change_does_nothing(machine: MachineClient, signer: 
         == Code.STALE_GENERATION
     )
     with RustNeuralBridge() as bridge:
-        bridge.initialize(model)
+        bridge.initialize(signed_model)
         assert refusal(lambda: bridge.client().request("signed", params, EDIT.data)) == Code.BAD_SIGNATURE
     assert machine.hello().generation == 2
 
@@ -175,6 +133,7 @@ def test_every_flipped_bit_is_refused(machine: MachineClient, signer: Signer) ->
     assert machine.request("signed", params).result == {"promoted": 0, "durable": False}
 
 
+@pytest.mark.usefixtures("library")
 def test_the_vectors_are_judged_by_a_machine(tmp_path: Path) -> None:
     """What the key pair of the vectors has signed is for another machine; the rest is refused for its own reason."""
     vectors = json.loads(signed_vectors.VECTORS.read_text("utf-8"))
@@ -197,8 +156,8 @@ def test_the_client_signs_as_the_vectors_are() -> None:
         assert signer.sign(name, call["params"], blob, appliance=call["appliance"]) == by_name[name]["params"]
 
 
-def test_an_id_stays_when_the_worker_is_started_again(tmp_path: Path, model: Path, signer: Signer) -> None:
-    with local_machine(tmp_path, model=model) as local, connect(local.socket, signer=signer) as client:
+def test_an_id_stays_when_the_worker_is_started_again(tmp_path: Path, signed_model: Path, signer: Signer) -> None:
+    with local_machine(tmp_path, model=signed_model) as local, connect(local.socket, signer=signer) as client:
         before = client.greeted.appliance
         params = sealed(client, signer, "mutate", mutation(0), EDIT.data)
         client.request("signed", params, EDIT.data)
@@ -206,7 +165,7 @@ def test_an_id_stays_when_the_worker_is_started_again(tmp_path: Path, model: Pat
         assert client.hello().appliance == before
         assert client.request("signed", params, EDIT.data).result["replayed"] is True
     (tmp_path / "later").mkdir()
-    with local_machine(tmp_path / "later", model=model) as local, connect(local.socket, signer=signer) as client:
+    with local_machine(tmp_path / "later", model=signed_model) as local, connect(local.socket, signer=signer) as client:
         assert client.greeted.appliance != before
         assert refusal(lambda: client.request("signed", params, EDIT.data)) == Code.BAD_SIGNATURE
 
@@ -245,109 +204,14 @@ def test_any_envelope_is_survived(
 
 
 @pytest.fixture(scope="module")
-def fuzzed(model: Path, signer: Signer) -> Iterator[tuple[MachineClient, Signer]]:
+def fuzzed(signed_model: Path, signer: Signer) -> Iterator[tuple[MachineClient, Signer]]:
     with RustNeuralBridge() as bridge:
-        bridge.initialize(model)
+        bridge.initialize(signed_model)
         yield bridge.client(), signer
 
 
-@contextlib.contextmanager
-def served(folder: Path, model: Path) -> Iterator[Path]:
-    with local_machine(folder, model=model) as local:
-        yield local.socket
-
-
-def test_the_command_line_signs_with_key(vboot: Vboot, tmp_path: Path, model: Path, keys: Path) -> None:
-    key = keys / "mutation.key"
-    with served(tmp_path, model) as socket:
-        for words in (("mutate", socket, *SET), ("rollback", socket, "--to", "0"), ("promote", socket)):
-            assert vboot(*words) == 1
-            assert vboot.last_error() == "vboot: error: this machine takes signed changes only; give --key FILE"
-        assert vboot.json("mutate", socket, *SET, "--key", key)["generation"] == 1
-        assert vboot.json("promote", socket, "--key", key) == {"promoted": 1, "durable": False}
-        assert vboot("mutate", socket, "--set", "token_embd.weight[1]=0.5", "--confidence", "1", "--dry-run") == 1
-        assert "the machine takes signed changes only" in vboot.last_error()
-        verified = ("--set", "token_embd.weight[1]=0.5", "--confidence", "1", "--verify", "--key", key)
-        assert vboot.json("mutate", socket, *verified)["generation"] == 2
-        assert vboot.json("rollback", socket, "--to", "0", "--key", key)["generation"] == 3
-        assert vboot("apply", socket, model, "--key", key) == 0, vboot.err
-        assert vboot("mutate", socket, *SET, "--key", keys / "code.key") == 1
-        assert "signed by another key" in vboot.last_error()
-
-
-def test_a_key_that_cannot_sign_is_told_in_one_sentence(vboot: Vboot, tmp_path: Path, model: Path, keys: Path) -> None:
-    encrypted = tmp_path / "encrypted.pem"
-    protection = BestAvailableEncryption(b"secret")
-    private = load_private_key(keys / "mutation.key")
-    encrypted.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection))
-    wrong = {
-        keys / "mutation.pub": "is a public one; give the private key of its pair",
-        encrypted: "is encrypted; decrypt it with",
-        model: "holds no PEM key; make one with `vboot keygen DIR`",
-        tmp_path / "none": "cannot be read: No such file or directory",
-    }
-    with served(tmp_path, model) as socket:
-        for file, why in wrong.items():
-            assert vboot("mutate", socket, *SET, "--key", file) == 1
-            assert why in vboot.last_error()
-            assert len(vboot.err.splitlines()) == 1
-
-
-def test_a_key_for_a_machine_that_needs_none_is_refused(vboot: Vboot, tmp_path: Path, keys: Path) -> None:
-    with local_machine(tmp_path) as local:
-        assert vboot("mutate", local.socket, *SET, "--key", keys / "mutation.key") == 1
-        assert "this machine takes changes without a signature; leave out --key" in vboot.last_error()
-
-
-def test_keygen_writes_two_pairs_and_overwrites_none(vboot: Vboot, tmp_path: Path) -> None:
-    made = vboot.json("keygen", tmp_path / "keys")
-    assert made["files"] == ["code.key", "code.pub", "mutation.key", "mutation.pub"]
-    public = load_public_key(str(tmp_path / "keys" / "mutation.pub")).public_bytes_raw().hex()
-    assert made["public_keys"]["mutation"] == public
-    assert vboot("keygen", tmp_path / "keys") == 1
-    assert "code.key exists, and no key is overwritten" in vboot.last_error()
-
-
-def test_a_composed_file_holds_the_key_and_says_so(vboot: Vboot, tmp_path: Path, keys: Path) -> None:
-    public = load_public_key(str(keys / "mutation.pub")).public_bytes_raw().hex()
-    words = ("compose", "--model", "tiny", "--mutation-key", keys / "mutation.pub", "-o", tmp_path / "a.gguf")
-    assert vboot(*words) == 0, vboot.err
-    compose("tiny", tmp_path / "b.gguf", mutation_key=bytes.fromhex(public))
-    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
-    assert vboot.json("inspect", tmp_path / "a.gguf")["capabilities"]["mutation_key"] == public
-    assert vboot("inspect", tmp_path / "a.gguf") == 0
-    assert f"required, with the key {public}" in vboot.out
-    compose(str(tmp_path / "a.gguf"), tmp_path / "c.gguf")
-    assert vboot.json("inspect", tmp_path / "c.gguf")["capabilities"]["mutation_key"] == public
-
-
-def test_the_shell_signs_with_key(
-    vboot: Vboot, tmp_path: Path, model: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = "mutate --set token_embd.weight[0]=0.5 --confidence 0.9\npromote\n"
-    with served(tmp_path, model) as socket:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(script))
-        assert vboot("shell", socket, "--key", keys / "mutation.key") == 0, vboot.err
-        monkeypatch.setattr(sys, "stdin", io.StringIO("rollback 0\n"))
-        assert vboot("shell", socket) == 1
-        assert "this machine takes signed changes only; give --key FILE" in vboot.err
-
-
-@pytest.mark.parametrize("where", ["socket", "in_process"])
-def test_evolve_signs_with_key(vboot: Vboot, tmp_path: Path, model: Path, keys: Path, where: str) -> None:
-    pairs = tmp_path / "pairs.jsonl"
-    lines = [{"query": f"ship {number}", "document": f"the ship of {number}"} for number in range(160)]
-    pairs.write_text("\n".join(map(json.dumps, lines)))
-    few = ("--tier", "output", "--batch", "4", "--generations", "2", "--watch", "2", "--option", "pairs=2")
-    words = ("--model", model, "--data", pairs, *few, "--no-report", "--folder", tmp_path / "run")
-    with contextlib.ExitStack() as stack:
-        target = stack.enter_context(served(tmp_path, model)) if where == "socket" else "--in-process"
-        outcome = vboot.json("evolve", target, *words, "--key", keys / "mutation.key")
-        assert (outcome["generations"], outcome["accepted"] > 0) == (2, True)
-
-
 def test_on_a_state_device_the_id_and_what_is_known_outlive_the_machine(
-    tmp_path: Path, model: Path, signer: Signer
+    tmp_path: Path, signed_model: Path, signer: Signer
 ) -> None:
     state = tmp_path / "state.img"
     with state.open("wb") as file:
@@ -355,7 +219,7 @@ def test_on_a_state_device_the_id_and_what_is_known_outlive_the_machine(
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
     with (
-        local_machine(tmp_path / "first", "--state", str(state), model=model) as local,
+        local_machine(tmp_path / "first", "--state", str(state), model=signed_model) as local,
         connect(local.socket, signer=signer) as client,
     ):
         before = client.greeted.appliance
@@ -365,7 +229,7 @@ def test_on_a_state_device_the_id_and_what_is_known_outlive_the_machine(
         unused = sealed(client, signer, "rollback", {"id": "03" * 16, "to": 1, "base_generation": 1})
         assert client.request("signed", back).result["generation"] == 2
     with (
-        local_machine(tmp_path / "second", "--state", str(state), model=model) as local,
+        local_machine(tmp_path / "second", "--state", str(state), model=signed_model) as local,
         connect(local.socket, signer=signer) as client,
     ):
         assert (client.greeted.appliance, client.greeted.generation) == (before, 2)
@@ -375,12 +239,14 @@ def test_on_a_state_device_the_id_and_what_is_known_outlive_the_machine(
         assert client.hello().generation == 2
 
 
-def test_signed_changes_become_permanent_together(vboot: Vboot, tmp_path: Path, model: Path, signer: Signer) -> None:
+def test_signed_changes_become_permanent_together(
+    vboot: Vboot, tmp_path: Path, signed_model: Path, signer: Signer
+) -> None:
     count = 100
     state = tmp_path / "state.img"
     with state.open("wb") as file:
         file.truncate(64 << 20)
-    with local_machine(tmp_path, "--state", str(state), "--energy", "off", model=model) as local:
+    with local_machine(tmp_path, "--state", str(state), "--energy", "off", model=signed_model) as local:
         with connect(local.socket, signer=signer) as client:
             blobs = [EDIT.data, OTHER.data] * (count // 2)
             changes = [
@@ -400,9 +266,12 @@ def test_signed_changes_become_permanent_together(vboot: Vboot, tmp_path: Path, 
     assert len({entry["frame"] for entry in entries}) < count / 2
 
 
-def test_a_reload_is_signed_for_what_runs_now(tmp_path: Path, model: Path, signer: Signer) -> None:
+def test_a_reload_is_signed_for_what_runs_now(tmp_path: Path, signed_model: Path, signer: Signer) -> None:
     program = executable_path().read_bytes()
-    with local_machine(tmp_path, "--fault", model=model) as local, connect(local.socket, signer=signer) as client:
+    with (
+        local_machine(tmp_path, "--fault", model=signed_model) as local,
+        connect(local.socket, signer=signer) as client,
+    ):
         hello = client.hello()
         upload, deadline = Uploaded(client.upload(program)), client._deadline(60)
         send = client._session.request
