@@ -141,7 +141,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("image", "signing_key", "path", None, "--signing-key", BUILD,
             "Ed25519 private key (PEM) that signs the image; unsigned without it"),
     Setting("image", "mutation_key", "path", None, "--mutation-key", IMAGE,
-            "Ed25519 public key (PEM) that changes of the weights must be signed with; without it, none need be"),
+            "Ed25519 public key (PEM): the machine takes only changes signed with the private key of its pair"),
 
     Setting("machine", "memory_mib", "integer", 0, "--memory", MACHINE,
             "memory in MiB; 0 computes what the machine needs", maximum=2**20),
@@ -156,7 +156,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("machine", "state", "path", None, "--state", STATE,
             "file on which changes survive the machine, made if it is not there; without it they end with the machine"),
     Setting("machine", "state_size_mib", "integer", None, "--state-size", STATE,
-            "size in MiB of a new state file, 64 and four times the model without it", minimum=16, maximum=65536),
+            "size in MiB of a new state file (default: 64 and four times the model)", minimum=16, maximum=65536),
 
     Setting("kernel", "source", "name or path", "debian", "--kernel", BUILD,
             "debian (its cloud kernel) or the path of a bzImage", choices=("debian",)),

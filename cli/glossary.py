@@ -11,10 +11,22 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from vboot.protocol.tables import MEANINGS, REMEDIES
+from vboot.protocol.tables import (
+    JOURNAL_REASONS,
+    JOURNAL_REMEDIES,
+    MEANINGS,
+    RELOAD_REASONS,
+    RELOAD_REMEDIES,
+    REMEDIES,
+    Code,
+)
 
 _HERE = Path(__file__).resolve().parent
 _SOURCES = (_HERE / "glossary.md", _HERE.parent / "docs" / "glossary.md")
+_REASONS = {
+    str(int(Code.JOURNAL_FAILED)): (JOURNAL_REASONS, JOURNAL_REMEDIES),
+    str(int(Code.RELOAD_FAILED)): (RELOAD_REASONS, RELOAD_REMEDIES),
+}
 _RULES = _HERE.parent / "spec" / "gguf.md"
 
 
@@ -36,16 +48,22 @@ def codes() -> Mapping[str, str]:
     return {str(code): f"{meaning}; {REMEDIES[code]}" for code, meaning in MEANINGS.items()}
 
 
+def reasons(name: str) -> tuple[tuple[str, str], ...]:
+    """The words of `data.reason` with a code, if it has such: what each means, and what to do."""
+    meanings, remedies = _REASONS.get(name, ({}, {}))
+    return tuple((word, f"{meaning}; {remedies[word]}") for word, meaning in meanings.items())
+
+
 def explained(word: str) -> tuple[tuple[str, str], ...]:
     """The entries for a word: a term or a part of one, a code, a rule, in any case; () if there is none.
 
-    An entry of this very name comes alone.
+    An entry of this very name comes alone, but for the reasons of a code.
     """
     wanted = word.casefold().strip()
     everything = {**terms(), **rules(), **codes()}
     exact = [name for name in everything if wanted in _names(name)]
     found = exact or [name for name in terms() if wanted and wanted in name.casefold()]
-    return tuple((name, everything[name]) for name in found)
+    return tuple(entry for name in found for entry in ((name, everything[name]), *reasons(name)))
 
 
 def _names(name: str) -> set[str]:

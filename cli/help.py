@@ -9,7 +9,7 @@ from typing import Any
 
 from cli import VERBS, full_parser, verb_parser
 from cli.answer import Answer, columns, text_width
-from cli.glossary import explained, listed, terms
+from cli.glossary import codes, explained, listed, terms
 from cli.manual import TOPICS, manual_page
 from vboot.errors import InputError
 from vboot.text import printable
@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> Answer:
 def _manual() -> Answer:
     from importlib.metadata import version
 
-    page = manual_page(full_parser(), version=version("vector-boot"), words=terms().items())
+    errors = [entry for code in codes() for entry in explained(code)]
+    page = manual_page(full_parser(), version=version("vector-boot"), errors=errors, words=terms().items())
     return Answer({"man": page}, page, report_only=True)
 
 

@@ -30,7 +30,12 @@ _EPILOG = """examples:
   vboot journal show state.img
   vboot journal verify state.img --image build/
   vboot journal replay state.img -o evolved.gguf
-  vboot journal replay state.img --generation 3 --model build/vectorland.gguf -o third.gguf"""
+  vboot journal replay state.img --generation 3 --model build/vectorland.gguf -o third.gguf
+
+STATE is the file that `vboot boot --state` or `vector_boot --listen --state` has used; end its machine first, or read
+a copy of the file. `show` prints one line for each entry of the history. `verify` ends with code 1 and names the first
+record that is not sound; with the model it computes the weights, and prints their digest, which the
+machine tells too (`digest` in `vboot shell`). `replay` writes the weights of a generation that the machine kept."""
 _COPIED = 1 << 22
 
 

@@ -9,14 +9,16 @@ from cli.option_types import path
 from vboot.keys import PAIRS, write_key_pairs
 from vboot.text import path_text
 
-_EPILOG = """DIR gets four files, in PEM, and no file is overwritten:
-  code.key      signs images: vboot build --signing-key DIR/code.key
-  code.pub      checks them: vboot boot --key DIR/code.pub
-  mutation.key  signs changes: vboot mutate --key DIR/mutation.key
-  mutation.pub  makes a machine that takes signed changes only: vboot build --mutation-key DIR/mutation.pub
+_EPILOG = """examples:
+  vboot keygen my-keys
 
-Keep the two private keys (NAME.key) off the machines, and apart: whoever may change weights need not be able to
-replace the program."""
+DIR gets four files, in PEM, and no file is overwritten. code.key signs images (`vboot build --signing-key
+DIR/code.key`), and code.pub is what they are checked with (`vboot boot --key DIR/code.pub`). A machine that was made
+with `vboot build --mutation-key DIR/mutation.pub` takes only changes that are signed: `vboot mutate`, `rollback`,
+`promote`, `apply`, `reload`, `shell` and `evolve` take `--key DIR/mutation.key`.
+
+Keep the two private keys, code.key and mutation.key, off the machines, and apart: whoever may change weights need not
+be able to replace the program."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

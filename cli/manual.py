@@ -43,8 +43,14 @@ TOPICS: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
 """Topics of `vboot help` that are tables: what they are about, and their rows."""
 
 
-def manual_page(parser: argparse.ArgumentParser, *, version: str, words: Iterable[tuple[str, str]]) -> str:
-    """The page in the man macros of roff. `parser`: with every verb; `words`: the glossary."""
+def manual_page(
+    parser: argparse.ArgumentParser,
+    *,
+    version: str,
+    errors: Iterable[tuple[str, str]],
+    words: Iterable[tuple[str, str]],
+) -> str:
+    """The page in the man macros of roff. `parser`: with every verb; `errors`: their codes; `words`: the glossary."""
     verbs = _verbs(parser)
     lines = [
         f'.TH VBOOT 1 "" "vector_boot {version}" "User Commands"',
@@ -60,7 +66,8 @@ def manual_page(parser: argparse.ArgumentParser, *, version: str, words: Iterabl
     ]
     for name, help_text, verb in verbs:
         lines += _verb(f"vboot {name}", help_text, verb)
-    for title, rows in (("EXIT STATUS", EXIT_CODES), ("FILES", FILES), ("ENVIRONMENT", ENVIRONMENT), ("WORDS", words)):
+    tables = (("EXIT STATUS", EXIT_CODES), ("FILES", FILES), ("ENVIRONMENT", ENVIRONMENT))
+    for title, rows in (*tables, ("ERRORS OF A MACHINE", errors), ("WORDS", words)):
         lines += [f".SH {title}", *_rows(rows)]
     lines += [".SH SEE ALSO", ".BR qemu\\-system\\-x86_64 (1)"]
     return "\n".join(lines)

@@ -130,13 +130,21 @@ def protocol_module() -> str:
         _words("FAULT_KINDS", (fault["name"] for fault in tables["fault"])),
         '"""How the worker process can be made to fail, for tests."""\n',
         _mapping("RELOAD_REASONS", "str", "str", ((x["name"], _quoted(x["meaning"])) for x in tables["reload_reason"])),
-        '"""Why a reload failed: the words of `data.reason`, and what they mean."""\n',
+        '"""Why a reload failed: the words of `data.reason` with code 1021, and what they mean."""\n',
+        _mapping("RELOAD_REMEDIES", "str", "str", ((x["name"], _quoted(x["remedy"])) for x in tables["reload_reason"])),
+        '"""What a person can do about each of them."""\n',
         _mapping(
             "RECORD_KINDS", "int", "str", ((kind["number"], _quoted(kind["name"])) for kind in tables["record_kind"])
         ),
         '"""What a record of the journal is about, by its number in `cortex_journal`."""\n',
-        _words("JOURNAL_REASONS", (reason["name"] for reason in tables["journal_reason"])),
-        '"""Why the journal takes no changes: `data.reason` with code 1015."""\n',
+        _mapping(
+            "JOURNAL_REASONS", "str", "str", ((x["name"], _quoted(x["meaning"])) for x in tables["journal_reason"])
+        ),
+        '"""Why the journal takes no changes: the words of `data.reason` with code 1015, and what they mean."""\n',
+        _mapping(
+            "JOURNAL_REMEDIES", "str", "str", ((x["name"], _quoted(x["remedy"])) for x in tables["journal_reason"])
+        ),
+        '"""What a person can do about each of them."""\n',
         _mapping(
             "VERDICTS", "int", "str", ((verdict["number"], _quoted(verdict["name"])) for verdict in tables["verdict"])
         ),

@@ -34,9 +34,13 @@ def protocol_page() -> str:
         ),
         "faults": _table(("what", ""), ((_code(x["name"]), x["meaning"]) for x in tables["fault"])),
         "journal reasons": _table(
-            ("data.reason", ""), ((_code(x["name"]), x["meaning"]) for x in tables["journal_reason"])
+            ("data.reason", "meaning", "what a person can do"),
+            ((_code(x["name"]), x["meaning"], x["remedy"]) for x in tables["journal_reason"]),
         ),
-        "reload reasons": _table(("reason", ""), ((_code(x["name"]), x["meaning"]) for x in tables["reload_reason"])),
+        "reload reasons": _table(
+            ("data.reason", "meaning", "what a person can do"),
+            ((_code(x["name"]), x["meaning"], x["remedy"]) for x in tables["reload_reason"]),
+        ),
         "record kinds": _table(("number", "kind"), ((x["number"], _code(x["name"])) for x in tables["record_kind"])),
     }
     for method in tables["method"]:

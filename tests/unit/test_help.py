@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from cli import VERBS
 from cli.glossary import explained, rules, terms
 from cli.manual import TOPICS
 from tests.support.vboot import Vboot
-from vboot.protocol.tables import MEANINGS
+from vboot.protocol.tables import JOURNAL_REMEDIES, MEANINGS, RELOAD_REMEDIES, Code
 
 ROOT = Path(__file__).parents[2]
 WORDS = ("confidence", "generation", "energy", "trial", "lease", "promote", "shadow", "RTS", "CTRM")
@@ -74,11 +75,21 @@ def test_topics(vboot: Vboot) -> None:
     assert "one of" in vboot.last_error()
 
 
+@pytest.mark.parametrize(
+    ("code", "remedies"), [(Code.JOURNAL_FAILED, JOURNAL_REMEDIES), (Code.RELOAD_FAILED, RELOAD_REMEDIES)]
+)
+def test_the_help_on_a_code_lists_its_reasons(vboot: Vboot, code: Code, remedies: Mapping[str, str]) -> None:
+    words = vboot.json("help", str(int(code)))["words"]
+    assert list(words) == [str(int(code)), *remedies]
+    assert all(words[reason].endswith(f"; {remedy}") for reason, remedy in remedies.items())
+
+
 def test_the_manual_page_has_every_verb_option_word_and_table(vboot: Vboot, tmp_path: Path) -> None:
     page = vboot.json("help", "man")["man"]
     shown = page.replace("\\-", "-").replace("\\&", "").replace("\\e", "\\")
     assert all(f'.SS "vboot {verb}"' in shown for verb in VERBS)
     assert all(f".B {word}\n" in shown for word in ("lease", "shadow", "--detach"))
+    assert all(f".B {word}\n" in shown for word in ("1006", "1015", *JOURNAL_REMEDIES, *RELOAD_REMEDIES))
     assert all(f".B {name}\n" in shown for _, rows in TOPICS.values() for name, _ in rows)
     assert page.isascii()
     (tmp_path / "vboot.1").write_text(page)

@@ -843,7 +843,7 @@ REMEDIES: Mapping[int, str] = {
     1018: "boot a machine with a model that can",
     1019: "use a dense edit, or a tensor of another type",
     1020: "give a new id",
-    1021: "read `data.reason`; the worker from before goes on",
+    1021: "read `data.reason`, and correct what it names",
 }
 """What a person can do about each error code."""
 EVENT_KINDS = ("heartbeat", "mutation", "alert")
@@ -864,7 +864,22 @@ RELOAD_REASONS: Mapping[str, str] = {
     "switch": "the new worker failed while it took over",
     "probation": "the new worker died or made no progress within its probation",
 }
-"""Why a reload failed: the words of `data.reason`, and what they mean."""
+"""Why a reload failed: the words of `data.reason` with code 1021, and what they mean."""
+RELOAD_REMEDIES: Mapping[str, str] = {
+    "format": "send the executable that `vboot build` makes, or a sound image",
+    "model": "boot the image: a reload keeps the model",
+    "signature": "send an image signed with that key, and name its public key with `--code-key`",
+    "security_version": "build the image with a security version that is not lower",
+    "probe": "run the executable with `--listen`, and correct what it says",
+    "version": "boot the new version instead",
+    "memory": "remove uploads that are not needed, or boot with more memory",
+    "start": "read the console of the machine",
+    "state": "boot the new version instead; it reads the journal in another way",
+    "busy": "send the reload again when less runs",
+    "switch": "read the console of the machine",
+    "probation": "read the console of the machine",
+}
+"""What a person can do about each of them."""
 RECORD_KINDS: Mapping[int, str] = {
     1: "mutate",
     2: "rollback",
@@ -875,8 +890,30 @@ RECORD_KINDS: Mapping[int, str] = {
     7: "boot",
 }
 """What a record of the journal is about, by its number in `cortex_journal`."""
-JOURNAL_REASONS = ("full", "foreign", "other_model", "newer", "damaged", "io", "read_only", "too_small", "gone")
-"""Why the journal takes no changes: `data.reason` with code 1015."""
+JOURNAL_REASONS: Mapping[str, str] = {
+    "full": "no room for the change is left, even after older entries were removed",
+    "foreign": "the state device holds something else",
+    "other_model": "the state device belongs to another model",
+    "newer": "the state device has a format that this version does not know",
+    "damaged": "the journal is damaged in the middle",
+    "io": "a read, write or flush of the journal has failed; it is not used again before the next boot",
+    "read_only": "the state device can only be read",
+    "too_small": "the state device is too small, or smaller than it was",
+    "gone": "the file of the state device was deleted, replaced or cut short while the machine ran",
+}
+"""Why the journal takes no changes: the words of `data.reason` with code 1015, and what they mean."""
+JOURNAL_REMEDIES: Mapping[str, str] = {
+    "full": "end the trial with `promote` or `rollback`, if one is open; else boot with a larger state device",
+    "foreign": "boot with a new state file, or with a disk that holds only zeros",
+    "other_model": "boot with the state device of this model, or with a new one",
+    "newer": "boot with a version that knows the format",
+    "damaged": "restore a copy of the state device, or use another one; `vboot journal verify` tells what is damaged",
+    "io": "boot the machine again; if that does not help, copy the state device to another disk",
+    "read_only": "make the state device writable, and boot the machine again",
+    "too_small": "restore a whole copy of the state device, or boot with a new one of 16 MiB or more",
+    "gone": "save the weights with `vboot save`, then boot with a new state file",
+}
+"""What a person can do about each of them."""
 VERDICTS: Mapping[int, str] = {
     0: "applied",
     1: "refused",

@@ -28,7 +28,7 @@ check FILE: validates a GGUF or RTS file by the rules R1 to R24 and RTS. Exit 0 
 --listen SOCKET: runs the machine as an ordinary program that serves the GGUF or RTS file at a Unix socket, to up to 16
             clients at once. A socket that nobody listens on is replaced; any other file at that path is an error. The
             model's file must not change meanwhile. SIGTERM, SIGINT and SIGHUP end it in order.
-  --state         the file or device on which changes survive, 16 MiB to 64 GiB; one that is all zero is formatted. Without it a
+  --state         a file or device that is there, 16 MiB to 64 GiB, on which changes survive; all zero, it is formatted. Without it a
             machine that ends loses its changes
   --heartbeat-ms  period of the heartbeat, 10 to 10000 (100)
   --energy        whether mutations cost energy, which comes back at 100 a second (on)
