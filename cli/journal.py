@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from builder.plan import TENSORS_NAME
@@ -22,7 +23,7 @@ from vboot.errors import InputError
 from vboot.files import atomic_write
 from vboot.journal.device import Device
 from vboot.journal.pages import PAGE, Model, Tensors
-from vboot.journal.recovery import Log, recover
+from vboot.journal.recovery import Fault, Log, Reason, recover
 from vboot.journal.replay import ReplayError, Weights, newest, replay
 from vboot.text import path_text
 
@@ -37,6 +38,14 @@ a copy of the file. `show` prints one line for each entry of the history. `verif
 record that is not sound; with the model it computes the weights, and prints their digest, which the
 machine tells too (`digest` in `vboot shell`). `replay` writes the weights of a generation that the machine kept."""
 _COPIED = 1 << 22
+_REMEDIES: Mapping[Reason, str] = {
+    "too_small": "name a whole copy of the device",
+    "foreign": "name the file of a state device",
+    "newer": "use the version of vboot that the machine has",
+    "other_model": "name the device of this model",
+    "damaged": "restore a copy of the device, or boot the machine with a new one",
+}
+"""What to do about a device that cannot be read."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -76,13 +85,13 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 def _show(arguments: argparse.Namespace, log: Log) -> Answer:
     if log.fault is not None and log.superblock is None:
-        raise _refused(arguments.state, log)
+        raise _refused(arguments.state, log.fault)
     return show_answer(arguments.state, log)
 
 
 def _verify(arguments: argparse.Namespace, log: Log) -> Answer:
     if log.fault is not None:
-        raise _refused(arguments.state, log)
+        raise _refused(arguments.state, log.fault)
     if arguments.model is None and arguments.image is None:
         return verify_answer(arguments.state, log)
     model = _model(arguments, log)
@@ -96,7 +105,7 @@ def _replay(arguments: argparse.Namespace, log: Log) -> Answer:
         raise InputError(f"{path_text(to)} is there", remedy="name another file, or replace it with --force")
     _keep(to, arguments.state, "the state device itself")
     if log.fault is not None and (log.fault.reason != "too_small" or not log.entries):
-        raise _refused(arguments.state, log)
+        raise _refused(arguments.state, log.fault)
     if log.fault is not None:
         warn(f"{path_text(arguments.state)} was cut short ({log.fault.why}): the newest changes may be missing")
     model = _model(arguments, log)
@@ -155,8 +164,8 @@ def _replayed(state: Path, model: Model, log: Log, generation: int | None) -> We
             raise InputError(what) from error
 
 
-def _refused(state: Path, log: Log) -> InputError:
-    return InputError(f"{path_text(state)}: {log.fault}")
+def _refused(state: Path, fault: Fault) -> InputError:
+    return InputError(f"{path_text(state)}: {fault}", remedy=_REMEDIES[fault.reason])
 
 
 def _lost_slots(model: Model, weights: Weights) -> list[str]:

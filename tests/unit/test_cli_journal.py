@@ -71,6 +71,7 @@ def test_a_damaged_middle_is_named_in_one_line(vboot: Vboot, state: Path, histor
     assert vboot.last_error().startswith(
         f"vboot: error: s.img: offset {AREA_START}: frame 0: it is not right, and frame"
     )
+    assert vboot.last_error().endswith("; restore a copy of the device, or boot the machine with a new one")
     assert vboot("journal", "show", "s.img") == 0
     assert f"fault: offset {AREA_START}: frame 0" in vboot.out
     assert vboot("journal", "replay", "s.img", "--model", "model.gguf", "-o", "out.gguf") == 1
@@ -144,6 +145,7 @@ def test_what_is_no_state_device(vboot: Vboot) -> None:
     for verb in ("show", "verify"):
         assert vboot("journal", verb, "other") == 1
         assert "other: offset 0: superblocks: neither is one of a state device" in vboot.last_error()
+        assert vboot.last_error().endswith("; name the file of a state device")
     assert vboot("journal", "show", "none") == 1
     assert "none cannot be read: no such file or directory" in vboot.last_error()
     Path("blank").write_bytes(bytes(SIZE))
