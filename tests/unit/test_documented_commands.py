@@ -44,7 +44,7 @@ EXCUSED = {
     r"kill -9 \d+": "ends a machine: tests/boot/test_power_cuts.py does it",
     r"cargo .*": "compiles the crate again",
     r"cbindgen .*": "test_ffi.py runs it where it is installed",
-    r"(\.venv/bin/)?python -m (pytest|tests\.studies|tests\.torture)\b.*": "runs other tests, or takes hours",
+    r"(\.venv/bin/)?python -m (pytest|tests\.(bench|studies|torture))\b.*": "runs other tests, or takes hours",
     r"\.venv/bin/python spec/generate\.py": "writes into the checkout: test_generated_tables.py runs it",
     r"python -m builder": "test_cli.py runs it",
     r"vector_boot/fuzz/run\.sh .*": "needs nightly Rust; `make test` runs it",
