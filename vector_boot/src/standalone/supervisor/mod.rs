@@ -158,11 +158,11 @@ impl Supervisor {
     /// image was built with another executable than this one.
     fn let_serve(&mut self, report: Result<Option<[u8; 32]>, String>) {
         self.check_model_file();
-        if let Some(probe) = self.probe.take() {
-            match probe.finish() {
-                Ok(digest) => self.executable = digest,
-                Err(why) => console::say(&why), // the build is reported as zeros, and no image matches it
-            }
+        let mut unhashed = None;
+        match self.probe.take().map(Probe::finish) {
+            Some(Ok(digest)) => self.executable = digest,
+            Some(Err(why)) => unhashed = Some(why), // the build is reported as zeros
+            None => (),
         }
         let reloaded = self.worker.reloaded_sha256();
         let own = reloaded.unwrap_or(self.executable);
@@ -172,9 +172,14 @@ impl Supervisor {
             Err(why) => Some(why),
             Ok(recorded) => recorded.filter(|recorded| judges && *recorded != own).map(|recorded| {
                 let (own, recorded) = (hex(&own[..6]), hex(&recorded[..6]));
-                format!("this executable ({own}...) is not the one in the RTS image ({recorded}...)")
+                unhashed.clone().unwrap_or_else(|| {
+                    format!("this executable ({own}...) is not the one in the RTS image ({recorded}...)")
+                })
             }),
         };
+        if let Some(why) = unhashed.filter(|why| problem.as_ref() != Some(why)) {
+            console::say(&why);
+        }
         if let Some(why) = problem {
             self.declare_emergency(why);
         }
