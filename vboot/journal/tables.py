@@ -49,6 +49,8 @@ NOTES_BYTES = 65536
 """Space that stays free behind room for an image, for entries that need no room of their own (bytes)."""
 REACH_STEP = 16777216
 """By how much the reach of the log is moved on (bytes)."""
+ZEROS_AHEAD = 262144
+"""How much space that was never written may be filled with zeros behind a frame (bytes)."""
 ZERO_CHECK_WHOLE = 1073741824
 """A device up to this size is read as a whole before it is formatted (bytes)."""
 ZERO_CHECK_EDGE = 67108864

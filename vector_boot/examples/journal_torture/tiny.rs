@@ -24,7 +24,7 @@ pub const DEVICE: usize = 8192 + (AREA_BLOCKS << 12);
 const LARGE: usize = 100 << 10;
 /// How the message begins if the model cannot be loaded.
 pub const NOT_LOADED: &str = "the model cannot be loaded";
-const LIMITS: Limits = Limits { device_least: 16 << 10, reach_step: 40 << 10 };
+const LIMITS: Limits = Limits { device_least: 16 << 10, reach_step: 40 << 10, zeros_ahead: 8 << 10 };
 const FILE: [u8; 32] = [0x5A; 32];
 
 /// A GGUF file with one I8 tensor, `w`.

@@ -45,6 +45,9 @@ pub struct DeviceLog {
     /// Whether another process writes the device.
     beside: bool,
     reach_step: u64,
+    zeros_ahead: u64,
+    /// Logical offset up to which this opening has written blocks in the first turn of the ring.
+    written_to: u64,
     torn: Option<u64>,
     /// Why nothing is written any more.
     failed: OnceLock<JournalError>,
@@ -83,6 +86,8 @@ impl DeviceLog {
             writable: opening.writable && !superblock.is_newer(),
             beside: opening.beside,
             reach_step: limits.reach_step,
+            zeros_ahead: limits.zeros_ahead,
+            written_to: 0,
             torn: None,
             failed: OnceLock::new(),
             superblock,

@@ -2,8 +2,8 @@
 
 use super::superblock::{Place, Superblock, Superblocks};
 use crate::journal::format::{
-    AREA_START, BLOCK, DEVICE_LEAST, DEVICE_MOST, FORMAT_VERSION, REACH_STEP, SUPERBLOCK_MAGIC, ZERO_CHECK_EDGE,
-    ZERO_CHECK_STEP, ZERO_CHECK_WHOLE,
+    AREA_START, BLOCK, DEVICE_LEAST, DEVICE_MOST, FORMAT_VERSION, REACH_STEP, SUPERBLOCK_MAGIC, ZEROS_AHEAD,
+    ZERO_CHECK_EDGE, ZERO_CHECK_STEP, ZERO_CHECK_WHOLE,
 };
 use crate::journal::storage::BlockDevice;
 use crate::journal::{JournalError, JournalReason};
@@ -32,11 +32,13 @@ pub struct Limits {
     pub device_least: u64,
     /// By how much the reach of the log is moved on.
     pub reach_step: u64,
+    /// How much space that was never written is filled with zeros behind a frame.
+    pub zeros_ahead: u64,
 }
 
 impl Limits {
     /// Those of `spec/journal.md`.
-    pub const SPECIFIED: Self = Limits { device_least: DEVICE_LEAST, reach_step: REACH_STEP };
+    pub const SPECIFIED: Self = Limits { device_least: DEVICE_LEAST, reach_step: REACH_STEP, zeros_ahead: ZEROS_AHEAD };
 }
 
 impl Opening<'_> {

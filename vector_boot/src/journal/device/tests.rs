@@ -9,7 +9,7 @@ mod refusals;
 
 const MODEL: [u8; 32] = [1; 32];
 const FILE: [u8; 32] = [2; 32];
-const LIMITS: Limits = Limits { device_least: 16 << 10, reach_step: 32 << 10 };
+const LIMITS: Limits = Limits { device_least: 16 << 10, reach_step: 32 << 10, zeros_ahead: 8 << 10 };
 
 fn model() -> [u8; 32] {
     MODEL

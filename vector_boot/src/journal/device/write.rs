@@ -75,6 +75,20 @@ impl DeviceLog {
             self.put_superblock(Superblock { reach, ..self.superblock })?;
             self.mended = true;
         }
+        self.write_ahead(end)
+    }
+
+    /// Fills the space behind the frame that ends at this logical offset with zeros, in the first turn of the ring. A file system
+    /// then has the blocks of the frames that follow, and their flushes need not wait for it to note where they are.
+    fn write_ahead(&mut self, end: u64) -> Result<(), JournalError> {
+        if end <= self.written_to || end >= self.ring.bytes() {
+            return Ok(());
+        }
+        let to = end.saturating_add(self.zeros_ahead).min(self.ring.bytes()).min(self.limit());
+        if to > end {
+            self.ring.write_blocks(end, &vec![0; (to - end) as usize])?;
+        }
+        self.written_to = to;
         Ok(())
     }
 
