@@ -196,6 +196,7 @@ impl Journal for Log {
         let old = self.bounds.start;
         self.set_bounds(Bounds { start: offset, first: sequence, ..self.bounds })?;
         self.storage.discard(old, offset - old);
+        self.storage.trim();
         Ok(())
     }
 

@@ -160,6 +160,9 @@ impl LogStorage for MemoryFile {
         let ended: Vec<u64> =
             self.held.range(offset / SEGMENT..(offset + len) / SEGMENT).map(|(segment, _)| *segment).collect();
         self.free.extend(ended.iter().filter_map(|segment| self.held.remove(segment)));
+    }
+
+    fn trim(&mut self) {
         if let Some(excess) = self.free.len().checked_sub(KEPT) {
             let given_back: Vec<u64> = self.free.drain(..excess).collect();
             self.give_back(&given_back);

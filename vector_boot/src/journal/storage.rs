@@ -31,6 +31,10 @@ pub trait LogStorage: Send + Sync {
     /// A range is no longer needed, nor anything before it.
     fn discard(&mut self, offset: u64, len: u64);
 
+    /// Gives back the memory of discarded ranges that is more than what is kept for later. For the process that writes: what
+    /// another one takes for discarded may hold something new already.
+    fn trim(&mut self) {}
+
     /// Looks at what another process has written since.
     ///
     /// # Errors

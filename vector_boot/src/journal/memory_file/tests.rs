@@ -32,6 +32,7 @@ impl Pair {
     fn discard(&mut self, to: usize) {
         let to = to.clamp(self.discarded, self.written.len());
         self.storage.discard(START + self.discarded as u64, (to - self.discarded) as u64);
+        self.storage.trim();
         self.discarded = to;
     }
 
@@ -96,6 +97,17 @@ fn another_process_follows() {
     pair.append(3 << 20);
     pair.check(&pair.storage);
     assert_eq!(pair.places(), places);
+}
+
+#[test]
+fn another_process_that_is_late_gives_nothing_back() {
+    let mut pair = Pair::new();
+    pair.append((KEPT + 8) << 20);
+    let mut follower = MemoryFile::open(pair.file.try_clone().unwrap()).unwrap();
+    pair.discard((KEPT + 8) << 20);
+    pair.append((KEPT + 8) << 20); // in the places that the follower takes for discarded
+    follower.discard(START, pair.discarded as u64);
+    pair.check(&pair.storage);
 }
 
 #[test]
