@@ -1,5 +1,6 @@
 //! Every edit against plain code, and in one go against chunk by chunk.
 
+mod dense;
 mod finite;
 mod glob;
 mod low_rank;
