@@ -6,6 +6,7 @@ pub mod format;
 pub mod log;
 pub mod memory_file;
 pub mod ring;
+#[cfg(feature = "standalone")]
 pub mod state_device;
 pub mod storage;
 
