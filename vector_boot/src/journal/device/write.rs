@@ -1,5 +1,7 @@
 //! Writes frames and superblocks, in an order in which the device may stop at any moment.
 
+use std::io;
+
 use super::batch::Batch;
 use super::frame::{entry_bytes, frame_bytes, seed, FrameHead, HEAD};
 use super::planted::{self, Bug};
@@ -85,11 +87,15 @@ impl DeviceLog {
             return Ok(());
         }
         let to = end.saturating_add(self.zeros_ahead).min(self.ring.bytes()).min(self.limit());
-        if to > end {
-            self.ring.write_blocks(end, &vec![0; (to - end) as usize])?;
-        }
         self.written_to = to;
-        Ok(())
+        if to <= end {
+            return Ok(());
+        }
+        match self.ring.write_blocks(end, &vec![0; (to - end) as usize]) {
+            // There may be space for the frame itself.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+            written => Ok(written?),
+        }
     }
 
     /// Writes the open frame, and flushes it.
