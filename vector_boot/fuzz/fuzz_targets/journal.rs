@@ -112,7 +112,7 @@ fn read(bytes: &[u8]) -> Option<Vec<u64>> {
     let memory = Memory(Arc::new(Mutex::new(bytes.to_vec())));
     let opening =
         Opening { file: [3; 32], model: &|| [2; 32], random: [5; 64], boot: 0, writable: true, beside: false };
-    let limits = Limits { device_least: 16 << 10, reach_step: 1 << 14 };
+    let limits = Limits { device_least: 16 << 10, reach_step: 1 << 14, zeros_ahead: 1 << 13 };
     let mut log = DeviceLog::open_limited(Box::new(memory.clone()), &opening, limits).ok()?;
     let mut found = Vec::new();
     let mut visit = |offset, _: &EntryHead| {
