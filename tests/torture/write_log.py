@@ -1,7 +1,7 @@
 """Reads the log of QEMU's blklogwrites (the format of dm-log-writes): what reached a disk, in order, and its flushes.
 
-The number of entries in the head of the log is stored at a flush only, so it is stale after a kill: the entries are
-read on until one is not whole.
+The head of the log is written at a flush only, so after a kill its number of entries is stale, or all of it is still
+zero: the entries are read on until one is not whole.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ class WriteLog:
 def read_log(path: Path) -> WriteLog:
     """The log in a file. Raises ValueError if it is none."""
     data = path.read_bytes()
-    magic, _version, _entries, sector_bytes = _HEAD.unpack_from(data)
-    if magic != _MAGIC:
+    magic, _version, _entries, sector_bytes = _HEAD.unpack_from(data.ljust(_HEAD.size, b"\0"))
+    if magic == sector_bytes == 0:
+        sector_bytes = SECTOR
+    elif magic != _MAGIC:
         raise ValueError(f"{path} begins with {magic:#x}, expected {_MAGIC:#x}")
     epochs: list[list[Write]] = [[]]
     at = sector_bytes

@@ -169,3 +169,13 @@ def test_a_listening_machine_is_killed_again_and_again(tmp_path: Path) -> None:
     assert campaign.counted["cuts"] >= 12
     assert campaign.counted["acknowledged"] > 0
     assert campaign.counted["replayed in Python"] > 0
+
+
+def test_a_log_whose_head_is_not_written_yet_has_writes_that_were_not_flushed(tmp_path: Path) -> None:
+    one = b"1" * SECTOR
+    (tmp_path / "log").write_bytes(bytes(SECTOR) + log_of((3, 0, one))[SECTOR:])
+    assert [[(write.offset, write.data) for write in epoch] for epoch in read_log(tmp_path / "log").epochs] == [
+        [(3 * SECTOR, one)]
+    ]
+    (tmp_path / "log").write_bytes(bytes(10))
+    assert read_log(tmp_path / "log").epochs == ((),)
