@@ -20,6 +20,7 @@ from qemu import registry
 from qemu.accel import QEMU, Accel, select
 from qemu.ending import ending
 from qemu.machine import VirtualMachine
+from qemu.private_files import with_private_files
 from qemu.process import Process, boot_id, reopen, spawn, start_ticks
 from qemu.run_folder import RunFolder, create_run_folder, listens, open_run_folder
 from qemu.spec import MachineSpec, command
@@ -68,6 +69,8 @@ def start(
     if run is not None and (run / "machine.json").exists() and is_running(open_run_folder(run)):
         raise InputError(f"a machine runs in {path_text(run)}", remedy="stop it, or give another run folder")
     folder = create_run_folder(run)
+    booted_from = spec.inputs()
+    spec = with_private_files(spec, folder)
     argv = command(spec, folder.endpoints, accel.name, qemu=qemu)
     with named_errors(folder.command):
         folder.command.write_bytes(os.fsencode(shell_join(argv)) + b"\n")
@@ -85,7 +88,7 @@ def start(
     machine = VirtualMachine(process, folder, record, detach=detach)
     try:
         # Hashed while QEMU starts: what is on disk later may be another build.
-        record["inputs"] = [describe_input(path) for path in spec.inputs()]
+        record["inputs"] = [describe_input(path) for path in booted_from]
         folder.write_json(folder.machine, record)
         registry.note(record)
         machine.await_qmp(timeout=timeout)

@@ -1,8 +1,9 @@
 """The run folder: the files of one machine, from which a failure can be explained later.
 
 `console.log` (from its first byte), `qemu.log`, `channel.jsonl` (the evolution port, both directions), `command.txt`
-(can be run again), `machine.json` (how to reach the machine), `verdict.json` (how it ended) and `booted.gguf` (the
-model that it was booted with, also when the image is built again).
+(can be run again), `machine.json` (how to reach the machine), `verdict.json` (how it ended), `booted.gguf` (the
+model that it was booted with, also when the image is built again); of a machine that boots a disk image also
+`disk.qcow2` (what it wrote) and `firmware-vars.fd`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ SOCKETS_ELSEWHERE = "sockets"
 _SHORT_PREFIX = "vboot-"
 _FOLDER_MODE = 0o700
 """The console and the evolution port are for the user who started the machine."""
-ARTEFACTS = ("console.log", "qemu.log", "channel.jsonl", "command.txt", "machine.json", "verdict.json", "booted.gguf")
+ARTEFACTS = (
+    "console.log", "qemu.log", "channel.jsonl", "command.txt", "machine.json", "verdict.json", "booted.gguf",
+    "disk.qcow2", "firmware-vars.fd",
+)  # fmt: skip
 """What a run writes, apart from sockets and their locks."""
 
 
@@ -71,6 +75,16 @@ class RunFolder:
     def verdict(self) -> Path:
         """How the run ended."""
         return self.path / "verdict.json"
+
+    @property
+    def overlay(self) -> Path:
+        """What the machine wrote to the disk image that it was booted from."""
+        return self.path / "disk.qcow2"
+
+    @property
+    def variables(self) -> Path:
+        """The machine's copy of the firmware's variables."""
+        return self.path / "firmware-vars.fd"
 
     @property
     def model(self) -> Path:

@@ -29,12 +29,16 @@ WATCHDOG_ACTIONS = ("reset", "shutdown", "poweroff", "pause", "none", "inject-nm
 
 @dataclass(frozen=True)
 class Disk:
-    """One virtio-blk disk. The guest finds it by `serial` (at most 20 bytes; "" for none)."""
+    """One virtio-blk disk. The guest finds it by `serial` (at most 20 bytes; "" for none).
+
+    With `overlay` what the machine writes goes to a file in its run folder, and the file at `path` stays as it is.
+    """
 
     path: Path
     serial: str
     read_only: bool
     format: Literal["raw", "qcow2"] = "raw"
+    overlay: bool = False
 
     def __post_init__(self) -> None:
         if len(self.serial.encode()) > 20:
@@ -46,8 +50,9 @@ class MachineSpec:
     """A machine: what it boots (`kernel` directly, or a disk through `firmware`), its disks and its size.
 
     `cpu` is one of QEMU's processor models, with features if any: "Haswell,-avx2". `firmware_vars` is this machine's
-    own, writable copy of the firmware's variables; with it `firmware` is flash, without it a plain ROM. `watchdog` adds
-    an i6300esb and is what QEMU does when it fires. `extra` is raw QEMU arguments.
+    own, writable copy of the firmware's variables; with it `firmware` is flash, without it a plain ROM. In place of a
+    copy `firmware_template` may be given, of which the run folder gets one. `watchdog` adds an i6300esb and is what
+    QEMU does when it fires. `extra` is raw QEMU arguments.
     """
 
     kernel: Path | None = None
@@ -59,6 +64,7 @@ class MachineSpec:
     cpu: str = DEFAULT_CPU
     firmware: Path | None = None
     firmware_vars: Path | None = None
+    firmware_template: Path | None = None
     watchdog: str | None = None
     extra: tuple[str, ...] = ()
 
@@ -67,7 +73,7 @@ class MachineSpec:
             raise InputError("the machine has neither a kernel nor firmware to boot", remedy="name one of them")
         if self.kernel is None and (self.initramfs is not None or self.append):
             raise InputError("an initramfs and a kernel command line need a kernel", remedy="name the kernel")
-        if self.firmware_vars is not None and self.firmware is None:
+        if (self.firmware_vars or self.firmware_template) and self.firmware is None:
             raise InputError("firmware variables need their firmware", remedy="name the firmware")
         if self.memory_mib < 1 or self.cpus < 1:
             raise InputError(f"a machine cannot have {self.memory_mib} MiB of memory and {self.cpus} CPUs")
@@ -77,8 +83,8 @@ class MachineSpec:
 
     def inputs(self) -> tuple[Path, ...]:
         """Every file the machine is made from: not the disks that it writes to."""
-        named = (self.kernel, self.initramfs, self.firmware, self.firmware_vars)
-        disks = tuple(disk.path for disk in self.disks if disk.read_only)
+        named = (self.kernel, self.initramfs, self.firmware, self.firmware_vars or self.firmware_template)
+        disks = tuple(disk.path for disk in self.disks if disk.read_only or disk.overlay)
         return tuple(path for path in named if path is not None) + disks
 
 
