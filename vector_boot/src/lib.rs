@@ -7,6 +7,7 @@
 pub mod container_file;
 pub mod crc;
 pub mod element;
+pub mod esp;
 pub mod gguf;
 pub mod hw_mmio;
 pub mod journal;
