@@ -16,6 +16,7 @@ pub mod machine;
 pub mod model_file;
 pub mod mutation;
 pub mod neural;
+pub mod partition_table;
 pub mod pixel;
 pub mod protocol;
 pub mod rts;

@@ -58,6 +58,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         ["--probe-worker"] => finish(reload::probe::main().map_err(|error| error.to_string())),
         ["--verify-reload", rest @ ..] => finish(reload::verify::main(rest).map_err(|error| error.to_string())),
         ["--hash-executable"] => finish(supervisor::probe::main().map_err(|error| error.to_string())),
+        ["--find-partitions"] => finish(supervisor::disks::examine_main().map_err(|error| error.to_string())),
         ["--late-setup"] => {
             supervisor::setup::late_main();
             ExitCode::SUCCESS

@@ -11,7 +11,7 @@ use super::ports::Ports;
 use super::probe::Probe;
 use super::shared_files::{share, SharedFiles};
 use super::worker_process::{Resources, WorkerProcess};
-use super::{console, setup, End, Supervisor, SupervisorParts};
+use super::{console, disks, setup, End, Supervisor, SupervisorParts};
 use crate::hw_mmio::{word, Page};
 use crate::standalone::worker::Options;
 use crate::standalone::EMBEDDED_MODEL;
@@ -84,12 +84,17 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
 
 /// Finds the model and the evolution ports.
 fn find_resources(settings: &KernelSettings, shared: OwnedFd, journal: OwnedFd) -> Result<Resources, String> {
-    let model = devices::rts_disk();
-    let embedded = model.is_none() && !EMBEDDED_MODEL.is_empty();
-    if model.is_none() && !embedded {
-        let disks = devices::describe_disks();
-        return Err(format!("no RTS image: no disk has the serial number vb-rts; found {disks}"));
+    let found = disks::find(settings.slot);
+    let embedded = found.is_none() && !EMBEDDED_MODEL.is_empty();
+    if found.is_none() && !embedded {
+        let wanted = if settings.slot == 2 { "no partition is slot B" } else { "no partition is a slot" };
+        let found = disks::describe();
+        return Err(format!("no RTS image: no disk has the serial number vb-rts, and {wanted}; found {found}"));
     }
+    let (model, state) = match found {
+        Some(disks) => (Some(disks.rts), disks.state),
+        None => (None, disks::state_by_serial()),
+    };
     let (ports, listens) = match Ports::find() {
         Some(ports) => (ports, false),
         None => {
@@ -99,7 +104,7 @@ fn find_resources(settings: &KernelSettings, shared: OwnedFd, journal: OwnedFd) 
             (Ports::only(socket), true)
         }
     };
-    let state = devices::state_disk().and_then(|opened| {
+    let state = state.and_then(|opened| {
         opened.inspect_err(|error| console::say(&format!("the state disk is not used: {error}"))).ok()
     });
     let (fault, energy_unlimited) = (settings.fault, !settings.energy);

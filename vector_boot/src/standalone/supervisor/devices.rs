@@ -1,4 +1,4 @@
-//! Finds the machine's devices in /sys: ports by name, disks by serial number.
+//! Finds the machine's devices in /sys: ports by name, power button, watchdog. Its disks are found by `disks`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -9,20 +9,17 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::state_file::{self, StateFile};
 use crate::protocol::CONNECTIONS_LIMIT;
 use crate::sys::power;
 
 const PORTS: &str = "/sys/class/virtio-ports";
 /// The name of an evolution port ends with its number.
 const PORT_NAME: &str = "org.vectorland.evolution.";
-const RTS_SERIAL: &str = "vb-rts";
-const STATE_SERIAL: &str = "vb-state";
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const WATCHDOG_SECONDS: i32 = 30;
 
 /// Calls `find` repeatedly until it finds something or the time is over.
-fn wait_for<T>(timeout: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn wait_for<T>(timeout: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + timeout;
     loop {
         if let Some(found) = find() {
@@ -36,7 +33,7 @@ fn wait_for<T>(timeout: Duration, mut find: impl FnMut() -> Option<T>) -> Option
 }
 
 /// Entries of a folder in /sys whose file `attribute` holds `value`.
-fn entries_with(folder: &str, attribute: &str, value: &str) -> Vec<PathBuf> {
+pub fn entries_with(folder: &str, attribute: &str, value: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return vec![] };
     let holds = |path: &PathBuf| fs::read_to_string(path.join(attribute)).is_ok_and(|text| text.trim() == value);
     let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(holds).collect();
@@ -44,7 +41,8 @@ fn entries_with(folder: &str, attribute: &str, value: &str) -> Vec<PathBuf> {
     found
 }
 
-fn open_device(path: &Path, write: bool) -> Option<File> {
+/// Opens the node in /dev of a device in /sys.
+pub fn open_device(path: &Path, write: bool) -> Option<File> {
     let node = PathBuf::from("/dev").join(path.file_name()?);
     OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(node).ok()
 }
@@ -83,38 +81,6 @@ fn port_number(path: &Path) -> Option<usize> {
 pub fn unreachable_port() -> std::io::Result<OwnedFd> {
     let address = SocketAddr::from_abstract_name(format!("{PORT_NAME}0"))?;
     UnixListener::bind_addr(&address).map(OwnedFd::from)
-}
-
-/// Opens the disk that carries the RTS image.
-pub fn rts_disk() -> Option<File> {
-    let disk = || entries_with("/sys/block", "serial", RTS_SERIAL).first().and_then(|path| open_device(path, false));
-    wait_for(Duration::from_secs(3), disk)
-}
-
-/// Opens the state disk. It is not waited for: disks appear together, and the one with the image was found before.
-pub fn state_disk() -> Option<std::io::Result<StateFile>> {
-    let disk = entries_with("/sys/block", "serial", STATE_SERIAL).first()?.file_name()?.to_owned();
-    Some(state_file::open(&Path::new("/dev").join(disk)))
-}
-
-/// The disks of the machine with their serial numbers, for the message that none carries the image.
-pub fn describe_disks() -> String {
-    let Ok(entries) = fs::read_dir("/sys/block") else { return "no disks".into() };
-    let mut disks: Vec<String> = entries
-        .flatten()
-        .map(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let serial = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
-            format!("{name} (serial \"{}\")", serial.trim())
-        })
-        .filter(|disk| !disk.starts_with("loop") && !disk.starts_with("ram"))
-        .collect();
-    disks.sort();
-    if disks.is_empty() {
-        "no disks".into()
-    } else {
-        disks.join(", ")
-    }
 }
 
 /// The ACPI power button.

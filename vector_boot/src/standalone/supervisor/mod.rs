@@ -7,6 +7,7 @@ pub mod appliance;
 mod cmdline;
 mod console;
 mod devices;
+pub mod disks;
 mod heartbeat;
 pub mod listen;
 mod metabolism;
