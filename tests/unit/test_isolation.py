@@ -25,6 +25,7 @@ NOT_PROVOKED = {
     "clock_gettime": "the time comes from the vDSO, without a system call, where the kernel provides it",
     "exit": "a thread of the worker ends with the process alone",
     "exit_group": "the worker ends by a signal, except after a panic",
+    "fadvise64": "only the children that read the ESP drop pages from the cache",
     "fallocate": "the journal in memory is compacted only after more than a third of the memory",
     "fcntl": "only at a reload, and in a debug build",
     "getrandom": "std takes it once; a machine with a mutation key and no state device takes its id",

@@ -88,6 +88,20 @@ class MemoryState:
 
 
 @dataclass(frozen=True)
+class BootState:
+    """What the boot loader's entries say of the slot that runs.
+
+    `tries_left` is None once it was found good (`blessed`). `fell_back` says why another slot than the default one
+    runs, `problem` why this one could not be found good so far; None if there is nothing to say.
+    """
+
+    tries_left: int | None
+    blessed: bool
+    fell_back: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class Stats:
     """Counters and measurements. Times are microseconds since the supervisor started, also those of `phases`."""
 
@@ -107,6 +121,7 @@ class Stats:
     cpu_features: tuple[str, ...]
     slot: str | None
     state: str
+    boot: BootState | None = None
 
 
 @dataclass(frozen=True)

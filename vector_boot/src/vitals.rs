@@ -27,6 +27,13 @@ const BOOT: usize = MUTATION_KEY + 8;
 const JOURNAL_LOST_FROM: usize = BOOT + 2;
 const MODEL_FILE: usize = JOURNAL_LOST_FROM + 2;
 const KEYLESS: usize = MODEL_FILE + 8;
+const SELF_TEST: usize = KEYLESS + 1;
+/// The tries of the slot, plus 2; 1 once it was found good, 0 while nothing is known.
+const BOOT_TRIES: usize = SELF_TEST + 1;
+const FELL_BACK: usize = BOOT_TRIES + 1;
+const BOOT_PROBLEM: usize = FELL_BACK + TEXT_WORDS;
+/// Words of a text, which ends with a zero byte or with its last word.
+const TEXT_WORDS: usize = 52;
 
 /// First of the words that hold the ring of journal records.
 pub const RING_WORD: usize = 2 * hw_mmio::WORDS;
@@ -241,6 +248,59 @@ impl<'a> Vitals<'a> {
     pub fn set_energy(&self, milli: u64, at_us: u64) {
         self.set_wide(ENERGY_MILLI, milli);
         self.set_wide(ENERGY_AT_US, at_us);
+    }
+
+    /// The result of the worker's self-test: `None` until there is one.
+    pub fn self_test(&self) -> Option<bool> {
+        self.get(SELF_TEST).checked_sub(1).map(|good| good != 0)
+    }
+
+    /// Notes the result of a self-test, or that there is none.
+    pub fn set_self_test(&self, good: Option<bool>) {
+        self.set(SELF_TEST, good.map_or(0, |good| 1 + u32::from(good)));
+    }
+
+    /// The tries that the slot which runs has left, `Some(None)` once it was found good; `None` while nothing is known.
+    pub fn boot_tries(&self) -> Option<Option<u32>> {
+        match self.get(BOOT_TRIES) {
+            0 => None,
+            1 => Some(None),
+            tries => Some(Some(tries - 2)),
+        }
+    }
+
+    /// Notes the tries that the slot which runs has left, or that it was found good; and why it runs if it is not the default.
+    pub fn set_boot_state(&self, tries: Option<u32>, fell_back: &str) {
+        self.set_text(FELL_BACK, fell_back);
+        self.set(BOOT_TRIES, tries.map_or(1, |tries| tries.saturating_add(2)));
+    }
+
+    /// Why another slot than the default one runs; empty if the default one does.
+    pub fn fell_back(&self) -> String {
+        self.text(FELL_BACK)
+    }
+
+    /// Why the slot that runs could not be found good; empty if nothing stands against it.
+    pub fn boot_problem(&self) -> String {
+        self.text(BOOT_PROBLEM)
+    }
+
+    /// Notes why the slot that runs could not be found good.
+    pub fn set_boot_problem(&self, why: &str) {
+        self.set_text(BOOT_PROBLEM, why);
+    }
+
+    fn text(&self, at: usize) -> String {
+        let bytes = (at..at + TEXT_WORDS).flat_map(|word| self.get(word).to_le_bytes());
+        let text = bytes.take_while(|byte| *byte != 0);
+        text.map(|byte| if byte == b' ' || byte.is_ascii_graphic() { char::from(byte) } else { '?' }).collect()
+    }
+
+    fn set_text(&self, at: usize, text: &str) {
+        let mut bytes = text.bytes().chain(std::iter::repeat(0));
+        for word in at..at + TEXT_WORDS {
+            self.set(word, u32::from_le_bytes([0; 4].map(|_: u8| bytes.next().unwrap_or(0))));
+        }
     }
 
     /// Notes that the worker is alive.

@@ -103,6 +103,8 @@ pub struct BootState {
     pub tries: Tries,
     /// Why another slot than the default one runs, if it does.
     pub fell_back: Option<String>,
+    /// Whether the boot loader would start the other slot if this one were out of tries.
+    pub alternative: bool,
 }
 
 /// The open partition.
@@ -159,7 +161,8 @@ impl<D: Device> Esp<D> {
         let tries = self.tries(own)?.ok_or_else(none)?;
         let other = self.tries(own.other())?;
         let default = self.default_slot()?;
-        Ok(BootState { tries, fell_back: why_fell_back(own, tries, other, default) })
+        let alternative = other.is_some_and(|other| !matches!(other, Tries::Left { left: 0, .. }));
+        Ok(BootState { tries, fell_back: why_fell_back(own, tries, other, default), alternative })
     }
 
     /// The slot that the boot loader starts unless it is out of tries.

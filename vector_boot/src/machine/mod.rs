@@ -12,6 +12,7 @@ mod mutate;
 mod past;
 mod pixels;
 mod recovery;
+mod self_test;
 mod signed;
 mod stats;
 mod store;

@@ -36,9 +36,10 @@ impl Machine {
     }
 }
 
-struct MachineHost<'a> {
-    machine: &'a Machine,
-    lineage: &'a Lineage,
+/// The machine as a program sees it.
+pub(super) struct MachineHost<'a> {
+    pub(super) machine: &'a Machine,
+    pub(super) lineage: &'a Lineage,
 }
 
 impl MachineHost<'_> {

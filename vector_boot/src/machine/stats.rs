@@ -4,7 +4,7 @@ use serde_json::{json, Map, Value};
 
 use super::Machine;
 use crate::hw_mmio::{word, State};
-use crate::vitals::PHASES;
+use crate::vitals::{Vitals, PHASES};
 
 /// The processor features that the kernels are selected by and that this CPU has.
 #[cfg(target_arch = "x86_64")]
@@ -24,6 +24,18 @@ fn cpu_features() -> Vec<&'static str> {
 #[cfg(not(target_arch = "x86_64"))]
 fn cpu_features() -> Vec<&'static str> {
     Vec::new()
+}
+
+/// What the boot loader's entries say of the slot that runs; null without slots, or while they were not read yet.
+fn boot(vitals: &Vitals<'_>) -> Value {
+    let Some(tries_left) = vitals.boot_tries() else { return Value::Null };
+    let text = |text: String| if text.is_empty() { Value::Null } else { text.into() };
+    json!({
+        "tries_left": tries_left,
+        "blessed": tries_left.is_none(),
+        "fell_back": text(vitals.fell_back()),
+        "problem": text(vitals.boot_problem()),
+    })
 }
 
 impl Machine {
@@ -69,6 +81,7 @@ impl Machine {
             "phases": phases,
             "cpu_features": cpu_features(),
             "slot": slot.unwrap_or(Value::Null),
+            "boot": boot(&vitals),
             "state": if page.get(word::STATE) == State::Emergency as u32 { "emergency" } else { "beating" },
         })
     }

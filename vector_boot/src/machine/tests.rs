@@ -57,6 +57,11 @@ fn in_emergency_mode_the_methods_that_the_table_allows_are_answered() {
 }
 
 #[test]
+fn in_emergency_mode_the_self_test_fails() {
+    assert_eq!(in_emergency().self_test().err().as_deref(), Some("the machine is in emergency mode: a test"));
+}
+
+#[test]
 fn in_emergency_mode_no_trial_is_waited_for() {
     let machine = in_emergency();
     machine.vitals().set_lease_until(1); // left by the worker before

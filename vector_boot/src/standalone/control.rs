@@ -99,6 +99,22 @@ pub enum Control {
     },
     /// To the new worker: its probation is over, the request `reload` is to be answered.
     ReloadDone,
+    /// From the child that has read or changed the boot entries.
+    Entries {
+        /// The tries that the slot which runs has left; `None` once it was found good.
+        counter: Option<u32>,
+        /// Whether the other slot would be started if this one were out of tries.
+        alternative: bool,
+        /// Why another slot than the default one runs, if it does.
+        fell_back: Option<String>,
+    },
+    /// From such a child: it could not.
+    EntriesFailed {
+        /// Why, in one line.
+        text: String,
+    },
+    /// To the worker: test yourself, and note the result in the shared words.
+    SelfTest,
     /// To the supervisor: a line about the journal for the console.
     Notice {
         /// The line.
@@ -132,6 +148,12 @@ impl Control {
             Control::ReloadFailed { reason, text } => (17, *reason as u64, (0, [0; 32], text.as_str())),
             Control::ReloadDone => (18, 0, NONE),
             Control::Notice { text } => (20, 0, (0, [0; 32], text.as_str())),
+            Control::Entries { counter, alternative, fell_back } => {
+                let flags = u32::from(counter.is_some()) | u32::from(*alternative) << 1;
+                (21, u64::from(counter.unwrap_or(0)), (flags, [0; 32], fell_back.as_deref().unwrap_or_default()))
+            }
+            Control::EntriesFailed { text } => (22, 0, (0, [0; 32], text.as_str())),
+            Control::SelfTest => (23, 0, NONE),
             Control::Serve { executable, emergency } => {
                 (7, 0, (u32::from(emergency.is_some()), *executable, emergency.as_deref().unwrap_or_default()))
             }
@@ -171,6 +193,13 @@ impl Control {
             }
             18 => Control::ReloadDone,
             20 => Control::Notice { text: read_text(&bytes[TEXT..]) },
+            21 => Control::Entries {
+                counter: (small & 1 != 0).then_some(u32::try_from(number).ok()?),
+                alternative: small & 2 != 0,
+                fell_back: Some(read_text(&bytes[TEXT..])).filter(|text| !text.is_empty()),
+            },
+            22 => Control::EntriesFailed { text: read_text(&bytes[TEXT..]) },
+            23 => Control::SelfTest,
             7 => Control::Serve { executable: digest, emergency: (small != 0).then(|| read_text(&bytes[TEXT..])) },
             _ => return None,
         })
@@ -261,6 +290,10 @@ mod tests {
             Control::Resume { untouched: false, answered: true },
             Control::ReloadFailed { reason: ReloadReason::Probation, text: "why".into() },
             Control::ReloadDone,
+            Control::Entries { counter: Some(3), alternative: false, fell_back: None },
+            Control::Entries { counter: None, alternative: true, fell_back: Some("why".into()) },
+            Control::EntriesFailed { text: "why".into() },
+            Control::SelfTest,
         ];
         sent.iter().for_each(|control| control.send(&a).unwrap());
         for control in &sent {

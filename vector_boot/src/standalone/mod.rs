@@ -1,5 +1,6 @@
 //! The executable: its command line.
 
+pub mod boot;
 mod capabilities;
 mod check;
 pub mod control;
@@ -14,6 +15,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::sys;
+use boot::entries::Task;
 
 const USAGE: &str = "usage: vector_boot check [--json] [--key PUBLIC_KEY] FILE
        vector_boot --listen SOCKET --tensors FILE [--state FILE] [--heartbeat-ms N] [--energy on|off] [--fault]
@@ -57,6 +59,8 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         ["--worker", rest @ ..] => worker::main(rest),
         ["--probe-worker"] => finish(reload::probe::main().map_err(|error| error.to_string())),
         ["--verify-reload", rest @ ..] => finish(reload::verify::main(rest).map_err(|error| error.to_string())),
+        ["--read-entries", slot] => finish(boot::entries::main(Task::Read, slot).map_err(|error| error.to_string())),
+        ["--bless", slot] => finish(boot::entries::main(Task::Bless, slot).map_err(|error| error.to_string())),
         ["--hash-executable"] => finish(supervisor::probe::main().map_err(|error| error.to_string())),
         ["--find-partitions"] => finish(supervisor::disks::examine_main().map_err(|error| error.to_string())),
         ["--late-setup"] => {

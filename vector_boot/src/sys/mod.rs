@@ -3,6 +3,8 @@
 
 #[cfg(feature = "planted")]
 pub mod allocations;
+#[cfg(feature = "standalone")]
+pub mod cache;
 pub mod memory;
 
 #[cfg(feature = "standalone")]

@@ -109,11 +109,12 @@ struct Rule(libc::c_long, Arguments);
 /// Every system call that is not here and not [`DENIED`] kills the worker, and so does a listed one with other arguments.
 /// There is no `clone`, `prctl`, `execve` or `socket`: the threads exist, and nothing else is started or opened.
 const ALLOWED: &[Rule] = &[
-    Rule(libc::SYS_read, Any),                       // the port and the control socket
-    Rule(libc::SYS_write, Any),                      // the port, the wake-up of the loop
-    Rule(libc::SYS_pread64, Any),                    // the journal, in memory or on the state device
-    Rule(libc::SYS_pwrite64, Any),                   // the journal
-    Rule(libc::SYS_fdatasync, Any),                  // the journal on the state device becomes durable
+    Rule(libc::SYS_read, Any),      // the port and the control socket
+    Rule(libc::SYS_write, Any),     // the port, the wake-up of the loop
+    Rule(libc::SYS_pread64, Any),   // the journal, in memory or on the state device
+    Rule(libc::SYS_pwrite64, Any),  // the journal
+    Rule(libc::SYS_fdatasync, Any), // the journal on the state device becomes durable
+    Rule(libc::SYS_fadvise64, Equal(3, libc::POSIX_FADV_DONTNEED as u32)), // what was written is read back from the disk
     Rule(libc::SYS_fallocate, Equal(1, PUNCH_HOLE)), // memory of discarded journal entries is released
     Rule(libc::SYS_fstat, Any),                      // whether the model's file or the state file has changed
     Rule(libc::SYS_sysinfo, Any),                    // whether an image of the weights fits the memory

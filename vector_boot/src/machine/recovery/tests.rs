@@ -80,6 +80,22 @@ fn state(machine: &Machine) -> (u64, Option<u64>, bool) {
 }
 
 #[test]
+fn a_machine_whose_journal_takes_no_changes_fails_its_self_test() {
+    let disk = Disk::blank(1 << 20);
+    let boot = Boot::of(&disk, false);
+    let worker = boot.worker();
+    assert_eq!(worker.self_test(), Ok(()));
+    worker.test_and_note();
+    assert_eq!(Vitals::new(boot.shared.words()).self_test(), Some(true));
+    drop(worker);
+    let read_only = Boot::of(&disk, true);
+    read_only.worker().test_and_note();
+    let vitals = Vitals::new(read_only.shared.words());
+    let said = vitals.boot_problem();
+    assert!(vitals.self_test() == Some(false) && said.starts_with("the journal takes no changes: "), "{said}");
+}
+
+#[test]
 fn a_trial_whose_end_cannot_be_written_is_shown_by_no_worker_of_the_boot() {
     let disk = Disk::blank(1 << 20);
     let first = Boot::of(&disk, false).worker();

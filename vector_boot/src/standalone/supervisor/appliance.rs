@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use super::cmdline::{self, KernelSettings, OnFail};
 use super::devices;
+use super::disks::Slots;
 use super::ports::Ports;
 use super::probe::Probe;
 use super::shared_files::{share, SharedFiles};
+use super::trial::Trial;
 use super::worker_process::{Resources, WorkerProcess};
 use super::{console, disks, setup, End, Supervisor, SupervisorParts};
 use crate::hw_mmio::{word, Page};
@@ -60,7 +62,7 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     let mounts_us = sys::monotonic_us() - start_us;
     Vitals::new(words.words()).reach_phase(1, mounts_us);
     console::say_phase("mounts", mounts_us);
-    let resources = find_resources(&settings, words_file, journal)?;
+    let (resources, slots) = find_resources(&settings, words_file, journal)?;
     let mut supervisor = Supervisor::new(SupervisorParts {
         signals,
         period: settings.period,
@@ -68,6 +70,7 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
         worker: WorkerProcess::new(resources),
         executable,
         probation: settings.probation,
+        trial: slots.map(Trial::new),
         appliance: true,
     });
     if let Err(error) = supervisor.bring_up() {
@@ -82,8 +85,12 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     Ok(end)
 }
 
-/// Finds the model and the evolution ports.
-fn find_resources(settings: &KernelSettings, shared: OwnedFd, journal: OwnedFd) -> Result<Resources, String> {
+/// Finds the model and the evolution ports, and the slots of the disk that the model is on.
+fn find_resources(
+    settings: &KernelSettings,
+    shared: OwnedFd,
+    journal: OwnedFd,
+) -> Result<(Resources, Option<Slots>), String> {
     let found = disks::find(settings.slot);
     let embedded = found.is_none() && !EMBEDDED_MODEL.is_empty();
     if found.is_none() && !embedded {
@@ -91,9 +98,9 @@ fn find_resources(settings: &KernelSettings, shared: OwnedFd, journal: OwnedFd) 
         let found = disks::describe();
         return Err(format!("no RTS image: no disk has the serial number vb-rts, and {wanted}; found {found}"));
     }
-    let (model, state) = match found {
-        Some(disks) => (Some(disks.rts), disks.state),
-        None => (None, disks::state_by_serial()),
+    let (model, state, slots) = match found {
+        Some(disks) => (Some(disks.rts), disks.state, disks.slots),
+        None => (None, disks::state_by_serial(), None),
     };
     let (ports, listens) = match Ports::find() {
         Some(ports) => (ports, false),
@@ -109,7 +116,7 @@ fn find_resources(settings: &KernelSettings, shared: OwnedFd, journal: OwnedFd) 
     });
     let (fault, energy_unlimited) = (settings.fault, !settings.energy);
     let options = Options { listens, embedded, fault, appliance: true, energy_unlimited, ..Options::default() };
-    Ok(Resources::new(options, shared, ports, journal).with_model(model, None).with_state(state))
+    Ok((Resources::new(options, shared, ports, journal).with_model(model, None).with_state(state), slots))
 }
 
 /// Stays on for good, so that the console can be read.

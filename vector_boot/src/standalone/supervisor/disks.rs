@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::devices::{entries_with, open_device, wait_for};
 use super::state_file::{self, StateFile};
 use super::worker_process::{own_executable, WORKER_USER};
+use crate::esp::Slot;
 use crate::partition_table::{self, Partitions};
 use crate::sys::process;
 
@@ -28,6 +29,19 @@ pub struct Disks {
     pub rts: File,
     /// The disk or partition for the state, or why it cannot be opened.
     pub state: Option<io::Result<StateFile>>,
+    /// What an update needs, if the image is in a slot and the disk has an EFI system partition.
+    pub slots: Option<Slots>,
+}
+
+/// The devices of a disk with slots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slots {
+    /// The slot that runs.
+    pub own: Slot,
+    /// The EFI system partition.
+    pub esp: PathBuf,
+    /// The partition of the other slot, if there is one.
+    pub other: Option<PathBuf>,
 }
 
 /// Waits for the disk that carries the image. `slot` is the one to boot, 1 for A or 2 for B; with 0 the disks have no slots, or
@@ -40,7 +54,7 @@ pub fn find(slot: u32) -> Option<Disks> {
 
 fn by_serial() -> Option<Disks> {
     let path = entries_with(BLOCK_DEVICES, "serial", RTS_SERIAL).into_iter().next()?;
-    Some(Disks { rts: open_device(&path, false)?, state: state_by_serial() })
+    Some(Disks { rts: open_device(&path, false)?, state: state_by_serial(), slots: None })
 }
 
 /// The state disk, which is not waited for: disks appear together, and the one with the image was found before.
@@ -63,9 +77,16 @@ fn in_slot(slot: u32, examined: &mut Vec<PathBuf>) -> Option<Disks> {
             let path = partition(&disk, partitions?.state)?;
             Some(state_file::open(&Path::new("/dev").join(path.file_name()?)))
         });
-        return Some(Disks { rts, state });
+        let slots = Slot::of_number(slot).zip(partitions).and_then(|(own, found)| slots_of(&disk, own, found));
+        return Some(Disks { rts, state, slots });
     }
     None
+}
+
+fn slots_of(disk: &Path, own: Slot, found: Partitions) -> Option<Slots> {
+    let node = |number| Some(Path::new("/dev").join(partition(disk, number)?.file_name()?));
+    let other = node(found.slots[own.other().number() as usize - 1]);
+    Some(Slots { own, esp: node(found.esp)?, other })
 }
 
 /// Whether it may hold partitions: RAM disks and loop devices do not, and a drive without a medium has no bytes.

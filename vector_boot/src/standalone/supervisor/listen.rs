@@ -105,6 +105,7 @@ pub fn run(settings: &ListenSettings) -> Result<(), String> {
         worker: WorkerProcess::new(resources),
         executable,
         probation: settings.probation,
+        trial: None,
         appliance: false,
     });
     supervisor.enter_phase(1);

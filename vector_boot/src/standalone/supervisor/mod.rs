@@ -19,6 +19,7 @@ pub mod setup;
 mod shared_files;
 mod socket_file;
 mod state_file;
+mod trial;
 mod worker_process;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use crate::hw_mmio::{word, Page, State};
 use crate::rts::hex;
+use crate::standalone::boot::entries::Task;
 use crate::standalone::control::Control;
 use crate::sys::memory::SharedWords;
 use crate::sys::ready::{wait, Interest};
@@ -34,6 +36,7 @@ use crate::sys::{self, process};
 use crate::vitals::{Vitals, PHASES};
 use heartbeat::{Beat, Heartbeat};
 use probe::Probe;
+use trial::Trial;
 use worker_process::WorkerProcess;
 
 /// How the machine is to be ended.
@@ -55,6 +58,8 @@ pub struct SupervisorParts {
     executable: Probe,
     /// Probation of a worker after a reload.
     probation: Duration,
+    /// The trial of the slot that runs, on a disk that has slots.
+    trial: Option<Trial>,
     appliance: bool,
 }
 
@@ -94,6 +99,7 @@ pub struct Supervisor {
     watchdog: Option<devices::Watchdog>,
     reload: reload::Stage,
     probation: Duration,
+    trial: Option<Trial>,
     end: Option<End>,
     entered: usize,
 }
@@ -104,7 +110,7 @@ const CONTROL_LIMIT: usize = 64;
 impl Supervisor {
     /// A supervisor that does not beat yet.
     pub fn new(parts: SupervisorParts) -> Self {
-        let SupervisorParts { signals, period, shared, worker, executable, probation, appliance } = parts;
+        let SupervisorParts { signals, period, shared, worker, executable, probation, trial, appliance } = parts;
         Supervisor {
             signals,
             period,
@@ -119,6 +125,7 @@ impl Supervisor {
             watchdog: None,
             reload: reload::Stage::Idle,
             probation,
+            trial,
             end: None,
             entered: 1,
         }
@@ -240,6 +247,7 @@ impl Supervisor {
         let message = Control::Beat { beats: heartbeat.beats(), late_us };
         self.worker.send(&message);
         self.reload_at_beat(&message);
+        self.trial_at_beat(heartbeat.beats());
         let pid = self.worker.pid();
         if metabolism::is_due(heartbeat.beats()) {
             metabolism::measure(self.page(), self.vitals(), pid);
@@ -270,8 +278,9 @@ impl Supervisor {
                 self.late_setup = None;
                 self.power_button = devices::PowerButton::find();
                 self.watchdog = devices::Watchdog::arm();
+                self.start_entries(Task::Read);
             }
-            if !self.note_end_in_reload(&ended) {
+            if !self.note_end_in_trial(&ended) && !self.note_end_in_reload(&ended) {
                 worker_end = self.worker.note_end(&ended).or(worker_end);
             }
         }
@@ -310,6 +319,7 @@ impl Supervisor {
         interests.extend(self.worker.control().map(|socket: &OwnedFd| Interest::read(socket.as_raw_fd())));
         interests.extend(self.power_button.as_ref().map(|button| Interest::read(button.fd())));
         interests.extend(self.reload.fd().map(Interest::read));
+        interests.extend(self.trial.as_ref().and_then(Trial::fd).map(Interest::read));
         if wait(&mut interests, timeout).is_err() {
             std::thread::sleep(timeout.min(Duration::from_millis(10)));
         }
@@ -318,6 +328,7 @@ impl Supervisor {
         }
         self.hear_worker();
         self.advance_reload();
+        self.advance_trial();
         if self.power_button.as_ref().is_some_and(devices::PowerButton::was_pressed) {
             console::say("the power button was pressed");
             self.end = Some(End::PowerOff);

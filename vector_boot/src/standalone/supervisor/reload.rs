@@ -21,8 +21,8 @@ use crate::standalone::reload::verify::Order;
 use crate::sys::memory::is_sealed;
 use crate::sys::message;
 use crate::sys::process::{self, Ended};
-pub use stage::Stage;
-use stage::{Candidate, Child, Failure, Former};
+use stage::{Candidate, Failure, Former};
+pub use stage::{Child, Stage};
 
 /// Time for the child that judges; it hashes up to 1 GiB.
 const JUDGE_LIMIT: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ impl Supervisor {
     }
 
     /// Starts a child with a socket for its answer as its first descriptor.
-    fn start_child(
+    pub(super) fn start_child(
         &self,
         command: &mut std::process::Command,
         fds: &[BorrowedFd<'_>],

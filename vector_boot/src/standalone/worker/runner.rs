@@ -27,6 +27,8 @@ pub enum Job {
     Mutate(Vec<(Request, u64)>),
     /// The open trial has ended.
     ExpireLease,
+    /// The machine is to test itself.
+    SelfTest,
 }
 
 /// The answer to a request of a job.
@@ -136,7 +138,7 @@ impl Runner {
             Job::Mutate(requests) => {
                 Run { connections: requests.iter().map(|(_, connection)| *connection).collect(), overtakable: None }
             }
-            Job::ExpireLease => Run { connections: vec![], overtakable: None },
+            Job::ExpireLease | Job::SelfTest => Run { connections: vec![], overtakable: None },
         };
         self.machine.clear_cancellation();
         self.running = Some(run);
@@ -193,6 +195,10 @@ pub fn work(machine: &Machine, job: Job) -> Vec<Done> {
         }
         Job::ExpireLease => {
             machine.expire_lease();
+            vec![]
+        }
+        Job::SelfTest => {
+            machine.test_and_note();
             vec![]
         }
     }

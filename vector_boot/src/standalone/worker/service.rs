@@ -50,6 +50,8 @@ pub struct Service {
     /// A crash that was asked for.
     crash: Option<Crash>,
     reload: Reload,
+    /// Whether the supervisor has asked for a self-test that has not begun.
+    test_asked: bool,
     /// The last beat that subscribers were told of.
     last_beat: u64,
     started: Instant,
@@ -106,6 +108,7 @@ impl Service {
             stopping: None,
             crash: None,
             reload: Reload::default(),
+            test_asked: false,
             last_beat: 0,
             started: Instant::now(),
         })
@@ -143,6 +146,7 @@ impl Service {
             self.collect_answer();
             self.send_notices();
             self.expire_lease();
+            self.begin_self_test();
             self.handle_what_waits();
             self.end_closed(&hung_up);
             self.accept();
@@ -171,6 +175,7 @@ impl Service {
         for _ in 0..CONTROL_LIMIT {
             match Control::receive_with(&self.control) {
                 Ok(Some((Control::Beat { beats, late_us }, _))) => self.note_beat(beats, late_us),
+                Ok(Some((Control::SelfTest, _))) => self.test_asked = true,
                 Ok(Some((control, fd))) => self.handle_reload_message(control, fd),
                 Ok(None) => (),
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
@@ -228,6 +233,15 @@ impl Service {
         let idle = self.runner.running().is_none() && !self.reload.hands_over();
         if !self.model_lost && idle && self.machine.lease_left_us() == Some(0) {
             self.runner.start(Job::ExpireLease);
+        }
+    }
+
+    /// Begins the self-test that was asked for, once nothing else runs.
+    fn begin_self_test(&mut self) {
+        let idle = self.runner.running().is_none() && !self.reload.hands_over();
+        if self.test_asked && idle && !self.model_lost {
+            self.test_asked = false;
+            self.runner.start(Job::SelfTest);
         }
     }
 

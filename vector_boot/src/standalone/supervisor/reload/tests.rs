@@ -37,6 +37,7 @@ fn supervisor(serving: RunningWorker) -> Supervisor {
         watchdog: None,
         reload: Stage::Idle,
         probation: Duration::from_secs(10),
+        trial: None,
         end: None,
         entered: 3,
     }
