@@ -114,10 +114,7 @@ def read(disk: BinaryIO, *, disk_size: int) -> Gpt:
 
     Raises GptError that names what is wrong with both.
     """
-    disk.seek(0)
-    mbr = disk.read(SECTOR)
-    if len(mbr) < SECTOR or mbr[510:] != b"\x55\xaa" or mbr[_MBR_ENTRIES_AT + 4] != _PROTECTIVE:
-        raise GptError("no partition table: expected a protective MBR in the first sector")
+    _require_protective_mbr(disk)
     try:
         return _read_copy(disk, SECTOR, disk_size, copy="primary")
     except GptError as primary:
@@ -125,6 +122,27 @@ def read(disk: BinaryIO, *, disk_size: int) -> Gpt:
             return _read_copy(disk, disk_size - SECTOR, disk_size, copy="backup")
         except GptError as backup:
             raise GptError(f"no valid partition table: {primary.what}; {backup.what}") from backup
+
+
+def read_both(disk: BinaryIO, *, disk_size: int) -> Gpt:
+    """Read both copies of the table. Raises GptError if one is damaged, or they are of different tables."""
+    _require_protective_mbr(disk)
+    primary = _read_copy(disk, SECTOR, disk_size, copy="primary")
+    backup = _read_copy(disk, primary.disk_size - SECTOR, disk_size, copy="backup")
+    if replace(backup, copy="primary") != primary:
+        raise GptError("the two copies of the partition table differ")
+    return primary
+
+
+def is_partitioned(head: bytes) -> bool:
+    """Whether a disk that begins with these bytes has a protective MBR, as in front of a GUID partition table."""
+    return len(head) >= SECTOR and head[510:SECTOR] == b"\x55\xaa" and head[_MBR_ENTRIES_AT + 4] == _PROTECTIVE
+
+
+def _require_protective_mbr(disk: BinaryIO) -> None:
+    disk.seek(0)
+    if not is_partitioned(disk.read(SECTOR)):
+        raise GptError("no partition table: expected a protective MBR in the first sector")
 
 
 def _read_copy(disk: BinaryIO, at: int, disk_size: int, *, copy: str) -> Gpt:

@@ -104,6 +104,16 @@ class Hasher:
             level = _hash_blocks(memoryview(padded))
         return Verity(level, count), b"".join(reversed(levels))
 
+    def require(self, wanted: Verity, tree: bytes, *, what: str) -> None:
+        """Raises VerityError if the data, which it calls `what`, or their tree are not those of `wanted`."""
+        found, made = self.finish()
+        if found != wanted:
+            raise VerityError(f"the data of {what} have the root hash {found}, expected {wanted}")
+        if tree != made:
+            blocks = range(0, len(made), BLOCK)
+            at = next(at for at in blocks if tree[at : at + BLOCK] != made[at : at + BLOCK])
+            raise VerityError(f"the hash tree of {what} is damaged in its block {at // BLOCK}")
+
 
 def hash_tree(pieces: Iterable[bytes | memoryview]) -> tuple[Verity, bytes]:
     """The root hash and the tree of data given in pieces."""
@@ -111,18 +121,6 @@ def hash_tree(pieces: Iterable[bytes | memoryview]) -> tuple[Verity, bytes]:
     for piece in pieces:
         hasher.update(piece)
     return hasher.finish()
-
-
-def verify(pieces: Iterable[bytes | memoryview], tree: bytes, expected: Verity) -> None:
-    """Raises VerityError if the data or the tree are not those of the root hash `expected`."""
-    found, made = hash_tree(pieces)
-    if found != expected:
-        raise VerityError(f"the data have the root hash {found}, expected {expected}")
-    if tree != made:
-        at = next(
-            index for index in range(0, len(made), BLOCK) if tree[index : index + BLOCK] != made[index : index + BLOCK]
-        )
-        raise VerityError(f"the hash tree is damaged: its block {at // BLOCK} differs from that of the data")
 
 
 def _hash_blocks(view: memoryview) -> bytes:

@@ -34,18 +34,22 @@ class CheckError(InputError):
         super().__init__(f"{file}: {place}{report.get('text', 'refused')}", remedy=remedy)
 
 
-def check_file(executable: Path, file: Path, *, public_key: bytes | None = None) -> dict[str, Any]:
+def check_file(
+    executable: Path, file: Path, *, public_key: bytes | None = None, part: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Check a GGUF or RTS file (RTS: the bootable image of executable and model).
 
     Returns the report of `vector_boot check --json`.
 
-    `public_key` (32 raw bytes, Ed25519) also verifies the signature of an RTS file. Raises CheckError if the file is
-    refused, ToolError if the executable itself fails, InputError if the file does not exist.
+    `public_key` (32 raw bytes, Ed25519) also verifies the signature of an RTS file. With `part`, the first byte and the
+    size of a partition, the file is a disk, and the RTS file is in there. Raises CheckError if the file is refused,
+    ToolError if the executable itself fails, InputError if the file does not exist.
     """
-    size = file_size(file)
+    size = file_size(file) if part is None else part[1]
+    place = [] if part is None else ["--part", f"{part[0]}:{part[1]}"]
     with _key_file(public_key) as key:
         # Absolute, so that no file name is taken for an option.
-        command = [str(executable.absolute()), "check", "--json", *key, str(file.absolute())]
+        command = [str(executable.absolute()), "check", "--json", *key, *place, str(file.absolute())]
         timeout_s = START_TIMEOUT_S + size / SLOWEST_BYTES_PER_S
         completed = capture(command, phase=f"checking {file.name}", timeout_s=timeout_s, remedy="run `vboot build`")
     report = _report(command, completed)

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from builder.executable import executable_path
 from tests.support.vboot import PUBLIC_HEX, Vboot, write_gguf, write_key
+from vboot.check import CheckError, check_file
 
 
 def flipped(source: Path, target: Path, offset: int) -> Path:
@@ -135,3 +136,22 @@ def test_repack_takes_no_bad_tensors(vboot: Vboot, image: Path, tmp_path: Path) 
     assert vboot("repack", image / "vector_boot.rts", "--tensors", "bad.gguf", "-o", "new.rts") == 1
     assert "bad.gguf: R2" in vboot.last_error()
     assert not (tmp_path / "new.rts").exists()
+
+
+def test_the_reader_finds_an_image_in_a_part_of_a_disk(image: Path, tmp_path: Path) -> None:
+    rts = (image / "vector_boot.rts").read_bytes()
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(4096) + rts + b"hash tree")
+    place = (4096, len(rts) + 9)
+    whole = check_file(executable_path(), image / "vector_boot.rts")
+    found = check_file(executable_path(), disk, public_key=bytes.fromhex(PUBLIC_HEX), part=place)
+    assert found["rts"] == whole["rts"] | {"signature_verified": True}
+    assert found["gguf"] == whole["gguf"]
+    for part, why in (
+        ((4095, len(rts)), "RTS: magic: offset 0"),
+        ((4096, len(rts) - 1), "RTS: tensor_size"),
+        ((4096, len(rts) + 10), rf"expected {len(rts) + 10} bytes from byte 4096"),
+        ((2**64 - 1, 2), r"expected 2 bytes from byte 18446744073709551615"),
+    ):
+        with pytest.raises(CheckError, match=why):
+            check_file(executable_path(), disk, part=part)

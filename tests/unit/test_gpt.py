@@ -58,6 +58,19 @@ def test_a_damaged_primary_table_is_replaced_by_the_backup() -> None:
         reread(bytes(data))
 
 
+def test_both_copies_are_read_where_both_must_be_sound() -> None:
+    made = table(ALIGNMENT)
+    data = bytearray(disk_of(made))
+    larger = bytes(data) + bytes(ALIGNMENT)
+    for whole in (bytes(data), larger):
+        assert gpt.read_both(io.BytesIO(whole), disk_size=len(whole)) == made
+    other = disk_of(replace(made, disk_guid=TYPE))
+    for tail, why in ((bytes(BACKUP_BYTES), "the backup header does not"), (other[-BACKUP_BYTES:], "copies .* differ")):
+        data[-BACKUP_BYTES:] = tail
+        with pytest.raises(GptError, match=why):
+            gpt.read_both(io.BytesIO(data), disk_size=len(data))
+
+
 def test_a_larger_disk_has_the_table_of_the_image() -> None:
     made = table(ALIGNMENT)
     assert reread(disk_of(made) + bytes(7 * ALIGNMENT)) == made

@@ -72,12 +72,18 @@ def test_how_the_data_are_cut_makes_no_difference(sizes: list[int]) -> None:
 def test_damage_is_named() -> None:
     data = noise(200 * BLOCK)
     found, tree = verity.hash_tree([data])
-    verity.verify([data], tree, found)
-    with pytest.raises(VerityError, match=r"data have the root hash [0-9a-f]{64}:200, expected"):
-        verity.verify([data[:-1] + b"\0"], tree, found)
-    for damaged in (tree[:-1] + b"\1", tree[:BLOCK]):
-        with pytest.raises(VerityError, match=r"its block [12] differs"):
-            verity.verify([data], damaged, found)
+
+    def require(data: bytes, tree: bytes) -> None:
+        hasher = Hasher()
+        hasher.update(data)
+        hasher.require(found, tree, what="slot A")
+
+    require(data, tree)
+    with pytest.raises(VerityError, match=r"data of slot A have the root hash [0-9a-f]{64}:200, expected"):
+        require(data[:-1] + bytes([data[-1] ^ 1]), tree)
+    for damaged, block in ((tree[:-1] + b"\1", 2), (tree[:BLOCK], 1)):
+        with pytest.raises(VerityError, match=rf"tree of slot A is damaged in its block {block}"):
+            require(data, damaged)
 
 
 def test_the_word_of_the_command_line_is_read_back() -> None:

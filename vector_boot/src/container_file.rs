@@ -31,6 +31,19 @@ impl ReadAt for File {
     }
 }
 
+/// A part of a disk, such as a partition of its image.
+pub struct Part {
+    disk: File,
+    start: u64,
+}
+
+impl ReadAt for Part {
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let at = self.start.checked_add(offset).ok_or(io::ErrorKind::UnexpectedEof)?;
+        FileExt::read_exact_at(&self.disk, bytes, at)
+    }
+}
+
 /// An open regular file or block device of known length.
 pub struct ContainerFile<R = File> {
     pub(crate) source: R,
@@ -62,6 +75,18 @@ impl ContainerFile<File> {
         let is_file = file.metadata()?.file_type().is_file();
         let container = if is_file { Container::File } else { Container::BlockDevice };
         Ok(ContainerFile { source: file, len, container })
+    }
+
+    /// The `len` bytes from `start`, which may hold anything behind the container, as a block device may.
+    ///
+    /// # Errors
+    /// If the file ends before.
+    pub fn part(self, start: u64, len: u64) -> io::Result<ContainerFile<Part>> {
+        if start.checked_add(len).is_none_or(|end| end > self.len) {
+            let what = format!("it has {} bytes, expected {len} bytes from byte {start}", self.len);
+            return Err(io::Error::other(what));
+        }
+        Ok(ContainerFile { source: Part { disk: self.source, start }, len, container: Container::BlockDevice })
     }
 }
 

@@ -76,13 +76,17 @@ impl From<rts::RtsError> for CheckError {
     }
 }
 
-/// Validates the file at `path`; with `key`, the signature of an RTS image too.
+/// Validates the file at `path`; with `key`, the signature of an RTS image too. With `part` only these bytes of the file,
+/// the start and the length of a partition with an RTS image, are looked at.
 ///
 /// # Errors
 /// The first error found.
-pub fn check(path: &Path, key: Option<&Path>) -> Result<Summary, CheckError> {
+pub fn check(path: &Path, key: Option<&Path>, part: Option<(u64, u64)>) -> Result<Summary, CheckError> {
     let key = key.map(read_key).transpose()?;
     let file = ContainerFile::open(path)?;
+    if let Some((start, len)) = part {
+        return check_rts(&file.part(start, len)?, key);
+    }
     if file.read(0, 3)? == b"RTS" || path.extension().is_some_and(|extension| extension == "rts") {
         return check_rts(&file, key);
     }

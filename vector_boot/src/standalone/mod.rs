@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use crate::sys;
 use boot::entries::Task;
 
-const USAGE: &str = "usage: vector_boot check [--json] [--key PUBLIC_KEY] FILE
+const USAGE: &str = "usage: vector_boot check [--json] [--key PUBLIC_KEY] [--part START:BYTES] FILE
        vector_boot --listen SOCKET --tensors FILE [--state FILE] [--heartbeat-ms N] [--energy on|off] [--fault]
                    [--reload-probation-ms N]
        vector_boot --version
@@ -26,6 +26,7 @@ check FILE: validates a GGUF or RTS file by the rules R1 to R24 and RTS. Exit 0 
             FILE: RULE: FIELD: offset N: text
   --json    the summary or the error as one JSON object on stdout
   --key     also verify an RTS signature: a file with the Ed25519 public key, 32 raw bytes or 64 hex digits
+  --part    the file is a disk, of which the BYTES from byte START on hold an RTS file and then anything
 
 --listen SOCKET: runs the machine as an ordinary program that serves the GGUF or RTS file at a Unix socket, to up to 16
             clients at once. A socket that nobody listens on is replaced; any other file at that path is an error. The
@@ -93,7 +94,7 @@ fn leave_orphans(count: &str) -> Result<(), String> {
 }
 
 fn run_check(words: &[&str], args: &[OsString]) -> ExitCode {
-    let (mut json, mut key, mut file) = (false, None, None);
+    let (mut json, mut key, mut part, mut file) = (false, None, None, None);
     let mut rest = words.iter().zip(args).peekable();
     let mut options = true;
     while let Some((word, arg)) = rest.next() {
@@ -104,13 +105,17 @@ fn run_check(words: &[&str], args: &[OsString]) -> ExitCode {
                 Some((_, path)) => key = Some(Path::new(path)),
                 None => return usage(),
             },
+            "--part" if options => match rest.next().and_then(|(word, _)| parse_part(word)) {
+                Some(found) => part = Some(found),
+                None => return usage(),
+            },
             option if options && option.starts_with('-') => return usage(),
             _ if file.is_none() => file = Some(Path::new(arg)),
             _ => return usage(),
         }
     }
     let Some(file) = file else { return usage() };
-    let outcome = check::check(file, key);
+    let outcome = check::check(file, key, part);
     let name = report::one_line(&file.to_string_lossy());
     if json {
         let object = match &outcome {
@@ -127,6 +132,12 @@ fn run_check(words: &[&str], args: &[OsString]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The numbers of START:BYTES.
+fn parse_part(word: &str) -> Option<(u64, u64)> {
+    let (start, bytes) = word.split_once(':')?;
+    Some((start.parse().ok()?, bytes.parse().ok()?))
 }
 
 fn usage() -> ExitCode {
