@@ -1,6 +1,7 @@
 # Two commands do everything on a new machine: `make image` and `make boot`. Each target sets up what it needs itself.
 #   make image [MODEL=minilm|tiny|path.gguf] [TYPE=F16|F32|Q8_0]   builds the image in build/, by default with the settings of
 #                                                                  the last build there
+#   make disk                                                      the same, and the disk build/vector_boot.img for UEFI firmware
 #   make boot                                                      boots what build/ holds and opens a prompt
 #   make demo                                                      boots it, changes its weights while it runs, rolls them back
 #   make man                                                       writes the manual page vboot(1) to build/
@@ -25,7 +26,7 @@ PY := $(VENV)/bin/python
 CARGO := $(firstword $(shell command -v cargo 2>/dev/null) cargo)
 CARGO_FLAGS := --quiet --locked --manifest-path vector_boot/Cargo.toml
 
-.PHONY: image boot demo test check fuzz bench torture together deps clean distclean aarch64-tools man FORCE
+.PHONY: image disk boot demo test check fuzz bench torture together deps clean distclean aarch64-tools man FORCE
 .DEFAULT_GOAL := image
 
 deps:
@@ -37,6 +38,9 @@ $(VENV)/.ready: FORCE | deps
 
 image: deps $(VENV)/.ready
 	@$(PY) -m builder build
+
+disk: deps $(VENV)/.ready
+	@$(PY) -m builder build --format disk
 
 demo: deps $(VENV)/.ready
 	@$(PY) -m builder demo

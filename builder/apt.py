@@ -45,6 +45,11 @@ def kernel_package(meta: str) -> Package:
     return Package(name=match[0], version=_apt_show(match[0])["Version"])
 
 
+def package(name: str) -> Package:
+    """The candidate version of a package. Raises ToolError: apt or its lists are missing, or do not contain it."""
+    return Package(name=name, version=_apt_show(name)["Version"])
+
+
 def _apt_show(name: str) -> dict[str, str]:
     """The fields of a package's candidate version in apt's lists."""
     command = ["apt-cache", "show", "--no-all-versions", name]

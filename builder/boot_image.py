@@ -11,14 +11,10 @@ from builder.boot_steps import INITRAMFS_NAME, VMLINUZ_NAME
 from builder.integrity import Checked
 from builder.manifest import NAME as MANIFEST_NAME
 from builder.plan import RTS_NAME
-from builder.settings import RuntimeSettings
 from image.rts import HEADER_SIZE, RtsError, parse_header
 from initramfs.memory import MemoryNeed
 from vboot.errors import InputError
 from vboot.text import printable
-
-BASE_COMMAND_LINE = "console=ttyS0 panic=-1 quiet"
-"""A panic ends the machine at once; without `panic=` it would hang forever."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +51,6 @@ def open_image(folder: Path) -> BootImage:
         kernel_bytes=kernel.init_size, initramfs_bytes=archive.stat().st_size, weights_bytes=_weights_bytes(rts)
     )
     return BootImage(vmlinuz, archive, rts, need, _model_name(folder / MANIFEST_NAME))
-
-
-def command_line(runtime: RuntimeSettings, append: str) -> str:
-    """The kernel command line: the base, the [runtime] settings, then `append`, which has precedence."""
-    words = [
-        BASE_COMMAND_LINE,
-        f"vector_boot.heartbeat_ms={runtime.heartbeat_ms}",
-        f"vector_boot.onfail={runtime.onfail}",
-        f"vector_boot.energy={runtime.energy}",
-        f"vector_boot.fault={runtime.fault}",
-        append.strip(),
-    ]
-    return " ".join(filter(None, words))
 
 
 def _model_name(manifest: Path) -> str:

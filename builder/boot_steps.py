@@ -43,12 +43,14 @@ def initramfs_step(kernel: KernelSettings, *, rts: Path, vmlinuz: Path, output: 
         from initramfs.build import build_initramfs
         from initramfs.memory import MemoryNeed
         from initramfs.module_files import load_modules
+        from initramfs.modules import MACHINE, PHYSICAL_DISKS
 
         found = _find(kernel, context.progress)
         with rts.open("rb") as file:
             header = parse_header(file.read(HEADER_SIZE), file_size=rts.stat().st_size)
             init = file.read(header.binary_size)
-        loaded = load_modules(found.modules, release=found.release, config=found.config)
+        wanted = (*MACHINE, *PHYSICAL_DISKS) if kernel.profile == "metal" else MACHINE
+        loaded = load_modules(found.modules, release=found.release, config=found.config, wanted=wanted)
         archive = build_initramfs(init=init, modules=loaded, release=found.release)
         with atomic_write(output) as target:
             target.write(archive)
@@ -71,7 +73,8 @@ def _find(kernel: KernelSettings, progress: Progress) -> Kernel:
 
     own = _own_kernel(kernel)
     if own is None:
-        return debian_kernel(user_cache() / "kernels", progress=progress)
+        flavour = "amd64" if kernel.profile == "metal" else "cloud-amd64"
+        return debian_kernel(user_cache() / "kernels", flavour=flavour, progress=progress)
     return kernel_from_path(own, config=kernel.config, modules=kernel.modules)
 
 
@@ -88,7 +91,7 @@ def _own_kernel(kernel: KernelSettings) -> Path | None:
 
 
 def _parameters(kernel: KernelSettings) -> dict[str, object]:
-    return {"source": kernel.source, "modules": str(kernel.modules or "")}
+    return {"source": kernel.source, "modules": str(kernel.modules or ""), "profile": kernel.profile}
 
 
 def _sources() -> tuple[Path, ...]:

@@ -15,6 +15,7 @@ from builder.remembered import still_valid
 from builder.settings import (
     SETTINGS,
     Config,
+    DiskSettings,
     ImageSettings,
     KernelSettings,
     MachineSettings,
@@ -194,6 +195,7 @@ def _config(values: Mapping[str, Value], *, source_origin: str, remembered: froz
     return Config(
         model=ModelSettings(**sections["model"], source_origin=source_origin),
         image=ImageSettings(**sections["image"]),
+        disk=DiskSettings(**sections["disk"]),
         machine=MachineSettings(**sections["machine"]),
         kernel=KernelSettings(**sections["kernel"]),
         runtime=RuntimeSettings(**sections["runtime"]),

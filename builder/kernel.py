@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder import apt, bzimage, kernel_config
 from builder.apt import Package, Progress
+from builder.unpacked import unpacked_package
 from vboot.errors import InputError, ToolError
-
-RECORD_NAME = "package.json"
 
 
 @dataclass(frozen=True)
@@ -60,16 +57,18 @@ def debian_kernel(
         InputError: the kernel's configuration lacks something required.
     """
     folder = cache / f"debian-{flavour}"
-    package = None if refresh else _cached(folder, progress)
-    if package is None:
-        try:
-            package = _install(folder, flavour=flavour, progress=progress)
-        except ToolError as error:
-            present = None if refresh else installed_kernel(installed, flavour=flavour)
-            if present is None:
-                raise
-            progress(f"{error.what}; using {present.vmlinuz} instead", 0, 0)
-            return present
+
+    def find() -> Package:
+        return apt.kernel_package(f"linux-image-{flavour}")
+
+    try:
+        package = unpacked_package(folder, find, refresh=refresh, progress=progress)
+    except ToolError as error:
+        present = None if refresh else installed_kernel(installed, flavour=flavour)
+        if present is None:
+            raise
+        progress(f"{error.what}; using {present.vmlinuz} instead", 0, 0)
+        return present
     found = _newest_kernel(folder / "root", flavour)
     if found is None:
         raise InputError(f"{package.name}: no boot/vmlinuz-*-{flavour} in this package", remedy=apt.NO_PACKAGE_REMEDY)
@@ -153,49 +152,6 @@ def _newest_kernel(root: Path, flavour: str) -> tuple[Path, Path, Path | None] |
 def _natural(name: str) -> list[tuple[int, str]]:
     """A sort key that puts 6.1.0-9 before 6.1.0-10."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
-
-
-def _install(folder: Path, *, flavour: str, progress: Progress) -> Package:
-    """Download and unpack the package; `folder` is replaced when that is complete."""
-    progress("resolving the kernel package", 0, 0)
-    package = apt.kernel_package(f"linux-image-{flavour}")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".kernel-", dir=folder.parent) as scratch:
-            content = apt.unpack(apt.download(package, Path(scratch), progress=progress), progress=progress)
-            # Not synced to disk: a copy damaged by a power cut fails the check of hashes and is downloaded again.
-            record = {"package": asdict(package), "tree": _tree_sha256(content / "root")}
-            (content / RECORD_NAME).write_text(json.dumps(record, indent=1))
-            if folder.exists():
-                folder.rename(Path(scratch) / "replaced")
-            content.rename(folder)
-    except OSError as error:
-        # Another build may have stored the same package in the meantime.
-        if _cached(folder, progress) != package:
-            raise InputError(f"{folder}: the kernel cannot be stored there: {error.strerror}") from error
-    return package
-
-
-def _cached(folder: Path, progress: Progress) -> Package | None:
-    """The package unpacked in `folder`, if it is complete and unchanged."""
-    try:
-        record = json.loads((folder / RECORD_NAME).read_bytes())
-        progress("checking the cached kernel", 0, 0)
-        if record["tree"] == _tree_sha256(folder / "root"):
-            return Package(**record["package"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
-
-
-def _tree_sha256(root: Path) -> str:
-    """SHA-256 (hexadecimal) over the paths and contents of all files below `root`, in order of path."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").digest()
-        total.update(path.relative_to(root).as_posix().encode() + b"\0" + digest)
-    return total.hexdigest()
 
 
 def _read(path: Path) -> bytes:

@@ -165,11 +165,18 @@ def configuration_of(config: Config) -> dict[str, dict[str, Any]]:
             "security_version": config.image.security_version,
             "signing_key": config.image.signing_key and file_name(config.image.signing_key),
             "mutation_key": config.image.mutation_key and file_name(config.image.mutation_key),
+            "format": config.image.format,
+        },
+        "disk": {
+            "esp_mib": config.disk.esp_mib,
+            "slot_mib": config.disk.slot_mib,
+            "state_mib": config.disk.state_mib,
         },
         "kernel": {
             "source": file_name(Path(config.kernel.source)),
             "config": config.kernel.config and file_name(config.kernel.config),
             "modules": config.kernel.modules and file_name(config.kernel.modules),
+            "profile": config.kernel.profile,
         },
         "runtime": {
             "heartbeat_ms": config.runtime.heartbeat_ms,

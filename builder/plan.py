@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import image
 import vboot.gguf
 from builder.boot_steps import INITRAMFS_NAME, VMLINUZ_NAME, initramfs_step, kernel_step
+from builder.disk_steps import plan_disk
 from builder.executable import (
     CRATE,
     ENVIRONMENT,
@@ -59,6 +60,7 @@ def plan_build(config: Config) -> list[Step]:
             config.kernel, rts=output / RTS_NAME, vmlinuz=output / VMLINUZ_NAME, output=output / INITRAMFS_NAME
         ),
     ]
+    steps += plan_disk(config, rts=output / RTS_NAME)
     return [*steps, manifest_step(config, steps)]
 
 

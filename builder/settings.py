@@ -142,6 +142,18 @@ SETTINGS: tuple[Setting, ...] = (
             "Ed25519 private key (PEM) that signs the image; unsigned without it"),
     Setting("image", "mutation_key", "path", None, "--mutation-key", IMAGE,
             "Ed25519 public key (PEM): the machine takes only changes signed with the private key of its pair"),
+    Setting("image", "format", "text", "direct", "--format", BUILD,
+            "direct (kernel, initramfs and image for QEMU), or disk: a disk for UEFI firmware too; disk,qcow2,vmdk,vhdx"
+            " makes copies in these formats of virtual machines"),
+
+    Setting("disk", "esp_mib", "integer", 64, "--esp-size", BUILD,
+            "size in MiB of the disk's EFI system partition", minimum=34, maximum=2048),
+    Setting("disk", "slot_mib", "integer", None, "--slot-size", BUILD,
+            "size in MiB of each of the disk's two slots (default: the image's and a quarter)", minimum=1,
+            maximum=2**20),
+    Setting("disk", "state_mib", "integer", None, "--state-partition-size", BUILD,
+            "size in MiB of the disk's state partition (default: 64 and four times the model)", minimum=16,
+            maximum=65536),
 
     Setting("machine", "memory_mib", "integer", 0, "--memory", MACHINE,
             "memory in MiB; 0 computes what the machine needs", maximum=2**20),
@@ -160,6 +172,8 @@ SETTINGS: tuple[Setting, ...] = (
 
     Setting("kernel", "source", "name or path", "debian", "--kernel", BUILD,
             "debian (its cloud kernel) or the path of a bzImage", choices=("debian",)),
+    Setting("kernel", "profile", "text", "vm", "--profile", BUILD,
+            "vm (virtio disks) or metal (disks, keyboards and consoles of a PC too)", choices=("vm", "metal")),
     Setting("kernel", "config", "path", None, "--kernel-config", BUILD,
             "configuration (.config) of your own kernel"),
     Setting("kernel", "modules", "path", None, "--kernel-modules", BUILD,
@@ -201,6 +215,16 @@ class ImageSettings:
     security_version: int
     signing_key: Path | None
     mutation_key: Path | None
+    format: str = "direct"
+
+
+@dataclass(frozen=True)
+class DiskSettings:
+    """[disk]: the sizes of the partitions of a disk in MiB; those that are None are computed from the model."""
+
+    esp_mib: int
+    slot_mib: int | None
+    state_mib: int | None
 
 
 @dataclass(frozen=True)
@@ -223,6 +247,7 @@ class KernelSettings:
     source: str
     config: Path | None
     modules: Path | None
+    profile: str = "vm"
 
 
 @dataclass(frozen=True)
@@ -244,6 +269,7 @@ class Config:
 
     model: ModelSettings
     image: ImageSettings
+    disk: DiskSettings
     machine: MachineSettings
     kernel: KernelSettings
     runtime: RuntimeSettings

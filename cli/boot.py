@@ -7,16 +7,19 @@ import os
 import select
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from builder.boot_image import BootImage, command_line
+from builder.boot_disk import DiskImage, extract_model, open_disk_image
+from builder.boot_image import BootImage
+from builder.command_line import command_line
 from builder.integrity import require_unchanged
 from builder.plan import TENSORS_NAME
 from builder.progress import Reporter
-from builder.settings import Config
+from builder.settings import SETTINGS, Config
 from cli import hints
 from cli.answer import Answer, human_bytes
 from cli.boot_watch import STEP, await_hello, last_words
@@ -28,8 +31,10 @@ from cli.settings_flags import add_settings, read_build_config, read_config
 from cli.shell.verb import Shell
 from cli.stop import end_in_order
 from cli.streams import warn, write_out
+from image.disk import SLOTS
 from qemu.accel import Accel, require_cpu_model
 from qemu.accel import select as select_accel
+from qemu.firmware import find_firmware
 from qemu.launch import attach, start
 from qemu.machine import VirtualMachine
 from qemu.spec import DEFAULT_CPU, Disk, MachineSpec
@@ -40,6 +45,8 @@ from vboot.text import json_text, path_text, printable
 
 RTS_SERIAL = "vb-rts"
 """The serial number by which the guest finds the disk of its image."""
+DISK_SERIAL = "vb-disk"
+"""That of a disk image, on which the guest finds its partitions by their types."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=path,
         metavar="DIR|DISK",
         help="boot this image without building (default: the output folder's, built again if sources changed)",
+    )
+    parser.add_argument(
+        "--persist",
+        action="store_true",
+        help="write into the disk image; by default what a machine writes is in its run folder, and gone with that",
     )
     parser.add_argument("--run", type=path, metavar="DIR", help="run folder (default: a new one in build/run)")
     parser.add_argument(
@@ -67,6 +79,10 @@ def run(arguments: argparse.Namespace) -> Answer:
 
     The machine is shut down when the prompt is left, or when --json ends.
     """
+    if arguments.image is not None and arguments.image.exists() and not arguments.image.is_dir():
+        return _boot_disk(arguments)
+    if arguments.persist:
+        raise InputError("--persist is for disk images", remedy="give one with --image, for example vector_boot.img")
     config = read_config(arguments)
     state = _examined_state(config)
     _check_cpu(config)  # both before a build, which may take minutes
@@ -77,10 +93,49 @@ def run(arguments: argparse.Namespace) -> Answer:
     ) as (machine, client):
         if disks and not client.greeted.durable:
             warn(f"the machine makes no change that survives it: it cannot use the state in {path_text(disks[0].path)}")
-        if not (arguments.detach or arguments.json):
-            return _prompt(machine, client)
-        client.close()  # since a port serves one client at a time, and a machine of an old image has only one
-        return _detached(machine) if arguments.detach else _held(machine)
+        return _served(machine, client, arguments)
+
+
+def _boot_disk(arguments: argparse.Namespace) -> Answer:
+    """Boot a disk image through firmware."""
+    _refuse_fixed_settings(arguments)
+    config = read_config(arguments)
+    _check_cpu(config)
+    image = open_disk_image(arguments.image)
+    if arguments.persist:
+        examined(image.path, size_mib=None)
+    with booted_disk(
+        image,
+        config,
+        persist=arguments.persist,
+        run_folder=arguments.run,
+        detach=arguments.detach,
+        timeout=arguments.timeout,
+    ) as (machine, client):
+        return _served(machine, client, arguments)
+
+
+def _refuse_fixed_settings(arguments: argparse.Namespace) -> None:
+    """Raises InputError for an option that cannot change a disk that is built already."""
+    given = vars(arguments)
+    for setting in SETTINGS:
+        fixed = setting.section not in {"machine"} or setting.key in {"append", "state", "state_size_mib"}
+        if fixed and given.get(setting.name, None) is not None:
+            why = "its state partition is on it" if "state" in setting.key else "it is part of the disk"
+            raise InputError(f"{setting.flag} does not apply to a disk image: {why}", remedy="leave it out")
+    if arguments.verify or arguments.key or arguments.unchecked:
+        raise InputError(
+            "--verify, --key and --unchecked are for folders of images",
+            remedy=f"check the disk with `vboot verify {path_text(arguments.image)}`",
+        )
+
+
+def _served(machine: VirtualMachine, client: MachineClient, arguments: argparse.Namespace) -> Answer:
+    """What is done with a machine that answers: a prompt, or nothing more than telling of it."""
+    if not (arguments.detach or arguments.json):
+        return _prompt(machine, client)
+    client.close()  # since a port serves one client at a time, and a machine of an old image has only one
+    return _detached(machine) if arguments.detach else _held(machine)
 
 
 def _check_cpu(config: Config) -> None:
@@ -124,13 +179,74 @@ def booted(
     )
     with start(spec, accel=accel, run=run_folder, detach=detach, model=image.model) as machine:
         machine.folder.keep_model(image.rts.with_name(TENSORS_NAME))
-        with _reported() as reporter:
-            memory = {"memory_mib": memory_mib, "need_mib": image.need.mib}
-            client = await_hello(machine, reporter, timeout=timeout, client=name, **memory)
-        with client:
-            require_unchanged(image.checked)
-            _refuse_emergency(machine, client, detach=detach)
+        with _greeted(machine, spec, image, detach=detach, timeout=timeout, name=name) as client:
             yield machine, client
+
+
+@contextmanager
+def booted_disk(
+    image: DiskImage,
+    config: Config,
+    *,
+    persist: bool,
+    run_folder: Path | None = None,
+    detach: bool = False,
+    timeout: float | None = None,
+    name: str = "vboot boot",
+) -> Iterator[tuple[VirtualMachine, MachineClient]]:
+    """The machine of a disk image, which firmware boots, and a client that it has answered hello.
+
+    With `persist` it writes into the image, else into an overlay in its run folder. Raises BootError when it does not
+    come up, or comes up in emergency mode; InputError without firmware.
+    """
+    firmware = find_firmware()
+    with tempfile.NamedTemporaryFile(prefix="vboot-kernel-") as kernel:
+        kernel.write(image.kernel)
+        kernel.flush()
+        accel = _accelerator(config.machine.accel, Path(kernel.name))
+    memory_mib = config.machine.memory_mib or image.need.mib
+    _say(
+        f"memory {image.need.explain()}" if memory_mib == image.need.mib else _other_memory(memory_mib, image.need.mib)
+    )
+    _say(f"disk {path_text(image.path)}, {'written' if persist else 'not written: changes end with the run folder'}")
+    spec = MachineSpec(
+        firmware=firmware.code,
+        firmware_template=firmware.variables,
+        disks=(Disk(image.path, DISK_SERIAL, read_only=False, overlay=not persist),),
+        memory_mib=memory_mib,
+        cpus=config.machine.cpus,
+        cpu=config.machine.cpu,
+        reboots=True,
+    )
+    with (
+        start(spec, accel=accel, run=run_folder, detach=detach, model=image.model) as machine,
+        _greeted(machine, spec, image, detach=detach, timeout=timeout, name=name) as client,
+    ):
+        slot = client.stats().slot
+        if slot in SLOTS:
+            with suppress(OSError, InputError):
+                extract_model(image, slot, machine.folder.model)
+        yield machine, client
+
+
+@contextmanager
+def _greeted(
+    machine: VirtualMachine,
+    spec: MachineSpec,
+    image: BootImage | DiskImage,
+    *,
+    detach: bool,
+    timeout: float | None,
+    name: str,
+) -> Iterator[MachineClient]:
+    """A client of this name that the machine has answered hello. Raises BootError."""
+    with _reported() as reporter:
+        memory = {"memory_mib": spec.memory_mib, "need_mib": image.need.mib}
+        client = await_hello(machine, reporter, timeout=timeout, client=name, reboots=spec.reboots, **memory)
+    with client:
+        require_unchanged(image.checked)
+        _refuse_emergency(machine, client, detach=detach)
+        yield client
 
 
 def _prompt(machine: VirtualMachine, client: MachineClient) -> Answer:

@@ -24,16 +24,24 @@ _CONSOLE_TAIL = 1 << 20
 
 
 def await_hello(
-    machine: VirtualMachine, reporter: Reporter, *, timeout: float | None, memory_mib: int, need_mib: int, client: str
+    machine: VirtualMachine,
+    reporter: Reporter,
+    *,
+    timeout: float | None,
+    memory_mib: int,
+    need_mib: int,
+    client: str,
+    reboots: bool = False,
 ) -> MachineClient:
     """A client of the machine, which has answered hello. `memory_mib` is what it has, `need_mib` what it needs.
 
-    `client` is the client's name.
+    `client` is the client's name. A machine that `reboots` is waited for although it says that it cannot start: it may
+    start from its other slot.
 
     Raises BootError with the phase and the cause: the machine's own words where it said any.
     """
     seconds = _HELLO_S * machine.accel.scale if timeout is None else timeout
-    watch = BootWatch(machine, reporter)
+    watch = BootWatch(machine, reporter, reboots=reboots)
     try:
         try:
             connected = connect(machine.evolution, timeout=seconds, client=client, check=watch.check)
@@ -55,8 +63,9 @@ def await_hello(
 class BootWatch:
     """Checks a booting machine while something else waits for it."""
 
-    def __init__(self, machine: VirtualMachine, reporter: Reporter) -> None:
+    def __init__(self, machine: VirtualMachine, reporter: Reporter, *, reboots: bool = False) -> None:
         self._machine = machine
+        self._reboots = reboots
         self._reporter = reporter
         self._console = ConsoleFile(machine.console)
         self._shown: set[str] = set()
@@ -80,7 +89,7 @@ class BootWatch:
             self._show(phase)
         # It may hold instead of powering off. A machine in emergency mode answers `hello`, which gives the reason.
         failed = _FAILED.search(window)
-        if failed:
+        if failed and not self._reboots:
             raise self._machine.failure(f"the machine failed: {console.clean(failed[1])}")
 
     def _show(self, phase: str) -> None:

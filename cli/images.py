@@ -60,10 +60,7 @@ def open_or_build(given: Path | None, config: Config, demand: Demand = Demand())
     elif not given.exists():
         raise InputError(f"{path_text(given)} is not there", remedy="give the folder of an image, or none to build it")
     elif not given.is_dir():
-        raise InputError(
-            f"{path_text(given)} is a file, and booting a disk image through UEFI is not supported yet",
-            remedy="give the folder of a built image",
-        )
+        raise InputError(f"{path_text(given)} is a file", remedy="give the folder of a built image")
     image = open_image(folder)
     if not demand.checked:
         return image

@@ -52,7 +52,7 @@ class MachineSpec:
     `cpu` is one of QEMU's processor models, with features if any: "Haswell,-avx2". `firmware_vars` is this machine's
     own, writable copy of the firmware's variables; with it `firmware` is flash, without it a plain ROM. In place of a
     copy `firmware_template` may be given, of which the run folder gets one. `watchdog` adds an i6300esb and is what
-    QEMU does when it fires. `extra` is raw QEMU arguments.
+    QEMU does when it fires. A machine that `reboots` is not ended by that. `extra` is raw QEMU arguments.
     """
 
     kernel: Path | None = None
@@ -66,6 +66,7 @@ class MachineSpec:
     firmware_vars: Path | None = None
     firmware_template: Path | None = None
     watchdog: str | None = None
+    reboots: bool = False
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -102,7 +103,7 @@ def command(spec: MachineSpec, paths: Endpoints, accel: AccelName, *, qemu: str 
     cpu = _EMULATED_CPU if spec.cpu == DEFAULT_CPU and accel == "tcg" else spec.cpu
     argv = [qemu, "-name", "vector_boot", "-machine", "q35", "-accel", accel, "-cpu", cpu]
     argv += ["-m", f"{spec.memory_mib}M", "-smp", str(spec.cpus)]
-    argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    argv += ["-nodefaults", "-no-user-config", "-display", "none", *([] if spec.reboots else ["-no-reboot"])]
     return [*argv, *_boot(spec), *_ports(paths), *_disks(spec), *_guards(spec), *spec.extra]
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.boot_image import command_line, open_image
+from builder.boot_image import open_image
+from builder.command_line import command_line
 from builder.settings import RuntimeSettings
 from cli.boot_watch import last_words
 from cli.machines import newest_running
@@ -100,7 +101,7 @@ def test_an_image_that_is_not_whole(image: Path) -> None:
     ("words", "message"),
     [
         (["--image", "nowhere"], "nowhere is not there; give the folder of an image, or none to build it"),
-        (["--image", "image/vmlinuz"], "booting a disk image through UEFI is not supported yet"),
+        (["--image", "image/vmlinuz"], "is no disk of vector_boot: no partition table"),
         (["--image", "."], "contains no image: vmlinuz, initramfs.cpio, vector_boot.rts missing"),
         (["--image", "image", "--state", "none/s.img"], "there is no folder none for the state file; make it first"),
         (["--image", "image", "--state", "image"], "image is a folder, expected a file for the state; name a file"),
