@@ -18,6 +18,8 @@ from vboot.protocol.tables import (
     RELOAD_REASONS,
     RELOAD_REMEDIES,
     REMEDIES,
+    UPDATE_REASONS,
+    UPDATE_REMEDIES,
     Code,
 )
 
@@ -26,6 +28,7 @@ _SOURCES = (_HERE / "glossary.md", _HERE.parent / "docs" / "glossary.md")
 _REASONS = {
     str(int(Code.JOURNAL_FAILED)): (JOURNAL_REASONS, JOURNAL_REMEDIES),
     str(int(Code.RELOAD_FAILED)): (RELOAD_REASONS, RELOAD_REMEDIES),
+    str(int(Code.UPDATE_FAILED)): (UPDATE_REASONS, UPDATE_REMEDIES),
 }
 _RULES = _HERE.parent / "spec" / "gguf.md"
 

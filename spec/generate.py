@@ -133,6 +133,10 @@ def protocol_module() -> str:
         '"""Why a reload failed: the words of `data.reason` with code 1021, and what they mean."""\n',
         _mapping("RELOAD_REMEDIES", "str", "str", ((x["name"], _quoted(x["remedy"])) for x in tables["reload_reason"])),
         '"""What a person can do about each of them."""\n',
+        _mapping("UPDATE_REASONS", "str", "str", ((x["name"], _quoted(x["meaning"])) for x in tables["update_reason"])),
+        '"""Why an update failed: the words of `data.reason` with code 1023, and what they mean."""\n',
+        _mapping("UPDATE_REMEDIES", "str", "str", ((x["name"], _quoted(x["remedy"])) for x in tables["update_reason"])),
+        '"""What a person can do about each of them."""\n',
         _mapping(
             "RECORD_KINDS", "int", "str", ((kind["number"], _quoted(kind["name"])) for kind in tables["record_kind"])
         ),

@@ -41,6 +41,10 @@ def protocol_page() -> str:
             ("data.reason", "meaning", "what a person can do"),
             ((_code(x["name"]), x["meaning"], x["remedy"]) for x in tables["reload_reason"]),
         ),
+        "update reasons": _table(
+            ("data.reason", "meaning", "what a person can do"),
+            ((_code(x["name"]), x["meaning"], x["remedy"]) for x in tables["update_reason"]),
+        ),
         "record kinds": _table(("number", "kind"), ((x["number"], _code(x["name"])) for x in tables["record_kind"])),
     }
     for method in tables["method"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from vboot.client.connected import Connected
@@ -26,6 +26,8 @@ from vboot.protocol.messages import (
     RecordPage,
     Reloaded,
     Rollback,
+    Updated,
+    UpdateWritten,
 )
 from vboot.protocol.tables import BLOB_LIMIT, Code
 from vboot.weights.edits import Edit, pack
@@ -35,6 +37,8 @@ _CHANGE_SECONDS = 120.0
 _RELOAD_SECONDS = 180.0
 """An image is hashed, a probe run made, a model loaded, a running request awaited, and then comes the probation."""
 _UPLOAD_BYTES_PER_SECOND = 1 << 20
+_HASHED_BYTES_PER_SECOND = 4 << 20
+"""Twice, by an emulated machine whose disk is slow."""
 
 
 class Changes(Connected):
@@ -134,6 +138,38 @@ class Changes(Connected):
         seconds = _RELOAD_SECONDS + len(data) / _UPLOAD_BYTES_PER_SECOND if timeout is None else timeout
         reply = self._change("reload", params, data, progress=progress, timeout=seconds)
         return decode(Reloaded, reply.result, name="reload")
+
+    def update(
+        self,
+        bundle: bytes,
+        contents: Iterable[bytes],
+        *,
+        slot_bytes: int,
+        slot_sha256: str,
+        key: str | None = None,
+        progress: Progress = lambda _sent, _total: None,
+    ) -> str:
+        """Write the slot that does not run, and have the next boot start it, on trial. Returns the slot's letter.
+
+        `bundle`: the header of the RTS image (512 bytes), then the boot file. `contents`: pieces of at most 1 MiB of
+        what the partition gets, `slot_bytes` in all, with this SHA-256 (64 hex digits): the image, zeros up to a
+        multiple of 4096, the hash tree. `key`: the public key that signed the image, 64 hex digits.
+        RequestRefusedError: 1023, `data.reason` says why; the slot that runs is untouched.
+        """
+        params: dict[str, Any] = {"slot_bytes": slot_bytes, "slot_sha256": slot_sha256}
+        params |= {} if key is None else {"key": key}
+        if self.greeted.signed:  # so that nobody can bring this build back with a copy of the request
+            hello = self.hello()
+            params |= {"base_generation": hello.generation, "base_build": hello.build}
+        self._change("update_begin", params, bundle)
+        written = 0
+        for piece in contents:
+            reply = self._change("update_write", {"offset": written}, piece)
+            written = decode(UpdateWritten, reply.result, name="update_write").written
+            progress(written, slot_bytes)
+        seconds = _RELOAD_SECONDS + slot_bytes / _HASHED_BYTES_PER_SECOND
+        reply = self._change("update_commit", {}, timeout=seconds)
+        return decode(Updated, reply.result, name="update_commit").slot
 
     def upload(
         self,

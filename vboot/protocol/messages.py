@@ -271,6 +271,20 @@ class Reloaded:
 
 
 @dataclass(frozen=True)
+class Updated:
+    """The slot that was updated, "A" or "B"."""
+
+    slot: str
+
+
+@dataclass(frozen=True)
+class UpdateWritten:
+    """How many bytes of the slot's partition are written."""
+
+    written: int
+
+
+@dataclass(frozen=True)
 class Promotion:
     """The newest promoted generation. `durable`: it survives a power cut."""
 

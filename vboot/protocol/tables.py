@@ -85,6 +85,7 @@ class Code(IntEnum):
     UNSUPPORTED_EDIT = 1019
     ID_REUSED = 1020
     RELOAD_FAILED = 1021
+    UPDATE_FAILED = 1023
 
 
 LINE_LIMIT = 65536
@@ -759,6 +760,86 @@ METHODS: Mapping[str, Method] = {
             ),
         ),
     ),
+    "update_begin": Method(
+        name="update_begin",
+        summary="begins an update of the slot that does not run: judges it, and makes the slot unbootable",
+        runs="apart",
+        passes=False,
+        cancellable=False,
+        emergency=True,
+        changes_weights=False,
+        repeat="never",
+        blob="required",
+        in_process=False,
+        signed=True,
+        parameters=(
+            Parameter(
+                name="slot_bytes",
+                type="integer",
+                required=True,
+                meaning="bytes that the RTS partition gets: the image, and behind it the hash tree if there is one",
+            ),
+            Parameter(
+                name="slot_sha256",
+                type="hex32",
+                required=True,
+                meaning="their SHA-256",
+            ),
+            Parameter(
+                name="key",
+                type="hex32",
+                required=False,
+                meaning="the public key that signed the image; for a machine that was booted from a signed image",
+            ),
+            Parameter(
+                name="base_generation",
+                type="integer",
+                required=False,
+                meaning="the generation that must be the current one; not compared unless given",
+            ),
+            Parameter(
+                name="base_build",
+                type="string",
+                required=False,
+                meaning="the `build` that must be the running one; not compared unless given",
+            ),
+        ),
+    ),
+    "update_write": Method(
+        name="update_write",
+        summary="writes the next bytes of the RTS partition",
+        runs="apart",
+        passes=False,
+        cancellable=False,
+        emergency=True,
+        changes_weights=False,
+        repeat="never",
+        blob="required",
+        in_process=False,
+        signed=False,
+        parameters=(
+            Parameter(
+                name="offset",
+                type="integer",
+                required=True,
+                meaning="where they belong: the bytes that were written so far",
+            ),
+        ),
+    ),
+    "update_commit": Method(
+        name="update_commit",
+        summary="reads the partition back, writes the boot file, and makes the slot the default one",
+        runs="apart",
+        passes=False,
+        cancellable=False,
+        emergency=True,
+        changes_weights=False,
+        repeat="never",
+        blob="none",
+        in_process=False,
+        signed=False,
+        parameters=(),
+    ),
     "fault": Method(
         name="fault",
         summary="makes the worker process fail, on machines that allow it for tests",
@@ -815,6 +896,7 @@ MEANINGS: Mapping[int, str] = {
     1019: "the edit does not support the type of the tensor",
     1020: "the id was used for another change",
     1021: "the reload failed: the worker is the one from before",
+    1023: "the update failed: the slot that runs is untouched",
 }
 """What each error code means."""
 REMEDIES: Mapping[int, str] = {
@@ -844,6 +926,7 @@ REMEDIES: Mapping[int, str] = {
     1019: "use a dense edit, or a tensor of another type",
     1020: "give a new id",
     1021: "read `data.reason`, and correct what it names",
+    1023: "read `data.reason`, and correct what it names",
 }
 """What a person can do about each error code."""
 EVENT_KINDS = ("heartbeat", "mutation", "alert")
@@ -878,6 +961,34 @@ RELOAD_REMEDIES: Mapping[str, str] = {
     "busy": "send the reload again when less runs",
     "switch": "read the console of the machine",
     "probation": "read the console of the machine",
+}
+"""What a person can do about each of them."""
+UPDATE_REASONS: Mapping[str, str] = {
+    "format": "the boot file or the RTS image is not sound, or is made for another machine or slot",
+    "slot": "the machine runs from no slot, or its disk has no other one",
+    "trial": "the slot that runs is not found good yet, and the other one may be needed",
+    "signature": "the machine runs a signed image, and this one is not signed by the same key",
+    "security_version": "the security version of the image is lower than that of the running one",
+    "room": "the partition of the slot, or the ESP, has no room for it",
+    "order": "the bytes do not continue what was written, or no update is under way",
+    "digest": "what was written is not what was announced",
+    "disk": "the disk cannot be read or written, or does not give back what was written",
+    "memory": "there is not enough memory for the boot file",
+    "stopped": "the process that writes has ended",
+}
+"""Why an update failed: the words of `data.reason` with code 1023, and what they mean."""
+UPDATE_REMEDIES: Mapping[str, str] = {
+    "format": "send what `vboot build --format disk` makes",
+    "slot": "boot the machine from a disk with two slots",
+    "trial": "wait for 600 heartbeats; `stats` says in `boot` whether the slot was found good",
+    "signature": "send an image signed with that key, and name its public key with `--code-key`",
+    "security_version": "build the image with a security version that is not lower",
+    "room": "make a disk with larger partitions: `disk.slot_mib` and `disk.esp_mib`",
+    "order": "begin the update again",
+    "digest": "begin the update again, with one build",
+    "disk": "read the console of the machine, and replace the disk",
+    "memory": "remove uploads that are not needed, or boot with more memory",
+    "stopped": "begin the update again; read the console of the machine",
 }
 """What a person can do about each of them."""
 RECORD_KINDS: Mapping[int, str] = {

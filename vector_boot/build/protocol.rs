@@ -28,6 +28,7 @@ pub fn generate_protocol() -> Result<(), String> {
     code += &words("EVENT_KINDS", "What a client can subscribe to.", tables.of("event"))?;
     code += &enumeration(&tables, "fault", "FaultKind", "How `fault` can make the worker process fail.")?;
     code += &enumeration(&tables, "reload_reason", "ReloadReason", "Why a reload failed.")?;
+    code += &enumeration(&tables, "update_reason", "UpdateReason", "Why an update failed.")?;
     code += &enumeration(&tables, "record_kind", "RecordKind", "What a record of the journal is about.")?;
     code += &enumeration(&tables, "journal_reason", "JournalReason", "Why the journal takes no changes.")?;
     code += &words("VERDICTS", "The verdict of a record, by its number in `cortex_journal`.", tables.of("verdict"))?;

@@ -278,7 +278,14 @@ impl Machine {
             Method::ExecutePixels => self.execute_pixels(request),
             Method::Generate => self.generate(request),
             Method::Interrupt => self.interrupt(request, arrival.at),
-            Method::Cancel | Method::Subscribe | Method::Shutdown | Method::Fault | Method::Reload => {
+            Method::Cancel
+            | Method::Subscribe
+            | Method::Shutdown
+            | Method::Fault
+            | Method::Reload
+            | Method::UpdateBegin
+            | Method::UpdateWrite
+            | Method::UpdateCommit => {
                 let text = format!("{} is answered by a connection only", request.method.name());
                 Err(RequestError::new(code::UNKNOWN_METHOD, text))
             }

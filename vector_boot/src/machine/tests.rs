@@ -34,6 +34,7 @@ fn request(method: Method) -> Option<Request> {
         Method::Embed => json!({"texts": ["a"]}),
         Method::Generate => json!({"prompt": "a", "max_tokens": 1}),
         Method::Cancel | Method::Subscribe | Method::Shutdown | Method::Fault | Method::Reload => return None,
+        Method::UpdateBegin | Method::UpdateWrite | Method::UpdateCommit => return None,
         _ => json!({}),
     };
     let blob = match method {

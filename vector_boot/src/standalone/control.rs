@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use crate::protocol::ReloadReason;
+use crate::protocol::{parse_hex, ReloadReason, UpdateReason};
+use crate::rts::hex;
+use crate::standalone::boot::judge::Order;
 use crate::sys::message;
 
 /// Bytes of every message.
@@ -113,6 +115,38 @@ pub enum Control {
         /// Why, in one line.
         text: String,
     },
+    /// To the supervisor, with a sealed memory file (the header of an RTS image and a boot file): update the other slot.
+    Update(Order),
+    /// From the child that judges such a file: it is sound.
+    UpdateSound,
+    /// To the worker, with its end of a socket to the process that writes.
+    UpdateLink {
+        /// The number of the slot that is written.
+        slot: u32,
+    },
+    /// From the process that writes: it is ready for the bytes of the partition.
+    UpdateReady,
+    /// To the process that writes, with a sealed memory file: the next bytes.
+    UpdatePiece {
+        /// Where they belong.
+        offset: u64,
+    },
+    /// From the process that writes: so many bytes are written in all.
+    UpdateWritten {
+        /// How many.
+        bytes: u64,
+    },
+    /// To the process that writes: complete the update.
+    UpdateCommit,
+    /// From the process that writes: the next boot starts the slot.
+    UpdateDone,
+    /// To the worker, or from a child: the update has failed.
+    UpdateFailed {
+        /// Why.
+        reason: UpdateReason,
+        /// Why, in one line.
+        text: String,
+    },
     /// To the worker: test yourself, and note the result in the shared words.
     SelfTest,
     /// To the supervisor: a line about the journal for the console.
@@ -125,6 +159,7 @@ pub enum Control {
 impl Control {
     fn encode(&self) -> [u8; MESSAGE_BYTES] {
         const NONE: (u32, [u8; 32], &str) = (0, [0; 32], "");
+        let key;
         let (kind, number, (small, digest, text)) = match self {
             Control::Beat { beats, late_us } => (1, *beats, (*late_us, [0; 32], "")),
             Control::RuntimeReady => (2, 0, NONE),
@@ -154,6 +189,18 @@ impl Control {
             }
             Control::EntriesFailed { text } => (22, 0, (0, [0; 32], text.as_str())),
             Control::SelfTest => (23, 0, NONE),
+            Control::Update(order) => {
+                key = order.key.map(|key| hex(&key)).unwrap_or_default();
+                (24, order.slot_bytes, (0, order.sha256, key.as_str()))
+            }
+            Control::UpdateSound => (25, 0, NONE),
+            Control::UpdateLink { slot } => (26, 0, (*slot, [0; 32], "")),
+            Control::UpdateReady => (27, 0, NONE),
+            Control::UpdatePiece { offset } => (28, *offset, NONE),
+            Control::UpdateWritten { bytes } => (29, *bytes, NONE),
+            Control::UpdateCommit => (30, 0, NONE),
+            Control::UpdateDone => (31, 0, NONE),
+            Control::UpdateFailed { reason, text } => (32, *reason as u64, (0, [0; 32], text.as_str())),
             Control::Serve { executable, emergency } => {
                 (7, 0, (u32::from(emergency.is_some()), *executable, emergency.as_deref().unwrap_or_default()))
             }
@@ -200,6 +247,23 @@ impl Control {
             },
             22 => Control::EntriesFailed { text: read_text(&bytes[TEXT..]) },
             23 => Control::SelfTest,
+            24 => {
+                let key = read_text(&bytes[TEXT..]);
+                let key =
+                    Some(key).filter(|key| !key.is_empty()).map(|key| parse_hex(&key).ok_or(())).transpose().ok()?;
+                Control::Update(Order { slot_bytes: number, sha256: digest, key })
+            }
+            25 => Control::UpdateSound,
+            26 => Control::UpdateLink { slot: small },
+            27 => Control::UpdateReady,
+            28 => Control::UpdatePiece { offset: number },
+            29 => Control::UpdateWritten { bytes: number },
+            30 => Control::UpdateCommit,
+            31 => Control::UpdateDone,
+            32 => {
+                let reason = *UpdateReason::ALL.get(usize::try_from(number).ok()?)?;
+                Control::UpdateFailed { reason, text: read_text(&bytes[TEXT..]) }
+            }
             7 => Control::Serve { executable: digest, emergency: (small != 0).then(|| read_text(&bytes[TEXT..])) },
             _ => return None,
         })
@@ -294,6 +358,16 @@ mod tests {
             Control::Entries { counter: None, alternative: true, fell_back: Some("why".into()) },
             Control::EntriesFailed { text: "why".into() },
             Control::SelfTest,
+            Control::Update(Order { slot_bytes: 1 << 40, sha256: [5; 32], key: Some([4; 32]) }),
+            Control::Update(Order { slot_bytes: 4096, sha256: [5; 32], key: None }),
+            Control::UpdateSound,
+            Control::UpdateLink { slot: 2 },
+            Control::UpdateReady,
+            Control::UpdatePiece { offset: 1 << 40 },
+            Control::UpdateWritten { bytes: 1 << 40 },
+            Control::UpdateCommit,
+            Control::UpdateDone,
+            Control::UpdateFailed { reason: UpdateReason::Stopped, text: "why".into() },
         ];
         sent.iter().for_each(|control| control.send(&a).unwrap());
         for control in &sent {

@@ -61,6 +61,8 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         ["--probe-worker"] => finish(reload::probe::main().map_err(|error| error.to_string())),
         ["--verify-reload", rest @ ..] => finish(reload::verify::main(rest).map_err(|error| error.to_string())),
         ["--read-entries", slot] => finish(boot::entries::main(Task::Read, slot).map_err(|error| error.to_string())),
+        ["--judge-update", rest @ ..] => finish(boot::judge::main(rest).map_err(|error| error.to_string())),
+        ["--write-update", rest @ ..] => finish(boot::writer::main(rest).map_err(|error| error.to_string())),
         ["--bless", slot] => finish(boot::entries::main(Task::Bless, slot).map_err(|error| error.to_string())),
         ["--hash-executable"] => finish(supervisor::probe::main().map_err(|error| error.to_string())),
         ["--find-partitions"] => finish(supervisor::disks::examine_main().map_err(|error| error.to_string())),

@@ -155,7 +155,10 @@ impl Case {
 }
 
 /// Checks that an image is signed by the key of the one that runs, and is no older than that.
-fn check_signature(running: &Header, brought: &Header, key: Option<[u8; 32]>) -> Result<(), Refusal> {
+///
+/// # Errors
+/// Why it is refused.
+pub fn check_signature(running: &Header, brought: &Header, key: Option<[u8; 32]>) -> Result<(), Refusal> {
     let refuse = |text: String| Err((ReloadReason::Signature, text));
     let Some(key) = key else {
         return refuse("this machine runs a signed image: give the public key that signed it as \"key\"".into());

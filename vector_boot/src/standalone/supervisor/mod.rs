@@ -20,6 +20,7 @@ mod shared_files;
 mod socket_file;
 mod state_file;
 mod trial;
+mod update;
 mod worker_process;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -100,6 +101,7 @@ pub struct Supervisor {
     reload: reload::Stage,
     probation: Duration,
     trial: Option<Trial>,
+    update: update::Stage,
     end: Option<End>,
     entered: usize,
 }
@@ -126,6 +128,7 @@ impl Supervisor {
             reload: reload::Stage::Idle,
             probation,
             trial,
+            update: update::Stage::Idle,
             end: None,
             entered: 1,
         }
@@ -248,6 +251,7 @@ impl Supervisor {
         self.worker.send(&message);
         self.reload_at_beat(&message);
         self.trial_at_beat(heartbeat.beats());
+        self.update_at_beat();
         let pid = self.worker.pid();
         if metabolism::is_due(heartbeat.beats()) {
             metabolism::measure(self.page(), self.vitals(), pid);
@@ -280,7 +284,8 @@ impl Supervisor {
                 self.watchdog = devices::Watchdog::arm();
                 self.start_entries(Task::Read);
             }
-            if !self.note_end_in_trial(&ended) && !self.note_end_in_reload(&ended) {
+            let of_slots = self.note_end_in_trial(&ended) || self.note_end_in_update(&ended);
+            if !of_slots && !self.note_end_in_reload(&ended) {
                 worker_end = self.worker.note_end(&ended).or(worker_end);
             }
         }
@@ -319,6 +324,7 @@ impl Supervisor {
         interests.extend(self.worker.control().map(|socket: &OwnedFd| Interest::read(socket.as_raw_fd())));
         interests.extend(self.power_button.as_ref().map(|button| Interest::read(button.fd())));
         interests.extend(self.reload.fd().map(Interest::read));
+        interests.extend(self.update.fd().map(Interest::read));
         interests.extend(self.trial.as_ref().and_then(Trial::fd).map(Interest::read));
         if wait(&mut interests, timeout).is_err() {
             std::thread::sleep(timeout.min(Duration::from_millis(10)));
@@ -329,6 +335,7 @@ impl Supervisor {
         self.hear_worker();
         self.advance_reload();
         self.advance_trial();
+        self.advance_update();
         if self.power_button.as_ref().is_some_and(devices::PowerButton::was_pressed) {
             console::say("the power button was pressed");
             self.end = Some(End::PowerOff);
@@ -383,6 +390,7 @@ impl Supervisor {
             Control::Orphans { count } => self.worker.leave_orphans(count),
             Control::Reload { image, key } => self.begin_reload(image, key, fd),
             Control::Frozen => self.note_frozen(),
+            Control::Update(order) => self.begin_update(order, fd),
             Control::Notice { text } if self.worker.may_notify() => console::say(&format!("journal: {text}")),
             _ => (),
         }

@@ -4,7 +4,7 @@
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::disks::Slots;
@@ -26,6 +26,8 @@ const TEST_LIMIT: Duration = Duration::from_secs(60);
 pub struct Trial {
     slot: Slot,
     esp: PathBuf,
+    /// The partition of the other slot, if the disk has one.
+    other: Option<PathBuf>,
     stage: Stage,
     /// Whether its entry has a counter still.
     counted: bool,
@@ -46,9 +48,19 @@ enum Stage {
 impl Trial {
     /// A trial of which nothing is known yet.
     pub fn new(slots: Slots) -> Self {
-        let Slots { own: slot, esp, .. } = slots;
+        let Slots { own: slot, esp, other } = slots;
         let (stage, problem) = (Stage::Idle, String::new());
-        Trial { slot, esp, stage, counted: false, alternative: false, restarts: 0, problem }
+        Trial { slot, esp, other, stage, counted: false, alternative: false, restarts: 0, problem }
+    }
+
+    /// The EFI system partition.
+    pub fn esp(&self) -> &Path {
+        &self.esp
+    }
+
+    /// The other slot and its partition.
+    pub fn other(&self) -> Option<(Slot, &Path)> {
+        Some((self.slot.other(), self.other.as_deref()?))
     }
 
     /// The descriptor on which a child answers.
@@ -63,7 +75,7 @@ impl Trial {
 impl Supervisor {
     /// Starts a child that reads the boot entries or changes one.
     pub(super) fn start_entries(&mut self, task: Task) {
-        let Some(trial) = &self.trial else { return };
+        let Some(trial) = self.trial.as_ref().filter(|trial| matches!(trial.stage, Stage::Idle)) else { return };
         let (slot, esp) = (trial.slot, trial.esp.clone());
         let started = OpenOptions::new().read(true).write(task == Task::Bless).open(&esp).and_then(|esp| {
             let mut command = super::worker_process::own_executable();

@@ -5,6 +5,7 @@ mod faults;
 mod group;
 mod reload;
 mod requests;
+mod update;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -23,6 +24,7 @@ use crate::standalone::control::Control;
 use crate::sys::ready::Interest;
 use crate::sys::watch::Watch;
 use reload::Reload;
+use update::Update;
 
 /// The longest wait of the loop.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -50,6 +52,7 @@ pub struct Service {
     /// A crash that was asked for.
     crash: Option<Crash>,
     reload: Reload,
+    update: Update,
     /// Whether the supervisor has asked for a self-test that has not begun.
     test_asked: bool,
     /// The last beat that subscribers were told of.
@@ -108,6 +111,7 @@ impl Service {
             stopping: None,
             crash: None,
             reload: Reload::default(),
+            update: Update::default(),
             test_asked: false,
             last_beat: 0,
             started: Instant::now(),
@@ -144,6 +148,7 @@ impl Service {
                 return None;
             }
             self.collect_answer();
+            self.hear_writer();
             self.send_notices();
             self.expire_lease();
             self.begin_self_test();
@@ -167,7 +172,9 @@ impl Service {
         let lease = self.machine.lease_left_us().filter(|_| self.runner.running().is_none()).map(Duration::from_micros);
         let timeout = LONGEST_WAIT.min(until(self.connections.deadline_ms())).min(until(stop));
         let timeout = if self.has_more { Duration::ZERO } else { timeout.min(lease.unwrap_or(LONGEST_WAIT)) };
-        self.connections.wait(&[Interest::read(self.control.as_raw_fd()), Interest::read(self.runner.fd())], timeout)
+        let mut interests = vec![Interest::read(self.control.as_raw_fd()), Interest::read(self.runner.fd())];
+        interests.extend(self.update.fd().map(Interest::read));
+        self.connections.wait(&interests, timeout)
     }
 
     /// Handles the supervisor's messages; false if it has ended.
@@ -176,6 +183,9 @@ impl Service {
             match Control::receive_with(&self.control) {
                 Ok(Some((Control::Beat { beats, late_us }, _))) => self.note_beat(beats, late_us),
                 Ok(Some((Control::SelfTest, _))) => self.test_asked = true,
+                Ok(Some((control @ (Control::UpdateLink { .. } | Control::UpdateFailed { .. }), fd))) => {
+                    self.handle_update_message(control, fd);
+                }
                 Ok(Some((control, fd))) => self.handle_reload_message(control, fd),
                 Ok(None) => (),
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,

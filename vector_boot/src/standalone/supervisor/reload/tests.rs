@@ -38,6 +38,7 @@ fn supervisor(serving: RunningWorker) -> Supervisor {
         reload: Stage::Idle,
         probation: Duration::from_secs(10),
         trial: None,
+        update: super::super::update::Stage::Idle,
         end: None,
         entered: 3,
     }

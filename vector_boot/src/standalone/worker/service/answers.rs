@@ -10,8 +10,15 @@ use crate::standalone::worker::runner::{Job, Runner};
 impl Service {
     /// Answers a request, or begins a job that does.
     pub(super) fn handle_request(&mut self, request: Request, arrival: Arrival) {
-        if request.method == Method::Reload {
-            if let Err(error) = self.begin_reload(&request, arrival.connection) {
+        let begun = match request.method {
+            Method::Reload => Some(self.begin_reload(&request, arrival.connection)),
+            Method::UpdateBegin | Method::UpdateWrite | Method::UpdateCommit => {
+                Some(self.handle_update(&request, arrival.connection))
+            }
+            _ => None,
+        };
+        if let Some(begun) = begun {
+            if let Err(error) = begun {
                 self.answer_with(arrival.connection, &request.id, Err(error));
             }
             return;

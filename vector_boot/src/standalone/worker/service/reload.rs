@@ -44,6 +44,11 @@ pub struct Reload {
 }
 
 impl Reload {
+    /// Whether the request is not answered yet.
+    pub fn is_busy(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// Whether this worker is to hand over as soon as nothing runs.
     pub fn hands_over(&self) -> bool {
         self.next.is_some()
@@ -85,8 +90,8 @@ impl Service {
             let text = "the blob is missing: send the executable or the image as an upload";
             return Err(RequestError::new(code::UNUSABLE_BLOB, text));
         }
-        if self.reload.asked.is_some() {
-            let busy = RequestError::new(code::BUSY, "another reload is under way");
+        if self.reload.is_busy() || self.update.is_busy() {
+            let busy = RequestError::new(code::BUSY, "another reload or an update is under way");
             return Err(busy.with(json!({"retry_ms": RETRY_MS})));
         }
         self.require_seal(request, connection)?;
@@ -103,7 +108,7 @@ impl Service {
     }
 
     /// Checks the signature, on a machine that takes signed changes only.
-    fn require_seal(&self, request: &Request, connection: u64) -> Result<(), RequestError> {
+    pub(super) fn require_seal(&self, request: &Request, connection: u64) -> Result<(), RequestError> {
         match &request.blob {
             Blob::Upload(id) => {
                 let Some(id) = parse_hex(id) else { return Ok(()) }; // unknown, which is said next
@@ -116,7 +121,7 @@ impl Service {
     }
 
     /// What the request has brought, as a sealed file.
-    fn brought(&self, request: &Request, connection: u64) -> Result<OwnedFd, RequestError> {
+    pub(super) fn brought(&self, request: &Request, connection: u64) -> Result<OwnedFd, RequestError> {
         let unknown = || RequestError::new(code::UNUSABLE_BLOB, "there is no such upload, or it is not complete");
         let file = match &request.blob {
             Blob::Upload(id) => {
