@@ -249,7 +249,7 @@ impl Instance {
     }
 
     fn call(&self, method: Method, params: Map<String, Value>, blob: Blob) -> Result<Reply, String> {
-        let request = Request { id: Value::Null, method, params: Params::new(params), blob, seal: None };
+        let request = Request::new(Value::Null, method, Params::new(params), blob);
         let failed = |error: RequestError| format!("{} (code {})", error.message, error.code);
         self.answer(&request, Instant::now()).map_err(failed)
     }

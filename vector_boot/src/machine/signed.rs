@@ -58,20 +58,25 @@ impl Machine {
     /// The request inside a `signed` one whose signature is right; any other request as it is, to be answered by
     /// [`Machine::answer`]. To be called before a request is handled by its method.
     pub fn unsealed(&self, mut request: Request) -> Request {
-        if let Some(call) = self.signed_call(&request) {
+        self.signed_call(&request);
+        if let Some(call) = request.opened.take().flatten() {
             (request.method, request.params) = (call.method, call.params);
             request.seal = Some(Seal { blob_sha256: call.blob_sha256 });
         }
         request
     }
 
-    /// What a `signed` request asks for, if its signature is right.
-    pub fn signed_call(&self, request: &Request) -> Option<SignedCall> {
-        if request.method != Method::Signed {
-            return None;
+    /// What a `signed` request asks for, if its signature is right, which is verified once: a request may be looked at many
+    /// times before its turn comes.
+    pub fn signed_call<'a>(&self, request: &'a Request) -> Option<&'a SignedCall> {
+        let open = || {
+            let envelope = SignedEnvelope::parse(request.params.clone()).ok()?;
+            self.signing.as_ref()?.open(&envelope).ok().map(Box::new)
+        };
+        match request.method {
+            Method::Signed => request.opened.get_or_init(open).as_deref(),
+            _ => None,
         }
-        let envelope = SignedEnvelope::parse(request.params.clone()).ok()?;
-        self.signing.as_ref()?.open(&envelope).ok()
     }
 
     /// Why a `signed` request is refused, which [`Machine::unsealed`] has left as it is.

@@ -43,7 +43,7 @@ fn request(method: Method) -> Option<Request> {
         _ => Blob::None,
     };
     let Value::Object(params) = params else { unreachable!() };
-    Some(Request { id: 1.into(), method, params: protocol::Params::new(params), blob, seal: None })
+    Some(Request::new(1.into(), method, protocol::Params::new(params), blob))
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn with_digests(tensors: usize) -> (u64, Result<Reply, RequestError>) {
                                           "form": "normal", "density": 1, "scale": 1.5e9}]});
     let Value::Object(params) = params else { unreachable!() };
     let params = protocol::Params::new(params);
-    let request = Request { id: 1.into(), method: Method::Mutate, params, blob: Blob::None, seal: None };
+    let request = Request::new(1.into(), Method::Mutate, params, Blob::None);
     let answer = machine.answer(&request, Arrival { at: Instant::now(), connection: 0 });
     (machine.generation(), answer)
 }

@@ -245,13 +245,8 @@ impl Packed for Request {
     }
 
     fn unpack(bytes: &mut &[u8]) -> Option<Self> {
-        Some(Request {
-            id: Value::unpack(bytes)?,
-            method: Method::parse(&String::unpack(bytes)?)?,
-            params: Params::new(Map::unpack(bytes)?),
-            blob: Blob::unpack(bytes)?,
-            seal: None,
-        })
+        let (id, method) = (Value::unpack(bytes)?, Method::parse(&String::unpack(bytes)?)?);
+        Some(Request::new(id, method, Params::new(Map::unpack(bytes)?), Blob::unpack(bytes)?))
     }
 }
 

@@ -1,8 +1,10 @@
 //! Checks that a message is a request.
 
+use std::sync::OnceLock;
+
 use serde_json::Value;
 
-use super::{code, Blob, Message, Method, Params, RequestError, BLOB_LIMIT, ID_LIMIT};
+use super::{code, Blob, Message, Method, Params, RequestError, SignedCall, BLOB_LIMIT, ID_LIMIT};
 
 /// A request for a known method. Its parameters are not checked yet.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +19,8 @@ pub struct Request {
     pub blob: Blob,
     /// What is known of its signature, if it came inside `signed`.
     pub seal: Option<Seal>,
+    /// Of a `signed` request: what it asks for, once its signature was looked at; `None` if that is wrong.
+    pub opened: OnceLock<Option<Box<SignedCall>>>,
 }
 
 /// The signature of a request, which was verified: it covers the machine, the method and the parameters.
@@ -27,6 +31,11 @@ pub struct Seal {
 }
 
 impl Request {
+    /// A request with nothing known of a signature.
+    pub fn new(id: Value, method: Method, params: Params, blob: Blob) -> Self {
+        Request { id, method, params, blob, seal: None, opened: OnceLock::new() }
+    }
+
     /// Refuses a blob, for a method that takes none. Call it after the parameters were checked.
     ///
     /// # Errors
@@ -110,7 +119,7 @@ impl Envelope {
         match params {
             Value::Object(params) => {
                 let params = Params::new(params);
-                Ok(Envelope::Request(Request { id, method, params, blob, seal: None }))
+                Ok(Envelope::Request(Request::new(id, method, params, blob)))
             }
             _ => {
                 let error = RequestError::new(code::INVALID_PARAMS, "params must be an object");

@@ -69,8 +69,7 @@ fn set(machine: &Machine, value: u8, lease_ms: Option<u64>) -> Result<bool, i64>
     }
     let Value::Object(params) = params else { unreachable!() };
     let params = protocol::Params::new(params);
-    let request =
-        Request { id: 1.into(), method: Method::Mutate, params, blob: Blob::Bytes(vec![value].into()), seal: None };
+    let request = Request::new(1.into(), Method::Mutate, params, Blob::Bytes(vec![value].into()));
     let answer = machine.answer(&request, Arrival { at: Instant::now(), connection: 0 });
     answer.map(|reply| reply.result["durable"] == true).map_err(|error| error.code)
 }

@@ -56,7 +56,7 @@ fn params(value: Value) -> Map<String, Value> {
 
 fn request(method: Method, members: Value, blob: &[u8]) -> Request {
     let blob = if blob.is_empty() { Blob::None } else { Blob::Bytes(blob.to_vec().into()) };
-    Request { id: 1.into(), method, params: Params::new(params(members)), blob, seal: None }
+    Request::new(1.into(), method, Params::new(params(members)), blob)
 }
 
 fn sealed(payload: &Value, blob: &[u8]) -> Request {
@@ -98,6 +98,18 @@ fn change(machine: &Machine, number: u8, base: u64, blob: &[u8]) -> Request {
     let mut payload = payload(machine, "mutate", mutation(number, base));
     payload["blob_sha256"] = hex(&Sha256::digest(blob)).into();
     sealed(&payload, blob)
+}
+
+#[test]
+fn a_signature_is_verified_once_however_often_the_request_is_looked_at() {
+    let machine = machine(&words(), true);
+    let right = change(&machine, 1, 0, &2f32.to_le_bytes());
+    assert_eq!(machine.signed_call(&right).map(|call| call.method), Some(Method::Mutate));
+    assert!(std::ptr::eq(machine.signed_call(&right).unwrap(), machine.signed_call(&right).unwrap()));
+    let wrong = request(Method::Signed, json!({}), &[]);
+    assert!(machine.signed_call(&wrong).is_none() && wrong.opened.get() == Some(&None));
+    assert_eq!(refusal(&machine, wrong), code::INVALID_PARAMS);
+    assert!(answer(&machine, right).is_ok());
 }
 
 #[test]

@@ -16,13 +16,7 @@ fn unpacked<T: Packed>(mut bytes: &[u8]) -> Option<T> {
 fn request() -> Request {
     let params = json!({"a": [0.1, -0.0, 5e-324, u64::MAX, i64::MIN, "\u{0}é", null, true], "b": {"c": [{}]}});
     let Value::Object(params) = params else { unreachable!() };
-    Request {
-        id: "x".into(),
-        method: Method::Mutate,
-        params: Params::new(params),
-        blob: Blob::Bytes(vec![1, 2, 0xFF].into()),
-        seal: None,
-    }
+    Request::new("x".into(), Method::Mutate, Params::new(params), Blob::Bytes(vec![1, 2, 0xFF].into()))
 }
 
 #[test]

@@ -88,13 +88,7 @@ fn a_key_that_anybody_can_sign_for_is_refused() {
 
 #[test]
 fn a_blob_that_was_not_read_is_told_apart_from_one_that_is_not_taken() {
-    let request = |blob| crate::protocol::Request {
-        id: 1.into(),
-        method: Method::Signed,
-        params: Params::default(),
-        blob,
-        seal: None,
-    };
+    let request = |blob| crate::protocol::Request::new(1.into(), Method::Signed, Params::default(), blob);
     assert!(request(Blob::Bytes(vec![1].into())).sound_blob().is_ok());
     assert_eq!(request(Blob::TooLarge).sound_blob().unwrap_err().code, 1012);
     assert_eq!(request(Blob::ChecksumWrong).sound_blob().unwrap_err().code, 1011);

@@ -148,6 +148,11 @@ impl Runner {
         }
     }
 
+    /// Whether there is a job that the thread that serves is to run now.
+    pub fn has_own(&self) -> bool {
+        self.own.is_some()
+    }
+
     /// The job that the thread that serves is to run now, once.
     pub fn take_own(&mut self) -> Option<Job> {
         self.own.take()

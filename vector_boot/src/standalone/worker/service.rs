@@ -263,7 +263,8 @@ impl Service {
         }
     }
 
-    /// Reads, answers and writes until there is nothing left to do, or it takes too long for the rest of the loop.
+    /// Reads, answers and writes until there is nothing left to do, this thread has a job to run, or it takes too long for the
+    /// rest of the loop.
     fn handle_what_waits(&mut self) {
         let started = Instant::now();
         self.has_more = false;
@@ -272,11 +273,11 @@ impl Service {
             let worked = self.work(started);
             self.send();
             self.crash_if_asked();
-            if !received && !worked {
+            if self.runner.has_own() || started.elapsed() > LONGEST_TURN {
+                self.has_more = true;
                 return;
             }
-            if started.elapsed() > LONGEST_TURN {
-                self.has_more = true;
+            if !received && !worked {
                 return;
             }
         }
@@ -370,10 +371,11 @@ impl Service {
         }
     }
 
-    /// Handles what waits, one message of each connection in turn. Returns whether anything was handled.
+    /// Handles what waits, one message of each connection in turn, until this thread has a job to run: others must not delay
+    /// it. Returns whether anything was handled.
     fn work(&mut self, started: Instant) -> bool {
         let mut worked = false;
-        while self.crash.is_none() && started.elapsed() <= LONGEST_TURN {
+        while self.crash.is_none() && !self.runner.has_own() && started.elapsed() <= LONGEST_TURN {
             if self.reload.hands_over() && self.runner.running().is_none() {
                 break; // what waits is handed over
             }

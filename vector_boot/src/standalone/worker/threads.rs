@@ -55,6 +55,11 @@ fn is_recent(time: Option<Instant>) -> bool {
     time.is_some_and(|time| time.elapsed() < ATTENTION)
 }
 
+/// How long the other thread waits before it looks after connections that were left for so long.
+fn next_look(left_for: Option<Duration>) -> Duration {
+    PATIENCE.saturating_sub(left_for.unwrap_or_default())
+}
+
 impl Threads {
     /// Two threads that work on this machine; a message on `waker` wakes the one that serves.
     pub fn new(machine: Machine, waker: OwnedFd) -> Self {
@@ -145,8 +150,24 @@ impl Threads {
             shared.sleeps = !is_recent(shared.last_left);
             shared = match shared.sleeps {
                 true => self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner),
-                false => self.changed.wait_timeout(shared, PATIENCE).unwrap_or_else(PoisonError::into_inner).0,
+                false => {
+                    let left_for = shared.left.as_ref().map(|(_, since)| since.elapsed());
+                    let looked = self.changed.wait_timeout(shared, next_look(left_for));
+                    looked.unwrap_or_else(PoisonError::into_inner).0
+                }
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_left_no_longer_than_the_patience() {
+        let ms = Duration::from_millis;
+        assert_eq!((next_look(None), next_look(Some(ms(0)))), (PATIENCE, PATIENCE));
+        assert_eq!((next_look(Some(ms(9))), next_look(Some(ms(11)))), (ms(1), ms(0)));
     }
 }

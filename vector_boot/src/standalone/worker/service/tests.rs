@@ -134,16 +134,52 @@ fn machine(disk: &Slow) -> Machine {
     })
 }
 
-#[test]
-fn everybody_else_is_served_while_a_flush_takes_long() {
-    let disk = Slow(Disk::blank(1 << 20), Arc::default());
-    let path = std::env::temp_dir().join(format!("vector_boot-slow-{}", std::process::id()));
+/// A service of this machine, where it listens, and the supervisor's end of its socket.
+fn service(machine: Machine, name: &str) -> (Service, std::path::PathBuf, OwnedFd) {
+    let path = std::env::temp_dir().join(format!("vector_boot-{name}-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let listener = OwnedFd::from(UnixListener::bind(&path).unwrap());
     let (control, supervisor) = message::pair().unwrap();
     let settings = ServiceSettings { fault_allowed: false, appliance: false };
     let connections = Connections::new(vec![listener], true).unwrap();
-    let service = Service::start(machine(&disk), connections, control, None, settings).unwrap();
+    (Service::start(machine, connections, control, None, settings).unwrap(), path, supervisor)
+}
+
+#[test]
+fn a_change_is_not_delayed_by_what_others_have_sent() {
+    let (mut service, path, _supervisor) = service(machine(&Slow(Disk::blank(1 << 20), Arc::default())), "flood");
+    let mut streams = [(); 2].map(|()| UnixStream::connect(&path).unwrap());
+    std::fs::remove_file(&path).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while service.connections.open().count() < 2 {
+        assert!(Instant::now() < deadline, "the clients were not accepted");
+        service.wait();
+        service.accept();
+    }
+    let hello = format!(
+        "{}\n",
+        json!({"jsonrpc": "2.0", "id": 1, "method": "hello", "params": {"protocol": 1, "client": "test"}})
+    );
+    streams[0].write_all(hello.repeat(9).as_bytes()).unwrap();
+    let mut changes = Client(BufReader::new(streams[1].try_clone().unwrap()));
+    changes.mutate(0);
+    while service.connections.at(0).unwrap().0.waiting(8).is_none()
+        || service.connections.at(1).unwrap().0.waiting(0).is_none()
+    {
+        assert!(Instant::now() < deadline, "not everything was received");
+        service.wait();
+        service.receive();
+    }
+    service.handle_what_waits();
+    assert!(service.runner.has_own() && service.has_more);
+    let left = service.connections.at(0).unwrap().0;
+    assert!(left.waiting(7).is_some(), "one message of the other client had its turn before the change");
+}
+
+#[test]
+fn everybody_else_is_served_while_a_flush_takes_long() {
+    let disk = Slow(Disk::blank(1 << 20), Arc::default());
+    let (service, path, supervisor) = service(machine(&disk), "slow");
     std::thread::spawn(move || service.run());
     let (mut changes, mut other) = (Client::connect(&path), Client::connect(&path));
     std::fs::remove_file(&path).unwrap();
