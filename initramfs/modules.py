@@ -10,24 +10,28 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from elftools.elf.elffile import ELFFile
 
 from vboot.errors import InputError
+
+Part = Literal["early", "verity", "late"]
+PARTS: tuple[Part, ...] = ("early", "verity", "late")
 
 
 @dataclass(frozen=True)
 class Wanted:
     """A driver: its module, the configuration option that builds it (without CONFIG_), and its purpose.
 
-    A `late` driver is loaded after the first heartbeat, which does not need it.
+    `part` says when it is loaded: before the first heartbeat, before it if the image has a hash tree, or after it.
     """
 
     module: str
     option: str
     required: bool
     reason: str
-    late: bool = False
+    part: Part = "early"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Module:
 
     name: str
     data: bytes
-    late: bool = False
+    part: Part = "early"
 
     @property
     def archive_path(self) -> str:
@@ -51,11 +55,11 @@ MACHINE: tuple[Wanted, ...] = (
     Wanted("virtio_rng", "HW_RANDOM_VIRTIO", True, "entropy; without it getrandom may block at boot"),
     Wanted("virtio_mmio", "VIRTIO_MMIO", False, "virtio devices of machines without PCI (microvm)"),
     # The real timer before the emulated one: the first to register becomes /dev/watchdog.
-    Wanted("i6300esb", "I6300ESB_WDT", False, "a hardware watchdog, which works when the kernel hangs", late=True),
-    Wanted("softdog", "SOFT_WATCHDOG", False, "a watchdog for machines without a hardware one", late=True),
-    Wanted("button", "ACPI_BUTTON", False, "the power button", late=True),
-    Wanted("evdev", "INPUT_EVDEV", False, "reading the power button", late=True),
-    Wanted("dm_verity", "DM_VERITY", False, "integrity of signed images", late=True),
+    Wanted("i6300esb", "I6300ESB_WDT", False, "a hardware watchdog, which works when the kernel hangs", part="late"),
+    Wanted("softdog", "SOFT_WATCHDOG", False, "a watchdog for machines without a hardware one", part="late"),
+    Wanted("button", "ACPI_BUTTON", False, "the power button", part="late"),
+    Wanted("evdev", "INPUT_EVDEV", False, "reading the power button", part="late"),
+    Wanted("dm_verity", "DM_VERITY", False, "the hash tree of an image, by which each block is checked", part="verity"),
 )
 """What the appliance uses under QEMU and other virtio machines."""
 
@@ -105,7 +109,7 @@ def select(
     """The modules to put in the archive, each after those it depends on.
 
     Args:
-        wanted: drivers, in the order in which they should be loaded; the late ones go last.
+        wanted: drivers, in the order in which they should be loaded, part by part.
         release: the kernel's release (`uname -r`), which its modules must be built for.
         config: the kernel's configuration, `{"VIRTIO_BLK": "m"}`; `y` means built in, so there is nothing to load.
         available: names of the modules whose files exist.
@@ -117,25 +121,25 @@ def select(
     """
     loaded: dict[str, Module] = {}
 
-    def load(name: str, needed_by: tuple[str, ...], *, late: bool) -> None:
+    def load(name: str, needed_by: tuple[str, ...], *, part: Part) -> None:
         if name in loaded:
             return
         if name in needed_by:
             raise InputError(f"kernel modules depend on each other in a circle: {' -> '.join([*needed_by, name])}")
         if name not in available:
             raise InputError(f"kernel module {name} is missing, and {needed_by[-1]} needs it", remedy=_REMEDY)
-        module = Module(name, read(name), late)
+        module = Module(name, read(name), part)
         info = module_info(module)
         _check_release(name, built_for=info.get("vermagic", "").partition(" ")[0], release=release)
         for dependency in filter(None, info.get("depends", "").split(",")):
-            load(module_name(dependency), (*needed_by, name), late=late)
+            load(module_name(dependency), (*needed_by, name), part=part)
         loaded[name] = module
 
-    for driver in sorted(wanted, key=lambda driver: driver.late):
+    for driver in sorted(wanted, key=lambda driver: PARTS.index(driver.part)):
         if config.get(driver.option) == "y":
             continue
         if driver.module in available:
-            load(driver.module, (), late=driver.late)
+            load(driver.module, (), part=driver.part)
         elif driver.required:
             raise _missing(driver, config.get(driver.option, "n"))
     return list(loaded.values())

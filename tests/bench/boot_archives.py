@@ -46,7 +46,7 @@ def busybox_archive() -> bytes:
 
 def python_archive(modules: Sequence[Module]) -> bytes:
     """Python as /init loads the same modules before its model as our executable, and none after."""
-    early = [module for module in modules if not module.late]
+    early = [module for module in modules if module.part == "early"]
     return newc.archive(
         [
             *_NODES,

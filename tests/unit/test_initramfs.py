@@ -50,7 +50,7 @@ def test_a_kernel_without_modules_has_an_empty_list() -> None:
 
 
 def test_what_the_first_beat_does_not_need_stands_behind_the_mark() -> None:
-    lines = modules_load([Module("virtio_blk", b"blk"), Module("button", b"button", late=True)]).splitlines()
+    lines = modules_load([Module("virtio_blk", b"blk"), Module("button", b"button", part="late")]).splitlines()
     mark = lines.index("# late")
     assert lines.index("/lib/modules/virtio_blk.ko") < mark < lines.index("/lib/modules/button.ko")
 

@@ -61,13 +61,13 @@ def without(*names: str) -> dict[str, list[str]]:
 def test_dependencies_come_first_and_the_wanted_order_is_kept() -> None:
     assert chosen(DEPENDS) == [
         "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio", "virtio_pci", "virtio_blk",
-        "virtio_console", "virtio_rng", "watchdog", "softdog", "reed_solomon", "dm_mod", "dm_bufio", "dm_verity",
+        "virtio_console", "virtio_rng", "reed_solomon", "dm_mod", "dm_bufio", "dm_verity", "watchdog", "softdog",
     ]  # fmt: skip
 
 
 def test_late_drivers_go_last_with_what_only_they_need() -> None:
     depends = {"shared": [], "a": ["own", "shared"], "own": [], "b": ["shared"]}
-    wanted = [Wanted("a", "A", True, "", late=True), Wanted("b", "B", True, "")]
+    wanted = [Wanted("a", "A", True, "", part="late"), Wanted("b", "B", True, "")]
     assert chosen(depends, wanted=wanted, config={}) == ["shared", "b", "own", "a"]
 
 

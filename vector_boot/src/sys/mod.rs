@@ -8,6 +8,8 @@ pub mod cache;
 pub mod memory;
 
 #[cfg(feature = "standalone")]
+pub mod device_mapper;
+#[cfg(feature = "standalone")]
 pub mod fault;
 #[cfg(feature = "standalone")]
 pub mod landlock;

@@ -56,6 +56,9 @@ fn run(on_fail: &mut OnFail) -> Result<End, String> {
     setup::check_archive()?;
     let executable = Probe::start(true)?; // hashes while modules are loaded
     setup::load_modules(setup::Modules::Early);
+    if settings.verity.is_some() {
+        setup::load_modules(setup::Modules::Verity);
+    }
     setup::apply_settings();
     let SharedFiles { words, words_file, journal } = share(settings.period, start_us)?;
     Page::new(words.words()).set(word::SLOT, settings.slot);
@@ -91,16 +94,17 @@ fn find_resources(
     shared: OwnedFd,
     journal: OwnedFd,
 ) -> Result<(Resources, Option<Slots>), String> {
-    let found = disks::find(settings.slot);
+    let (found, why) = match disks::find(settings.slot, settings.verity.as_ref()) {
+        Ok(found) => (Some(found), String::new()),
+        Err(why) => (None, why),
+    };
     let embedded = found.is_none() && !EMBEDDED_MODEL.is_empty();
     if found.is_none() && !embedded {
-        let wanted = if settings.slot == 2 { "no partition is slot B" } else { "no partition is a slot" };
-        let found = disks::describe();
-        return Err(format!("no RTS image: no disk has the serial number vb-rts, and {wanted}; found {found}"));
+        return Err(format!("no RTS image: {why}"));
     }
-    let (model, state, slots) = match found {
-        Some(disks) => (Some(disks.rts), disks.state, disks.slots),
-        None => (None, disks::state_by_serial(), None),
+    let (model, checked, state, slots) = match found {
+        Some(disks) => (Some(disks.rts), disks.checked, disks.state, disks.slots),
+        None => (None, None, disks::state_by_serial(), None),
     };
     let (ports, listens) = match Ports::find() {
         Some(ports) => (ports, false),
@@ -116,7 +120,8 @@ fn find_resources(
     });
     let (fault, energy_unlimited) = (settings.fault, !settings.energy);
     let options = Options { listens, embedded, fault, appliance: true, energy_unlimited, ..Options::default() };
-    Ok((Resources::new(options, shared, ports, journal).with_model(model, None).with_state(state), slots))
+    let resources = Resources::new(options, shared, ports, journal).with_model(model, None).with_state(state);
+    Ok((Resources { checked, ..resources }, slots))
 }
 
 /// Stays on for good, so that the console can be read.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::listen::PROBATION_MS;
 use crate::protocol::RELOAD_PROBATION_MS;
+use crate::sys::device_mapper::Verity;
 
 /// What the machine does when it cannot start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct KernelSettings {
     pub fault: bool,
     /// Probation of a worker after a reload.
     pub probation: Duration,
+    /// The hash tree behind the image, through which alone the image is read.
+    pub verity: Option<Verity>,
 }
 
 impl Default for KernelSettings {
@@ -40,6 +43,7 @@ impl Default for KernelSettings {
             slot: 0,
             fault: false,
             probation: Duration::from_millis(RELOAD_PROBATION_MS),
+            verity: None,
         }
     }
 }
@@ -85,10 +89,27 @@ impl KernelSettings {
             ("fault", "0") => self.fault = false,
             ("fault", "1") => self.fault = true,
             ("fault", _) => return Err("fault=0 or 1"),
-            _ => return Err("heartbeat_ms, onfail, energy, slot, fault or reload_probation_ms"),
+            ("verity", value) => self.verity = Some(parse_verity(value).ok_or("verity=64 hex digits:blocks")?),
+            _ => return Err("heartbeat_ms, onfail, energy, slot, fault, verity or reload_probation_ms"),
         }
         Ok(())
     }
+}
+
+/// The root hash, a colon, and the number of blocks.
+fn parse_verity(text: &str) -> Option<Verity> {
+    let (digits, blocks) = text.split_once(':')?;
+    let digits = digits.as_bytes();
+    let value = |digit: u8| char::from(digit).to_digit(16).filter(|_| !digit.is_ascii_uppercase());
+    let mut root = [0; 32];
+    if digits.len() != 2 * root.len() || !blocks.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    for (byte, pair) in root.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = (value(pair[0])? << 4 | value(pair[1])?) as u8;
+    }
+    let data_blocks = blocks.parse().ok().filter(|blocks| (1..=1 << 40).contains(blocks))?;
+    Some(Verity { root, data_blocks })
 }
 
 #[cfg(test)]
@@ -98,7 +119,10 @@ mod tests {
     #[test]
     fn every_setting_is_parsed() {
         let line = "console=ttyS0 vector_boot.heartbeat_ms=250 vector_boot.onfail=hold vector_boot.energy=off \
-                    vector_boot.slot=B vector_boot.fault=1 vector_boot.reload_probation_ms=50\n";
+                    vector_boot.slot=B vector_boot.fault=1 vector_boot.reload_probation_ms=50 \
+                    vector_boot.verity=00000000000000000000000000000000000000000000000000000000000000a9:17\n";
+        let mut root = [0; 32];
+        root[31] = 0xA9;
         let expected = KernelSettings {
             period: Duration::from_millis(250),
             on_fail: OnFail::Hold,
@@ -106,6 +130,7 @@ mod tests {
             slot: 2,
             fault: true,
             probation: Duration::from_millis(50),
+            verity: Some(Verity { root, data_blocks: 17 }),
         };
         assert_eq!(parse(line), (expected, vec![]));
     }
@@ -122,6 +147,12 @@ mod tests {
             "slot=C",
             "fault",
             "x=1",
+            "verity=",
+            "verity=00:1",
+            "verity=00000000000000000000000000000000000000000000000000000000000000A9:17",
+            "verity=00000000000000000000000000000000000000000000000000000000000000a9:0",
+            "verity=00000000000000000000000000000000000000000000000000000000000000a9:+7",
+            "verity=00000000000000000000000000000000000000000000000000000000000000a9:99999999999999",
         ] {
             let (settings, messages) = parse(&format!("vector_boot.{word}"));
             assert_eq!((settings, messages.len()), (KernelSettings::default(), 1), "{word}");

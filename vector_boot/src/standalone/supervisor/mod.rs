@@ -205,11 +205,19 @@ impl Supervisor {
         }
     }
 
-    /// Declares an emergency if the model's file has changed. The running worker notices by itself; later ones get no model.
+    /// Declares an emergency if the model's file has changed, or a block of its disk does not have its hash. Later workers get no
+    /// model. The running one notices a change by itself, and is ended if its disk is damaged.
     fn check_model_file(&mut self) {
         if let Some(change) = self.worker.model_change() {
             self.declare_emergency(format!("the model's file {change}"));
             self.worker.withdraw_model();
+        }
+        if self.worker.model_is_damaged() {
+            self.declare_emergency(
+                "the image is damaged: a block of it does not have the hash of its hash tree".into(),
+            );
+            self.worker.withdraw_model();
+            self.worker.end_at_once();
         }
     }
 

@@ -50,7 +50,9 @@ const SETTINGS: [(&str, &str); 5] = [
 const SENTINEL: &str = "/etc/vector_boot.complete";
 const SENTINEL_BYTES: u64 = 65;
 const MODULE_LIST: &str = "/lib/modules/modules.load";
-/// This line of the list separates the modules that the first beat needs from those loaded after it.
+/// Lines of the list: behind the first are the modules that an image with a hash tree needs before the first beat, behind the
+/// second those that are loaded after it.
+const VERITY_MARK: &str = "# verity";
 const LATE_MARK: &str = "# late";
 
 /// A part of the module list.
@@ -58,6 +60,8 @@ const LATE_MARK: &str = "# late";
 pub enum Modules {
     /// Those that the first beat needs.
     Early,
+    /// Those that it also needs if the image has a hash tree.
+    Verity,
     /// The others.
     Late,
 }
@@ -93,8 +97,14 @@ pub fn check_archive() -> Result<(), String> {
 /// Loads one part of the list, in its order. A module that fails is reported, and the rest is loaded all the same.
 pub fn load_modules(part: Modules) {
     let list = fs::read_to_string(MODULE_LIST).unwrap_or_default();
-    let (early, late) = list.split_once(LATE_MARK).unwrap_or((&list, ""));
-    for path in if part == Modules::Early { early } else { late }.lines().map(str::trim) {
+    let (before, late) = list.split_once(LATE_MARK).unwrap_or((&list, ""));
+    let (early, verity) = before.split_once(VERITY_MARK).unwrap_or((before, ""));
+    let paths = match part {
+        Modules::Early => early,
+        Modules::Verity => verity,
+        Modules::Late => late,
+    };
+    for path in paths.lines().map(str::trim) {
         if path.is_empty() || path.starts_with('#') {
             continue;
         }

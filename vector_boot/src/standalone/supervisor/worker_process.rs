@@ -12,6 +12,7 @@ use super::running_worker::RunningWorker;
 use super::state_file::StateFile;
 use crate::standalone::control::Control;
 use crate::standalone::worker::{Options, StateAccess};
+use crate::sys::device_mapper::VerityDevice;
 use crate::sys::message;
 use crate::sys::process::{self, Ended};
 use crate::sys::watch::Watch;
@@ -54,6 +55,8 @@ pub struct Resources {
     pub model: Option<File>,
     /// Notices changes of the model's file; `None` for a device.
     pub watch: Option<Watch>,
+    /// The device that checks the model's disk, if it has a hash tree.
+    pub checked: Option<VerityDevice>,
     /// The state device, if there is one.
     pub state: Option<File>,
 }
@@ -61,7 +64,7 @@ pub struct Resources {
 impl Resources {
     /// Resources without a model and a state device.
     pub fn new(options: Options, shared: OwnedFd, ports: Ports, journal: OwnedFd) -> Self {
-        Resources { options, shared, ports, journal, model: None, watch: None, state: None }
+        Resources { options, shared, ports, journal, model: None, watch: None, checked: None, state: None }
     }
 
     /// The same with this model.
@@ -122,10 +125,23 @@ impl WorkerProcess {
         self.resources.watch.as_ref()?.change()
     }
 
+    /// Whether a block of the model's disk was read that does not have its hash.
+    pub fn model_is_damaged(&self) -> bool {
+        self.resources.checked.as_ref().is_some_and(|device| device.is_damaged().unwrap_or(false))
+    }
+
     /// From its next start on the worker serves without a model.
     pub fn withdraw_model(&mut self) {
         self.resources.options.without_model = true;
         self.resources.watch = None;
+        self.resources.checked = None;
+    }
+
+    /// Kills the worker that runs; another one is started as after any death.
+    pub fn end_at_once(&self) {
+        if let Some(running) = &self.running {
+            process::kill(running.pid(), libc::SIGKILL);
+        }
     }
 
     /// The supervisor's end of the control socket.
