@@ -65,11 +65,15 @@ def extract_model(image: DiskImage, slot: Slot, output: Path) -> None:
             target.write(chunk)
 
 
-def _read(path: Path, file: BinaryIO) -> DiskImage:
-    beginning = file.read(8)
+def refuse_other_format(beginning: bytes) -> None:
+    """Raises InputError for the first 8 bytes of a disk image that is not raw."""
     other = next((name for magic, name in _OTHER_FORMATS.items() if beginning.startswith(magic)), None)
     if other is not None:
         raise InputError(f"it has the format {other}", remedy="give the raw disk, vector_boot.img")
+
+
+def _read(path: Path, file: BinaryIO) -> DiskImage:
+    refuse_other_format(file.read(8))
     opened = disk.open_disk(file, size=file.seek(0, os.SEEK_END))
     entries = opened.entries()
     headers = [header for slot in disk.SLOTS if (header := opened.header(file, slot)) is not None]

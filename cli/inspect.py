@@ -1,4 +1,4 @@
-"""`vboot inspect`: what an RTS or GGUF file holds."""
+"""`vboot inspect`: what an RTS or GGUF file or a disk holds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from cli.answer import Answer, columns, human_bytes
 from cli.capabilities import capability_rows
+from cli.disk_answers import inspect_disk, is_disk
 from cli.option_types import path
 from cli.rust_reader import rust_reader
 from vboot.check import check_file
@@ -18,11 +19,13 @@ from vboot.text import path_text, printable
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("file", type=path, metavar="FILE", help="an RTS or GGUF file")
+    parser.add_argument("file", type=path, metavar="FILE", help="an RTS or GGUF file, or a disk that firmware boots")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Describe a file that the Rust reader accepts; digests are checked on the way."""
+    if is_disk(arguments.file):
+        return inspect_disk(arguments.file)
     report = check_file(rust_reader(arguments.file), arguments.file)
     tensors = _tensors(arguments.file, report)
     shown = [

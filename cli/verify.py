@@ -12,6 +12,7 @@ from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import parse_outputs
 from builder.plan import RTS_NAME
 from cli.answer import Answer
+from cli.disk_answers import is_disk, verify_disk
 from cli.option_types import path
 from cli.progress import reported
 from cli.rust_reader import rust_reader
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.add_argument("file", type=path, metavar="FILE", help="an RTS or GGUF file, or the folder of an image")
+    parser.add_argument(
+        "file",
+        type=path,
+        metavar="FILE",
+        help="an RTS or GGUF file, the folder of an image, or a disk that firmware boots",
+    )
     parser.add_argument("--key", metavar="PEM|HEX", help="Ed25519 public key that must have signed the file")
 
 
@@ -37,6 +43,8 @@ def run(arguments: argparse.Namespace) -> Answer:
     key = load_public_key(arguments.key) if arguments.key else None
     if file.is_dir():
         return _verify_image(file, key)
+    if is_disk(file):
+        return verify_disk(file, key=key.public_bytes_raw() if key else None)
     report = check_file(rust_reader(file), file, public_key=key.public_bytes_raw() if key else None)
     with reported("verify") as progress:
         if report["kind"] == "rts":

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 import cli
+from tests.support.disks import make_disk
 from tests.support.documented import MENTIONING, PAGES, ROOT, Shown, shown_in, shown_in_help, words_of
 from tests.support.local_machine import local_machine, tiny_model
 from tests.support.state_histories import three_generations
@@ -90,6 +91,7 @@ def scratch(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a reader would have it: an image in build/, models, texts, and the executable in its place."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(image, folder / "build")
+    make_disk(image, folder / "build/vector_boot.img")
     for name in ("model", "a", "mine"):
         shutil.copy(tiny_model(), folder / f"{name}.gguf")
     for name in ("b", "yours"):
