@@ -40,6 +40,7 @@ VERBS: Mapping[str, str] = {
     "status": "show one machine: model, memory, generation, clients",
     "logs": "print the console of a machine",
     "reload": "replace the program of a running machine by another build",
+    "update": "write the slot of a disk that does not run, and start it next",
     "stop": "shut down a running machine",
     "prune": "remove the run folders of machines that have ended",
     "compose": "make vectorland.gguf: a model plus the tensors of the machine",

@@ -63,6 +63,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         ["--read-entries", slot] => finish(boot::entries::main(Task::Read, slot).map_err(|error| error.to_string())),
         ["--judge-update", rest @ ..] => finish(boot::judge::main(rest).map_err(|error| error.to_string())),
         ["--write-update", rest @ ..] => finish(boot::writer::main(rest).map_err(|error| error.to_string())),
+        ["--update-disk", rest @ ..] => finish(boot::offline::main(rest)),
         ["--bless", slot] => finish(boot::entries::main(Task::Bless, slot).map_err(|error| error.to_string())),
         ["--hash-executable"] => finish(supervisor::probe::main().map_err(|error| error.to_string())),
         ["--find-partitions"] => finish(supervisor::disks::examine_main().map_err(|error| error.to_string())),

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
+use crate::container_file::{ContainerFile, ReadAt};
 use crate::esp::Device;
+use crate::rts::Container;
 use crate::sys::cache;
 
 /// An open partition, or a part of an open file.
@@ -23,6 +25,30 @@ impl PartitionDevice {
         let size = file.seek(SeekFrom::End(0))?;
         Ok(PartitionDevice { file, start: 0, size })
     }
+
+    /// `size` bytes of a file or disk, from `start` on.
+    ///
+    /// # Errors
+    /// If it ends before.
+    pub fn part(file: File, start: u64, size: u64) -> io::Result<Self> {
+        let whole = PartitionDevice::whole(file)?;
+        let part = PartitionDevice { file: whole.file, start, size };
+        match start.checked_add(size) {
+            Some(end) if end <= whole.size => Ok(part),
+            _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a partition ends behind the disk")),
+        }
+    }
+
+    /// The partition as the place of an RTS image.
+    pub fn container(self) -> ContainerFile<Self> {
+        ContainerFile { len: self.size, source: self, container: Container::BlockDevice }
+    }
+}
+
+impl ReadAt for PartitionDevice {
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        Device::read(self, offset, bytes)
+    }
 }
 
 impl Device for PartitionDevice {
@@ -32,7 +58,7 @@ impl Device for PartitionDevice {
 
     fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         self.check(offset, bytes.len())?;
-        self.file.read_exact_at(bytes, self.start + offset)
+        FileExt::read_exact_at(&self.file, bytes, self.start + offset)
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {

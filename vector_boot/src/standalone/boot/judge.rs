@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 
 use super::{boot_file, Refusal, BUNDLE_HEADER};
-use crate::container_file::ContainerFile;
+use crate::container_file::{ContainerFile, ReadAt};
 use crate::esp::Slot;
 use crate::protocol::{parse_hex, ReloadReason, UpdateReason};
 use crate::rts::{hex, Container, Header, HEADER_BYTES};
@@ -70,7 +70,16 @@ pub fn main(words: &[&str]) -> io::Result<()> {
     }
 }
 
-fn judge(brought: &ContainerFile, running: &ContainerFile, order: &Order, slot: Slot) -> Result<(), Refusal> {
+/// Judges the header of the image and the boot file of `slot` beside the image that runs, or is kept.
+///
+/// # Errors
+/// Why they are refused.
+pub fn judge<R: ReadAt>(
+    brought: &ContainerFile,
+    running: &ContainerFile<R>,
+    order: &Order,
+    slot: Slot,
+) -> Result<(), Refusal> {
     let format = |text: String| (UpdateReason::Format, text);
     let unreadable = |error: io::Error| format(format!("what was sent cannot be read: {error}"));
     let head = brought.read(0, BUNDLE_HEADER).map_err(unreadable)?;

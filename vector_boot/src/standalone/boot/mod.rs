@@ -5,6 +5,7 @@ pub mod boot_file;
 pub mod device;
 pub mod entries;
 pub mod judge;
+pub mod offline;
 pub mod writer;
 
 use crate::protocol::UpdateReason;

@@ -10,14 +10,14 @@ use super::device::PartitionDevice;
 use super::judge::Order;
 use super::{Refusal, BUNDLE_HEADER};
 use crate::container_file::ContainerFile;
-use crate::esp::{Esp, EspError, Slot, Tries};
+use crate::esp::{Device, Esp, EspError, Slot, Tries};
 use crate::protocol::UpdateReason;
 use crate::rts::{check_digest, Header};
 use crate::standalone::control::Control;
 use crate::standalone::reload::elf;
 use crate::sys::memory::file_len;
 use crate::sys::ready::{wait, Interest};
-use crate::sys::{cache, process, sandbox, signal};
+use crate::sys::{process, sandbox, signal};
 
 /// The inherited descriptors: the socket to the worker, what was brought, the ESP, the partition of the slot.
 const LINK: i32 = process::FIRST_INHERITED;
@@ -39,7 +39,8 @@ pub fn main(words: &[&str]) -> io::Result<()> {
     let link = process::inherited(LINK)?;
     let opened = |fd| process::inherited(fd).and_then(|fd| ContainerFile::from_open(File::from(fd)));
     let esp = PartitionDevice::whole(File::from(process::inherited(ESP)?))?;
-    let (brought, partition) = (opened(BROUGHT)?, opened(SLOT)?);
+    let brought = opened(BROUGHT)?;
+    let partition = PartitionDevice::whole(File::from(process::inherited(SLOT)?))?.container();
     sandbox::restrict_syscalls()?;
     let started = Update::begin(esp, brought, partition, order, slot);
     match started.and_then(|update| update.follow(&link)) {
@@ -52,7 +53,7 @@ pub fn main(words: &[&str]) -> io::Result<()> {
 pub struct Update {
     esp: Esp<PartitionDevice>,
     brought: ContainerFile,
-    partition: ContainerFile,
+    partition: ContainerFile<PartitionDevice>,
     order: Order,
     slot: Slot,
     written: u64,
@@ -78,15 +79,17 @@ impl Update {
     pub fn begin(
         esp: PartitionDevice,
         brought: ContainerFile,
-        partition: ContainerFile,
+        partition: ContainerFile<PartitionDevice>,
         order: Order,
         slot: Slot,
     ) -> Result<Self, Refusal> {
         let mut esp = Esp::open(esp).map_err(of_esp)?;
         let own = slot.other();
         esp.default_slot().map_err(of_esp)?; // it is changed at the end
-        if esp.tries(own).map_err(of_esp)? != Some(Tries::Blessed) {
-            let text = format!("slot {own} is not found good yet, so slot {slot} may be needed: try again later");
+        let good = |tries| tries == Some(Tries::Blessed);
+        if !good(esp.tries(own).map_err(of_esp)?) && good(esp.tries(slot).map_err(of_esp)?) {
+            let text =
+                format!("slot {own} is not found good yet, and slot {slot} is needed if it never is: try again later");
             return Err((UpdateReason::Trial, text));
         }
         if order.slot_bytes > partition.len {
@@ -143,7 +146,7 @@ impl Update {
         while at < len {
             let part = &mut buffer[..PIECE.min((len - at) as usize)];
             piece.read_exact_at(part, at).map_err(of_partition)?;
-            self.partition.source.write_all_at(part, offset + at).map_err(of_partition)?;
+            self.partition.source.write(offset + at, part).map_err(of_partition)?;
             at += part.len() as u64;
         }
         self.written += len;
@@ -160,8 +163,7 @@ impl Update {
             let text = format!("{} bytes were written of {announced} that were announced", self.written);
             return Err((UpdateReason::Order, text));
         }
-        self.partition.source.sync_data().map_err(of_partition)?;
-        cache::forget(&self.partition.source).map_err(of_partition)?;
+        self.partition.source.flush().map_err(of_partition)?;
         self.compare()?;
         let brought = &self.brought;
         let bytes = brought.len - BUNDLE_HEADER;

@@ -18,7 +18,7 @@ mod running_worker;
 pub mod setup;
 mod shared_files;
 mod socket_file;
-mod state_file;
+pub mod state_file;
 mod trial;
 mod update;
 mod worker_process;

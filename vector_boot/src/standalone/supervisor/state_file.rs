@@ -91,7 +91,10 @@ fn reads(file: &File) -> bool {
 }
 
 /// Locks the device for this machine, or for readers if it can only be read.
-fn lock(state: &StateFile) -> Result<(), String> {
+///
+/// # Errors
+/// One sentence if another machine uses it.
+pub fn lock(state: &StateFile) -> Result<(), String> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         match try_lock(state) {
