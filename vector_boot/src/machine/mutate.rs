@@ -4,6 +4,7 @@ use serde_json::{json, Map, Value};
 
 use super::blob_source::BlobSource;
 use super::tensors::digests;
+use super::uploads::Upload;
 use super::{LockedLineage, Machine};
 use crate::hw_mmio::word;
 use crate::journal::ring::{origin_bytes, Record};
@@ -23,8 +24,6 @@ use crate::sys::monotonic_us;
 const CONFIDENCE_NEEDED: f64 = 0.8;
 /// Mutations that need less memory than this are not checked for available memory.
 const SMALL_BYTES: u64 = 4 << 20;
-/// The memory of an upload is kept for the next one if it is at most one part in so many of what is available.
-const SPARE_SHARE: u64 = 8;
 
 /// The past change with this id, if it is the same one.
 ///
@@ -90,6 +89,14 @@ impl MutationOutcome {
     }
 }
 
+/// A mutation that was made in the open batch, or refused.
+struct Made {
+    record: Record,
+    result: Result<MutationOutcome, RequestError>,
+    /// The upload that it was made of, which is used up only when the batch is permanent.
+    upload: Option<Upload>,
+}
+
 impl Machine {
     /// Makes mutations one after another, which become permanent together. The results are in their order.
     ///
@@ -100,7 +107,7 @@ impl Machine {
         let made: Vec<_> =
             requests.map(|(request, connection)| self.check_and_change(&mut lineage, request, connection)).collect();
         let committed = lineage.as_mut().map_or(Ok(()), |lineage| lineage.commit());
-        let outcome = |(record, result): (Record, Result<MutationOutcome, RequestError>)| {
+        let outcome = |Made { record, result, upload }: Made| {
             let kept = |generation| lineage.as_ref().is_ok_and(|lineage| generation <= lineage.generation());
             let lost = committed.as_ref().err().cloned().map(RequestError::from);
             let result = match (result, lost) {
@@ -111,6 +118,9 @@ impl Machine {
                 }
                 (refused, _) => refused,
             };
+            if let Some(upload) = upload {
+                self.finish_upload(upload, result.as_ref().is_ok_and(|outcome| !outcome.replayed));
+            }
             self.note_mutation(record, result)
         };
         let replies = made.into_iter().map(outcome).collect();
@@ -145,17 +155,12 @@ impl Machine {
         Ok(result?.reply(&record.id))
     }
 
-    /// Checks parameters and blob, then makes the change in the open batch. Returns the record of it, too.
-    fn check_and_change(
-        &self,
-        lineage: &mut LockedLineage<'_>,
-        request: &Request,
-        connection: u64,
-    ) -> (Record, Result<MutationOutcome, RequestError>) {
+    /// Checks parameters and blob, then makes the change in the open batch.
+    fn check_and_change(&self, lineage: &mut LockedLineage<'_>, request: &Request, connection: u64) -> Made {
         let generation = lineage.as_ref().map_or(self.generation(), |lineage| lineage.generation());
         let mut record = Record::plain(RecordKind::Mutate, generation, self.uptime_us());
         let mutation = match Mutation::parse(request.params.clone()) {
-            Err(error) => return (record, Err(error.into())),
+            Err(error) => return Made { record, result: Err(error.into()), upload: None },
             Ok(mutation) => mutation,
         };
         record.id = mutation.id;
@@ -163,28 +168,15 @@ impl Machine {
         record.confidence = mutation.confidence;
         record.edits = mutation.edits.len() as u32;
         let source = match self.source(request, connection, &mutation) {
-            Err(error) => return (record, self.lost_upload(lineage, request, &mutation).ok_or(error)),
+            Err(error) => {
+                let result = self.lost_upload(lineage, request, &mutation).ok_or(error);
+                return Made { record, result, upload: None };
+            }
             Ok(source) => source,
         };
         let result = self.change(lineage, request, &mutation, &source, record.uptime_us);
-        match (source, &result) {
-            // The upload of a refused mutation can be used again.
-            (BlobSource::Upload(upload), Err(_)) => self.uploads().put_back(upload),
-            (BlobSource::Upload(upload), Ok(outcome)) if outcome.replayed => self.uploads().put_back(upload),
-            (BlobSource::Upload(upload), Ok(_)) => self.uploads().recycle(upload, self.spare_limit()),
-            _ => (),
-        }
-        (record, result)
-    }
-
-    /// Bytes of memory that may be kept for the next upload: a small part of what is available.
-    fn spare_limit(&self) -> usize {
-        let available = u64::from(self.page().get(word::MEMORY_AVAILABLE_KIB)) * 1024;
-        if available == 0 {
-            usize::MAX
-        } else {
-            usize::try_from(available / SPARE_SHARE).unwrap_or(usize::MAX)
-        }
+        let upload = if let BlobSource::Upload(upload) = source { Some(upload) } else { None };
+        Made { record, result, upload }
     }
 
     /// The result of a mutation that is repeated after its upload was used up.

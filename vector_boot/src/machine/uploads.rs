@@ -20,6 +20,9 @@ use memory::{SpareMemory, UploadMemory};
 /// How long an upload is kept after the connection has ended, and unused before another one may replace it.
 const IDLE_US: u64 = UPLOAD_IDLE_MS * 1000;
 
+/// The memory of an upload is kept for the next one if it is at most one part in so many of what is available.
+const SPARE_SHARE: u64 = 8;
+
 /// Uploads whose connection has ended, at most: as many as all connections can have open.
 const LEFT_LIMIT: usize = OPEN_UPLOADS_LIMIT * CONNECTIONS_LIMIT;
 
@@ -117,7 +120,7 @@ impl Uploads {
     }
 
     /// Puts back an upload that was not used.
-    pub fn put_back(&mut self, mut upload: Upload) {
+    fn put_back(&mut self, mut upload: Upload) {
         // The connection may have ended meanwhile.
         if !matches!(upload.owner, Owner::Connection(owner) if self.connections.contains(&owner)) {
             upload.owner = Owner::Left(monotonic_us());
@@ -126,7 +129,7 @@ impl Uploads {
     }
 
     /// Keeps the memory of an upload that was used up, if it has at most `limit` bytes.
-    pub fn recycle(&mut self, upload: Upload, limit: usize) {
+    fn recycle(&mut self, upload: Upload, limit: usize) {
         self.spare.keep(upload.memory, limit, monotonic_us());
     }
 
@@ -293,6 +296,24 @@ impl Machine {
     /// Drops uploads that nobody has come back for. To be called regularly.
     pub fn expire_uploads(&self) {
         self.uploads().expire(monotonic_us());
+    }
+
+    /// Ends the use of an upload that was taken: one that is not `used` up can be used again.
+    pub(super) fn finish_upload(&self, upload: Upload, used: bool) {
+        match used {
+            true => self.uploads().recycle(upload, self.spare_limit()),
+            false => self.uploads().put_back(upload),
+        }
+    }
+
+    /// Bytes of memory that may be kept for the next upload: a small part of what is available.
+    fn spare_limit(&self) -> usize {
+        let available = u64::from(self.page().get(word::MEMORY_AVAILABLE_KIB)) * 1024;
+        if available == 0 {
+            usize::MAX
+        } else {
+            usize::try_from(available / SPARE_SHARE).unwrap_or(usize::MAX)
+        }
     }
 
     pub(super) fn upload(&self, request: &Request, connection: u64) -> Result<Reply, RequestError> {

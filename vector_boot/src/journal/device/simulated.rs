@@ -49,6 +49,8 @@ struct State {
     calls: [u64; 3],
     failures: u64,
     fault: Option<Fault>,
+    /// Where the space of a sparse file ends.
+    space: Option<u64>,
 }
 
 /// A disk. Clones are the same disk.
@@ -110,6 +112,11 @@ impl Disk {
         let mut state = self.state();
         state.fault = fault.map(|fault| Fault { after: state.calls[fault.call as usize] + fault.after, ..fault });
     }
+
+    /// From now on, there is no space for what is written from this offset on.
+    pub fn limit_space(&self, from: Option<u64>) {
+        self.state().space = from;
+    }
 }
 
 impl State {
@@ -155,8 +162,10 @@ impl BlockDevice for Disk {
         let mut state = self.state();
         let range = state.range(offset, bytes.len())?;
         let counted = state.count(Call::Write);
-        // A write that fails has done a half.
-        let bytes = if counted.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
+        let space = state.space.map_or(usize::MAX, |from| from.saturating_sub(offset) as usize);
+        let counted = counted.and(if space < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) });
+        // A write that fails has done a half, or as much as there was space for.
+        let bytes = if counted.is_ok() { bytes } else { &bytes[..space.min(bytes.len() / 2)] };
         state.bytes[range.start..range.start + bytes.len()].copy_from_slice(bytes);
         state.events.push(Event::Write(offset, bytes.to_vec()));
         counted

@@ -62,6 +62,32 @@ fn patterned(len: usize, seed: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_frame_needs_space_for_itself_and_not_for_the_zeros_behind_it() {
+    let disk = Disk::blank(1 << 20);
+    let (mut log, _) = open(&disk, 1);
+    add(&mut log, EntryKind::Mutate, b"with zeros behind it");
+    let zeros_end = AREA_START + log.end() + LIMITS.zeros_ahead;
+    // There is space for the first zeros and two frames behind them, but not for the zeros behind those.
+    disk.limit_space(Some(zeros_end + 8192));
+    let mut kept = 1;
+    while AREA_START + log.end() < zeros_end + 8192 {
+        add(&mut log, EntryKind::Mutate, b"without");
+        kept += 1;
+    }
+    assert_eq!(kept, 5);
+    log.append(head(EntryKind::Mutate, 0), &[b"lost"]).unwrap();
+    let refused = log.commit().unwrap_err();
+    assert!(refused.reason == JournalReason::Io && refused.text.contains("free space"), "{refused:?}");
+    log.abort();
+    assert_eq!(log.append(head(EntryKind::Mutate, 0), &[b"later"]).unwrap_err(), refused);
+    disk.limit_space(None);
+    let (mut log, found) = open(&disk, 2);
+    assert_eq!(found.len(), kept);
+    add(&mut log, EntryKind::Mutate, b"with zeros again");
+    assert_eq!(open(&disk, 3).1.len(), kept + 1);
+}
+
+#[test]
 fn what_was_committed_is_there_after_opening_again_and_nothing_else() {
     let disk = Disk::blank(8 << 20);
     let (mut log, found) = open(&disk, 1);

@@ -11,6 +11,7 @@ use crate::journal::device::{DeviceLog, Limits, Opening};
 use crate::journal::JournalReason;
 use crate::machine::{Arrival, Parts, Runtime};
 use crate::protocol::{self, code, Blob, Method, Request};
+use crate::rts::hex;
 use crate::sys::memory::SharedWords;
 use crate::tensor::tests::{file, load};
 use crate::vitals::{Vitals, SHARED_WORDS};
@@ -162,4 +163,36 @@ fn a_worker_beside_flushes_nothing_until_it_takes_over() {
     boot.disk.fail(Some(Fault { call: Call::Flush, after: 0, for_ever: false }));
     let other = boot.standby();
     assert!(other.follow_last().is_err());
+}
+
+#[test]
+fn the_upload_of_a_change_that_was_lost_can_be_used_again() {
+    let boot = Boot::of(&Disk::blank(1 << 20), false);
+    let machine = boot.worker();
+    let ask = |method, params: Value, blob| {
+        let Value::Object(params) = params else { unreachable!() };
+        let request = Request::new(1.into(), method, protocol::Params::new(params), blob);
+        let answer = machine.answer(&request, Arrival { at: Instant::now(), connection: 0 });
+        answer.map(|_| ()).map_err(|error| error.code)
+    };
+    let send = |value: u8| {
+        let piece = json!({"upload": hex(&[value; 16]), "offset": 0, "total": 1});
+        ask(Method::Upload, piece, Blob::Bytes(vec![value].into())).unwrap();
+    };
+    let change = |id: u8, value: u8| {
+        let edit = json!({"kind": "dense", "tensor": "w", "offset": 0, "blob": [0, 1]});
+        let params = json!({"id": hex(&[id; 16]), "base_generation": machine.generation(), "confidence": 0.9,
+                            "edits": [edit]});
+        let result = ask(Method::Mutate, params, Blob::Upload(hex(&[value; 16])));
+        (result, machine.uploads().bytes(0, &[value; 16]).is_some())
+    };
+    send(1);
+    assert_eq!(change(1, 1), (Ok(()), false));
+    send(1);
+    assert_eq!(change(2, 1), (Err(code::NO_CHANGE), true));
+    send(2);
+    boot.disk.fail(Some(Fault { call: Call::Flush, after: 0, for_ever: false }));
+    for _ in 0..2 {
+        assert_eq!(change(3, 2), (Err(code::JOURNAL_FAILED), true), "not that there is no such upload");
+    }
 }
