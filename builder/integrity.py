@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from builder.boot_steps import INITRAMFS_NAME, VMLINUZ_NAME
+from builder.disk_steps import DISK_NAME
 from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import Manifest, OutputFile, read_manifest
 from builder.plan import RTS_NAME, TENSORS_NAME
@@ -64,10 +65,10 @@ def check_image(
 ) -> Checked:
     """Check manifest, kernel, initramfs, and header, signature and executable of the container, in this order.
 
-    `tensors` also hashes the container's model, which takes as long as reading it; `composed` the file vectorland.gguf,
-    which no machine boots from. `key` must have signed manifest and container; without it a signed one is compared
-    with the public key that it states itself, and refused if it states none. Raises InputError for the first thing
-    that is wrong.
+    `tensors` also hashes the container's model, which takes as long as reading it; `composed` the files that no machine
+    boots from: vectorland.gguf, and what a disk was made of, but not the disk, which a machine may have written to.
+    `key` must have signed manifest and container; without it a signed one is compared with the public key that it
+    states itself, and refused if it states none. Raises InputError for the first thing that is wrong.
     """
     path = folder / MANIFEST_NAME
     manifest = _read(path)
@@ -77,7 +78,7 @@ def check_image(
     elif manifest.key_id is not None:
         raise _unknown_key(path, manifest.key_id)
     stamps = {}
-    for name in (VMLINUZ_NAME, INITRAMFS_NAME, *([TENSORS_NAME] if composed else [])):
+    for name in (VMLINUZ_NAME, INITRAMFS_NAME, *(_others(manifest) if composed else ())):
         stamps[folder / name] = _check_file(folder / name, _listed(manifest, name, path), progress)
     rts = folder / RTS_NAME
     stamps[rts], signed_by = _check_container(rts, manifest, path, key=key, tensors=tensors, progress=progress)
@@ -107,6 +108,12 @@ def _read(path: Path) -> Manifest:
             return read_manifest(file.read(), origin=path_text(path))
     except OSError as error:
         raise InputError(f"{path_text(path)} cannot be read: {error.strerror}", remedy=REMEDY) from error
+
+
+def _others(manifest: Manifest) -> list[str]:
+    """The files from which the machine of this folder does not boot."""
+    own = {VMLINUZ_NAME, INITRAMFS_NAME, RTS_NAME, DISK_NAME}
+    return [TENSORS_NAME, *sorted(set(manifest.outputs) - own - {TENSORS_NAME})]
 
 
 def _listed(manifest: Manifest, name: str, origin: Path) -> OutputFile:

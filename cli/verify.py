@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cache import hash_file
+from builder.disk_steps import DISK_NAME
 from builder.integrity import check_image
 from builder.manifest import NAME as MANIFEST_NAME
 from builder.manifest import parse_outputs
@@ -70,10 +71,14 @@ def _verify_image(folder: Path, key: Ed25519PublicKey | None) -> Answer:
         checked = check_image(folder, key=key, tensors=True, composed=True, progress=progress)
     rts = folder / RTS_NAME
     check_file(rust_reader(rts), rts, public_key=key.public_bytes_raw() if key else None)
+    manifest = folder / MANIFEST_NAME
+    disk = [DISK_NAME] if DISK_NAME in parse_outputs(manifest.read_bytes(), origin=path_text(manifest)) else []
+    for name in disk:
+        verify_disk(folder / name, key=key.public_bytes_raw() if key else None)
     signature = "none"
     if checked.signed_by:
         signature = f"by the key {checked.signed_by}{'' if key else ', which was not demanded with --key'}"
-    names = [MANIFEST_NAME, *(path.name for path in checked.stamps)]
+    names = [MANIFEST_NAME, *(path.name for path in checked.stamps), *disk]
     facts = {"folder": folder, "kind": "image", "files": names, "signed_by": checked.signed_by, "key_given": bool(key)}
     return Answer(facts, f"{path_text(folder)}: sound image, {', '.join(names)}; signature {signature}")
 

@@ -115,7 +115,10 @@ def render(
         at += count
     if at - _ROOT_CLUSTER > shape.clusters:
         needed, there = (at - _ROOT_CLUSTER) * shape.cluster_bytes, shape.clusters * shape.cluster_bytes
-        raise FatError(f"the EFI system partition is full: the files need {needed} bytes, and it has {there}")
+        raise FatError(
+            f"the EFI system partition is full: the files need {needed} bytes, and it has {there}",
+            remedy="give a larger one with --esp-size",
+        )
     pieces = _head(
         shape, label=label, serial=serial, start=start, free=shape.clusters - (at - _ROOT_CLUSTER), next_free=at
     )

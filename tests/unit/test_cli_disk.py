@@ -78,6 +78,27 @@ def test_a_sound_disk_is_verified(vboot: Vboot, sound: Path) -> None:
     assert "signature not checked (give --key), slot B blank" in vboot.out
 
 
+def test_a_folder_with_a_disk_is_verified_as_a_whole(vboot: Vboot, tmp_path: Path) -> None:
+    folder = tmp_path / "build"
+    assert vboot("build", "--model", "tiny", "--format", "disk", "--output", folder) == 0
+    answer = vboot.json("verify", folder)
+    assert {"vector_boot.img", "vb-a.efi", "vb-b.efi", "vector_boot.verity", "vectorland.gguf"} < set(answer["files"])
+    whole = vboot.json("inspect", folder / "vector_boot.img")
+    assert whole["slots"]["A"]["boot"]["release"].startswith("6.")
+    with (folder / "vector_boot.img").open("r+b", buffering=0) as file:
+        state = opened(file).state.start
+        file.seek(state)
+        file.write(b"what a machine wrote")
+        assert vboot("verify", folder) == 0, "a machine writes to its disk"
+        flip(file, opened(file).slots["A"].start + 700)
+    assert vboot("verify", folder) == 1
+    assert "slot A of" in vboot.last_error()
+    with (folder / "vb-b.efi").open("r+b", buffering=0) as file:
+        flip(file, 5000)
+    assert vboot("verify", folder) == 1
+    assert "vb-b.efi has SHA-256" in vboot.last_error()
+
+
 def test_another_key_is_refused(vboot: Vboot, copy: BinaryIO) -> None:
     other = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw().hex()
     assert "slot A of disk.img: RTS: key_id" in refused(vboot, "--key", other)
