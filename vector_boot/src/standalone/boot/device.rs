@@ -17,12 +17,15 @@ pub struct PartitionDevice {
 }
 
 impl PartitionDevice {
-    /// The whole of an open partition.
+    /// The whole of an open partition. It is read from the disk: after a write that failed, the cache of the kernel shows
+    /// what was to be written.
     ///
     /// # Errors
-    /// If its size cannot be found.
+    /// If its size cannot be found, or an earlier write cannot be completed.
     pub fn whole(mut file: File) -> io::Result<Self> {
         let size = file.seek(SeekFrom::End(0))?;
+        file.sync_data()?;
+        cache::forget(&file)?;
         Ok(PartitionDevice { file, start: 0, size })
     }
 
