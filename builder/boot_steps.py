@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,12 @@ def _find(kernel: KernelSettings, progress: Progress) -> Kernel:
     from image.minilm import user_cache
 
     own = _own_kernel(kernel)
+    if kernel.source == "own":
+        from builder.own_kernel import own_kernel
+
+        built = own_kernel(user_cache() / "kernels", profile=kernel.profile, progress=progress)
+        found = kernel_from_path(built.vmlinuz, config=built.config)
+        return replace(found, package=f"built from {built.package.name} {built.package.version}, {kernel.profile}")
     if own is None:
         flavour = "amd64" if kernel.profile == "metal" else "cloud-amd64"
         return debian_kernel(user_cache() / "kernels", flavour=flavour, progress=progress)
@@ -79,13 +86,13 @@ def _find(kernel: KernelSettings, progress: Progress) -> Kernel:
 
 
 def _own_kernel(kernel: KernelSettings) -> Path | None:
-    if kernel.source == "debian":
+    if kernel.source in {"debian", "own"}:
         return None
     path = Path(kernel.source)
     if not path.is_file():
         raise InputError(
-            f"kernel.source = {kernel.source!r} is neither 'debian' nor a file",
-            remedy="use debian or the path of a bzImage",
+            f"kernel.source = {kernel.source!r} is neither 'debian' nor 'own' nor a file",
+            remedy="use debian, own or the path of a bzImage",
         )
     return path
 

@@ -171,7 +171,8 @@ SETTINGS: tuple[Setting, ...] = (
             "size in MiB of a new state file (default: 64 and four times the model)", minimum=16, maximum=65536),
 
     Setting("kernel", "source", "name or path", "debian", "--kernel", BUILD,
-            "debian (its cloud kernel) or the path of a bzImage", choices=("debian",)),
+            "debian (its package), own (small and fast; its first build takes minutes) or the path of a bzImage",
+            choices=("debian", "own")),
     Setting("kernel", "profile", "text", "vm", "--profile", BUILD,
             "vm (virtio disks) or metal (disks, keyboards and consoles of a PC too)", choices=("vm", "metal")),
     Setting("kernel", "config", "path", None, "--kernel-config", BUILD,

@@ -52,6 +52,7 @@ VERBS: Mapping[str, str] = {
     "surgeon": "edit, merge and compare the weights in GGUF files",
     "bench": "run the benchmarks, with other programs for comparison",
     "completion": "print a script that completes the command line in a shell",
+    "flash": "write a disk image to a disk, and read it back",
     "keygen": "make the keys that sign images and changes",
     "doctor": "check this host for what build, boot and tests need",
     "help": "explain a verb or a word, or print the manual page",
