@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import image
 from builder.boot_steps import INITRAMFS_NAME, VMLINUZ_NAME
 from builder.command_line import command_line
+from builder.secure_boot import SecureBootKey
 from builder.settings import Config, DiskSettings, RuntimeSettings
 from builder.steps import Context, Facts, Step
 from qemu.state_file import default_mib
@@ -55,12 +56,15 @@ def plan_disk(config: Config, *, rts: Path) -> list[Step]:
     folder = config.image.output
     loader = bootloader_step()
     tree, disk = folder / TREE_NAME, folder / DISK_NAME
-    images = uki_step(config, folder=folder, tree=tree, stub=loader.outputs[1])
+    key = None if config.image.secure_boot is None else SecureBootKey.of_folder(config.image.secure_boot)
+    images = uki_step(config, folder=folder, tree=tree, stub=loader.outputs[1], key=key)
     steps = [
         loader,
         verity_step(rts, tree),
         images,
-        disk_step(config.disk, loader=loader.outputs[0], uki=images.outputs[0], rts=rts, tree=tree, output=disk),
+        disk_step(
+            config.disk, loader=loader.outputs[0], uki=images.outputs[0], rts=rts, tree=tree, key=key, output=disk
+        ),
     ]
     return [*steps, *(copy_step(disk, kind) for kind in formats if kind in COPIES)]
 
@@ -103,7 +107,7 @@ def verity_step(rts: Path, output: Path) -> Step:
     )  # fmt: skip
 
 
-def uki_step(config: Config, *, folder: Path, tree: Path, stub: Path) -> Step:
+def uki_step(config: Config, *, folder: Path, tree: Path, stub: Path, key: SecureBootKey | None = None) -> Step:
     """Writes a unified kernel image for each slot. They differ in one word of the command line, and their names."""
     vmlinuz, initramfs = folder / VMLINUZ_NAME, folder / INITRAMFS_NAME
     base = f"{_CONSOLES[config.kernel.profile]} panic=-1 quiet"
@@ -116,6 +120,7 @@ def uki_step(config: Config, *, folder: Path, tree: Path, stub: Path) -> Step:
         from image import uki
 
         verity = context.facts["verity"]
+        facts: dict[str, str | int] = {"command_line": words}
         for slot, name in UKI_NAMES.items():
             data = uki.build(
                 stub.read_bytes(),
@@ -127,21 +132,34 @@ def uki_step(config: Config, *, folder: Path, tree: Path, stub: Path) -> Step:
                 release=str(context.facts["kernel"]["release"]),
                 version=ours,
             )
+            if key is not None:
+                # A signature holds the time; this is what two builds have in common.
+                facts[f"unsigned_sha256_{slot.lower()}"] = hashlib.sha256(data).hexdigest()
+                data = key.sign(data)
             with atomic_write(folder / name) as file:
                 file.write(data)
-        return {"command_line": words}
+        return facts
 
     return Step(
         name="uki",
         title="boot images",
         run=run,
-        inputs=(vmlinuz, initramfs, tree, stub, *_sources("uki", "pe")),
+        inputs=(vmlinuz, initramfs, tree, stub, *(key.files if key else ()), *_sources("uki", "pe")),
         parameters={"command_line": words, "version": ours},
         outputs=tuple(folder / name for name in UKI_NAMES.values()),
     )
 
 
-def disk_step(settings: DiskSettings, *, loader: Path, uki: Path, rts: Path, tree: Path, output: Path) -> Step:
+def disk_step(
+    settings: DiskSettings,
+    *,
+    loader: Path,
+    uki: Path,
+    rts: Path,
+    tree: Path,
+    output: Path,
+    key: SecureBootKey | None = None,
+) -> Step:
     """Writes the disk: a boot entry and the image in slot A, an empty slot B, a blank state partition."""
 
     def run(context: Context) -> Facts:
@@ -150,7 +168,8 @@ def disk_step(settings: DiskSettings, *, loader: Path, uki: Path, rts: Path, tre
         rts_bytes = rts.stat().st_size
         state_mib = settings.state_mib or default_mib(rts_bytes)
         slot_bytes = settings.slot_mib << 20 if settings.slot_mib else disk.default_slot_bytes(rts_bytes)
-        esp = disk.esp_files(loader=loader.read_bytes(), uki=uki.read_bytes(), slot="A")
+        manager = loader.read_bytes() if key is None else key.sign(loader.read_bytes())
+        esp = disk.esp_files(loader=manager, uki=uki.read_bytes(), slot="A")
         seed = hashlib.sha256("".join(map(context.sha256, (loader, uki, rts))).encode()).digest()
         context.progress("writing the disk", 0, 0)
         with rts.open("rb") as source, atomic_write(output) as target:
@@ -169,7 +188,7 @@ def disk_step(settings: DiskSettings, *, loader: Path, uki: Path, rts: Path, tre
     return Step(
         name="disk",
         run=run,
-        inputs=(loader, uki, rts, tree, *_sources("disk", "gpt", "fat32", "fat_names")),
+        inputs=(loader, uki, rts, tree, *(key.files if key else ()), *_sources("disk", "gpt", "fat32", "fat_names")),
         parameters={"esp_mib": settings.esp_mib, "slot_mib": settings.slot_mib, "state_mib": settings.state_mib},
         outputs=(output,),
     )

@@ -166,6 +166,7 @@ def configuration_of(config: Config) -> dict[str, dict[str, Any]]:
             "signing_key": config.image.signing_key and file_name(config.image.signing_key),
             "mutation_key": config.image.mutation_key and file_name(config.image.mutation_key),
             "format": config.image.format,
+            "secure_boot": config.image.secure_boot and file_name(config.image.secure_boot),
         },
         "disk": {
             "esp_mib": config.disk.esp_mib,

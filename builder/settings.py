@@ -146,6 +146,10 @@ SETTINGS: tuple[Setting, ...] = (
             "direct (kernel, initramfs and image for QEMU), or disk: a disk for UEFI firmware too; disk,qcow2,vmdk,vhdx"
             " makes copies in these formats of virtual machines"),
 
+    Setting("image", "secure_boot", "path", None, "--sign", BUILD,
+            "folder with secureboot.key and secureboot.crt, which sign the boot images of a disk (`vboot keygen"
+            " --secure-boot`)"),
+
     Setting("disk", "esp_mib", "integer", 64, "--esp-size", BUILD,
             "size in MiB of the disk's EFI system partition", minimum=34, maximum=2048),
     Setting("disk", "slot_mib", "integer", None, "--slot-size", BUILD,
@@ -217,6 +221,7 @@ class ImageSettings:
     signing_key: Path | None
     mutation_key: Path | None
     format: str = "direct"
+    secure_boot: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from cli.capabilities import capability_rows
 from cli.progress import reported, stderr_reporter
 from cli.settings_flags import add_settings, read_config
 from vboot.check import check_file
+from vboot.errors import InputError
 from vboot.text import path_json, path_text, shell_join
 
 VERB = "build"
@@ -48,6 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """Build what has changed."""
     config = read_config(arguments)
+    if arguments.check_reproducible and config.image.secure_boot is not None:
+        what = "--check-reproducible contradicts --sign: a Secure Boot signature holds the time at which it was made"
+        raise InputError(what, remedy="leave one of them out; manifest.json has the digests without signatures")
     answer = build_image(config, dry_run=arguments.dry_run)
     if not arguments.dry_run:
         answer = _with_capabilities(answer, config.image.output / TENSORS_NAME)

@@ -24,6 +24,7 @@ _DURABLE = "cache.direct=off,cache.no-flush=off"
 """A write may wait in the host's page cache, a flush of the guest is an fdatasync of the file."""
 _ERRORS_TO_GUEST = "write-cache=on,werror=report,rerror=report"
 """By default QEMU would stop the whole machine, its heartbeat too, when the host's disk is full."""
+_SECURE_FLASH = ("-global", "driver=cfi.pflash01,property=secure,value=on")
 WATCHDOG_ACTIONS = ("reset", "shutdown", "poweroff", "pause", "none", "inject-nmi", "debug")
 
 
@@ -52,7 +53,8 @@ class MachineSpec:
     `cpu` is one of QEMU's processor models, with features if any: "Haswell,-avx2". `firmware_vars` is this machine's
     own, writable copy of the firmware's variables; with it `firmware` is flash, without it a plain ROM. In place of a
     copy `firmware_template` may be given, of which the run folder gets one. `watchdog` adds an i6300esb and is what
-    QEMU does when it fires. A machine that `reboots` is not ended by that. `extra` is raw QEMU arguments.
+    QEMU does when it fires. A machine that `reboots` is not ended by that. With `secure_boot` the firmware keeps its
+    variables out of reach of the system, as Secure Boot needs it. `extra` is raw QEMU arguments.
     """
 
     kernel: Path | None = None
@@ -67,6 +69,7 @@ class MachineSpec:
     firmware_template: Path | None = None
     watchdog: str | None = None
     reboots: bool = False
+    secure_boot: bool = False
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -101,7 +104,8 @@ class Endpoints:
 def command(spec: MachineSpec, paths: Endpoints, accel: AccelName, *, qemu: str = QEMU) -> list[str]:
     """The argument vector that runs `spec`. All paths come out absolute, so it can be run again from anywhere."""
     cpu = _EMULATED_CPU if spec.cpu == DEFAULT_CPU and accel == "tcg" else spec.cpu
-    argv = [qemu, "-name", "vector_boot", "-machine", "q35", "-accel", accel, "-cpu", cpu]
+    machine = ["-machine", "q35,smm=on", *_SECURE_FLASH] if spec.secure_boot else ["-machine", "q35"]
+    argv = [qemu, "-name", "vector_boot", *machine, "-accel", accel, "-cpu", cpu]
     argv += ["-m", f"{spec.memory_mib}M", "-smp", str(spec.cpus)]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", *([] if spec.reboots else ["-no-reboot"])]
     return [*argv, *_boot(spec), *_ports(paths), *_disks(spec), *_guards(spec), *spec.extra]

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from vboot.errors import InputError
 LIMIT_BYTES = 64 << 10
 PAIRS = ("code", "mutation")
 """What the pairs of `write_key_pairs` sign: images, and changes of a running machine."""
+SECURE_BOOT_KEY, SECURE_BOOT_CERTIFICATE = "secureboot.key", "secureboot.crt"
 _MAKE = "make one with `vboot keygen DIR`"
 
 
@@ -70,13 +72,53 @@ def write_key_pairs(folder: Path) -> Mapping[str, Ed25519PublicKey]:
         public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         files[folder / f"{name}.key"] = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600
         files[folder / f"{name}.pub"] = public, 0o644
+    _write_new_files(folder, files)
+    return {name: key.public_key() for name, key in private.items()}
+
+
+def write_secure_boot_pair(folder: Path) -> str:
+    """Make a new key and self-signed certificate for Secure Boot. Returns the SHA-256 of the certificate, in hex.
+
+    The certificate has no end within this century, because firmware does not look at it. The folder is made if it is
+    not there. Raises InputError if one of the files exists or cannot be written; then none of them is written.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.x509.oid import NameOID
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "vector_boot Secure Boot")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2100, 1, 1, tzinfo=UTC))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    _write_new_files(
+        folder,
+        {
+            folder / SECURE_BOOT_KEY: (private, 0o600),
+            folder / SECURE_BOOT_CERTIFICATE: (certificate.public_bytes(Encoding.PEM), 0o644),
+        },
+    )
+    return certificate.fingerprint(SHA256()).hex()
+
+
+def _write_new_files(folder: Path, files: Mapping[Path, tuple[bytes, int]]) -> None:
+    """Write files that do not exist, with these modes, all or none. Raises InputError."""
     with _named(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in files:
         if os.path.lexists(path):
             raise InputError(f"{path} exists, and no key is overwritten", remedy="choose another folder")
     _write_all(files)
-    return {name: key.public_key() for name, key in private.items()}
 
 
 def _write_all(files: Mapping[Path, tuple[bytes, int]]) -> None:
