@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 TENSORS_NAME = "vectorland.gguf"
+SBOM_NAME = "sbom.cdx.json"
 RTS_NAME = "vector_boot.rts"
 BUILT_IN = ("minilm", "tiny")
 LIBRARIES = ("cryptography", "gguf", "numpy", "safetensors")
@@ -61,6 +62,7 @@ def plan_build(config: Config) -> list[Step]:
         ),
     ]
     steps += plan_disk(config, rts=output / RTS_NAME)
+    steps.append(sbom_step(tensors=output / TENSORS_NAME, output=output / SBOM_NAME, steps=steps))
     return [*steps, manifest_step(config, steps)]
 
 
@@ -194,6 +196,29 @@ def rts_step(config: Config, *, tensors: Path, output: Path) -> Step:
         run=run,
         inputs=(executable_path(), tensors, *([key] if key else []), *_image_sources()),
         parameters={"security_version": config.image.security_version, "signed": key is not None, "facts": 2},
+        outputs=(output,),
+    )
+
+
+def sbom_step(*, tensors: Path, output: Path, steps: Sequence[Step]) -> Step:
+    """Writes the bill of materials: what is in the image that `steps` make."""
+    made_of = tuple(path for step in steps for path in step.outputs)
+
+    def run(context: Context) -> Facts:
+        from builder import sbom
+
+        root = sbom.root_of(version("vector-boot"), executable_sha256=str(context.facts["executable"]["sha256"]))
+        parts = sbom.parts_of(context.facts, model=tensors, model_sha256=context.sha256(tensors))
+        with atomic_write(output) as file:
+            file.write(sbom.render(root, [*sbom.crates(), *parts]))
+        return {}
+
+    return Step(
+        name="sbom",
+        title="bill of materials",
+        run=run,
+        inputs=(*made_of, CRATE / "Cargo.lock"),
+        parameters={"vboot": version("vector-boot"), "format": 1},
         outputs=(output,),
     )
 
