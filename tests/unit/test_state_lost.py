@@ -18,8 +18,14 @@ from tests.support.state import (
     refusal,
 )
 
+SAID = {
+    "cut": "was cut short, from 67108864 bytes to 20971520,",
+    "cut inside its journal": "was cut short, from 67108864 bytes to 8192,",
+    "made as long again": "was cut short and made as long again",
+}
 
-@pytest.mark.parametrize("how", ["deleted", "replaced", "cut", "deleted while the worker is away"])
+
+@pytest.mark.parametrize("how", [*SAID, "deleted", "replaced", "deleted while the worker is away"])
 def test_a_file_that_is_lost_while_the_machine_runs_is_told_before_the_next_change(
     state: StateMachine, how: str
 ) -> None:
@@ -33,6 +39,11 @@ def test_a_file_that_is_lost_while_the_machine_runs_is_told_before_the_next_chan
             other.rename(state.file)
         elif how == "cut":
             os.truncate(state.file, 20 * MIB)
+        elif how == "cut inside its journal":
+            os.truncate(state.file, 8192)
+        elif how == "made as long again":
+            os.truncate(state.file, 0)
+            os.truncate(state.file, 64 * MIB)
         else:
             state.file.unlink()
         if how == "deleted while the worker is away":
@@ -44,7 +55,7 @@ def test_a_file_that_is_lost_while_the_machine_runs_is_told_before_the_next_chan
                 reply = other_port.request(kind, more, blob=blob if kind == "mutate" else None, timeout=PATIENCE)
                 assert reply.error is not None
                 assert reply.error["data"] == {"reason": "gone"}
-                said = "was cut short, from 67108864 bytes to 20971520," if how == "cut" else "was deleted or replaced"
+                said = SAID.get(how, "was deleted or replaced")
                 assert f"the state file {said} while the machine ran" in reply.error["message"]
                 assert "`vboot save`" in reply.error["message"]
             assert result(other_port, "hello", protocol=1, client="test")["durable"] is False
@@ -54,8 +65,24 @@ def test_a_file_that_is_lost_while_the_machine_runs_is_told_before_the_next_chan
         os.kill(worker, signal.SIGKILL)
         wait_for_next_worker(machine, worker)
         with machine.connect() as other_port:
-            assert refusal(other_port)["data"] == {"reason": "io"}, "not before the next boot"
-            assert (Facts.of(other_port) == before) is (how != "cut"), "what was cut off cannot be read"
+            assert refusal(other_port)["data"] == {"reason": "gone"}, "not before the next boot"
+            readable = how not in ("cut inside its journal", "made as long again")
+            assert (Facts.of(other_port) == before) is readable
+            assert result(other_port, "digest")["generation"] == int(readable)
+
+
+def test_a_file_that_is_emptied_while_the_worker_is_away_is_not_formatted_again(state: StateMachine) -> None:
+    with state.running() as machine, machine.connect() as port:
+        mutated(port, 0, 0)
+        worker = result(port, "stats")["worker"]["pid"]
+        os.kill(worker, signal.SIGSTOP)
+        os.truncate(state.file, 0)
+        os.truncate(state.file, 64 * MIB)
+        os.kill(worker, signal.SIGKILL)
+        wait_for_next_worker(machine, worker)
+        with machine.connect() as other_port:
+            assert refusal(other_port)["data"] == {"reason": "gone"}
+    assert not any(state.file.read_bytes())
 
 
 @pytest.mark.parametrize("asked", [True, False])

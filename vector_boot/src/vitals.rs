@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::hw_mmio;
-use crate::journal::ring;
+use crate::journal::{ring, JournalLoss, JournalReason};
 
 /// Phases of a start, in order.
 pub const PHASES: [&str; 6] = ["start", "mounts", "runtime", "tensors", "evolution", "heartbeat"];
@@ -32,6 +32,8 @@ const SELF_TEST: usize = KEYLESS + 1;
 const BOOT_TRIES: usize = SELF_TEST + 1;
 const FELL_BACK: usize = BOOT_TRIES + 1;
 const BOOT_PROBLEM: usize = FELL_BACK + TEXT_WORDS;
+const JOURNAL_GONE: usize = BOOT_PROBLEM + TEXT_WORDS;
+const STATE_BYTES: usize = JOURNAL_GONE + 1;
 /// Words of a text, which ends with a zero byte or with its last word.
 const TEXT_WORDS: usize = 52;
 
@@ -219,14 +221,27 @@ impl<'a> Vitals<'a> {
         self.set_wide(BOOT, number);
     }
 
-    /// Sequence number of the first entry that could not be written to the state device in this boot, if there is one.
-    pub fn journal_lost_from(&self) -> Option<u64> {
-        self.wide(JOURNAL_LOST_FROM).checked_sub(1)
+    /// What the state device has lost in this boot, if it has failed.
+    pub fn journal_loss(&self) -> Option<JournalLoss> {
+        let from = self.wide(JOURNAL_LOST_FROM).checked_sub(1)?;
+        let reason = if self.get(JOURNAL_GONE) == 0 { JournalReason::Io } else { JournalReason::Gone };
+        Some(JournalLoss { from, reason })
     }
 
-    /// Notes that the state device failed, and the first entry that it may have lost.
-    pub fn set_journal_lost_from(&self, sequence: u64) {
-        self.set_wide(JOURNAL_LOST_FROM, sequence + 1);
+    /// Notes that the state device has failed.
+    pub fn set_journal_loss(&self, loss: JournalLoss) {
+        self.set(JOURNAL_GONE, u32::from(loss.reason == JournalReason::Gone));
+        self.set_wide(JOURNAL_LOST_FROM, loss.from + 1);
+    }
+
+    /// The bytes that the state device had when it was opened first in this boot; `None` if it was not opened.
+    pub fn state_bytes(&self) -> Option<u64> {
+        Some(self.wide(STATE_BYTES)).filter(|bytes| *bytes != 0)
+    }
+
+    /// Notes how many bytes the state device has.
+    pub fn set_state_bytes(&self, bytes: u64) {
+        self.set_wide(STATE_BYTES, bytes);
     }
 
     /// SHA-256 of the model's file, once a worker has noted it.
@@ -334,67 +349,4 @@ fn upper_edge(bucket: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shared() -> Vec<AtomicU32> {
-        (0..SHARED_WORDS).map(|_| AtomicU32::new(0)).collect()
-    }
-
-    #[test]
-    fn buckets_are_ordered_and_hold_their_values() {
-        let mut last = 0;
-        for exponent in 0..32 {
-            for value in [1u32 << exponent, (1 << exponent) + ((1 << exponent) / 3)] {
-                let at = bucket(value);
-                assert!(at >= last && at < BUCKETS, "{value} in {at}");
-                assert!(
-                    upper_edge(at) >= value && u64::from(upper_edge(at)) <= u64::from(value) * 17 / 16 + 1,
-                    "{value}"
-                );
-                last = at;
-            }
-        }
-        assert!(bucket(u32::MAX) < BUCKETS);
-    }
-
-    #[test]
-    fn percentiles_count_every_beat() {
-        let words = shared();
-        let vitals = Vitals::new(&words);
-        assert_eq!(vitals.lateness_us(500), 0);
-        (0..990).for_each(|_| vitals.count_beat(10));
-        (0..10).for_each(|_| vitals.count_beat(5000));
-        assert_eq!((vitals.lateness_us(500), vitals.lateness_us(990)), (10, 10));
-        assert!((5000..5400).contains(&vitals.lateness_us(999)));
-    }
-
-    #[test]
-    fn phases_and_page_do_not_overlap() {
-        let words = shared();
-        let (vitals, page) = (Vitals::new(&words), hw_mmio::Page::new(&words));
-        page.initialise();
-        vitals.reach_phase(0, 0);
-        vitals.reach_phase(5, 1 << 40);
-        vitals.start(7, 1 << 41);
-        assert_eq!((vitals.phase_us(0), vitals.phase_us(1), vitals.phase_us(5)), (Some(0), None, Some(1 << 40)));
-        assert_eq!((vitals.supervisor_pid(), vitals.start_us()), (7, 1 << 41));
-        assert_eq!((vitals.appliance(), vitals.mutation_key()), (None, None));
-        vitals.set_appliance(&[7; 16]);
-        vitals.set_mutation_key(&[9; 32]);
-        vitals.count_program();
-        assert_eq!((vitals.appliance(), vitals.mutation_key()), (Some([7; 16]), Some([9; 32])));
-        vitals.set_boot(1 << 42);
-        assert_eq!((vitals.journal_lost_from(), vitals.model_file_sha256()), (None, None));
-        vitals.set_journal_lost_from(0);
-        let digest = std::array::from_fn(|index| index as u8);
-        vitals.set_model_file_sha256(&digest);
-        assert!(!vitals.is_keyless());
-        vitals.set_keyless();
-        assert!(vitals.is_keyless());
-        assert_eq!((vitals.programs(), vitals.boot()), (1, 1 << 42));
-        assert_eq!((vitals.journal_lost_from(), vitals.model_file_sha256()), (Some(0), Some(digest)));
-        assert_eq!(page.get(hw_mmio::word::MAGIC), 0x5642_4F54);
-        assert_eq!(page.shared_bytes(0..8), [0x54, 0x4F, 0x42, 0x56, 1, 0, 0, 0]);
-    }
-}
+mod tests;

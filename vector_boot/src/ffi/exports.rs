@@ -227,6 +227,10 @@ pub unsafe extern "C" fn neural_tensor(name: *const c_char, bytes: *mut usize) -
 /// freed with neural_free. A byte 0xFF before it is answered with a greeting first. Bytes that are not a message are
 /// answered with an error, as on the port. NULL: no model is loaded, or an argument is not valid.
 ///
+/// The machine keeps memory as large as the largest blob of a message so far, at most 1 MiB, for the next one, until it is
+/// replaced or cleaned up. The message must not lie in what neural_tensor returned: a change that another thread makes
+/// would write it during the call. Copy such bytes first.
+///
 /// # Safety
 /// `msg` is NULL or readable for `n` bytes, which nobody writes during the call; `reply_len` is NULL or writable.
 #[no_mangle]

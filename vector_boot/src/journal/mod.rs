@@ -36,6 +36,15 @@ impl JournalError {
     }
 }
 
+/// What a log that has failed may have lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalLoss {
+    /// Sequence number of the first entry that may be lost.
+    pub from: u64,
+    /// Why: [`JournalReason::Io`] or [`JournalReason::Gone`].
+    pub reason: JournalReason,
+}
+
 impl From<io::Error> for JournalError {
     fn from(error: io::Error) -> Self {
         JournalError::new(JournalReason::Io, error.to_string())

@@ -76,4 +76,10 @@ pub trait BlockDevice: Send + Sync {
     fn loss(&self) -> Option<String> {
         None
     }
+
+    /// Whether less of the device is stored than when this was asked last: it may be a file that was cut short and made as long
+    /// again.
+    fn has_shrunk(&self) -> bool {
+        false
+    }
 }

@@ -2,25 +2,25 @@
 
 use super::rebuild::{damaged, failed_before, inexact, invalid_entry};
 use super::{Lineage, LineageError};
-use crate::journal::{EntryHead, EntryKind, JournalError};
+use crate::journal::{EntryHead, EntryKind, JournalError, JournalLoss};
 use crate::mutation::apply::apply;
 use crate::tensor::memory::BeforeImages;
 
 impl Lineage {
-    /// Makes the changes that another process has appended to the log since it was read. If the log has failed there, from
-    /// the entry `lost_from` on, no change can be made here either.
+    /// Makes the changes that another process has appended to the log since it was read. If the log has failed there, no change
+    /// can be made here either.
     ///
     /// # Errors
     /// [`LineageError::Journal`]; no change can be made any more then, and the weights are those of some generation.
-    pub fn catch_up(&mut self, lost_from: Option<u64>, progress: &dyn Fn()) -> Result<(), LineageError> {
+    pub fn catch_up(&mut self, loss: Option<JournalLoss>, progress: &dyn Fn()) -> Result<(), LineageError> {
         self.require_log()?;
-        self.follow(lost_from, progress).map_err(|error| match error {
+        self.follow(loss.map(|loss| loss.from), progress).map_err(|error| match error {
             LineageError::Journal(why) => self.refuse(why),
             LineageError::UnknownGeneration(text) => self.refuse(damaged(&text)),
         })?;
-        if lost_from.is_some() {
-            self.lost_from = lost_from;
-            self.refuse(failed_before());
+        if let Some(JournalLoss { from, reason }) = loss {
+            self.lost_from = Some(from);
+            self.refuse(failed_before(reason, true));
         }
         Ok(())
     }

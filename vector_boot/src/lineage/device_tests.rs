@@ -2,6 +2,7 @@ use super::test_support::{quiet, walk, Harness, Machine, Random, ELEMENTS};
 use super::*;
 use crate::journal::device::simulated::{Call, Disk, Fault};
 use crate::journal::device::{DeviceLog, Limits, Opening};
+use crate::journal::JournalLoss;
 use crate::tensor::tests::{file, load};
 
 /// How a device is opened.
@@ -221,7 +222,8 @@ fn a_follower_stops_where_the_writer_has_failed() {
         writer.disk.fail(Some(Fault { call, after: 0, for_ever: false }));
         assert_eq!(reason(writer.harness.mutate(200, 3, None)), Some(JournalReason::Io));
         let lost_from = writer.harness.lineage.lost_from();
-        follower.harness.lineage.catch_up(lost_from, &quiet).unwrap();
+        let loss = lost_from.map(|from| JournalLoss { from, reason: JournalReason::Io });
+        follower.harness.lineage.catch_up(loss, &quiet).unwrap();
         assert_eq!((follower.state(), follower.harness.lineage.lost_from()), (kept, lost_from), "{call:?}");
         assert_eq!(reason(follower.harness.mutate(0, 99, None)), Some(JournalReason::Io), "{call:?}");
         assert!(!follower.harness.lineage.durable());

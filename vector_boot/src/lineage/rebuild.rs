@@ -2,8 +2,8 @@
 
 use super::image::Image;
 use super::{Budget, ChangeRequest, GenerationEntry, Ids, ImageEntry, Lineage, LineageError, Undo};
-use crate::journal::device::failed;
 use crate::journal::device::planted::{self, Bug};
+use crate::journal::device::{failed, gone, UNREADABLE};
 use crate::journal::{EntryHead, EntryKind, Journal, JournalError, JournalReason, LogEntry};
 use crate::mutation::apply::apply;
 use crate::mutation::plan::{plan, Plan};
@@ -118,6 +118,10 @@ impl Lineage {
             progress();
             Ok(())
         })?;
+        if let Some(lost) = lost_from.filter(|lost| log.next_sequence() < *lost) {
+            let text = format!("the journal ends before entry {lost}, up to which it was acknowledged");
+            return Err(JournalError::new(JournalReason::Gone, text));
+        }
         self.refusal = log.refusal();
         let new_boot = !opened_before && log.boot() != 0 && !planted::is(Bug::LeaseForgotten);
         self.log = Some(log);
@@ -310,9 +314,14 @@ pub(super) fn damaged(text: &str) -> JournalError {
     JournalError::new(JournalReason::Damaged, text)
 }
 
-/// Why a log on a device that has failed takes no changes.
-pub fn failed_before() -> JournalError {
-    JournalError::new(JournalReason::Io, failed("earlier in this boot"))
+/// Why a log on a device that has failed in this boot for this reason takes no changes. `readable`: whether its entries were read.
+pub fn failed_before(reason: JournalReason, readable: bool) -> JournalError {
+    let text = match (reason, readable) {
+        (JournalReason::Gone, true) => gone("was deleted, replaced or cut short earlier in this boot"),
+        (JournalReason::Gone, false) => UNREADABLE.into(),
+        _ => failed("earlier in this boot"),
+    };
+    JournalError::new(reason, text)
 }
 
 pub(super) fn invalid_entry() -> JournalError {

@@ -55,7 +55,7 @@ impl Machine {
         if lineage.require_log().is_err() {
             return Ok(()); // the other process could not write it either
         }
-        lineage.catch_up(self.vitals().journal_lost_from(), &|| ()).map_err(|error| RequestError::from(error).message)
+        lineage.catch_up(self.vitals().journal_loss(), &|| ()).map_err(|error| RequestError::from(error).message)
     }
 
     /// Makes the last changes of the process that has stopped, and what it has written durable.

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use super::Machine;
 use crate::hw_mmio::word;
 use crate::journal::ring::Record;
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, JournalLoss, JournalReason};
 use crate::lineage::{failed_before, Budget, Lineage, Recovery};
 use crate::protocol::RecordKind;
 use crate::sys;
@@ -37,7 +37,7 @@ impl Machine {
         let opened_before = vitals.boot() != 0;
         let recovery = Recovery {
             budget: Budget::of_memory(sys::total_memory()),
-            lost_from: vitals.journal_lost_from(),
+            lost_from: vitals.journal_loss().map(|loss| loss.from),
             opened_before,
             uptime_us: self.uptime_us(),
             progress,
@@ -49,12 +49,12 @@ impl Machine {
         };
         let mut lineage = Lineage::recover(store, log, recovery);
         lineage.refuse_lost_log();
-        if vitals.journal_lost_from().is_some() {
-            lineage.refuse(failed_before());
+        if let Some(loss) = vitals.journal_loss() {
+            lineage.refuse(failed_before(loss.reason, lineage.log().is_some()));
         } else if let Some(why) = lineage.refusal().filter(|_| start != Start::Standby) {
             if why.is_for_good() {
                 // The next worker must not try again what failed here.
-                vitals.set_journal_lost_from(lineage.lost_from().unwrap_or(0));
+                vitals.set_journal_loss(JournalLoss { from: lineage.lost_from().unwrap_or(0), reason: why.reason });
             }
             self.queue_notice(why.text.clone());
         }
@@ -86,8 +86,9 @@ impl Machine {
         vitals.set_promoted(lineage.promoted());
         vitals.set_lease_until(lineage.lease_until_us().unwrap_or(0));
         self.durable.store(lineage.durable(), Ordering::Relaxed);
-        if let Some(sequence) = lineage.lost_from().filter(|_| vitals.journal_lost_from().is_none()) {
-            vitals.set_journal_lost_from(sequence);
+        if let Some(from) = lineage.lost_from().filter(|_| vitals.journal_loss().is_none()) {
+            let reason = lineage.refusal().map_or(JournalReason::Io, |why| why.reason);
+            vitals.set_journal_loss(JournalLoss { from, reason });
             self.queue_notice(lineage.refusal().map_or_else(String::new, |why| why.text.clone()));
         }
     }

@@ -42,6 +42,16 @@ pub fn loss(file: &File, bytes: u64) -> Option<String> {
     }
 }
 
+/// The bytes of a regular file that are stored; those that were never written are not. 0 for a device.
+///
+/// # Errors
+/// If the file cannot be examined.
+pub fn stored(file: &File) -> io::Result<u64> {
+    let status = status_of(file)?;
+    let is_file = status.st_mode & libc::S_IFMT == libc::S_IFREG;
+    Ok(if is_file { u64::try_from(status.st_blocks).unwrap_or(0) * 512 } else { 0 })
+}
+
 impl FileState {
     fn of(file: &File) -> io::Result<Self> {
         let status = status_of(file)?;

@@ -19,7 +19,7 @@ use super::format::{BLOCK, NOTES_BYTES};
 use super::storage::BlockDevice;
 use super::{EntryHead, Journal, JournalError, JournalReason, LogEntry, Payload, Visit, HEAD_BYTES};
 use batch::Batch;
-use frame::{entry_bytes, frame_bytes, seed, HEAD};
+use frame::{entry_bytes, frame_bytes, seed, FrameHead, HEAD};
 pub use open::{Limits, Opening};
 use planted::Bug;
 use recovery::{Reader, Tail};
@@ -38,7 +38,7 @@ pub struct DeviceLog {
     nonce: [u8; 16],
     /// The number of this boot; 0 as long as it is not known.
     boot: u64,
-    /// Where the last frame begins, and the number of the boot that wrote it.
+    /// Where the last frame begins, and the number of the boot that wrote the last one that was read.
     last: Option<u64>,
     last_boot: u64,
     writable: bool,
@@ -183,6 +183,19 @@ impl DeviceLog {
         Ok(())
     }
 
+    /// Whether the device still has a superblock of this log and its last frame.
+    fn is_there(&self) -> Result<bool, JournalError> {
+        let found = Superblocks::read(self.ring.device())?;
+        if found.current.is_none_or(|current| current.salt != self.superblock.salt) {
+            return Ok(false);
+        }
+        let Some(at) = self.last else { return Ok(true) };
+        let mut block = [0; BLOCK as usize];
+        self.ring.read_blocks(at, &mut block)?;
+        let head = FrameHead::decode(&block, &self.superblock.salt, at);
+        Ok(head.is_some_and(|head| head.digest == self.tail.chain))
+    }
+
     /// Whether `len` bytes at a logical offset are part of the log or of the open batch.
     fn holds(&self, at: u64, len: u64) -> bool {
         at >= self.superblock.start.offset && at.checked_add(len).is_some_and(|end| end <= self.end())
@@ -308,12 +321,13 @@ impl Journal for DeviceLog {
     }
 
     fn require_kept(&self) -> Result<(), JournalError> {
-        let Some(loss) = self.ring.device().loss() else { return Ok(()) };
-        let text = format!(
-            "the state file {loss} while the machine ran, and what was acknowledged is lost at the next start: save the \
-             weights with `vboot save`, then start the machine with another state file"
-        );
-        Err(self.fail(JournalError::new(JournalReason::Gone, text)))
+        let device = self.ring.device();
+        let loss = match device.loss() {
+            None if !device.has_shrunk() || self.checked(self.is_there())? => return Ok(()),
+            None => "was cut short and made as long again".into(),
+            Some(loss) => loss,
+        };
+        Err(self.fail(JournalError::new(JournalReason::Gone, gone(&format!("{loss} while the machine ran")))))
     }
 
     fn refusal(&self) -> Option<JournalError> {
@@ -352,6 +366,19 @@ pub fn failed(how: &str) -> String {
     format!(
         "the state device failed ({how}) and is not used again before the next boot: check the disk and its free space, then \
          start the machine again"
+    )
+}
+
+/// That a state file is gone, and its journal cannot be read any more.
+pub const UNREADABLE: &str =
+    "the state file was replaced or cut short while the machine ran, and its journal can no longer be read, so the weights are those \
+     of the model's file: start the machine with another state file";
+
+/// That a state file is gone, in this way.
+pub fn gone(how: &str) -> String {
+    format!(
+        "the state file {how}, and what was acknowledged is lost at the next start: save the weights with `vboot save`, then start \
+         the machine with another state file"
     )
 }
 

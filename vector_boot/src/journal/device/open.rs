@@ -1,6 +1,7 @@
 //! Opening a device: whose it is, and formatting of a blank one.
 
 use super::superblock::{Place, Superblock, Superblocks};
+use super::UNREADABLE;
 use crate::journal::format::{
     AREA_START, BLOCK, DEVICE_LEAST, DEVICE_MOST, FORMAT_VERSION, REACH_STEP, SUPERBLOCK_MAGIC, ZEROS_AHEAD,
     ZERO_CHECK_EDGE, ZERO_CHECK_STEP, ZERO_CHECK_WHOLE,
@@ -67,6 +68,9 @@ pub fn superblock(
     }
     let superblocks = Superblocks::read(device)?;
     let Some(current) = superblocks.current else {
+        if opening.boot != 0 {
+            return Err(JournalError::new(JournalReason::Gone, UNREADABLE));
+        }
         return match (is_blank(device, size)?, superblocks.magic) {
             (true, _) if opening.writable => format(device, size, opening, limits),
             (true, _) => Err(JournalError::new(

@@ -123,7 +123,7 @@ impl DeviceLog {
             self.flush()?;
         }
         self.require_kept()?;
-        self.tail = head.next();
+        (self.last, self.tail) = (Some(self.tail.offset), head.next());
         self.batch = Batch::new(seed(&self.superblock.salt));
         Ok(())
     }

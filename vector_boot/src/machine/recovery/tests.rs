@@ -35,7 +35,7 @@ impl Boot {
             model: &|| [2; 32],
             random: [3; 64],
             boot: vitals.boot(),
-            writable: !self.read_only && vitals.journal_lost_from().is_none(),
+            writable: !self.read_only && vitals.journal_loss().is_none(),
             beside,
         };
         let limits = Limits { device_least: 64 << 10, ..Limits::SPECIFIED };

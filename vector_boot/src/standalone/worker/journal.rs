@@ -11,6 +11,7 @@ use crate::hw_mmio::Page;
 use crate::journal::device::{described, DeviceLog, Opening};
 use crate::journal::log::Log;
 use crate::journal::state_device::StateDevice;
+use crate::journal::storage::BlockDevice;
 use crate::journal::{Journal, JournalError, JournalReason};
 use crate::model_file::LoadedModel;
 use crate::sys;
@@ -49,7 +50,7 @@ pub fn open(
         boot: vitals.boot(),
         // A device that has failed in this boot is not written again, nor one that the worker that serves cannot write.
         writable: options.state == StateAccess::Write
-            && vitals.journal_lost_from().is_none()
+            && vitals.journal_loss().is_none()
             && (!options.standby || vitals.boot() != 0),
         beside: options.standby,
     };
@@ -60,8 +61,11 @@ pub fn open(
             Vitals::new(words.words()).make_progress();
         }
     };
-    let device =
-        Box::new(StateDevice::new(File::from(state), Box::new(alive)).map_err(|error| described(error.into()))?);
+    let device = StateDevice::new(File::from(state), vitals.state_bytes(), Box::new(alive));
+    let device = Box::new(device.map_err(|error| described(error.into()))?);
+    if serves {
+        vitals.set_state_bytes(device.size());
+    }
     DeviceLog::open(device, &opening).map(|log| Box::new(log) as Box<dyn Journal>)
 }
 

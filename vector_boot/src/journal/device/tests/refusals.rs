@@ -152,3 +152,57 @@ fn a_large_hole_is_damage_and_so_is_a_missing_first_frame() {
     disk.alter(|bytes| bytes[AREA_START as usize + (3 << 12)] ^= 1);
     assert_eq!(reason(&disk, &opening(2)), JournalReason::Damaged);
 }
+
+/// A disk of which less is stored each time that this is asked.
+struct Shrinking(Disk);
+
+impl BlockDevice for Shrinking {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, buffer)
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write(offset, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+
+    fn has_shrunk(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_file_of_which_less_is_stored_is_gone_only_if_the_log_is_not_there() {
+    let (first, second) = (AREA_START as usize, AREA_START as usize + 4096);
+    for lost in [0..1 << 20, 0..first, second..second + 4096] {
+        let disk = Disk::blank(1 << 20);
+        let mut log = DeviceLog::open_limited(Box::new(Shrinking(disk.clone())), &opening(1), LIMITS).unwrap();
+        log.read_on(&mut |_, _| Ok(())).unwrap();
+        for payload in [b"first", b"other"] {
+            add(&mut log, EntryKind::Mutate, payload);
+            log.require_kept().unwrap();
+        }
+        disk.alter(|bytes| bytes[first..second].fill(0));
+        log.require_kept().unwrap(); // of its frames only the last one is looked at
+        disk.alter(|bytes| bytes[lost.clone()].fill(0));
+        let refused = log.require_kept().unwrap_err();
+        assert_eq!(refused.reason, JournalReason::Gone, "{lost:?}");
+        assert_eq!(log.append(head(EntryKind::Mutate, 0), &[b"later"]), Err(refused));
+    }
+}
+
+#[test]
+fn a_device_that_this_boot_has_used_is_not_formatted_again() {
+    for content in [0, 5] {
+        let disk = Disk::new(vec![content; 1 << 20]);
+        let refused = open_with(&disk, &Opening { boot: 1, ..opening(1) }).err().unwrap();
+        assert_eq!((refused.reason, disk.events()), (JournalReason::Gone, 0));
+    }
+}
