@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from dataclasses import dataclass, field
@@ -12,10 +13,13 @@ from builder import bzimage
 from builder.integrity import Checked
 from image import disk, uki
 from image.disk import Slot
+from image.gpt import Partition
+from image.rts import RtsHeader
 from image.streams import read_chunks
 from initramfs.memory import MIB, MemoryNeed
 from vboot.errors import InputError
-from vboot.text import path_text
+from vboot.gguf import read_layout, scalar
+from vboot.text import path_text, printable
 
 FIRMWARE_BYTES = 64 * MIB
 """What the firmware keeps, and its copies of kernel and initramfs while it starts them."""
@@ -24,7 +28,7 @@ _OTHER_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdxfile": "VHDX", b"c
 
 @dataclass(frozen=True)
 class DiskImage:
-    """A disk that firmware boots. `kernel` is the kernel of its first boot entry, `model` what it runs, in words.
+    """A disk that firmware boots. `kernel` is the kernel of its first boot entry; `model` names what its slots hold.
 
     `checked` are the files that were compared with a manifest: none, because the disk is checked as it is used.
     """
@@ -32,7 +36,7 @@ class DiskImage:
     path: Path
     need: MemoryNeed
     kernel: bytes = field(repr=False)
-    model: str = "on the disk"
+    model: str = "of unknown name"
     checked: Checked = field(default_factory=Checked)
 
 
@@ -76,13 +80,29 @@ def _read(path: Path, file: BinaryIO) -> DiskImage:
     refuse_other_format(file.read(8))
     opened = disk.open_disk(file, size=file.seek(0, os.SEEK_END))
     entries = opened.entries()
-    headers = [header for slot in disk.SLOTS if (header := opened.header(file, slot)) is not None]
+    headers = {slot: header for slot in disk.SLOTS if (header := opened.header(file, slot)) is not None}
     if not entries or not headers:
         raise InputError("it has no boot entry" if not entries else "both of its slots are blank")
     found = uki.read(opened.esp.read(entries[0].path), what=entries[0].name)
     need = MemoryNeed(
         kernel_bytes=bzimage.parse(found.kernel).init_size + FIRMWARE_BYTES,
         initramfs_bytes=len(found.initramfs),
-        weights_bytes=max(header.tensor_size for header in headers),
+        weights_bytes=max(header.tensor_size for header in headers.values()),
     )
-    return DiskImage(path, need, found.kernel)
+    # Which slot the boot loader takes is seen only when the machine runs.
+    names = dict.fromkeys(_model_name(file, opened.slots[slot], header) for slot, header in headers.items())
+    return DiskImage(path, need, found.kernel, " or ".join(names))
+
+
+def _model_name(file: BinaryIO, slot: Partition, header: RtsHeader) -> str:
+    """The name that the model in a slot gives itself; that it is not known, where the model is damaged."""
+    start = slot.start + header.tensor_offset
+    try:
+        with (
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            memoryview(data)[start : start + header.tensor_size] as view,
+        ):
+            name = scalar(read_layout(view, name="the model").metadata, "general.name")
+    except (InputError, ValueError):
+        name = None
+    return printable(str(name)) if name else "of unknown name"

@@ -27,6 +27,8 @@ TREE_NAME = "vector_boot.verity"
 UKI_NAMES = {"A": "vb-a.efi", "B": "vb-b.efi"}
 COPIES = {"qcow2": "qcow2", "vmdk": "vmdk", "vhdx": "vhdx"}
 """Formats of virtual machines: the name of each for qemu-img, which is the extension of its file too."""
+_UNLISTED = ("vmdk", "vhdx")
+"""Formats with random identifiers: they are not the same when they are made twice, so no manifest lists them."""
 _FORMATS = ("direct", "disk", *COPIES)
 # Virtual machines have a serial console, PCs a screen; the last one named is /dev/console.
 _CONSOLES = {"vm": "console=ttyS0", "metal": "console=ttyS0 console=tty0"}
@@ -66,7 +68,13 @@ def plan_disk(config: Config, *, rts: Path) -> list[Step]:
             config.disk, loader=loader.outputs[0], uki=images.outputs[0], rts=rts, tree=tree, key=key, output=disk
         ),
     ]
-    return [*steps, *(copy_step(disk, kind) for kind in formats if kind in COPIES)]
+    return [*steps, *(copy_step(disk, kind) for kind in formats if kind in COPIES and kind not in _UNLISTED)]
+
+
+def plan_unlisted_copies(config: Config) -> list[Step]:
+    """The steps after the manifest: copies of the disk that are not the same when they are made twice."""
+    kinds = [kind for kind in formats_of(config) if kind in _UNLISTED]
+    return [copy_step(config.image.output / DISK_NAME, kind) for kind in kinds]
 
 
 def bootloader_step() -> Step:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import image
 import vboot.gguf
 from builder.boot_steps import INITRAMFS_NAME, VMLINUZ_NAME, initramfs_step, kernel_step
-from builder.disk_steps import plan_disk
+from builder.disk_steps import plan_disk, plan_unlisted_copies
 from builder.executable import (
     CRATE,
     ENVIRONMENT,
@@ -63,7 +63,7 @@ def plan_build(config: Config) -> list[Step]:
     ]
     steps += plan_disk(config, rts=output / RTS_NAME)
     steps.append(sbom_step(tensors=output / TENSORS_NAME, output=output / SBOM_NAME, steps=steps))
-    return [*steps, manifest_step(config, steps)]
+    return [*steps, manifest_step(config, steps), *plan_unlisted_copies(config)]
 
 
 def plan_composition(config: Config, output: Path) -> list[Step]:

@@ -200,6 +200,7 @@ def booted_disk(
     come up, or comes up in emergency mode; InputError without firmware.
     """
     firmware = find_firmware()
+    _say(f"model {image.model}")
     with tempfile.NamedTemporaryFile(prefix="vboot-kernel-") as kernel:
         kernel.write(image.kernel)
         kernel.flush()

@@ -91,9 +91,11 @@ def _record(folder: RunFolder) -> dict[str, Any]:
 
 
 def _image(record: dict[str, Any]) -> Path | None:
-    """The folder of the image: that of the first file that the machine was made from."""
-    inputs = record.get("inputs")
+    """The image: the disk that firmware booted, or the folder of the first file that the machine was made from."""
+    inputs, disk = record.get("inputs"), record.get("disk")
     try:
+        if disk is not None:
+            return parse_path(disk)
         return parse_path(inputs[0]["path"]).parent if inputs else None
     except (KeyError, TypeError, ValueError):
         return None

@@ -69,7 +69,7 @@ def start(
     if run is not None and (run / "machine.json").exists() and is_running(open_run_folder(run)):
         raise InputError(f"a machine runs in {path_text(run)}", remedy="stop it, or give another run folder")
     folder = create_run_folder(run)
-    booted_from = spec.inputs()
+    booted_from, boot_disk = spec.inputs(), spec.boot_disk
     spec = with_private_files(spec, folder)
     argv = command(spec, folder.endpoints, accel.name, qemu=qemu)
     with named_errors(folder.command):
@@ -85,6 +85,8 @@ def start(
     record |= _describe(process.pid, folder, accel, argv) | {"memory_mib": spec.memory_mib, "model": model}
     if state := next((disk.path for disk in spec.disks if disk.serial == STATE_SERIAL), None):
         record["state"] = path_json(state.absolute())
+    if boot_disk is not None:
+        record["disk"] = path_json(boot_disk.absolute())
     machine = VirtualMachine(process, folder, record, detach=detach)
     try:
         # Hashed while QEMU starts: what is on disk later may be another build.

@@ -99,9 +99,9 @@ class VirtualMachine:
     def describe(self) -> dict[str, object]:
         """How to reach it: `run`, `pid`, `evolution`, `qmp`, `console`, `accel`, and `command`, quoted for a shell.
 
-        Also `state`, the file of its state disk, if it has one.
+        Also `state`, the file of its state disk, if it has one, and `disk`, the image that firmware booted.
         """
-        names = ("run", "pid", "evolution", "qmp", "console", "accel", "command", "state")
+        names = ("run", "pid", "evolution", "qmp", "console", "accel", "command", "state", "disk")
         return {name: self._record[name] for name in names if name in self._record}
 
     def check(self, phase: BootPhase = "spawn") -> None:

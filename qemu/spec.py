@@ -85,6 +85,11 @@ class MachineSpec:
             known = ", ".join(WATCHDOG_ACTIONS)
             raise InputError(f"watchdog action {self.watchdog!r} is unknown", remedy=f"use one of {known}")
 
+    @property
+    def boot_disk(self) -> Path | None:
+        """The disk that firmware boots, as it was given; None where the kernel is."""
+        return self.disks[0].path if self.kernel is None and self.disks else None
+
     def inputs(self) -> tuple[Path, ...]:
         """Every file the machine is made from: not the disks that it writes to."""
         named = (self.kernel, self.initramfs, self.firmware, self.firmware_vars or self.firmware_template)

@@ -127,3 +127,11 @@ def tiny() -> Image:
 @pytest.fixture(scope="session")
 def minilm() -> Image:
     return built("minilm")
+
+
+@pytest.fixture(scope="session")
+def tiny_disk() -> Path:
+    """The disk of the tiny model, which firmware boots. Nothing may write to it."""
+    folder = BUILD / "tiny-disk"
+    assert main(["build", "--model", "tiny", "--format", "disk", "--output", str(folder)]) == 0
+    return folder / "vector_boot.img"
