@@ -12,9 +12,20 @@ from image.disk import open_disk
 from image.slot_update import bundle, slot_contents
 from initramfs.build import SENTINEL
 from tests.boot.conftest import Image
-from tests.support.updating import await_boot, client_of, disk_with_slot_a, machine_of, running, source
+from tests.support.state_devices import StateWriter
+from tests.support.updating import (
+    SLOWEST_BOOT_S,
+    await_boot,
+    client_of,
+    disk_with_slot_a,
+    machine_of,
+    running,
+    source,
+)
 from tests.support.vboot import Vboot
 from vboot.client.machine import MachineClient
+from vboot.protocol.errors import RequestRefusedError
+from vboot.protocol.tables import Code
 from vboot.weights.edits import Dense
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU")
@@ -97,3 +108,28 @@ def stop_in_the_middle(client: MachineClient, made: Path) -> None:
 
     with pytest.raises(InterruptedError):
         client.update(brought, half(), slot_bytes=whole.size, slot_sha256=whole.sha256)
+
+
+def test_a_slot_that_cannot_read_the_journal_writes_nothing_and_is_not_found_good(tiny: Image, tmp_path: Path) -> None:
+    good = source(tiny.folder, tmp_path / "good")
+    disk = disk_with_slot_a(tiny.folder, tmp_path / "disk.img", good, name="vb-a+3.efi")
+    newer = StateWriter()
+    newer.next_superblock(version=9, least_reader=9)
+    newer.next_superblock()
+    with disk.open("r+b") as file:
+        place = open_disk(file, size=disk.stat().st_size).state
+        file.seek(place.start)
+        file.write(newer.data)
+    with running(machine_of(disk), tmp_path / "run") as machine, client_of(machine) as client:
+        assert not client.hello().durable
+        with pytest.raises(RequestRefusedError) as refused:
+            client.mutate([Dense(TENSOR, 0, bytes(64))], confidence=0.9, wait=True)
+        assert (refused.value.code, refused.value.data) == (Code.JOURNAL_FAILED, {"reason": "newer"})
+        machine.wait_for_console("slot A is not found good: the journal takes no changes: ", timeout=SLOWEST_BOOT_S)
+        stats = await_boot(client)
+        assert (stats.boot.blessed, stats.boot.tries_left) == (False, 2)
+        assert stats.boot.problem.startswith("the journal takes no changes: ")
+    with disk.open("rb") as file:
+        file.seek(place.start)
+        assert file.read(len(newer.data)) == newer.data
+    assert entries(disk) == ["vb-a+2-1.efi"]
