@@ -29,19 +29,22 @@ from tests.support.state_histories import three_generations
 from tests.support.vboot import Vboot
 
 EXCUSED = {
-    r"make (image|boot|demo)( (MODEL|TYPE)=\S+)*": "builds in the checkout; test_makefile.py and tests/boot run it",
+    r"make (image|disk|boot|demo)( (MODEL|TYPE)=\S+)*": "builds in the checkout: test_makefile.py, tests/boot run it",
     r"make (test|check|torture|together|bench|fuzz|aarch64-tools|man|deps|(dist)?clean)( [A-Z]+=\d+)?": "long",
     r"make -C examples/c && .*": "test_examples.py compiles and runs it",
     r"(python3|\.venv/bin/python) examples/\S+ .*": "test_examples.py runs it",
     r"vboot (boot|demo)( .*)?": "needs QEMU: tests/boot runs it",
     r"(vboot|python -m builder) build( --check-reproducible)?": "tests/e2e and test_cli_build.py run it",
+    r"vboot build --format .*": "test_disk_steps.py and tests/boot run it",
     r"vboot evolve --boot .*": "needs QEMU: tests/boot/test_evolve.py runs it",
     r"vboot evolve --report .*": "needs a run that has ended: test_cli_evolve.py runs it",
     r"vboot surgeon verify evolved\.gguf .*": "needs a run's file and recipe: test_surgeon.py runs it",
     r"vboot evolve (RUN )?--minutes 30": "its task is made of Debian's package lists: test_cli_evolve.py runs it",
     r"vboot reload .*": "takes a probation of 10 s: test_cli_reload.py runs it",
+    r"vboot update .*": "needs a disk with two slots: tests/boot/test_update.py runs it",
     r"vboot stop( RUN)?": "ends a machine: test_cli_runs.py and tests/boot run it",
     r"(sudo )?apt-get .*": "changes the host",
+    r"(install -m|virsh|qm) .*": "needs libvirt or Proxmox VE: docs/disk.md says that they were not tried",
     r"kill -9 \d+": "ends a machine: tests/boot/test_power_cuts.py does it",
     r"cargo .*": "compiles the crate again",
     r"cbindgen .*": "test_ffi.py runs it where it is installed",

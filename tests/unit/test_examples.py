@@ -61,3 +61,9 @@ def test_embed_in_c(library: Path, tmp_path: Path) -> None:
     same, other = output(folder / "embed", tiny_model(), text, text, "42 is a number").splitlines()
     assert same.startswith("1.0000")
     assert float(other.split()[0]) < 0.9
+
+
+def test_the_machine_for_libvirt_is_valid() -> None:
+    command = ["virt-xml-validate", str(EXAMPLES / "libvirt.xml"), "domain"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
