@@ -1,4 +1,4 @@
-"""Finds UEFI firmware for the machine: by QEMU's descriptors (docs/interop/firmware.json), else at known paths."""
+"""Finds firmware for the machine: UEFI by QEMU's descriptors (docs/interop/firmware.json), else at known paths."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ _KNOWN = (
     ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
 )
 
+_QUICK = ("/usr/share/qemu/qboot.rom", "/usr/share/qemu-kvm/qboot.rom", "/usr/local/share/qemu/qboot.rom")
+
 
 @dataclass(frozen=True)
 class Firmware:
@@ -38,6 +40,14 @@ def find_firmware(descriptors: Sequence[Path] = DESCRIPTORS, known: Sequence[tup
         if found.code.is_file() and found.variables.is_file():
             return found
     raise InputError("there is no UEFI firmware for QEMU", remedy="install it with `make deps` (Debian: ovmf)")
+
+
+def quick_rom(known: Sequence[str] = _QUICK) -> Path | None:
+    """QEMU's own small firmware, which starts a kernel that is given to it and nothing else; None if QEMU has none.
+
+    It probes no disks and has no menus: under emulation a machine starts about 0.1 s earlier.
+    """
+    return next((path for path in map(Path, known) if path.is_file()), None)
 
 
 def _described(folders: Sequence[Path]) -> Iterator[tuple[str, str]]:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qemu import registry
 from qemu.accel import QEMU, Accel, select
 from qemu.ending import ending
+from qemu.firmware import quick_rom
 from qemu.machine import VirtualMachine
 from qemu.private_files import with_private_files
 from qemu.process import Process, boot_id, reopen, spawn, start_ticks
@@ -69,6 +71,7 @@ def start(
     if run is not None and (run / "machine.json").exists() and is_running(open_run_folder(run)):
         raise InputError(f"a machine runs in {path_text(run)}", remedy="stop it, or give another run folder")
     folder = create_run_folder(run)
+    spec = _with_rom(spec)
     booted_from, boot_disk = spec.inputs(), spec.boot_disk
     spec = with_private_files(spec, folder)
     argv = command(spec, folder.endpoints, accel.name, qemu=qemu)
@@ -98,6 +101,11 @@ def start(
         machine.abandon(error)
         raise
     return machine
+
+
+def _with_rom(spec: MachineSpec) -> MachineSpec:
+    """A machine that boots a kernel directly has the firmware that does no more than this, where QEMU has one."""
+    return replace(spec, firmware=quick_rom()) if spec.kernel is not None and spec.firmware is None else spec
 
 
 def attach(run: Path) -> VirtualMachine:

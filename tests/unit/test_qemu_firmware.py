@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qemu.firmware import Firmware, find_firmware
+from qemu.firmware import Firmware, find_firmware, quick_rom
 from vboot.errors import InputError
 
 
@@ -64,3 +64,11 @@ def test_a_descriptor_whose_files_are_gone_is_passed_over(tmp_path: Path) -> Non
     descriptor(tmp_path, "50").variables.unlink()
     wanted = descriptor(tmp_path, "60")
     assert find_firmware([tmp_path], known=()) == wanted
+
+
+def test_the_small_rom_is_the_first_that_is_there(tmp_path: Path) -> None:
+    rom = tmp_path / "qboot.rom"
+    known = ("/nowhere/qboot.rom", str(rom))
+    assert quick_rom(known) is None
+    rom.touch()
+    assert quick_rom(known) == rom

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from qemu.accel import Accel
+from qemu.firmware import quick_rom
 from qemu.launch import attach, start
 from qemu.machine import VirtualMachine
 from qemu.spec import MachineSpec
@@ -81,6 +82,17 @@ def test_the_run_folder_describes_sockets_and_command(tmp_path: Path) -> None:
         again = shlex.split((machine.run / "command.txt").read_text())
         assert Path(f"/proc/{machine.pid}/cmdline").read_text().split("\0")[:-1][-len(again) + 1 :] == again[1:]
     assert not (tmp_path / "run" / "qmp.sock").exists()
+
+
+def test_a_kernel_is_started_by_the_small_rom_where_qemu_has_one_and_a_disk_by_its_firmware(tmp_path: Path) -> None:
+    rom = quick_rom()
+    with begin(tmp_path, "good") as machine:
+        argv = shlex.split((machine.run / "command.txt").read_text())
+    assert argv[argv.index("-bios") + 1] == str(rom) if rom else "-bios" not in argv
+    given = MachineSpec(firmware=Path("/fw/OVMF.fd"))
+    with start(given, accel=KVM, run=tmp_path / "disk", qemu=fake_qemu.install(tmp_path, "good")) as machine:
+        argv = shlex.split((machine.run / "command.txt").read_text())
+    assert argv[argv.index("-bios") + 1] == "/fw/OVMF.fd"
 
 
 def test_waiting_from_a_place_in_the_console_finds_only_what_follows(tmp_path: Path) -> None:
