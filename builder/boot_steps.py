@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 VMLINUZ_NAME = "vmlinuz"
 INITRAMFS_NAME = "initramfs.cpio"
+TRUST = "etc/vector_boot.trust"
+"""In the archive: the public key that images must be signed with, a colon, and the least security version."""
 
 
 def kernel_step(kernel: KernelSettings, output: Path) -> Step:
@@ -41,6 +43,7 @@ def initramfs_step(kernel: KernelSettings, *, rts: Path, vmlinuz: Path, output: 
 
     def run(context: Context) -> Facts:
         from image.rts import HEADER_SIZE, parse_header
+        from initramfs import newc
         from initramfs.build import build_initramfs
         from initramfs.memory import MemoryNeed
         from initramfs.module_files import load_modules
@@ -52,7 +55,8 @@ def initramfs_step(kernel: KernelSettings, *, rts: Path, vmlinuz: Path, output: 
             init = file.read(header.binary_size)
         wanted = (*MACHINE, *PHYSICAL_DISKS) if kernel.profile == "metal" else MACHINE
         loaded = load_modules(found.modules, release=found.release, config=found.config, wanted=wanted)
-        archive = build_initramfs(init=init, modules=loaded, release=found.release)
+        extra = [newc.file(TRUST, trust.encode())] if (trust := _trust(context.facts["rts"])) else []
+        archive = build_initramfs(init=init, modules=loaded, release=found.release, extra=extra)
         with atomic_write(output) as target:
             target.write(archive)
         need = MemoryNeed(kernel_bytes=found.init_size, initramfs_bytes=len(archive), weights_bytes=header.tensor_size)
@@ -66,6 +70,11 @@ def initramfs_step(kernel: KernelSettings, *, rts: Path, vmlinuz: Path, output: 
         parameters=_parameters(kernel),
         outputs=(output,),
     )
+
+
+def _trust(rts: Facts) -> str:
+    """Which images the machine serves, for a signed one: those of the same key that are not older. Else ""."""
+    return f"{rts['public_key']}:{rts['security_version']}\n" if "public_key" in rts else ""
 
 
 def _find(kernel: KernelSettings, progress: Progress) -> Kernel:

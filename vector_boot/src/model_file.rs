@@ -8,7 +8,7 @@ use crate::gguf::Gguf;
 use crate::neural::network::Network;
 use crate::neural::NetworkError;
 use crate::protocol::MutationKey;
-use crate::rts::{Header, HEADER_BYTES};
+use crate::rts::{hex, Header, HEADER_BYTES};
 use crate::sys::memory::Mapping;
 use crate::tensor::{Base, Store};
 
@@ -31,12 +31,55 @@ pub struct LoadedModel {
     pub file_sha256: Option<[u8; 32]>,
 }
 
-/// Maps the model of an open file.
+/// Which images a machine serves: those signed with a key, and not older than the one it was built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trust {
+    /// The Ed25519 public key.
+    pub key: [u8; 32],
+    /// The least security version.
+    pub least_version: u64,
+}
+
+impl Trust {
+    /// Reads what [`Trust::text`] gives; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (digits, version) = text.split_once(':')?;
+        let key = *MutationKey::parse(digits)?.bytes();
+        let is_number = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
+        Some(Trust { key, least_version: version.parse().ok().filter(|_| is_number)? })
+    }
+
+    /// The key in hexadecimal, a colon, the version.
+    pub fn text(&self) -> String {
+        format!("{}:{}", hex(&self.key), self.least_version)
+    }
+
+    /// Judges the header of an image, before anything else of it is read.
+    fn check(&self, file: &ContainerFile) -> Result<(), String> {
+        let start = file.read(0, HEADER_BYTES).map_err(|error| format!("the model cannot be read: {error}"))?;
+        if !start.starts_with(b"RTS") {
+            return Err("the image is refused: expected one that is signed, got a GGUF file".into());
+        }
+        let header = image(file, &start)?;
+        header.verify_signature(&self.key).map_err(|error| format!("the image is refused: {error}"))?;
+        if header.security_version < self.least_version {
+            let (got, least) = (header.security_version, self.least_version);
+            return Err(format!("the image is refused: expected security version {least} or newer, got {got}"));
+        }
+        Ok(())
+    }
+}
+
+/// Maps the model of an open file, if it is an image to be trusted.
 ///
 /// # Errors
 /// One sentence that says why it cannot be served.
-pub fn open(file: File) -> Result<LoadedModel, String> {
-    of_container(ContainerFile::from_open(file).map_err(|error| format!("the model cannot be read: {error}"))?)
+pub fn open(file: File, trust: Option<&Trust>) -> Result<LoadedModel, String> {
+    let file = ContainerFile::from_open(file).map_err(|error| format!("the model cannot be read: {error}"))?;
+    if let Some(trust) = trust {
+        trust.check(&file)?;
+    }
+    of_container(file)
 }
 
 /// Maps the model of a file or device whose length is known.

@@ -119,7 +119,15 @@ fn find_resources(
         opened.inspect_err(|error| console::say(&format!("the state disk is not used: {error}"))).ok()
     });
     let (fault, energy_unlimited) = (settings.fault, !settings.energy);
-    let options = Options { listens, embedded, fault, appliance: true, energy_unlimited, ..Options::default() };
+    let options = Options {
+        listens,
+        embedded,
+        fault,
+        appliance: true,
+        energy_unlimited,
+        trust: setup::trust()?,
+        ..Options::default()
+    };
     let resources = Resources::new(options, shared, ports, journal).with_model(model, None).with_state(state);
     Ok((Resources { checked, ..resources }, slots))
 }

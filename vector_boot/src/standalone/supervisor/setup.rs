@@ -2,8 +2,10 @@
 
 use std::ffi::CStr;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 
 use super::console;
+use crate::model_file::Trust;
 use crate::sys::{power, sandbox};
 
 struct Mount {
@@ -49,6 +51,8 @@ const SETTINGS: [(&str, &str); 5] = [
 /// The last file of the archive (64 digits and a line end); if it is missing or short, the archive was truncated.
 const SENTINEL: &str = "/etc/vector_boot.complete";
 const SENTINEL_BYTES: u64 = 65;
+/// The key that images must be signed with, and the least security version.
+const TRUST: &str = "/etc/vector_boot.trust";
 const MODULE_LIST: &str = "/lib/modules/modules.load";
 /// Lines of the list: behind the first are the modules that an image with a hash tree needs before the first beat, behind the
 /// second those that are loaded after it.
@@ -91,6 +95,21 @@ pub fn check_archive() -> Result<(), String> {
     match fs::metadata(SENTINEL) {
         Ok(file) if file.len() == SENTINEL_BYTES => Ok(()),
         _ => Err("the initramfs is incomplete: the machine has too little memory".into()),
+    }
+}
+
+/// Which images this archive serves; any if it does not say.
+///
+/// # Errors
+/// One sentence if what it says cannot be read.
+pub fn trust() -> Result<Option<Trust>, String> {
+    match fs::read_to_string(TRUST) {
+        Ok(text) => match Trust::parse(text.trim_end()) {
+            Some(trust) => Ok(Some(trust)),
+            None => Err(format!("{TRUST} in the initramfs names no key: build the image again")),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{TRUST} in the initramfs cannot be read: {error}")),
     }
 }
 

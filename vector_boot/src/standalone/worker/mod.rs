@@ -144,7 +144,7 @@ fn load(options: &Options, file: i32, control: &OwnedFd) -> (Result<LoadedModel,
         Options { without_model: true, .. } => (Err("the supervisor has withdrawn the model".to_string()), None),
         Options { embedded: true, .. } => (model_file::from_memory(EMBEDDED_MODEL), None),
         _ => match open_watched(file) {
-            Ok((file, watch)) => (model_file::open(file), watch),
+            Ok((file, watch)) => (model_file::open(file, options.trust.as_ref()), watch),
             Err(error) => (Err(format!("the model cannot be read: {error}")), None),
         },
     };

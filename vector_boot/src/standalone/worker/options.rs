@@ -1,5 +1,6 @@
 //! The settings that the supervisor gives a new worker on its command line.
 
+use crate::model_file::Trust;
 use crate::protocol::CONNECTIONS_LIMIT;
 
 /// The settings of a worker.
@@ -25,6 +26,8 @@ pub struct Options {
     pub ports: usize,
     /// Whether there is a state device, behind the ports.
     pub state: StateAccess,
+    /// Which images it serves; any if this is absent.
+    pub trust: Option<Trust>,
 }
 
 /// What a worker may do with the state device.
@@ -42,6 +45,8 @@ pub enum StateAccess {
 /// The word before the number of ports.
 const PORTS: &str = "--ports=";
 /// The words for the access to a state device.
+/// The word before the key and the security version of images to be trusted.
+const TRUST: &str = "--trust=";
 const STATE_READ: &str = "--state=read";
 const STATE_WRITE: &str = "--state=write";
 
@@ -66,6 +71,7 @@ impl Options {
             StateAccess::Write => Some(STATE_WRITE),
         };
         words.extend(state.map(str::to_string));
+        words.extend(self.trust.map(|trust| format!("{TRUST}{}", trust.text())));
         words.push(format!("{PORTS}{}", self.ports));
         words
     }
@@ -88,6 +94,10 @@ impl Options {
                 "--appliance" => options.appliance = true,
                 STATE_READ => options.state = StateAccess::Read,
                 STATE_WRITE => options.state = StateAccess::Write,
+                word if word.starts_with(TRUST) => {
+                    let trust = Trust::parse(&word[TRUST.len()..]);
+                    options.trust = Some(trust.ok_or_else(|| format!("unknown option {word:?}"))?);
+                }
                 _ => {
                     let ports = word.strip_prefix(PORTS).and_then(|ports| ports.parse().ok());
                     options.ports = ports
@@ -106,6 +116,8 @@ mod tests {
 
     #[test]
     fn words_and_settings_correspond() {
+        let mut key = [0x66; 32]; // the base point of the curve, which is a valid key
+        key[0] = 0x58;
         let options = Options {
             listens: true,
             embedded: false,
@@ -117,11 +129,12 @@ mod tests {
             standby: true,
             ports: 16,
             state: StateAccess::Read,
+            trust: Some(Trust { key, least_version: 7 }),
         };
         let words = options.words();
         let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
         assert_eq!(Options::parse(&words), Ok(options));
-        for wrong in ["--frob", "--ports=0", "--ports=17", "--ports="] {
+        for wrong in ["--frob", "--ports=0", "--ports=17", "--ports=", "--trust=", "--trust=a9:1"] {
             assert!(Options::parse(&[wrong]).is_err());
         }
     }
