@@ -16,7 +16,7 @@ from cli import main
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC_HEX = KEY.public_key().public_bytes_raw().hex()
-STEPS = ("executable", "compose", "rts", "kernel", "initramfs", "manifest")
+STEPS = ("executable", "compose", "rts", "kernel", "initramfs", "sbom", "manifest")
 """The steps of an image of the tiny model."""
 
 

@@ -15,7 +15,13 @@ from tests.support.vboot import STEPS, Vboot, write_gguf, write_key
 
 def test_build_writes_the_image_and_its_manifest(image: Path) -> None:
     manifest = json.loads((image / "manifest.json").read_text())
-    assert set(manifest["outputs"]) == {"vector_boot.rts", "vectorland.gguf", "initramfs.cpio", "vmlinuz"}
+    assert set(manifest["outputs"]) == {
+        "vector_boot.rts",
+        "vectorland.gguf",
+        "initramfs.cpio",
+        "vmlinuz",
+        "sbom.cdx.json",
+    }
     for name, entry in manifest["outputs"].items():
         data = (image / name).read_bytes()
         assert entry == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -57,9 +63,9 @@ def test_build_is_the_same_elsewhere(vboot: Vboot, image: Path, tmp_path: Path) 
         assert vboot("build") == 0
     finally:
         os.umask(before)
-    for name in ("vector_boot.rts", "vectorland.gguf", "initramfs.cpio", "vmlinuz", "manifest.json"):
+    for name in ("vector_boot.rts", "vectorland.gguf", "initramfs.cpio", "vmlinuz", "sbom.cdx.json", "manifest.json"):
         assert (tmp_path / "elsewhere" / name).read_bytes() == (image / name).read_bytes()
-    assert "6 of 6 parts built" in vboot.out
+    assert "7 of 7 parts built" in vboot.out
 
 
 def test_dry_run_names_the_reason_and_writes_nothing(vboot: Vboot, tmp_path: Path) -> None:
@@ -67,7 +73,7 @@ def test_dry_run_names_the_reason_and_writes_nothing(vboot: Vboot, tmp_path: Pat
     assert {step["name"]: step["ran"] for step in answer["steps"]} == dict.fromkeys(STEPS, True)
     assert list(tmp_path.iterdir()) == []
     assert vboot("build", "--dry-run", "--model", "tiny") == 0
-    assert "model file        would be built  vectorland.gguf is missing" in vboot.out
+    assert "model file         would be built  vectorland.gguf is missing" in vboot.out
 
 
 def test_model_comes_from_flag_environment_or_file(

@@ -35,7 +35,7 @@ def names(paths: tuple[Path, ...]) -> set[str]:
 
 
 def test_steps_of_each_kind_of_model(tmp_path: Path) -> None:
-    rest = ["compose", "rts", "kernel", "initramfs", "manifest"]
+    rest = ["compose", "rts", "kernel", "initramfs", "sbom", "manifest"]
     assert list(plan()) == ["executable", "weights", *rest]
     assert list(plan(model__source="tiny")) == ["executable", *rest]
     (tmp_path / "own.gguf").write_bytes(b"GGUF")
