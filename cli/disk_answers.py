@@ -27,12 +27,15 @@ _REMEDY = "write the disk again from a sound image"
 
 
 def is_disk(file: Path) -> bool:
-    """Whether a file or device begins as a partitioned disk.
+    """Whether a file or device begins as a partitioned disk; what cannot be read is none.
 
-    Raises InputError if it cannot be read, or is a disk in a format of virtual machines.
+    Raises InputError if it is a disk in a format of virtual machines.
     """
-    with open_input(file, what="file") as opened:
-        head = opened.read(gpt.SECTOR)
+    try:
+        with open_input(file, what="file") as opened:
+            head = opened.read(gpt.SECTOR)
+    except InputError:
+        return False
     try:
         refuse_other_format(head[:8])
     except InputError as error:

@@ -26,7 +26,8 @@ from vboot.protocol.tables import UPDATE_REMEDIES
 from vboot.text import path_text
 
 _EPILOG = """examples:
-  vboot build --format disk && vboot update build/run/... --from build --reboot
+  vboot build --format disk
+  vboot update build/run/... --from build --reboot
   vboot update build/vector_boot.img --from build
   vboot update /dev/sdX --from build
 

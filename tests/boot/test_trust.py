@@ -71,7 +71,7 @@ def test_an_image_of_the_key_is_served(tiny: Image, signed: MachineSpec, tmp_pat
     ("made", "why"),
     [
         ((None, 5), "key_id: offset 104: is all zero (unsigned)"),
-        ((OTHER, 5), "the id of the given key"),
+        ((OTHER, 5), "key_id: offset 104: is e577275f"),
         ((KEY, 4), "expected security version 5 or newer, got 4"),
     ],
 )

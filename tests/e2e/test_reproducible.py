@@ -21,5 +21,5 @@ def test_a_second_build_elsewhere_gives_the_same_bytes(tmp_path: Path, capsys: p
     other = tmp_path / "other"
     assert main(["build", "--model", "tiny", "--type", "F32", "--output", str(other)]) == 0
     assert {pair.name for pair in compare(image, other)} == {
-        "vectorland.gguf", "vector_boot.rts", "manifest.json",
+        "vectorland.gguf", "vector_boot.rts", "sbom.cdx.json", "manifest.json",
     }  # fmt: skip

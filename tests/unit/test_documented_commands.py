@@ -41,6 +41,7 @@ EXCUSED = {
     r"vboot surgeon verify evolved\.gguf .*": "needs a run's file and recipe: test_surgeon.py runs it",
     r"vboot evolve (RUN )?--minutes 30": "its task is made of Debian's package lists: test_cli_evolve.py runs it",
     r"vboot reload .*": "takes a probation of 10 s: test_cli_reload.py runs it",
+    r"vboot flash .*": "writes to a disk of the host: test_flash.py runs it on loop devices",
     r"vboot update .*": "needs a disk with two slots: tests/boot/test_update.py runs it",
     r"vboot stop( RUN)?": "ends a machine: test_cli_runs.py and tests/boot run it",
     r"(sudo )?apt-get .*": "changes the host",
