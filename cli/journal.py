@@ -161,7 +161,7 @@ def _replayed(state: Path, model: Model, log: Log, generation: int | None) -> We
         except ReplayError as error:
             head, place = error.entry.head, log.place(error.entry.offset)
             what = f"{path_text(state)}: offset {place}: entry {head.sequence} ({head.kind.name.lower()}): {error}"
-            raise InputError(what) from error
+            raise InputError(what, remedy=_REMEDIES["damaged"]) from error
 
 
 def _refused(state: Path, fault: Fault) -> InputError:
